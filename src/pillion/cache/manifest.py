@@ -1,0 +1,128 @@
+"""The two JSON files of a cache: `spec.json`, written first, and `manifest.json`, written last.
+
+Promises that a manifest is there only when every shard is. Does not know how shards are written or read.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pillion.cache.disk import replacing, storage_errors
+from pillion.cache.shard_file import ShardFile
+from pillion.cache.spec import CacheSpec
+from pillion.errors import ConfigError, StorageError
+
+SPEC_NAME = "spec.json"
+MANIFEST_NAME = "manifest.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a complete cache holds.
+
+    Attributes:
+        spec: what the cache is for.
+        digests: hex SHA-256 of every shard's file, by the file's name.
+    """
+
+    spec: CacheSpec
+    digests: dict[str, str]
+
+
+def write_spec(folder: Path, spec: CacheSpec) -> None:
+    """Writes down what the cache in this folder is for.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    _write_json(folder / SPEC_NAME, {"format": _FORMAT, "spec": asdict(spec)})
+
+
+def read_spec(folder: Path) -> CacheSpec | None:
+    """What the cache in this folder is for, or None where there is no `spec.json`.
+
+    Raises:
+        StorageError: the file is there and cannot be understood.
+    """
+    content = _read_json(folder / SPEC_NAME)
+    return None if content is None else _parsed_spec(folder / SPEC_NAME, content)
+
+
+def write_manifest(
+    folder: Path, spec: CacheSpec, files: list[ShardFile], digests: list[str]
+) -> None:
+    """Declares a cache complete.
+
+    Args:
+        folder: where the cache lies.
+        spec: what it is for.
+        files: of all shards, in order.
+        digests: hex SHA-256 of each of these files.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    shards = [
+        {"file": file.name, "bytes": file.num_bytes, "sha256": digest}
+        for file, digest in zip(files, digests, strict=True)
+    ]
+    content = {"format": _FORMAT, "spec": asdict(spec), "shards": shards}
+    _write_json(folder / MANIFEST_NAME, content)
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """What a complete cache holds, or None where there is no manifest.
+
+    Raises:
+        StorageError: the manifest is there and cannot be understood.
+    """
+    path = folder / MANIFEST_NAME
+    content = _read_json(path)
+    if content is None:
+        return None
+    spec = _parsed_spec(path, content)
+    try:
+        return Manifest(spec, {shard["file"]: shard["sha256"] for shard in content["shards"]})
+    except (KeyError, TypeError) as error:
+        raise _not_understood(path) from error
+
+
+def remove_manifest(folder: Path) -> None:
+    """Takes back that a cache is complete."""
+    with storage_errors(folder):
+        (folder / MANIFEST_NAME).unlink(missing_ok=True)
+
+
+def _write_json(path: Path, content: dict[str, object]) -> None:
+    with replacing(path) as file:
+        file.write(json.dumps(content).encode())
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        with storage_errors(path):
+            return json.loads(path.read_bytes()) if path.exists() else None
+    except ValueError as error:
+        raise _not_understood(path) from error
+
+
+def _parsed_spec(path: Path, content: dict[str, Any]) -> CacheSpec:
+    try:
+        if content["format"] != _FORMAT:
+            raise _not_understood(path)
+        spec: dict[str, Any] = content["spec"]
+        lists_as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}
+        return CacheSpec(**lists_as_tuples)
+    except (KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise _not_understood(path) from error
+
+
+def _not_understood(path: Path) -> StorageError:
+    return StorageError(
+        f"{path} is no {path.name} of a cache of format {_FORMAT}; delete the folder, or choose "
+        "another one (--cache)."
+    )

@@ -1,0 +1,34 @@
+"""Which model states come from: enough to refuse a probe that belongs to another one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Template = Literal["raw", "chat"]
+"""`raw`: the text as it is; `chat`: wrapped as a user's turn by the model's chat template."""
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What a probe was trained on and must be read from.
+
+    Attributes:
+        name: as the user names it (a hub name, a path, or `embedded`).
+        weights_sha256: fingerprint of the weights.
+        tokenizer_sha256: fingerprint of the tokenizer.
+        template_sha256: fingerprint of the chat template; empty if it has none.
+        num_layers: N, blocks of the model; layers are 0 (embeddings) to N.
+        dim: width of a hidden state.
+        dtype: of the weights, such as `bfloat16`.
+        context_tokens: longest text that the model takes, in tokens.
+    """
+
+    name: str
+    weights_sha256: str
+    tokenizer_sha256: str
+    template_sha256: str
+    num_layers: int
+    dim: int
+    dtype: str
+    context_tokens: int

@@ -1,0 +1,43 @@
+"""What a probe says of a text: probabilities, label and decision, as frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One probe's answer for one text (or for what has been read of it so far).
+
+    Attributes:
+        probe: name of the probe.
+        label: the decided label; for a multi-label probe the decided labels, joined by `,`.
+        probs: label -> probability in [0, 1].
+        threshold: the probability from which the positive label is decided; None where the
+            largest probability decides.
+        labels: the decided labels: one, or any number for a multi-label probe.
+    """
+
+    probe: str
+    label: str
+    probs: Mapping[str, float]
+    threshold: float | None
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """One generated token, as it leaves the model.
+
+    Attributes:
+        token_id: the token.
+        text: the text that this token completed (may be empty inside a character).
+        verdicts: probe name -> running verdict over the response tokens *read so far*, that is
+            all before this one: a token is read in the step after the one that sampled it.
+            Empty at the first token.
+    """
+
+    token_id: int
+    text: str
+    verdicts: Mapping[str, Verdict]

@@ -1,0 +1,167 @@
+"""The labels of a task, in order, and the ids that stand for them.
+
+Promises that the same labels give the same order and that an id is the place in `names`.
+Does not know texts, files or probabilities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Shaped
+
+from pillion.errors import ConfigError, DataError, unknown_name
+
+Task = Literal["binary", "multiclass", "multilabel"]
+
+# How the negative of two labels is usually called, in lower case with spaces for hyphens and
+# underscores.
+USUAL_NEGATIVES = frozenset(
+    {"negative", "neg", "no", "n", "none", "false", "0", "0.0"}
+    | {"safe", "benign", "harmless", "clean", "normal", "ok", "ham", "nontoxic"}
+)
+_NEGATING = ("not ", "non ", "no ")
+_NUM_NAMED = 5
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The names of a task's labels; a label's id is its place among them.
+
+    Attributes:
+        names: (negative, positive) for binary, else sorted.
+        task: `binary` (two labels, one a row), `multiclass` (more, one a row), or `multilabel` (any
+            number a row).
+
+    Raises:
+        ConfigError: names that are not unique, or not as many as the task needs.
+    """
+
+    names: tuple[str, ...]
+    task: Task
+
+    def __post_init__(self) -> None:
+        if len(set(self.names)) != len(self.names):
+            raise ConfigError(f"Label names are not unique ({self.names}); name each label once.")
+        fits = len(self.names) == 2 if self.task == "binary" else len(self.names) >= 2
+        if not fits:
+            wanted = "two" if self.task == "binary" else "at least two"
+            raise ConfigError(
+                f"Got {len(self.names)} label names for a {self.task} task; give {wanted}."
+            )
+
+    @classmethod
+    def of(cls, labels: Sequence[str | tuple[str, ...]], positive: str | None = None) -> LabelSpace:
+        """The label space that holds these labels.
+
+        Tuples make it multi-label, unless each has exactly one name. Two labels are binary: the
+        positive one is `positive`, else the one beside a usual negative (`no`, `safe`, `not toxic`,
+        ...), else the second in sorted order.
+
+        Args:
+            labels: one a row, as in `Rows`.
+            positive: name of the positive label, for binary only.
+
+        Raises:
+            DataError: fewer than two different labels.
+            ConfigError: `positive` is not one of the labels, or there are not two.
+        """
+        names = sorted({name for label in labels for name in _as_tuple(label)})
+        if len(names) < 2:
+            found = f"only {names[0]!r}" if names else "none"
+            raise DataError(
+                f"Wanted labels to tell apart, got {found}; a probe needs at least two."
+            )
+        if any(len(_as_tuple(label)) != 1 for label in labels):
+            task: Task = "multilabel"
+        else:
+            task = "binary" if len(names) == 2 else "multiclass"
+        if positive is not None:
+            _check_positive(positive, names, task)
+        if task == "binary":
+            names = _ordered_pair(names, positive)
+        return cls(tuple(names), task)
+
+    def encode(self, labels: Sequence[str | tuple[str, ...]]) -> Shaped[np.ndarray, "row ..."]:
+        """The labels as ids.
+
+        Args:
+            labels: one a row, as in `Rows`; a tuple of one name counts as that name and the other
+                way round.
+
+        Returns:
+            int64 (row,) for binary and multi-class; float32 (row, label) of 0 and 1 for
+            multi-label.
+
+        Raises:
+            DataError: a name that is not in this space, or a row without exactly one label where
+                one is needed.
+        """
+        rows = [_as_tuple(label) for label in labels]
+        self._check_names(rows)
+        ids = {name: label_id for label_id, name in enumerate(self.names)}
+        if self.task != "multilabel":
+            self._check_single(rows)
+            return np.array([ids[row[0]] for row in rows], dtype=np.int64)
+        encoded = np.zeros((len(rows), len(self.names)), dtype=np.float32)
+        for row_id, row in enumerate(rows):
+            encoded[row_id, [ids[name] for name in row]] = 1
+        return encoded
+
+    def _check_names(self, rows: Iterable[tuple[str, ...]]) -> None:
+        known = set(self.names)
+        first_rows: dict[str, int] = {}
+        for number, row in enumerate(rows, 1):
+            for name in row:
+                if name not in known:
+                    first_rows.setdefault(name, number)
+        if first_rows:
+            raise DataError(
+                f"Got labels that were never seen: {_listed(list(first_rows))}, first in row "
+                f"{min(first_rows.values())}; known: {_listed(self.names)}. "
+                "Correct or remove these rows, or train with them."
+            )
+
+    def _check_single(self, rows: Iterable[tuple[str, ...]]) -> None:
+        for number, row in enumerate(rows, 1):
+            if len(row) != 1:
+                raise DataError(
+                    f"Got {len(row)} labels in row {number}, but each row of a {self.task} task "
+                    "has one; remove the row, or train a multi-label probe."
+                )
+
+
+def _as_tuple(label: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (label,) if isinstance(label, str) else label
+
+
+def _check_positive(positive: str, names: Sequence[str], task: Task) -> None:
+    if task != "binary":
+        raise ConfigError(
+            f"Got {positive!r} as the positive label of a {task} task with {len(names)} labels; "
+            "only two labels have a positive one: leave it out."
+        )
+    if positive not in names:
+        raise unknown_name("positive label", positive, names)
+
+
+def _ordered_pair(names: list[str], positive: str | None) -> list[str]:
+    """The two sorted names as negative, positive."""
+    negatives = [[name for name in names if name != positive]] if positive is not None else []
+    plain = {name: name.lower().replace("-", " ").replace("_", " ") for name in names}
+    negatives.append([name for name in names if plain[name] in USUAL_NEGATIVES])
+    negatives.append([name for name in names if plain[name].startswith(_NEGATING)])
+    for found in negatives:
+        # Two usual negatives, such as `no` and `none`, decide nothing.
+        if len(found) == 1:
+            return sorted(names, key=lambda name: name != found[0])
+    return names
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _NUM_NAMED
+    shown = ", ".join(repr(name) for name in names[:_NUM_NAMED])
+    return f"{shown} and {more} more" if more > 0 else shown

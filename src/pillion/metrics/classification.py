@@ -1,0 +1,289 @@
+"""Metrics of probabilities against label ids, for binary, multi-class and multi-label tasks.
+
+Promises a float where a metric is defined and None where it is not, without a warning. Every task
+is brought to columns of zeros and ones first, so one formula serves all three. Does not know label
+names, files or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    brier_score_loss,
+    confusion_matrix,
+    f1_score,
+    precision_recall_curve,
+    roc_auc_score,
+    roc_curve,
+)
+
+from pillion.errors import ConfigError, DataError, unknown_name
+
+TASKS = ("binary", "multiclass", "multilabel")
+METRICS = (
+    "accuracy",
+    "f1",
+    "f1_micro",
+    "auprc",
+    "auroc",
+    "tpr_at_fpr_1",
+    "tpr_at_fpr_01",
+    "ece",
+    "brier",
+)
+NUM_ECE_BINS = 15
+DEFAULT_THRESHOLD = 0.5
+
+_ColumnMetric = Callable[[np.ndarray, np.ndarray], float | None]
+
+
+def evaluate(
+    probs: Float[np.ndarray, "row label"],
+    label_ids: Shaped[np.ndarray, "row ..."],
+    task: str,
+    thresholds: float | Sequence[float] | None = None,
+) -> dict[str, float | None]:
+    """Every metric of `METRICS`, each None where the rows or the task leave it undefined.
+
+    `f1`, `auprc` and `auroc` are of the positive label for a binary task, else macro averages over
+    the labels that the rows hold (for the two curves: that some rows hold and some do not). Which
+    labels are averaged depends on the targets alone, so two probes on the same rows are averaged
+    over the same.
+
+    - `accuracy`: share of rows that are right in every label (multi-label: subset accuracy)
+    - `f1_micro`: over all decisions together; None for a binary task
+    - `tpr_at_fpr_1`, `tpr_at_fpr_01`: highest true positive rate at a false positive rate of at
+      most 1 % (0.1 %); binary only, and None with fewer than 100 (1,000) negative rows
+    - `ece`: expected calibration error, 15 bins ((m - 1) / 15, m / 15] (Guo et al. 2017, equation
+      3), of the top label's probability (multi-class) or of each label's probability, averaged over
+      labels
+    - `brier`: squared error, summed over labels for multi-class (Brier 1950), else averaged over
+      labels
+
+    Args:
+        probs: probabilities in [0, 1]; binary: one column, of the positive label.
+        label_ids: (row,) ids for binary (0 or 1) and multi-class; (row, label) of 0 or 1 for
+            multi-label.
+        task: `binary`, `multiclass` or `multilabel`.
+        thresholds: as in `decide`.
+
+    Raises:
+        ConfigError: an unknown task, or thresholds that do not fit it.
+        DataError: shapes, label ids or probabilities that cannot be used.
+    """
+    scores, targets = _columns(probs, label_ids, task)
+    decisions = decide(probs, task, thresholds)
+    if not len(targets):
+        return dict.fromkeys(METRICS)
+    binary = task == "binary"
+    return {
+        "accuracy": float(accuracy_score(targets, decisions)),
+        "f1": _macro(_f1, targets, decisions),
+        "f1_micro": None if binary else _f1(targets.ravel(), decisions.ravel()),
+        "auprc": _macro(_auprc, targets, scores),
+        "auroc": _macro(_auroc, targets, scores),
+        "tpr_at_fpr_1": _tpr_at_fpr(targets[:, 0], scores[:, 0], 0.01) if binary else None,
+        "tpr_at_fpr_01": _tpr_at_fpr(targets[:, 0], scores[:, 0], 0.001) if binary else None,
+        "ece": _ece_of_task(targets, scores, task),
+        "brier": _brier_of_task(targets, scores, task),
+    }
+
+
+def decide(
+    probs: Float[np.ndarray, "row label"],
+    task: str,
+    thresholds: float | Sequence[float] | None = None,
+) -> Int[np.ndarray, "row label"]:
+    """One where the label is given, else zero, in the columns of `probs`.
+
+    Multi-class gives each row its most probable label (the first of equals); the other tasks give a
+    label whose probability is at least its threshold.
+
+    Args:
+        probs: as in `evaluate`.
+        task: as in `evaluate`.
+        thresholds: one number for all labels, or one a label; 0.5 by default; none for multi-class.
+
+    Raises:
+        ConfigError: an unknown task, or thresholds that do not fit it.
+    """
+    _check_task(task)
+    num_labels = probs.shape[1]
+    if task == "multiclass":
+        if thresholds is not None:
+            raise ConfigError(
+                "Thresholds were given for a multiclass task, which takes the most probable label; "
+                "leave them out."
+            )
+        return np.eye(num_labels, dtype=np.int64)[probs.argmax(axis=1)]
+    limits = np.asarray(DEFAULT_THRESHOLD if thresholds is None else thresholds, dtype=np.float64)
+    if limits.shape not in ((), (num_labels,)):
+        raise ConfigError(
+            f"Got {limits.size} thresholds for {num_labels} columns of probabilities; "
+            "give one number, or one a column."
+        )
+    # In float64: a threshold rounded to the dtype of the probabilities could land on a score.
+    return (probs.astype(np.float64) >= limits).astype(np.int64)
+
+
+def confusion(
+    probs: Float[np.ndarray, "row label"],
+    label_ids: Shaped[np.ndarray, "row ..."],
+    task: str,
+    thresholds: float | Sequence[float] | None = None,
+) -> Int[np.ndarray, "... true decided"]:
+    """Counts of rows by true (second last axis) and decided label (last axis).
+
+    The shape is (2, 2) for binary, (label, label) for multi-class and (label, 2, 2) for
+    multi-label. Arguments and errors are those of `evaluate`.
+    """
+    _, targets = _columns(probs, label_ids, task)
+    decisions = decide(probs, task, thresholds)
+    num_labels = targets.shape[1]
+    if task == "multiclass":
+        return _counts(targets.argmax(axis=1), decisions.argmax(axis=1), num_labels)
+    counts = np.stack([_counts(targets[:, i], decisions[:, i], 2) for i in range(num_labels)])
+    return counts[0] if task == "binary" else counts
+
+
+def best_f1_threshold(
+    probs: Float[np.ndarray, " row"], targets: Shaped[np.ndarray, " row"]
+) -> float:
+    """The threshold in [0, 1] that maximises F1 when rows at or above it are labelled.
+
+    It lies midway between the lowest score that is labelled and the next one below (or zero), so
+    that rounding does not move a row across. Of equal ones it is the highest. With rows of one
+    class only, where the scores say nothing about the border, it is 0.5.
+
+    Args:
+        probs: probability of the label, one a row.
+        targets: one where the row has the label, else zero.
+
+    Raises:
+        DataError: lengths, targets or probabilities that cannot be used.
+    """
+    scores, columns = _columns(probs[:, None], targets, "binary")
+    if not _has_both(columns):
+        return DEFAULT_THRESHOLD
+    precision, recall, thresholds = precision_recall_curve(columns[:, 0], scores[:, 0])
+    # The curve ends in a point without a threshold; F1 = 0 where both rates are 0.
+    total = (precision + recall)[:-1]
+    f1 = 2 * (precision * recall)[:-1] / np.where(total > 0, total, 1)
+    # Equal F1 values may differ in their last bit, so ties are found with a tolerance.
+    best = int(np.flatnonzero(f1 >= f1.max() - 1e-12)[-1])
+    upper = float(thresholds[best])
+    lower = float(scores[scores < upper].max(initial=0.0))
+    middle = (lower + upper) / 2
+    return middle if middle > lower else upper
+
+
+def _columns(
+    probs: np.ndarray, label_ids: np.ndarray, task: str
+) -> tuple[Float[np.ndarray, "row label"], Int[np.ndarray, "row label"]]:
+    """Scores in float64 and targets of 0 or 1, both (row, label), after every check."""
+    _check_task(task)
+    _check_shapes(probs, label_ids, task)
+    num_labels = probs.shape[1]
+    if not ((probs >= 0) & (probs <= 1)).all():
+        raise DataError(
+            "Got a probability that is not a number from 0 to 1; turn logits into probabilities."
+        )
+    num_known = num_labels if task == "multiclass" else 2
+    if not np.isin(label_ids, np.arange(num_known)).all():
+        raise DataError(
+            f"Got a label id that is not a whole number from 0 to {num_known - 1}, for a {task} "
+            "task; encode the labels with the label space of the probe."
+        )
+    ids = label_ids.astype(np.int64)
+    if task == "multiclass":
+        ids = np.eye(num_labels, dtype=np.int64)[ids]
+    return probs.astype(np.float64), ids.reshape(len(ids), num_labels)
+
+
+def _check_task(task: str) -> None:
+    if task not in TASKS:
+        raise unknown_name("task", task, TASKS)
+
+
+def _check_shapes(probs: np.ndarray, label_ids: np.ndarray, task: str) -> None:
+    num_rows, num_labels = probs.shape
+    wanted = (num_rows, num_labels) if task == "multilabel" else (num_rows,)
+    if label_ids.shape != wanted:
+        raise DataError(
+            f"Got label ids of shape {label_ids.shape} for probabilities of shape {probs.shape}; "
+            f"a {task} task needs {wanted}."
+        )
+    if task == "binary" and num_labels != 1:
+        raise DataError(
+            f"Got {num_labels} columns of probabilities for a binary task; "
+            "give one, of the positive label."
+        )
+
+
+def _has_both(targets: np.ndarray) -> bool:
+    return bool(targets.any() and not targets.all())
+
+
+def _macro(metric: _ColumnMetric, targets: np.ndarray, values: np.ndarray) -> float | None:
+    """The mean of a metric over the columns where it is defined."""
+    each = [metric(targets[:, i], values[:, i]) for i in range(targets.shape[1])]
+    defined = [value for value in each if value is not None]
+    return float(np.mean(defined)) if defined else None
+
+
+def _f1(targets: np.ndarray, decisions: np.ndarray) -> float | None:
+    # Without a positive row recall is undefined, and F1 would only repeat that none was there.
+    return float(f1_score(targets, decisions)) if targets.any() else None
+
+
+def _auprc(targets: np.ndarray, scores: np.ndarray) -> float | None:
+    return float(average_precision_score(targets, scores)) if _has_both(targets) else None
+
+
+def _auroc(targets: np.ndarray, scores: np.ndarray) -> float | None:
+    return float(roc_auc_score(targets, scores)) if _has_both(targets) else None
+
+
+def _tpr_at_fpr(targets: np.ndarray, scores: np.ndarray, limit: float) -> float | None:
+    # With fewer negatives than 1 / limit one false positive is already over the limit.
+    num_negatives = int((targets == 0).sum())
+    if num_negatives < round(1 / limit) or not _has_both(targets):
+        return None
+    # Every point is kept: the best one under the limit may lie on a straight stretch.
+    fpr, tpr, _ = roc_curve(targets, scores, drop_intermediate=False)
+    return float(tpr[fpr <= limit].max())
+
+
+def _ece_of_task(targets: np.ndarray, scores: np.ndarray, task: str) -> float | None:
+    if task != "multiclass":
+        return _macro(_ece, targets, scores)
+    top = scores.argmax(axis=1)[:, None]
+    right = np.take_along_axis(targets, top, axis=1)[:, 0]
+    return _ece(right, np.take_along_axis(scores, top, axis=1)[:, 0])
+
+
+def _ece(targets: np.ndarray, scores: np.ndarray) -> float:
+    edges = np.linspace(0, 1, NUM_ECE_BINS + 1)
+    bin_ids = np.digitize(scores, edges[1:-1], right=True)
+    # |sum of (score - target)| of a bin is its gap times its number of rows.
+    gaps = np.bincount(bin_ids, weights=scores - targets, minlength=NUM_ECE_BINS)
+    return float(np.abs(gaps).sum() / len(scores))
+
+
+def _brier_of_task(targets: np.ndarray, scores: np.ndarray, task: str) -> float:
+    each = [
+        float(brier_score_loss(targets[:, i], scores[:, i], pos_label=1))
+        for i in range(targets.shape[1])
+    ]
+    return sum(each) if task == "multiclass" else sum(each) / len(each)
+
+
+def _counts(true_ids: np.ndarray, decided_ids: np.ndarray, num_labels: int) -> np.ndarray:
+    if not len(true_ids):
+        return np.zeros((num_labels, num_labels), dtype=np.int64)
+    return confusion_matrix(true_ids, decided_ids, labels=np.arange(num_labels))

@@ -1,0 +1,209 @@
+"""Gates: softmax-weighted means of tokens within each layer, then of layers.
+
+The paper's scoring attention gate (arXiv 2601.13288, sec. 3) is `tanh=True, normalise=False,
+num_heads=1`; the improved gate RMS-normalises states, drops the tanh (which caps how far two
+weights can differ) and has several heads. Knows neither engines nor files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+
+from pillion.core import Shape
+from pillion.probe.network import (
+    Fold,
+    Network,
+    Settings,
+    State,
+    Tap,
+    inverse_rms_by_layer,
+)
+
+FLOOR = -1e30
+"""Score of what must get no weight; finite, so that an empty row stays finite."""
+
+
+class GateSettings(Settings):
+    """Settings of a gate.
+
+    Attributes:
+        num_heads: K, score vectors a layer; each head has its own layer weights and classes.
+        tanh: bound scores to [-1, 1] as the paper does.
+        normalise: RMS-normalise every token's state first (no learned scale).
+        dropout: share of pooled components dropped in training.
+        token_dropout: share of tokens hidden from the softmax in training.
+    """
+
+    num_heads: int = Field(default=8, ge=1)
+    tanh: bool = False
+    normalise: bool = True
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    token_dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class Gate(Network):
+    """Scores each token, takes the softmax-weighted mean, scores each layer, does it again.
+
+    With x a (normalised) state, per head k: `a_t = softmax_t(w[l,k] . x[l,t])`,
+    `v[l] = sum_t a_t x[l,t]`, `b_l = softmax_l(u[k] . v[l])`, `z[k] = sum_l b_l v[l]`, and
+    `logits = sum_k W[k] z[k] + bias` (METHODS: Lin 2026, eq. of the gate; K heads are ours).
+    """
+
+    def __init__(self, shape: Shape, settings: GateSettings) -> None:
+        super().__init__()
+        self.shape, self.settings = shape, settings
+        heads = settings.num_heads
+        self.token_score = nn.Parameter(torch.randn(shape.num_layers, shape.dim, heads) * 0.02)
+        self.layer_score = nn.Parameter(torch.randn(heads, shape.dim) * 0.02)
+        self.weight = nn.Parameter(torch.randn(heads, shape.dim, shape.num_outputs) * 0.02 / heads)
+        self.bias = nn.Parameter(torch.zeros(shape.num_outputs))
+
+    def _bound(self, scores: Tensor) -> Tensor:
+        return scores.tanh() if self.settings.tanh else scores
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "layer batch token dim"],
+        mask: Bool[Tensor, "batch token"],
+    ) -> Float[Tensor, "batch output"]:
+        """Logits by the definition. Wide products run in the dtype of `hidden`, sums in fp32."""
+        layers, batch, tokens, dim = hidden.shape
+        # Normalising is a scalar a token: it is applied to scores and weights, never to states.
+        scale = inverse_rms_by_layer(hidden)[..., None] if self.settings.normalise else 1.0
+        flat = hidden.reshape(layers, batch * tokens, dim)
+        scores = torch.bmm(flat, self.token_score.to(hidden.dtype)).float()
+        scores = self._bound(scores.view(layers, batch, tokens, -1) * scale)
+        weights = self._token_weights(scores, mask) * scale
+        pooled = torch.matmul(
+            weights.to(hidden.dtype).view(layers * batch, tokens, -1).transpose(1, 2),
+            hidden.reshape(layers * batch, tokens, dim),
+        )
+        pooled = pooled.float().view(layers, batch, -1, dim)
+        pooled = nn.functional.dropout(pooled, self.settings.dropout, self.training)
+        by_layer = self._bound(torch.einsum("lbkd,kd->lbk", pooled, self.layer_score)).softmax(0)
+        both = torch.einsum("lbk,lbkd->bkd", by_layer, pooled)
+        return torch.einsum("bkd,kdo->bo", both, self.weight) + self.bias
+
+    def _token_weights(
+        self,
+        scores: Float[Tensor, "layer batch token head"],
+        mask: Bool[Tensor, "batch token"],
+    ) -> Float[Tensor, "layer batch token head"]:
+        seen = mask[None, :, :, None]
+        scores = scores.masked_fill(~seen, FLOOR)
+        if self.training and self.settings.token_dropout:
+            hidden_from = torch.rand(mask.shape, device=mask.device) < self.settings.token_dropout
+            scores = scores.masked_fill(hidden_from[None, :, :, None], FLOOR)
+        return scores.softmax(2) * seen
+
+    def tap(self) -> Tap:
+        """Score columns of each layer's own; layer scores and classes shared by all layers."""
+        classes = self.weight.detach().permute(1, 0, 2).reshape(self.shape.dim, -1)
+        shared = torch.cat([self.layer_score.detach().T, classes], dim=1)
+        return Tap(self.token_score.detach(), shared, self.settings.normalise)
+
+    @property
+    def fold_key(self) -> tuple[object, ...]:
+        """Gates share a fold if their scores are bounded alike and their states read alike."""
+        return (type(self), self.settings.tanh, self.settings.normalise)
+
+
+class GateFold(Fold):
+    """Softmax gates of any number of networks, heads and classes, as one fold.
+
+    State of a layer: running maximum and denominator a head, weighted sum a content column. The
+    layer score and the classes of a head are linear in its pooled state, so folding those columns
+    with the head's weights is exact (METHODS 2.2).
+    """
+
+    def __init__(self, networks: Sequence[Gate]) -> None:
+        self.tanh = networks[0].settings.tanh
+        device = networks[0].bias.device
+        self.heads_of = [n.settings.num_heads for n in networks]
+        outputs = [n.shape.num_outputs for n in networks]
+        self.num_heads = sum(self.heads_of)
+        self.columns = _slices(outputs)
+        self.bias = torch.cat([n.bias.detach().float() for n in networks])
+        head, score, gives = _layout(self.heads_of, outputs)
+        self.head_of_column: Int[Tensor, " content"] = head.to(device)
+        self.score_columns: Int[Tensor, " head"] = score.to(device)
+        self.output_of_column: Float[Tensor, "content output"] = gives.to(device)
+        # Column i's weighted sum sits at [head of i, i] of the product of all heads and columns.
+        self.diagonal = self.head_of_column * len(head) + torch.arange(len(head), device=device)
+
+    def summarise(
+        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
+    ) -> State:
+        """Maximum, denominator and weighted sums of one chunk."""
+        scores, content = values[..., : self.num_heads], values[..., self.num_heads :]
+        if self.tanh:
+            scores = scores.tanh()
+        if scores.shape[2] == 1 and bool(mask.all()):
+            state = {"max": scores[:, :, 0], "denominator": torch.ones_like(scores[:, :, 0])}
+            return state | {"sum": content[:, :, 0]}
+        seen = mask[None, :, :, None]
+        top = scores.masked_fill(~seen, FLOOR).amax(2)
+        weights = (scores - top[:, :, None]).exp_().masked_fill_(~seen, 0.0)
+        # One small product of all heads with all columns beats gathering a weight per column.
+        product = weights.transpose(2, 3) @ content.masked_fill(~seen, 0.0)
+        sums = product.flatten(2).index_select(2, self.diagonal)
+        return {"max": top, "denominator": weights.sum(2), "sum": sums}
+
+    def merge(self, first: State, second: State) -> State:
+        """Rescales both to the larger maximum and adds."""
+        top = torch.maximum(first["max"], second["max"])
+        one, two = (first["max"] - top).exp_(), (second["max"] - top).exp_()
+        return {
+            "max": top,
+            "denominator": first["denominator"] * one + second["denominator"] * two,
+            "sum": first["sum"] * one.index_select(2, self.head_of_column)
+            + second["sum"] * two.index_select(2, self.head_of_column),
+        }
+
+    def finish(self, state: State) -> Float[Tensor, "batch output"]:
+        """Divides, weighs layers, adds up heads. An empty row gives the bias."""
+        total = state["denominator"].clamp(min=torch.finfo(torch.float32).tiny)
+        mean = state["sum"] / total.index_select(2, self.head_of_column)
+        scores = mean.index_select(2, self.score_columns)
+        by_layer = (scores.tanh() if self.tanh else scores).softmax(0)
+        mixed = (mean * by_layer.index_select(2, self.head_of_column)).sum(0)
+        return mixed @ self.output_of_column + self.bias
+
+
+Gate.fold_class = GateFold
+
+
+def _slices(sizes: Sequence[int]) -> tuple[slice, ...]:
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    return tuple(slice(end - size, end) for size, end in zip(sizes, ends, strict=True))
+
+
+def _layout(
+    heads_of: Sequence[int], outputs: Sequence[int]
+) -> tuple[Int[Tensor, " content"], Int[Tensor, " head"], Float[Tensor, "content output"]]:
+    """Where each content column belongs: [layer scores | classes by head] for each network.
+
+    Returns:
+        The head of every column, the layer-score column of every head, and which output a column
+        adds to (one-hot; a layer score adds to none).
+    """
+    head: list[int] = []
+    score: list[int] = []
+    target: list[int] = []
+    first_head = first_output = 0
+    for heads, labels in zip(heads_of, outputs, strict=True):
+        ids = range(first_head, first_head + heads)
+        score += range(len(head), len(head) + heads)
+        head += [*ids, *(k for k in ids for _ in range(labels))]
+        target += [-1] * heads + [*range(first_output, first_output + labels)] * heads
+        first_head, first_output = first_head + heads, first_output + labels
+    gives = torch.zeros(len(head), first_output)
+    for column, output in enumerate(target):
+        if output >= 0:
+            gives[column, output] = 1.0
+    return torch.tensor(head), torch.tensor(score), gives

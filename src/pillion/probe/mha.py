@@ -1,0 +1,246 @@
+"""Downcast multi-head attention over tokens in each layer, then over layers.
+
+The paper's strongest instance (arXiv 2601.13288, sec. 3): queries, keys and values of width d',
+heads, scaled dot products, back to d, mean or max. All layers run as one batched attention call.
+`causal` lets a token attend to itself and what came before it only, so that a new token costs one
+row. Knows neither engines nor files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from pillion.core import Shape
+from pillion.probe.network import (
+    Fold,
+    Network,
+    Settings,
+    State,
+    Tap,
+    inverse_rms_by_layer,
+)
+
+
+class MhaSettings(Settings):
+    """Settings of a downcast attention.
+
+    Attributes:
+        width: d', of queries, keys and values.
+        num_heads: attention heads; divides `width`.
+        pool: how attended tokens, and then layers, become one vector.
+        normalise: RMS-normalise every token's state first (the paper does not say).
+        causal: attend to the past only: incremental, for streams.
+        dropout: share of pooled components dropped in training.
+    """
+
+    width: int = Field(default=32, ge=1)
+    num_heads: int = Field(default=8, ge=1)
+    pool: Literal["mean", "max"] = "mean"
+    normalise: bool = True
+    causal: bool = False
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> MhaSettings:
+        if self.width % self.num_heads:
+            raise ValueError(f"num_heads={self.num_heads} does not divide width={self.width}")
+        if self.causal and self.pool == "max":
+            raise ValueError("causal attention pools by mean only; set pool='mean'")
+        return self
+
+
+class Mha(Network):
+    """Downcast attention in both stages: `v[l] = pool_t(W_O[l] SDPA(Q, K, V)[t])`, again over l."""
+
+    streamable = False
+
+    def __init__(self, shape: Shape, settings: MhaSettings) -> None:
+        super().__init__()
+        self.shape, self.settings = shape, settings
+        layers, dim, width = shape.num_layers, shape.dim, settings.width
+        self.token_qkv = nn.Parameter(torch.randn(layers, dim, 3 * width) * dim**-0.5)
+        self.token_out = nn.Parameter(torch.randn(layers, width, dim) * width**-0.5)
+        self.layer_qkv = nn.Parameter(torch.randn(dim, 3 * width) * dim**-0.5)
+        self.layer_out = nn.Parameter(torch.randn(width, dim) * width**-0.5)
+        self.weight = nn.Parameter(torch.randn(dim, shape.num_outputs) * 0.02)
+        self.bias = nn.Parameter(torch.zeros(shape.num_outputs))
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "layer batch token dim"],
+        mask: Bool[Tensor, "batch token"],
+    ) -> Float[Tensor, "batch output"]:
+        """Logits by the definition. Wide products run in the dtype of `hidden`, sums in fp32."""
+        layers, batch, tokens, dim = hidden.shape
+        flat = hidden.reshape(layers, batch * tokens, dim)
+        qkv = torch.bmm(flat, self.token_qkv.to(hidden.dtype)).float()
+        qkv = qkv.view(layers, batch, tokens, -1)
+        if self.settings.normalise:
+            qkv = qkv * inverse_rms_by_layer(hidden)[..., None]
+        return self.read_out(attend(qkv, mask, self.settings), mask)
+
+    def read_out(
+        self,
+        attended: Float[Tensor, "layer batch token width"],
+        mask: Bool[Tensor, "batch token"],
+    ) -> Float[Tensor, "batch output"]:
+        """From attended tokens to logits."""
+        if self.settings.pool == "mean":
+            # The mean commutes with the output projection: it is applied once a layer.
+            share = mask.float() / mask.sum(1, keepdim=True).clamp(min=1)
+            pooled = torch.einsum("lbtw,bt->lbw", attended, share)
+            return self.from_pooled(pooled)
+        wide = torch.einsum("lbtw,lwd->lbtd", attended, self.token_out)
+        top = wide.masked_fill(~mask[None, :, :, None], -torch.inf).amax(2)
+        return self.over_layers(top.masked_fill(top.isneginf(), 0.0))
+
+    def from_pooled(
+        self, pooled: Float[Tensor, "layer batch width"]
+    ) -> Float[Tensor, "batch output"]:
+        """From means of attended tokens to logits."""
+        return self.over_layers(torch.einsum("lbw,lwd->lbd", pooled, self.token_out))
+
+    def over_layers(
+        self, vectors: Float[Tensor, "layer batch dim"]
+    ) -> Float[Tensor, "batch output"]:
+        """Attention of the layers to each other, then the head."""
+        vectors = F.dropout(vectors, self.settings.dropout, self.training)
+        qkv = (vectors @ self.layer_qkv).transpose(0, 1)[None]
+        every = torch.ones(qkv.shape[1:3], dtype=torch.bool, device=qkv.device)
+        mixed = attend(qkv, every, self.settings.model_copy(update={"causal": False}))[0]
+        if self.settings.pool == "mean":
+            both = mixed.mean(1) @ self.layer_out
+        else:
+            both = (mixed @ self.layer_out).amax(1)
+        return both @ self.weight + self.bias
+
+    def tap(self) -> Tap:
+        """Queries, keys and values of each layer."""
+        none = self.token_qkv.detach().new_zeros(self.shape.dim, 0)
+        return Tap(self.token_qkv.detach(), none, self.settings.normalise)
+
+    @property
+    def fold_key(self) -> tuple[object, ...]:
+        """Every attention folds alone."""
+        return (id(self),)
+
+
+class CausalMha(Mha):
+    """Downcast attention to the past only: the incremental variant, for streams."""
+
+    streamable = True
+
+
+class MhaFold(Fold):
+    """Keeps queries, keys and values; attends when asked.
+
+    A later token changes what earlier ones attend to, so nothing narrower is exact.
+    """
+
+    def __init__(self, networks: Sequence[Mha]) -> None:
+        (self.network,) = networks
+        self.columns = (slice(0, self.network.shape.num_outputs),)
+
+    def summarise(
+        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
+    ) -> State:
+        """The chunk's values and which of them are tokens."""
+        seen = mask[None].expand(values.shape[0], -1, -1)
+        return {"qkv": values.masked_fill(~seen[..., None], 0.0), "seen": seen}
+
+    def merge(self, first: State, second: State) -> State:
+        """One after the other."""
+        return {name: torch.cat([first[name], second[name]], dim=2) for name in first}
+
+    @torch.no_grad()
+    def finish(self, state: State) -> Float[Tensor, "batch output"]:
+        """Attention of everything kept, then the read-out."""
+        mask = state["seen"][0]
+        attended = attend(state["qkv"], mask, self.network.settings)
+        return self.network.read_out(attended, mask)
+
+
+class CausalMhaFold(Fold):
+    """Keeps queries, keys and values, and the sum of what was attended so far.
+
+    `merge` attends only the second chunk's queries, now that they see the first chunk's keys.
+    """
+
+    def __init__(self, networks: Sequence[CausalMha]) -> None:
+        (self.network,) = networks
+        self.columns = (slice(0, self.network.shape.num_outputs),)
+
+    def summarise(
+        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
+    ) -> State:
+        """The chunk's values, which of them are tokens, and the sum of what they attended to."""
+        seen = mask[None].expand(values.shape[0], -1, -1)
+        qkv = values.masked_fill(~seen[..., None], 0.0)
+        return {"qkv": qkv, "seen": seen, "sum": self._sum(qkv, mask, mask.shape[1])}
+
+    def _sum(
+        self,
+        qkv: Float[Tensor, "layer batch token tap"],
+        mask: Bool[Tensor, "batch token"],
+        num_queries: int,
+    ) -> Float[Tensor, "layer batch width"]:
+        attended = attend(qkv, mask, self.network.settings, num_queries)
+        return torch.einsum("lbtw,bt->lbw", attended, mask[:, -num_queries:].float())
+
+    def merge(self, first: State, second: State) -> State:
+        """One after the other; the second's tokens attend again, now to the first's as well."""
+        both = {n: torch.cat([first[n], second[n]], dim=2) for n in ("qkv", "seen")}
+        late = self._sum(both["qkv"], both["seen"][0], second["seen"].shape[2])
+        return both | {"sum": first["sum"] + late}
+
+    @torch.no_grad()
+    def finish(self, state: State) -> Float[Tensor, "batch output"]:
+        """Mean of what was attended, then the read-out."""
+        count = state["seen"].sum(2, keepdim=True).clamp(min=1)
+        return self.network.from_pooled(state["sum"] / count)
+
+
+Mha.fold_class, CausalMha.fold_class = MhaFold, CausalMhaFold
+
+
+def attend(
+    qkv: Float[Tensor, "layer batch token tap"],
+    mask: Bool[Tensor, "batch token"],
+    settings: MhaSettings,
+    num_queries: int | None = None,
+) -> Float[Tensor, "layer batch query width"]:
+    """Scaled dot-product attention in every layer at once; masked keys get no weight.
+
+    Args:
+        qkv: queries, keys and values side by side, each `settings.width` wide.
+        mask: which positions hold a token.
+        settings: heads, and whether attention is causal.
+        num_queries: attend from the last so many positions only; None: from all.
+    """
+    layers, batch, tokens, _ = qkv.shape
+    query_tokens = tokens if num_queries is None else num_queries
+    parts = qkv.view(layers * batch, tokens, 3, settings.num_heads, -1).permute(2, 0, 3, 1, 4)
+    # An empty row may attend anywhere: it stays finite, and no read-out counts it.
+    allowed = (mask | ~mask.any(1, keepdim=True))[:, None, None, :]
+    if settings.causal:
+        past = torch.ones(query_tokens, tokens, dtype=torch.bool, device=mask.device)
+        past = past.tril(tokens - query_tokens)
+        # A padding query that sees nothing would be NaN; it may look at itself.
+        allowed = (allowed & past) | _itself(query_tokens, tokens, mask.device)
+    allowed = allowed.expand(batch, 1, -1, -1).repeat(layers, 1, 1, 1)
+    out = F.scaled_dot_product_attention(
+        parts[0][:, :, tokens - query_tokens :], parts[1], parts[2], attn_mask=allowed
+    )
+    return out.transpose(1, 2).reshape(layers, batch, query_tokens, settings.width)
+
+
+def _itself(query_tokens: int, tokens: int, device: torch.device) -> Bool[Tensor, "query token"]:
+    ids = torch.arange(tokens - query_tokens, tokens, device=device)
+    return ids[:, None] == torch.arange(tokens, device=device)

@@ -1,0 +1,154 @@
+"""The contract of a probe's arithmetic: a plain definition, and the same thing as tap and fold.
+
+`Network.forward` is the paper's formula on full sequences: what training runs and what every test
+compares with. `tap` and `Fold` are how the same number is read while the model runs: wide states
+become a few values a token at the layer where they are born, and values are folded associatively.
+Knows neither engines nor files.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from pillion.core import Shape
+
+RMS_EPS = 1e-6
+"""Added to a token's mean square before the root, so that an all-zero state stays finite."""
+
+State = dict[str, Tensor]
+"""What a fold keeps: every tensor is [layer, batch, ...]; small, fp32."""
+
+
+class Settings(BaseModel):
+    """Base of every aggregator's settings: frozen, typed, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class Tap:
+    """The linear read of hidden states: columns of weights, per layer and shared by all layers.
+
+    A token's values are `scale * [h @ per_layer[l] | h @ shared]`, where scale is 1 / rms(h) if
+    `normalise` else 1: normalising after the product is exact and never makes a wide copy.
+
+    Attributes:
+        per_layer: [layer, dim, a] columns of each layer's own.
+        shared: [dim, b] columns that every layer shares, kept once.
+        normalise: whether states are RMS-normalised (no learned scale).
+    """
+
+    per_layer: Float[Tensor, "layer dim own"]
+    shared: Float[Tensor, "dim common"]
+    normalise: bool
+
+    @property
+    def num_values(self) -> int:
+        """Values a token and layer."""
+        return self.per_layer.shape[-1] + self.shared.shape[-1]
+
+
+class Fold(ABC):
+    """Values in, logits out: associative, so that any cut of a sequence gives the same result.
+
+    Law: for any cut of a sequence into chunks, `finish` of the `merge` of the chunks' `summarise`
+    equals `finish(summarise(whole))`, in any grouping of the merges (the order of the chunks is
+    kept), and equals `Network.forward` on the hidden states the values were tapped from.
+
+    One fold serves several networks of one class at once; `finish` returns their logits side by
+    side, in the order given, network i in columns `columns[i]`.
+    """
+
+    columns: tuple[slice, ...]
+
+    @abstractmethod
+    def summarise(
+        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
+    ) -> State:
+        """The state of one chunk. May be called for one layer at a time; stack with `join`."""
+
+    @abstractmethod
+    def merge(self, first: State, second: State) -> State:
+        """The state of two neighbouring chunks, `first` before `second`."""
+
+    @abstractmethod
+    def finish(self, state: State) -> Float[Tensor, "batch output"]:
+        """Logits of everything folded so far, in fp32. Only on a state of all layers."""
+
+
+def join(states: Sequence[State]) -> State:
+    """Stacks states of single layers into one of all layers."""
+    if len(states) == 1:
+        return states[0]
+    return {name: torch.cat([state[name] for state in states]) for name in states[0]}
+
+
+def pick(state: State, rows: Tensor) -> State:
+    """The state of some batch rows, repeated or reordered as `rows` says."""
+    return {name: tensor.index_select(1, rows) for name, tensor in state.items()}
+
+
+class Network(nn.Module, ABC):
+    """A probe's arithmetic: token aggregator in each layer, layer aggregator, head.
+
+    Law: `forward` does not depend on padding, on the side it is on, or on the other rows; it
+    accepts any floating dtype, accumulates in fp32 and returns fp32.
+
+    Attributes:
+        shape: layers read, width, outputs.
+        settings: the configuration it was made from.
+        tappable: whether its values are few (`Tap` columns) or the states themselves.
+        streamable: whether a new token costs the same however long the sequence is.
+    """
+
+    tappable: ClassVar[bool] = True
+    streamable: ClassVar[bool] = True
+    fold_class: ClassVar[type[Fold]]
+
+    shape: Shape
+
+    @abstractmethod
+    def forward(
+        self,
+        hidden: Float[Tensor, "layer batch token dim"],
+        mask: Bool[Tensor, "batch token"],
+    ) -> Float[Tensor, "batch output"]:
+        """Logits by the plain definition on whole sequences."""
+
+    @abstractmethod
+    def tap(self) -> Tap | None:
+        """The linear read; None if the values are the states themselves (not tappable)."""
+
+    @property
+    @abstractmethod
+    def fold_key(self) -> tuple[object, ...]:
+        """Networks with equal keys (and layers) can share one fold."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Trained numbers."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def inverse_rms(hidden: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead"]:
+    """1 / rms of every state, in fp32: x * inverse_rms(x) has mean square 1 (no learned scale)."""
+    norm = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
+    return torch.rsqrt(norm.square() / hidden.shape[-1] + RMS_EPS)
+
+
+def inverse_rms_by_layer(
+    hidden: Float[Tensor, "layer batch token dim"],
+) -> Float[Tensor, "layer batch token"]:
+    """`inverse_rms`, a layer at a time: the fp32 copy then stays in the processor's cache."""
+    out = torch.empty(hidden.shape[:-1], dtype=torch.float32, device=hidden.device)
+    for layer_id, states in enumerate(hidden):
+        out[layer_id] = inverse_rms(states.float())
+    return out

@@ -1,0 +1,104 @@
+"""The head's meaning: what logits, losses and decisions are for each task.
+
+Pure functions of tensors and label names; knows no aggregator, no disk, no model.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Num
+from torch import Tensor
+
+from pillion.core import Verdict
+
+Task = Literal["binary", "multiclass", "multilabel"]
+TASKS: tuple[str, ...] = get_args(Task)
+
+
+def num_outputs(task: Task, num_labels: int) -> int:
+    """Logits of a head: one for a binary task, else one per label."""
+    return 1 if task == "binary" else num_labels
+
+
+def probabilities(
+    task: Task, logits: Float[Tensor, "batch output"]
+) -> Float[Tensor, "batch output"]:
+    """Probabilities in [0, 1], in fp32: softmax for multi-class, sigmoid otherwise.
+
+    A binary head's only column is the probability of the positive label.
+    """
+    logits = logits.float()
+    return logits.softmax(-1) if task == "multiclass" else logits.sigmoid()
+
+
+def loss(
+    task: Task,
+    logits: Float[Tensor, "batch output"],
+    targets: Num[Tensor, " batch"] | Num[Tensor, "batch output"],
+    weights: Float[Tensor, " label"],
+) -> Float[Tensor, " batch"]:
+    """Cross-entropy of every row, multiplied by its class weight.
+
+    Args:
+        task: what the logits mean.
+        logits: of the head.
+        targets: label ids (binary, multi-class) or 0/1 per label (multi-label).
+        weights: one per label; for multi-label the weight of each label's positives.
+    """
+    logits = logits.float()
+    if task == "multiclass":
+        return F.cross_entropy(logits, targets, weight=weights, reduction="none")
+    if task == "binary":
+        per_row = F.binary_cross_entropy_with_logits(
+            logits[:, 0], targets.float(), reduction="none"
+        )
+        return per_row * weights[targets.long()]
+    return F.binary_cross_entropy_with_logits(
+        logits, targets.float(), reduction="none", pos_weight=weights
+    ).mean(-1)
+
+
+def class_weights(
+    task: Task, targets: Num[Tensor, " row"] | Num[Tensor, "row label"], num_labels: int
+) -> Float[Tensor, " label"]:
+    """Weights that make every class count the same: n / (classes * n_class), mean 1 over rows.
+
+    For multi-label: negatives / positives of each label, as a positive weight.
+    """
+    if task == "multilabel":
+        positives = targets.float().sum(0).clamp(min=1)
+        return (targets.shape[0] - positives).clamp(min=1) / positives
+    counts = torch.bincount(targets.long(), minlength=num_labels).clamp(min=1)
+    return targets.shape[0] / (num_labels * counts.float())
+
+
+def verdict(
+    probe: str,
+    task: Task,
+    labels: tuple[str, ...],
+    probs: list[float],
+    thresholds: tuple[float, ...] | None,
+) -> Verdict:
+    """The decision that a row of probabilities stands for.
+
+    Args:
+        probe: name to sign with.
+        task: what the probabilities mean.
+        labels: all label names; (negative, positive) for binary.
+        probs: one row of `probabilities`.
+        thresholds: one for a binary probe, one per label for a multi-label one; None means 0.5.
+    """
+    if task == "multiclass":
+        best = labels[max(range(len(probs)), key=probs.__getitem__)]
+        return Verdict(probe, best, dict(zip(labels, probs, strict=True)), None, (best,))
+    if task == "binary":
+        positive, threshold = probs[0], (thresholds or (0.5,))[0]
+        label = labels[1] if positive >= threshold else labels[0]
+        named = {labels[0]: 1 - positive, labels[1]: positive}
+        return Verdict(probe, label, named, threshold, (label,))
+    lines = thresholds or (0.5,) * len(labels)
+    chosen = tuple(n for n, p, t in zip(labels, probs, lines, strict=True) if p >= t)
+    return Verdict(probe, ",".join(chosen), dict(zip(labels, probs, strict=True)), None, chosen)

@@ -1,0 +1,278 @@
+"""Every metric against scikit-learn or a hand-made number, and None where it is undefined."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    f1_score,
+    roc_auc_score,
+)
+
+from pillion.errors import ConfigError, DataError
+from pillion.metrics import best_f1_threshold, confusion, decide, evaluate
+from pillion.metrics.classification import METRICS
+
+TASKS = ("binary", "multiclass", "multilabel")
+
+
+def column(*probs: float) -> np.ndarray:
+    return np.array(probs, dtype=np.float64)[:, None]
+
+
+def ids(*values: int) -> np.ndarray:
+    return np.array(values, dtype=np.int64)
+
+
+def drawn(task: str, num_rows: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities that know something of their label ids, in float32 as a model gives them."""
+    rng = np.random.default_rng(7)
+    if task == "multiclass":
+        label_ids = rng.integers(4, size=num_rows)
+        logits = rng.normal(size=(num_rows, 4)) + np.eye(4)[label_ids]
+        probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        return probs.astype(np.float32), label_ids
+    num_labels = 1 if task == "binary" else 3
+    targets = rng.integers(2, size=(num_rows, num_labels))
+    logits = rng.normal(size=targets.shape) + 2 * targets - 1
+    probs = (1 / (1 + np.exp(-logits))).astype(np.float32)
+    return probs, targets[:, 0] if task == "binary" else targets.astype(np.float32)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_has_the_same_metrics(task: str) -> None:
+    assert tuple(evaluate(*drawn(task), task)) == METRICS
+
+
+def test_binary_metrics_are_those_of_scikit_learn() -> None:
+    probs, label_ids = drawn("binary")
+    got = evaluate(probs, label_ids, "binary")
+    scores = probs[:, 0].astype(np.float64)
+    assert got["accuracy"] == pytest.approx(np.mean((scores >= 0.5) == label_ids))
+    assert got["f1"] == pytest.approx(f1_score(label_ids, scores >= 0.5))
+    assert got["auprc"] == pytest.approx(average_precision_score(label_ids, scores))
+    assert got["auroc"] == pytest.approx(roc_auc_score(label_ids, scores))
+    assert got["brier"] == pytest.approx(brier_score_loss(label_ids, scores))
+    assert got["f1_micro"] is None
+
+
+def test_multiclass_metrics_are_those_of_scikit_learn() -> None:
+    probs, label_ids = drawn("multiclass")
+    got = evaluate(probs, label_ids, "multiclass")
+    decided = probs.argmax(axis=1)
+    one_hot = np.eye(4)[label_ids]
+    assert got["accuracy"] == pytest.approx(np.mean(decided == label_ids))
+    assert got["f1"] == pytest.approx(f1_score(label_ids, decided, average="macro"))
+    assert got["f1_micro"] == pytest.approx(f1_score(label_ids, decided, average="micro"))
+    assert got["auprc"] == pytest.approx(average_precision_score(one_hot, probs, average="macro"))
+    assert got["auroc"] == pytest.approx(roc_auc_score(one_hot, probs, average="macro"))
+    assert got["brier"] == pytest.approx(np.square(probs - one_hot).sum(axis=1).mean())
+    assert got["tpr_at_fpr_1"] is None
+
+
+def test_multilabel_metrics_are_those_of_scikit_learn() -> None:
+    probs, targets = drawn("multilabel")
+    got = evaluate(probs, targets, "multilabel")
+    decided = probs >= 0.5
+    assert got["accuracy"] == pytest.approx(np.mean((decided == targets).all(axis=1)))
+    assert got["f1"] == pytest.approx(f1_score(targets, decided, average="macro"))
+    assert got["f1_micro"] == pytest.approx(f1_score(targets, decided, average="micro"))
+    assert got["auprc"] == pytest.approx(average_precision_score(targets, probs, average="macro"))
+    assert got["auroc"] == pytest.approx(roc_auc_score(targets, probs, average="macro"))
+    assert got["brier"] == pytest.approx(np.square(probs - targets).mean())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_order_of_rows_changes_nothing(task: str) -> None:
+    probs, label_ids = drawn(task)
+    order = np.random.default_rng(1).permutation(len(probs))
+    got = evaluate(probs[order], label_ids[order], task)
+    for name, value in evaluate(probs, label_ids, task).items():
+        assert got[name] == pytest.approx(value)
+
+
+@pytest.mark.parametrize("label_id", [0, 1])
+def test_one_class_only_leaves_the_curves_undefined(label_id: int) -> None:
+    got = evaluate(column(0.2, 0.7, 0.4), ids(label_id, label_id, label_id), "binary")
+    assert got["auroc"] is None
+    assert got["auprc"] is None
+    assert got["tpr_at_fpr_1"] is None
+    assert got["accuracy"] is not None
+
+
+@pytest.mark.parametrize("prob", [0.1, 0.9])
+def test_f1_without_a_positive_row_is_undefined(prob: float) -> None:
+    assert evaluate(column(0.1, prob), ids(0, 0), "binary")["f1"] is None
+
+
+def test_f1_of_a_probe_that_finds_nothing_is_zero() -> None:
+    assert evaluate(column(0.1, 0.2), ids(0, 1), "binary")["f1"] == 0.0
+
+
+def test_macro_averages_leave_out_labels_that_no_row_holds() -> None:
+    probs = np.array([[0.7, 0.2, 0.1], [0.2, 0.5, 0.3], [0.1, 0.2, 0.7]])
+    got = evaluate(probs, ids(0, 1, 0), "multiclass")
+    # Label 2 is decided once but holds no row: labels 0 (F1 = 2/3) and 1 (F1 = 1) remain.
+    assert got["f1"] == pytest.approx((2 / 3 + 1) / 2)
+    assert got["auroc"] == pytest.approx((0.5 + 1) / 2)
+
+
+def test_multilabel_rows_without_any_label_leave_f1_undefined() -> None:
+    got = evaluate(np.full((2, 3), 0.4), np.zeros((2, 3), dtype=np.float32), "multilabel")
+    assert got["f1"] is None
+    assert got["f1_micro"] is None
+    assert got["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_without_rows_every_metric_is_undefined(task: str) -> None:
+    probs, label_ids = drawn(task)
+    assert set(evaluate(probs[:0], label_ids[:0], task).values()) == {None}
+    assert not confusion(probs[:0], label_ids[:0], task).any()
+
+
+@pytest.mark.parametrize(
+    ("num_negatives", "defined"),
+    [(99, set()), (100, {"tpr_at_fpr_1"}), (1000, {"tpr_at_fpr_1", "tpr_at_fpr_01"})],
+)
+def test_a_rate_that_the_negatives_cannot_resolve_is_undefined(
+    num_negatives: int, defined: set[str]
+) -> None:
+    probs = column(0.9, *[0.1] * num_negatives)
+    got = evaluate(probs, ids(1, *[0] * num_negatives), "binary")
+    assert {name for name in got if name.startswith("tpr") and got[name] is not None} == defined
+
+
+def test_the_true_positive_rate_is_the_best_within_the_limit() -> None:
+    # Two of 200 negatives (1 %) may lie above: 0.9 and 0.8, so 0.85 and 0.7 are found, 0.5 is not.
+    negatives = [0.9, 0.8, 0.6] + [0.1] * 197
+    probs = column(0.85, 0.7, 0.5, 0.05, *negatives)
+    got = evaluate(probs, ids(1, 1, 1, 1, *[0] * 200), "binary")
+    assert got["tpr_at_fpr_1"] == 0.5
+
+
+def test_points_on_a_straight_stretch_of_the_curve_count() -> None:
+    """scikit-learn drops points between two others on a line; the best one may be among them."""
+    probs = column(0.9, 0.8, 0.7, 0.6, *[0.9, 0.8, 0.7, 0.6], *[0.1] * 196)
+    got = evaluate(probs, ids(1, 1, 1, 1, *[0] * 200), "binary")
+    assert got["tpr_at_fpr_1"] == 0.5
+
+
+def test_the_calibration_error_is_the_weighted_gap_of_the_bins() -> None:
+    # Two bins: 0.1 with half of two rows positive, 0.9 with all of two rows positive.
+    got = evaluate(column(0.1, 0.1, 0.9, 0.9), ids(0, 1, 1, 1), "binary")["ece"]
+    assert got == pytest.approx(0.5 * 0.4 + 0.5 * 0.1)
+
+
+def test_certain_and_right_is_perfectly_calibrated() -> None:
+    got = evaluate(column(0.0, 1.0), ids(0, 1), "binary")
+    assert got["ece"] == 0.0
+    assert got["brier"] == 0.0
+
+
+def test_an_upper_edge_belongs_to_its_bin() -> None:
+    # 0.2 is the upper edge of the bin (2/15, 3/15]; in one bin with 0.15 the two gaps cancel in part.
+    got = evaluate(column(0.2, 0.15), ids(0, 1), "binary")["ece"]
+    assert got == pytest.approx(abs(0.2 + 0.15 - 1) / 2)
+
+
+def test_multiclass_calibration_is_of_the_top_label() -> None:
+    probs = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]])
+    assert evaluate(probs, ids(0, 2), "multiclass")["ece"] == pytest.approx(0.3)
+
+
+def test_a_threshold_is_reached_by_an_equal_probability() -> None:
+    assert decide(column(0.4, 0.39), "binary", 0.4).tolist() == [[1], [0]]
+
+
+def test_multilabel_thresholds_are_one_a_label() -> None:
+    probs = np.array([[0.3, 0.3]])
+    assert decide(probs, "multilabel", [0.2, 0.4]).tolist() == [[1, 0]]
+
+
+def test_metrics_of_decisions_follow_the_threshold() -> None:
+    probs, label_ids = column(0.2, 0.3, 0.4), ids(0, 1, 1)
+    assert evaluate(probs, label_ids, "binary")["f1"] == 0.0
+    assert evaluate(probs, label_ids, "binary", 0.25)["f1"] == 1.0
+
+
+def test_confusion_counts_true_labels_down_and_decided_labels_across() -> None:
+    got = confusion(column(0.2, 0.7, 0.9), ids(0, 0, 1), "binary")
+    assert got.tolist() == [[1, 1], [0, 1]]
+    probs = np.array([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1]])
+    assert confusion(probs, ids(0, 2), "multiclass").tolist() == [[1, 0, 0], [0, 0, 0], [1, 0, 0]]
+
+
+def test_multilabel_confusion_has_one_table_a_label() -> None:
+    probs, targets = drawn("multilabel")
+    got = confusion(probs, targets, "multilabel")
+    assert got.shape == (3, 2, 2)
+    assert got.sum(axis=(1, 2)).tolist() == [200, 200, 200]
+
+
+def test_the_best_threshold_lies_midway_between_scores() -> None:
+    assert best_f1_threshold(np.array([0.1, 0.2, 0.6, 0.8]), ids(0, 0, 1, 1)) == pytest.approx(0.4)
+
+
+def test_no_threshold_at_a_score_has_a_higher_f1_than_the_best_one() -> None:
+    probs, label_ids = drawn("binary")
+    best = best_f1_threshold(probs[:, 0], label_ids)
+    reached = evaluate(probs, label_ids, "binary", best)["f1"]
+    others = [evaluate(probs, label_ids, "binary", float(limit))["f1"] for limit in probs[:, 0]]
+    assert reached == pytest.approx(max(value or 0.0 for value in others))
+
+
+def test_of_equally_good_thresholds_the_highest_is_taken() -> None:
+    # At 0.9: precision 1, recall 1/2. At 0.2: precision 1/2, recall 1. Both have F1 = 2/3.
+    probs = np.array([0.9, 0.5, 0.4, 0.2])
+    assert best_f1_threshold(probs, ids(1, 0, 0, 1)) == pytest.approx(0.7)
+
+
+def test_when_every_row_is_best_labelled_the_threshold_is_below_all_scores() -> None:
+    probs = np.array([0.4, 0.6])
+    assert best_f1_threshold(probs, ids(1, 0)) == pytest.approx(0.2)
+
+
+def test_neighbouring_floats_are_still_told_apart() -> None:
+    low = 0.5
+    high = float(np.nextafter(low, 1))
+    best = best_f1_threshold(np.array([low, high]), ids(0, 1))
+    assert low < best <= high
+
+
+@pytest.mark.parametrize("label_id", [0, 1])
+def test_one_class_says_nothing_about_the_best_threshold(label_id: int) -> None:
+    assert best_f1_threshold(np.array([0.1, 0.2]), ids(label_id, label_id)) == 0.5
+
+
+def test_an_unknown_task_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"binary, multiclass, multilabel.*'multilabel'"):
+        evaluate(column(0.5), ids(1), "multilable")
+
+
+def test_thresholds_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ConfigError, match="3 thresholds for 2 columns"):
+        decide(np.full((1, 2), 0.5), "multilabel", [0.1, 0.2, 0.3])
+    with pytest.raises(ConfigError, match="leave them out"):
+        decide(np.full((1, 2), 0.5), "multiclass", 0.5)
+
+
+@pytest.mark.parametrize("prob", [np.nan, -0.1, 1.1, np.inf])
+def test_what_is_no_probability_is_refused(prob: float) -> None:
+    with pytest.raises(DataError, match="not a number from 0 to 1"):
+        evaluate(column(prob, 0.5), ids(0, 1), "binary")
+
+
+@pytest.mark.parametrize("label_id", [-1, 2, 0.5, np.nan])
+def test_what_is_no_label_id_is_refused(label_id: float) -> None:
+    with pytest.raises(DataError, match="whole number from 0 to 1"):
+        evaluate(column(0.5), np.array([label_id]), "binary")
+
+
+def test_shapes_that_do_not_fit_the_task_are_refused() -> None:
+    with pytest.raises(DataError, match="one, of the positive label"):
+        evaluate(np.full((2, 2), 0.5), ids(0, 1), "binary")
+    with pytest.raises(DataError, match=r"multilabel task needs \(2, 3\)"):
+        evaluate(np.full((2, 3), 0.5), ids(0, 1), "multilabel")
