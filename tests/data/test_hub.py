@@ -1,4 +1,4 @@
-"""Data sets on the hub, with a stand-in for the `datasets` package: nothing here reaches a network."""
+"""Data sets on the hub, with a stand-in for the `datasets` package; no network is reached."""
 
 from __future__ import annotations
 

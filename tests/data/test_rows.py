@@ -1,4 +1,4 @@
-"""Reading files: what comes out of each kind, and one clear sentence for each thing that is wrong."""
+"""Reading files: what comes out of each kind, and one clear sentence for what is wrong."""
 
 from __future__ import annotations
 
@@ -148,6 +148,7 @@ BROKEN: dict[str, tuple[str, str | bytes, str]] = {
     "empty file": ("r.csv", "", "is empty"),
     "blank file": ("r.jsonl", "\n \n", "is empty"),
     "empty Parquet file": ("r.parquet", "", "is empty"),
+    "a byte order mark alone": ("r.csv", b"\xef\xbb\xbf\n", "is empty"),
     "header alone": ("r.csv", HEADER, "columns but no rows"),
     "no Parquet": ("r.parquet", "PAR1 but not really", "not a readable Parquet file"),
     "missing column": (
@@ -219,6 +220,7 @@ BROKEN: dict[str, tuple[str, str | bytes, str]] = {
     "open quotes": ("r.csv", HEADER + 'x,a\n"y,b\nz,a\n', "not valid CSV at line 3"),
     "text behind quotes": ("r.csv", HEADER + '"y"y,b\n', "not valid CSV at line 2"),
     "broken JSON": ("r.jsonl", GOOD_LINE + "\n{'text': 1}\n", "not valid JSON at line 3"),
+    "a number of too many digits": ("r.jsonl", "9" * 5000, "not valid JSON at line 1"),
     "JSON in one array": ("r.json", '[{"text": "x"}]', "no JSON object at line 1, but a list"),
     "indented JSON": ("r.json", '{\n  "text": "x"\n}', "not valid JSON at line 1"),
 }

@@ -81,7 +81,7 @@ def test_classes_of_one_row_leave_validation_empty() -> None:
     assert len(validation_ids) == 0
 
 
-@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 10])
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 10.0])
 def test_a_fraction_out_of_range_is_refused(fraction: float) -> None:
     with pytest.raises(ConfigError, match="fraction ="):
         split_validation(np.arange(4) % 2, fraction)

@@ -92,7 +92,7 @@ def test_options_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match="num_resamples = 0"):
         interval(mean, drawn(), num_resamples=0)
     with pytest.raises(ConfigError, match="level = 95"):
-        interval(mean, drawn(), level=95)
+        interval(mean, drawn(), level=95.0)
 
 
 def test_arrays_of_different_lengths_are_refused() -> None:

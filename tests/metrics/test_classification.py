@@ -173,7 +173,7 @@ def test_certain_and_right_is_perfectly_calibrated() -> None:
 
 
 def test_an_upper_edge_belongs_to_its_bin() -> None:
-    # 0.2 is the upper edge of the bin (2/15, 3/15]; in one bin with 0.15 the two gaps cancel in part.
+    # 0.2 is the upper edge of the bin (2/15, 3/15], where 0.15 lies too.
     got = evaluate(column(0.2, 0.15), ids(0, 1), "binary")["ece"]
     assert got == pytest.approx(abs(0.2 + 0.15 - 1) / 2)
 

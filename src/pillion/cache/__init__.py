@@ -1,7 +1,8 @@
 """Activations on disk: the hidden states of many texts, written once and read many times.
 
-Promises that a crash leaves either a complete cache or none, that a rerun finishes what is missing, and
-that states come back bit for bit. Does not know models, tokenizers or what `CacheSpec.key` stands for.
+Promises that a crash leaves either a complete cache or none, that a rerun finishes what is
+missing, and that states come back bit for bit. Does not know models, tokenizers or what
+`CacheSpec.key` stands for.
 
     folder/
     ├── spec.json                          what the cache is for, written first

@@ -1,16 +1,18 @@
 """Files that appear whole or not at all, on a disk that may be full.
 
-Promises that a reader never meets a half-written file under its final name, that two writers of one file
-do not harm each other, and that every failure is a StorageError. Does not know what the files hold.
+Promises that a reader never meets a half-written file under its final name, that two writers of
+one file do not harm each other, and that every failure is a StorageError. Does not know what the
+files hold.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -27,7 +29,7 @@ _MAX_BUFFERS = os.sysconf("SC_IOV_MAX")
 
 
 @contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(path: Path) -> Generator[None]:
     """Turns an OSError of the block into a StorageError that names the path and a way out."""
     try:
         yield
@@ -37,7 +39,7 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path) -> Generator[BinaryIO]:
     """A binary file that takes the place of `path` when the block ends, or leaves no trace.
 
     Raises:
@@ -92,6 +94,16 @@ def read_into(file: FileIO, buffers: list[memoryview], offset: int) -> None:
             raise StorageError(f"{file.name} was cut short while it was read; write it again.")
         offset += num_read
         buffers = _unfilled(buffers, num_read)
+
+
+def file_digest(path: Path) -> str:
+    """Hex SHA-256 of a file, read in pieces.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    with storage_errors(path), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _unfilled(buffers: list[memoryview], num_read: int) -> list[memoryview]:

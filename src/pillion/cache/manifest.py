@@ -1,6 +1,7 @@
 """The two JSON files of a cache: `spec.json`, written first, and `manifest.json`, written last.
 
-Promises that a manifest is there only when every shard is. Does not know how shards are written or read.
+Promises that a file which is not of this format is refused by name. Does not know how shards are
+written or read.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pillion.cache.disk import replacing, storage_errors
 from pillion.cache.shard_file import ShardFile
@@ -97,7 +98,7 @@ def remove_manifest(folder: Path) -> None:
         (folder / MANIFEST_NAME).unlink(missing_ok=True)
 
 
-def _write_json(path: Path, content: dict[str, object]) -> None:
+def _write_json(path: Path, content: dict[str, Any]) -> None:
     with replacing(path) as file:
         file.write(json.dumps(content).encode())
 
@@ -114,11 +115,15 @@ def _parsed_spec(path: Path, content: dict[str, Any]) -> CacheSpec:
     try:
         if content["format"] != _FORMAT:
             raise _not_understood(path)
-        spec: dict[str, Any] = content["spec"]
-        lists_as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}
-        return CacheSpec(**lists_as_tuples)
+        values: dict[str, Any] = content["spec"]
+        return CacheSpec(**{name: _as_tuple(value) for name, value in values.items()})
     except (KeyError, TypeError, AttributeError, ConfigError) as error:
         raise _not_understood(path) from error
+
+
+def _as_tuple(value: Any) -> Any:
+    # JSON has no tuples.
+    return tuple(cast("list[Any]", value)) if isinstance(value, list) else value
 
 
 def _not_understood(path: Path) -> StorageError:

@@ -1,8 +1,8 @@
 """Reads the rows of a complete cache, alone or as padded batches, at the speed of the disk.
 
-Promises the states as they were written, in any order, with memory for one batch however large the cache.
-Reads at known places and never maps a file, whose pages would count as this process's memory. Does not
-know models or labels.
+Promises the states as they were written, in any order, with memory for one batch however large the
+cache: files are read at known places and never mapped, as mapped pages would count as this
+process's memory. Does not know models or labels.
 """
 
 from __future__ import annotations
@@ -25,15 +25,14 @@ from pillion.cache import disk
 from pillion.cache.manifest import Manifest, read_manifest, read_spec
 from pillion.cache.shard_file import ShardFile, shard_file
 from pillion.cache.spec import DTYPES, CacheSpec
-from pillion.cache.writer import file_digest
 from pillion.errors import ConfigError, StorageError
 
 
 class Workspace:
     """Memory for one batch that is used again for the next.
 
-    Fresh memory for a batch costs more than reading it from the page cache: the system has to find and
-    clear its pages. A batch read into a workspace is valid until the workspace is given again.
+    Fresh memory for a batch costs more than reading it from the page cache: the system has to find
+    and clear its pages. A batch read into a workspace is valid until the workspace is used again.
     """
 
     def __init__(self) -> None:
@@ -120,7 +119,7 @@ class CacheReader:
     def read_batch(
         self, row_ids: Sequence[int], workspace: Workspace | None = None
     ) -> tuple[Float[Tensor, "layer batch token dim"], Bool[Tensor, "batch token"]]:
-        """The states of several rows, padded with zeros on the right, and where they are not padding.
+        """The states of several rows, padded with zeros on the right, and the mask of their tokens.
 
         Args:
             row_ids: in any order; a row may come twice.
@@ -137,7 +136,7 @@ class CacheReader:
         lengths = [self._length(row_id) for row_id in row_ids]
         shape = (len(self.layers), len(lengths), max(lengths, default=0), self.spec.dim)
         hidden = (workspace or Workspace()).take(shape, DTYPES[self.spec.dtype])
-        content = memoryview(hidden.view(-1).view(torch.uint8).numpy())
+        content = hidden.view(-1).view(torch.uint8).numpy().data
         with disk.storage_errors(self.path):
             for place, (row_id, length) in enumerate(zip(row_ids, lengths, strict=True)):
                 # Straight to where they belong, layer by layer: no second copy.
@@ -155,7 +154,9 @@ class CacheReader:
         """
         with disk.storage_errors(self.path):
             digests = self._manifest.digests
-            changed = [n for n, digest in digests.items() if file_digest(self.path / n) != digest]
+            changed = [
+                n for n, digest in digests.items() if disk.file_digest(self.path / n) != digest
+            ]
         if changed:
             raise StorageError(
                 f"The contents of {', '.join(changed)} in {self.path} have changed since they were "
@@ -176,7 +177,7 @@ class CacheReader:
         layer_bytes = length * token_bytes
         starts = [first_token * token_bytes for first_token in first_tokens]
         buffers = [content[start : start + layer_bytes] for start in starts]
-        file, offset = self._files[self._shard_ids[row_id]], int(self._offsets[row_id])
+        file, offset = self._files[int(self._shard_ids[row_id])], int(self._offsets[row_id])
         for run in self._runs:
             wanted = buffers[run.start : run.stop]
             disk.read_into(file, wanted, offset + run.stored * layer_bytes)
@@ -184,37 +185,28 @@ class CacheReader:
 
 def _require_manifest(folder: Path) -> Manifest:
     manifest = read_manifest(folder)
-    if manifest is not None:
-        return manifest
-    spec = read_spec(folder)
+    spec = manifest.spec if manifest else read_spec(folder)
     if spec is None:
         raise StorageError(f"No cache lies in {folder}; fill one first, or give its folder.")
     with disk.storage_errors(folder):
         whole = [shard_file(spec, shard).lies_in(folder) for shard in spec.shards]
-    raise _incomplete(folder, sum(whole), len(whole))
+    # Without a manifest the last shard may be there, and the run that wrote it killed.
+    if manifest is None or not all(whole):
+        raise StorageError(
+            f"The cache in {folder} is incomplete: {sum(whole)} of {len(whole)} shards; run the "
+            "same command again to finish it."
+        )
+    return manifest
 
 
 def _open_files(folder: Path, shard_files: list[ShardFile]) -> list[FileIO]:
-    """Every shard's file, checked once it is open: what is read later is what was checked."""
     with ExitStack() as stack, disk.storage_errors(folder):
         files = [
-            stack.enter_context(open(folder / shard.name, "rb", buffering=0))
-            for shard in shard_files
-            if (folder / shard.name).exists()
+            stack.enter_context(open(folder / file.name, "rb", buffering=0)) for file in shard_files
         ]
-        by_name = {Path(file.name).name: file for file in files}
-        num_whole = sum(s.name in by_name and s.is_whole(by_name[s.name]) for s in shard_files)
-        if num_whole < len(shard_files):
-            raise _incomplete(folder, num_whole, len(shard_files))
+        # All are open: from here on `close` is who closes them.
         stack.pop_all()
     return files
-
-
-def _incomplete(folder: Path, num_whole: int, num_shards: int) -> StorageError:
-    return StorageError(
-        f"The cache in {folder} is incomplete: {num_whole} of {num_shards} shards; run the same "
-        "command again to finish it."
-    )
 
 
 def _places(spec: CacheSpec, shard_files: list[ShardFile]) -> tuple[np.ndarray, np.ndarray]:
@@ -223,7 +215,7 @@ def _places(spec: CacheSpec, shard_files: list[ShardFile]) -> tuple[np.ndarray, 
     num_rows = [len(shard.row_ids) for shard in spec.shards]
     shard_ids = np.repeat(np.arange(len(num_rows)), num_rows)
     starts = np.cumsum(row_bytes) - row_bytes
-    first_rows = [shard.row_ids.start for shard in spec.shards]
+    first_rows = np.array([shard.row_ids.start for shard in spec.shards], dtype=np.int64)
     data_starts = np.array([len(file.prefix) for file in shard_files], dtype=np.int64)
     return shard_ids, starts + (data_starts - starts[first_rows])[shard_ids]
 
@@ -232,8 +224,8 @@ def _stored_places(spec: CacheSpec, layers: tuple[int, ...]) -> list[int]:
     unknown = [layer for layer in layers if layer not in spec.layers]
     if unknown or not layers:
         raise ConfigError(
-            f"This cache holds the layers {spec.layers}; got {layers}. Choose among them, or fill a "
-            "cache with others."
+            f"This cache holds the layers {spec.layers}, got {layers}; choose among them, or fill "
+            "another cache."
         )
     return [spec.layers.index(layer) for layer in layers]
 

@@ -1,7 +1,8 @@
 """The file of a shard: its name, its header and its size, all known before the first state.
 
-Promises a valid safetensors file with two flat tensors, `offsets` (int64, first element of every row, and
-the end) and `states` (row after row, each [layer, token, dim]). Does not know which files exist.
+Promises a valid safetensors file with two flat tensors, `offsets` (int64, first element of every
+row, and the end) and `states` (row after row, each [layer, token, dim]). Does not know which files
+exist.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def shard_file(spec: CacheSpec, shard: Shard) -> ShardFile:
     """The file that holds a shard of a cache."""
     prefix = _prefix(spec, shard)
     state_bytes = sum(shard.lengths) * len(spec.layers) * spec.token_bytes
-    # The prefix is made of the key, the layers, the rows and their lengths: equal hash, equal contents.
+    # The prefix holds the key, the layers, the rows and their lengths: equal hash, equal contents.
     identity = hashlib.sha256(prefix).hexdigest()[:10]
     name = f"shard-{shard.shard_id:05d}-{identity}.safetensors"
     return ShardFile(name, prefix, len(prefix) + state_bytes)
@@ -73,7 +74,7 @@ def _prefix(spec: CacheSpec, shard: Shard) -> bytes:
 def _header(
     spec: CacheSpec, shard: Shard, offset_bytes: int, num_elements: int
 ) -> dict[str, object]:
-    # Written by hand, so that rows stream to the disk: safetensors' own writer wants one joined tensor.
+    # By hand, so that rows stream to the disk: safetensors' own writer wants one joined tensor.
     state_bytes = num_elements * spec.token_bytes // spec.dim
     return {
         "__metadata__": {

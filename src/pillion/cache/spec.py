@@ -113,6 +113,5 @@ class CacheSpec:
 
 def _brief(value: object) -> str:
     # The lengths of a large data set would bury the message.
-    if isinstance(value, tuple) and len(value) > 64:
-        return f"{len(value)} rows of {sum(value)} tokens"
-    return repr(value)
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -1,7 +1,7 @@
 """Fills a cache, shard by shard, in as many runs as it takes.
 
-Promises that only whole shards of finite states lie under their final names, and that the manifest comes
-last. Does not know where states come from, nor in which order shards are written.
+Promises that only whole shards of finite states lie under their final names, and that the manifest
+comes last. Does not know where states come from, nor in which order shards are written.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class CacheWriter:
         spec: what the cache is for.
 
     Raises:
-        StorageError: a cache of another spec lies there, or the disk lacks room for what is missing.
+        StorageError: a cache of another spec lies there, or the disk has no room for what is
+            missing.
     """
 
     def __init__(self, path: str | os.PathLike[str], spec: CacheSpec) -> None:
@@ -87,7 +88,8 @@ class CacheWriter:
         missing, num_shards = self.missing(), len(self._files)
         if missing:
             raise StorageError(
-                f"{len(missing)} of {num_shards} shards are missing in {self.path}; write them first."
+                f"{len(missing)} of {num_shards} shards are missing in {self.path}; "
+                "write them first."
             )
         if not self.complete:
             digests = [self._digest(shard_id) for shard_id in range(num_shards)]
@@ -99,8 +101,8 @@ class CacheWriter:
         there = manifest.spec if manifest else read_spec(self.path)
         if there is not None and there != self.spec:
             raise StorageError(
-                f"Another cache lies in {self.path} ({there.differences(self.spec)}); choose another "
-                "folder (--cache), or delete this one."
+                f"Another cache lies in {self.path} ({there.differences(self.spec)}); choose "
+                "another folder (--cache), or delete this one."
             )
         missing = self.missing()
         disk.require_free(self.path, sum(self._files[s.shard_id].num_bytes for s in missing))
@@ -114,7 +116,8 @@ class CacheWriter:
     def _check_states(self, shard: Shard, states: Sequence[Tensor]) -> None:
         if len(states) != len(shard.row_ids):
             raise StateError(
-                f"Shard {shard.shard_id} has {len(shard.row_ids)} rows, got states of {len(states)}."
+                f"Shard {shard.shard_id} has {len(shard.row_ids)} rows, got {len(states)}; give "
+                "the states of each of them."
             )
         for row_id, length, hidden in zip(shard.row_ids, shard.lengths, states, strict=True):
             _check_shape(self.spec, row_id, length, hidden)
@@ -125,15 +128,7 @@ class CacheWriter:
         digest, inode = self._written.get(shard_id, ("", -1))
         with disk.storage_errors(path):
             # An earlier run wrote it, or another process has put its own file there since.
-            if path.stat().st_ino != inode:
-                digest = file_digest(path)
-        return digest
-
-
-def file_digest(path: Path) -> str:
-    """Hex SHA-256 of a file, read in pieces."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+            return digest if path.stat().st_ino == inode else disk.file_digest(path)
 
 
 def _write_file(folder: Path, file: ShardFile, states: Sequence[Tensor]) -> tuple[str, int]:
@@ -151,7 +146,7 @@ def _write_file(folder: Path, file: ShardFile, states: Sequence[Tensor]) -> tupl
 def _raw_bytes(hidden: Tensor) -> memoryview:
     flat = hidden.detach().cpu().contiguous().view(-1)
     # numpy has no bfloat16; bytes are the same in any dtype.
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 def _check_shape(spec: CacheSpec, row_id: int, length: int, hidden: Tensor) -> None:
@@ -169,8 +164,9 @@ def _check_finite(spec: CacheSpec, row_id: int, hidden: Tensor) -> None:
     # Both extremes are finite only if all is, and take a tenth of the time of `isfinite().all()`.
     extremes = torch.stack(torch.aminmax(hidden))
     if not bool(torch.isfinite(extremes).all()):
-        layer_index, token_id, _ = torch.nonzero(~torch.isfinite(hidden))[0].tolist()
+        layer_index, token_id = (int(i) for i in torch.nonzero(~torch.isfinite(hidden))[0, :2])
         raise StateError(
-            f"The hidden state of row {row_id}, token {token_id}, layer {spec.layers[layer_index]} is "
-            "not finite; run the model in bfloat16 or float32, or leave the row out."
+            f"The hidden state of row {row_id}, token {token_id}, "
+            f"layer {spec.layers[layer_index]} is not finite; run the model in bfloat16 or float32, "
+            "or leave the row out."
         )

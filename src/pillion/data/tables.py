@@ -6,6 +6,7 @@ says where the file is broken. Does not know what a text or a label is.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
 import hashlib
@@ -43,7 +44,7 @@ def read_columns(source: str, names: Sequence[str]) -> tuple[Columns, str]:
         )
     # Read once, so that the hash is of the very bytes that were parsed.
     data = _read_bytes(source)
-    if not data.strip():
+    if not data.removeprefix(codecs.BOM_UTF8).strip():
         raise DataError(f"{source} is empty; give a file with a row for each text.")
     return _READERS[suffix](data, source, names), hashlib.sha256(data).hexdigest()
 
@@ -182,7 +183,7 @@ def _read_json_lines(data: bytes, source: str, names: Sequence[str]) -> Columns:
 def _json_object(line: str, number: int, source: str) -> dict[str, Any]:
     try:
         value: object = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(
             f"{source} is not valid JSON at line {number} ({error}); write one object a line, "
             'such as {"text": "...", "label": "..."}.'

@@ -97,8 +97,11 @@ class Gate(Network):
         seen = mask[None, :, :, None]
         scores = scores.masked_fill(~seen, FLOOR)
         if self.training and self.settings.token_dropout:
-            hidden_from = torch.rand(mask.shape, device=mask.device) < self.settings.token_dropout
-            scores = scores.masked_fill(hidden_from[None, :, :, None], FLOOR)
+            drawn = torch.rand(mask.shape, device=mask.device)
+            kept = mask & (drawn >= self.settings.token_dropout)
+            # A row that would lose its last token keeps them all.
+            kept |= mask & ~kept.any(1, keepdim=True)
+            scores = scores.masked_fill(~kept[None, :, :, None], FLOOR)
         return scores.softmax(2) * seen
 
     def tap(self) -> Tap:
@@ -122,12 +125,12 @@ class GateFold(Fold):
     """
 
     def __init__(self, networks: Sequence[Gate]) -> None:
+        super().__init__(networks)
         self.tanh = networks[0].settings.tanh
         device = networks[0].bias.device
         self.heads_of = [n.settings.num_heads for n in networks]
         outputs = [n.shape.num_outputs for n in networks]
         self.num_heads = sum(self.heads_of)
-        self.columns = _slices(outputs)
         self.bias = torch.cat([n.bias.detach().float() for n in networks])
         head, score, gives = _layout(self.heads_of, outputs)
         self.head_of_column: Int[Tensor, " content"] = head.to(device)
@@ -140,6 +143,7 @@ class GateFold(Fold):
         self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
     ) -> State:
         """Maximum, denominator and weighted sums of one chunk."""
+        values = values.float()
         scores, content = values[..., : self.num_heads], values[..., self.num_heads :]
         if self.tanh:
             scores = scores.tanh()
@@ -176,11 +180,6 @@ class GateFold(Fold):
 
 
 Gate.fold_class = GateFold
-
-
-def _slices(sizes: Sequence[int]) -> tuple[slice, ...]:
-    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-    return tuple(slice(end - size, end) for size, end in zip(sizes, ends, strict=True))
 
 
 def _layout(

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pillion.core import Shape
+from pillion.errors import ConfigError
 from pillion.probe.network import (
     Fold,
     Network,
@@ -36,7 +37,7 @@ class MhaSettings(Settings):
         num_heads: attention heads; divides `width`.
         pool: how attended tokens, and then layers, become one vector.
         normalise: RMS-normalise every token's state first (the paper does not say).
-        causal: attend to the past only: incremental, for streams.
+        causal: attend to the past only; what the name of the probe says, not free to choose.
         dropout: share of pooled components dropped in training.
     """
 
@@ -57,12 +58,22 @@ class MhaSettings(Settings):
 
 
 class Mha(Network):
-    """Downcast attention in both stages: `v[l] = pool_t(W_O[l] SDPA(Q, K, V)[t])`, again over l."""
+    """Downcast attention in both stages: `v[l] = pool_t(W_O[l] SDPA(Q, K, V)[t])`, again over l.
+
+    Raises:
+        ConfigError: for causal settings without `CausalMha`, or the other way round.
+    """
 
     streamable = False
 
     def __init__(self, shape: Shape, settings: MhaSettings) -> None:
         super().__init__()
+        # The causal fold never looks at a token again: with other settings it would be wrong.
+        if settings.causal != self.streamable:
+            raise ConfigError(
+                f"Got causal={settings.causal} for {type(self).__name__}: probe 'mha' is never "
+                "causal, 'mha-causal' always; choose by name."
+            )
         self.shape, self.settings = shape, settings
         layers, dim, width = shape.num_layers, shape.dim, settings.width
         self.token_qkv = nn.Parameter(torch.randn(layers, dim, 3 * width) * dim**-0.5)
@@ -84,7 +95,16 @@ class Mha(Network):
         qkv = qkv.view(layers, batch, tokens, -1)
         if self.settings.normalise:
             qkv = qkv * inverse_rms_by_layer(hidden)[..., None]
-        return self.read_out(attend(qkv, mask, self.settings), mask)
+        return self.read_out(self.attend_tokens(qkv, mask), mask)
+
+    def attend_tokens(
+        self,
+        qkv: Float[Tensor, "layer batch token tap"],
+        mask: Bool[Tensor, "batch token"],
+        num_queries: int | None = None,
+    ) -> Float[Tensor, "layer batch query width"]:
+        """What tokens (the last `num_queries`, or all) gather from tokens in each layer."""
+        return attend(qkv, mask, self.settings.num_heads, self.settings.causal, num_queries)
 
     def read_out(
         self,
@@ -114,7 +134,7 @@ class Mha(Network):
         vectors = F.dropout(vectors, self.settings.dropout, self.training)
         qkv = (vectors @ self.layer_qkv).transpose(0, 1)[None]
         every = torch.ones(qkv.shape[1:3], dtype=torch.bool, device=qkv.device)
-        mixed = attend(qkv, every, self.settings.model_copy(update={"causal": False}))[0]
+        mixed = attend(qkv, every, self.settings.num_heads, causal=False)[0]
         if self.settings.pool == "mean":
             both = mixed.mean(1) @ self.layer_out
         else:
@@ -145,15 +165,15 @@ class MhaFold(Fold):
     """
 
     def __init__(self, networks: Sequence[Mha]) -> None:
+        super().__init__(networks)
         (self.network,) = networks
-        self.columns = (slice(0, self.network.shape.num_outputs),)
 
     def summarise(
         self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
     ) -> State:
         """The chunk's values and which of them are tokens."""
         seen = mask[None].expand(values.shape[0], -1, -1)
-        return {"qkv": values.masked_fill(~seen[..., None], 0.0), "seen": seen}
+        return {"qkv": values.float().masked_fill(~seen[..., None], 0.0), "seen": seen}
 
     def merge(self, first: State, second: State) -> State:
         """One after the other."""
@@ -163,8 +183,7 @@ class MhaFold(Fold):
     def finish(self, state: State) -> Float[Tensor, "batch output"]:
         """Attention of everything kept, then the read-out."""
         mask = state["seen"][0]
-        attended = attend(state["qkv"], mask, self.network.settings)
-        return self.network.read_out(attended, mask)
+        return self.network.read_out(self.network.attend_tokens(state["qkv"], mask), mask)
 
 
 class CausalMhaFold(Fold):
@@ -174,15 +193,15 @@ class CausalMhaFold(Fold):
     """
 
     def __init__(self, networks: Sequence[CausalMha]) -> None:
+        super().__init__(networks)
         (self.network,) = networks
-        self.columns = (slice(0, self.network.shape.num_outputs),)
 
     def summarise(
         self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
     ) -> State:
         """The chunk's values, which of them are tokens, and the sum of what they attended to."""
         seen = mask[None].expand(values.shape[0], -1, -1)
-        qkv = values.masked_fill(~seen[..., None], 0.0)
+        qkv = values.float().masked_fill(~seen[..., None], 0.0)
         return {"qkv": qkv, "seen": seen, "sum": self._sum(qkv, mask, mask.shape[1])}
 
     def _sum(
@@ -191,7 +210,7 @@ class CausalMhaFold(Fold):
         mask: Bool[Tensor, "batch token"],
         num_queries: int,
     ) -> Float[Tensor, "layer batch width"]:
-        attended = attend(qkv, mask, self.network.settings, num_queries)
+        attended = self.network.attend_tokens(qkv, mask, num_queries)
         return torch.einsum("lbtw,bt->lbw", attended, mask[:, -num_queries:].float())
 
     def merge(self, first: State, second: State) -> State:
@@ -213,23 +232,25 @@ Mha.fold_class, CausalMha.fold_class = MhaFold, CausalMhaFold
 def attend(
     qkv: Float[Tensor, "layer batch token tap"],
     mask: Bool[Tensor, "batch token"],
-    settings: MhaSettings,
+    num_heads: int,
+    causal: bool,
     num_queries: int | None = None,
 ) -> Float[Tensor, "layer batch query width"]:
     """Scaled dot-product attention in every layer at once; masked keys get no weight.
 
     Args:
-        qkv: queries, keys and values side by side, each `settings.width` wide.
+        qkv: queries, keys and values side by side, each as wide as the others.
         mask: which positions hold a token.
-        settings: heads, and whether attention is causal.
+        num_heads: attention heads, side by side in each of the three.
+        causal: whether a position attends to itself and the ones before it only.
         num_queries: attend from the last so many positions only; None: from all.
     """
-    layers, batch, tokens, _ = qkv.shape
+    layers, batch, tokens, columns = qkv.shape
     query_tokens = tokens if num_queries is None else num_queries
-    parts = qkv.view(layers * batch, tokens, 3, settings.num_heads, -1).permute(2, 0, 3, 1, 4)
+    parts = qkv.reshape(layers * batch, tokens, 3, num_heads, -1).permute(2, 0, 3, 1, 4)
     # An empty row may attend anywhere: it stays finite, and no read-out counts it.
     allowed = (mask | ~mask.any(1, keepdim=True))[:, None, None, :]
-    if settings.causal:
+    if causal:
         past = torch.ones(query_tokens, tokens, dtype=torch.bool, device=mask.device)
         past = past.tril(tokens - query_tokens)
         # A padding query that sees nothing would be NaN; it may look at itself.
@@ -238,7 +259,7 @@ def attend(
     out = F.scaled_dot_product_attention(
         parts[0][:, :, tokens - query_tokens :], parts[1], parts[2], attn_mask=allowed
     )
-    return out.transpose(1, 2).reshape(layers, batch, query_tokens, settings.width)
+    return out.transpose(1, 2).reshape(layers, batch, query_tokens, columns // 3)
 
 
 def _itself(query_tokens: int, tokens: int, device: torch.device) -> Bool[Tensor, "query token"]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import ClassVar
 
 import torch
@@ -63,17 +64,33 @@ class Fold(ABC):
     equals `finish(summarise(whole))`, in any grouping of the merges (the order of the chunks is
     kept), and equals `Network.forward` on the hidden states the values were tapped from.
 
-    One fold serves several networks of one class at once; `finish` returns their logits side by
-    side, in the order given, network i in columns `columns[i]`.
+    One fold serves several networks of one `fold_key` at once. Their values lie side by side, as
+    their taps do: every network's own columns, then every network's shared ones. Masked values may
+    be anything.
+
+    Args:
+        networks: one or several of one `fold_key`; their weights are read now, not later.
+
+    Attributes:
+        columns: where network i's logits are in the output of `finish`.
     """
 
     columns: tuple[slice, ...]
+
+    def __init__(self, networks: Sequence[Network]) -> None:
+        sizes = [n.shape.num_outputs for n in networks]
+        ends = accumulate(sizes)
+        self.columns = tuple(slice(end - size, end) for size, end in zip(sizes, ends, strict=True))
 
     @abstractmethod
     def summarise(
         self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
     ) -> State:
-        """The state of one chunk. May be called for one layer at a time; stack with `join`."""
+        """The state of one chunk of at least one token, in fp32 whatever the values' dtype.
+
+        May be called for one layer at a time; stack with `join`. The state may share memory with
+        `values`.
+        """
 
     @abstractmethod
     def merge(self, first: State, second: State) -> State:
@@ -99,8 +116,8 @@ def pick(state: State, rows: Tensor) -> State:
 class Network(nn.Module, ABC):
     """A probe's arithmetic: token aggregator in each layer, layer aggregator, head.
 
-    Law: `forward` does not depend on padding, on the side it is on, or on the other rows; it
-    accepts any floating dtype, accumulates in fp32 and returns fp32.
+    Law: `forward` does not depend on padding (any finite states), on the side it is on, or on the
+    other rows; it accepts any floating dtype, accumulates in fp32 and returns fp32.
 
     Attributes:
         shape: layers read, width, outputs.
@@ -139,7 +156,7 @@ class Network(nn.Module, ABC):
 
 
 def inverse_rms(hidden: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead"]:
-    """1 / rms of every state, in fp32: x * inverse_rms(x) has mean square 1 (no learned scale)."""
+    """Of every state x, 1 / rms(x) in fp32: their product has mean square 1 (no learned scale)."""
     norm = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
     return torch.rsqrt(norm.square() / hidden.shape[-1] + RMS_EPS)
 

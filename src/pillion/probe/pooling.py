@@ -55,11 +55,8 @@ class MeanFold(Fold):
     """Sum and count of class values."""
 
     def __init__(self, networks: Sequence[MeanPooling]) -> None:
+        super().__init__(networks)
         self.bias = torch.cat([n.bias.detach().float() for n in networks])
-        ends = torch.tensor([n.shape.num_outputs for n in networks]).cumsum(0).tolist()
-        self.columns = tuple(
-            slice(end - n.shape.num_outputs, end) for n, end in zip(networks, ends, strict=True)
-        )
 
     def summarise(
         self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
@@ -67,7 +64,8 @@ class MeanFold(Fold):
         """Sum and count of one chunk."""
         seen = mask[None, :, :, None]
         count = mask.sum(1).float()[None, :, None].expand(values.shape[0], -1, 1)
-        return {"sum": values.masked_fill(~seen, 0.0).sum(2), "count": count}
+        total = values.masked_fill(~seen, 0.0).sum(2, dtype=torch.float32)
+        return {"sum": total, "count": count}
 
     def merge(self, first: State, second: State) -> State:
         """Adds both."""
@@ -95,7 +93,7 @@ class MaxPooling(Network):
         mask: Bool[Tensor, "batch token"],
     ) -> Float[Tensor, "batch output"]:
         """Logits by the definition; an empty row gives the bias."""
-        top = torch.stack([_masked_max(h.float(), mask) for h in hidden]).amax(0)
+        top = torch.stack([_masked_max(h, mask) for h in hidden]).amax(0)
         return top.masked_fill(~mask.any(1, keepdim=True), 0.0) @ self.weight + self.bias
 
     def tap(self) -> None:
@@ -112,12 +110,9 @@ class MaxFold(Fold):
     """Running maximum of wide states."""
 
     def __init__(self, networks: Sequence[MaxPooling]) -> None:
+        super().__init__(networks)
         self.weight = torch.cat([n.weight.detach().float() for n in networks], dim=1)
         self.bias = torch.cat([n.bias.detach().float() for n in networks])
-        ends = torch.tensor([n.shape.num_outputs for n in networks]).cumsum(0).tolist()
-        self.columns = tuple(
-            slice(end - n.shape.num_outputs, end) for n, end in zip(networks, ends, strict=True)
-        )
 
     def summarise(
         self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
@@ -141,4 +136,5 @@ MeanPooling.fold_class, MaxPooling.fold_class = MeanFold, MaxFold
 def _masked_max(
     states: Float[Tensor, "batch token dim"], mask: Bool[Tensor, "batch token"]
 ) -> Float[Tensor, "batch dim"]:
-    return states.masked_fill(~mask[..., None], -torch.inf).amax(1)
+    # The maximum is exact in any dtype: only its result is widened.
+    return states.masked_fill(~mask[..., None], -torch.inf).amax(1).float()

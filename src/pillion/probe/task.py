@@ -50,7 +50,7 @@ def loss(
     """
     logits = logits.float()
     if task == "multiclass":
-        return F.cross_entropy(logits, targets, weight=weights, reduction="none")
+        return F.cross_entropy(logits, targets.long(), weight=weights, reduction="none")
     if task == "binary":
         per_row = F.binary_cross_entropy_with_logits(
             logits[:, 0], targets.float(), reduction="none"
@@ -66,13 +66,14 @@ def class_weights(
 ) -> Float[Tensor, " label"]:
     """Weights that make every class count the same: n / (classes * n_class), mean 1 over rows.
 
-    For multi-label: negatives / positives of each label, as a positive weight.
+    Classes that no row has are not counted. For multi-label: negatives / positives of each label,
+    as a positive weight.
     """
     if task == "multilabel":
         positives = targets.float().sum(0).clamp(min=1)
         return (targets.shape[0] - positives).clamp(min=1) / positives
-    counts = torch.bincount(targets.long(), minlength=num_labels).clamp(min=1)
-    return targets.shape[0] / (num_labels * counts.float())
+    counts = torch.bincount(targets.long(), minlength=num_labels).float()
+    return targets.shape[0] / (counts.count_nonzero() * counts.clamp(min=1))
 
 
 def verdict(

@@ -1,0 +1,102 @@
+"""The contract of an engine: text to tokens, tokens through the model, hidden states to a watcher.
+
+A backend shows every layer's states where they are born and keeps none; it does not know what is
+done with them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pillion.core import ModelIdentity, Template
+
+
+@dataclass(frozen=True)
+class Step:
+    """One forward pass of the model, as a watcher sees it begin.
+
+    Attributes:
+        mask: which of this chunk's positions hold a token (not padding).
+        cache: the KV cache that the pass goes on from; None if it starts afresh.
+        past_tokens: positions that the cache already holds, padding included.
+        segments: for a packed batch, which sequence each position belongs to (ascending from 0);
+            None where every batch row is one sequence.
+    """
+
+    mask: Bool[Tensor, "batch chunk"]
+    cache: object | None
+    past_tokens: int
+    segments: Int[Tensor, " chunk"] | None = None
+
+
+class Watcher(Protocol):
+    """Who is shown hidden states while the model runs."""
+
+    def start(self, step: Step) -> None:
+        """A forward pass begins."""
+        ...
+
+    def see(self, layer: int, hidden: Float[Tensor, "batch chunk dim"]) -> None:
+        """The residual stream after the first `layer` blocks. Not to be kept or changed."""
+        ...
+
+    def end(self, cache: object | None) -> None:
+        """The pass is over; `cache` is the KV cache that now holds its tokens, if any."""
+        ...
+
+    def move(self, cache: object, rows: Int[Tensor, " row"]) -> None:
+        """The engine reordered or repeated the rows of a KV cache, as beam search does."""
+        ...
+
+
+class Backend(ABC):
+    """An engine that runs a causal language model.
+
+    Law: `see(i, ...)` is shown what transformers calls `hidden_states[i]`, except that the last
+    layer is shown before the final norm.
+    """
+
+    identity: ModelIdentity
+    device: torch.device
+    end_ids: frozenset[int]
+
+    @abstractmethod
+    def encode(self, text: str, template: Template) -> list[int]:
+        """Token ids of a text, wrapped as the template says."""
+
+    @abstractmethod
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids, without special tokens."""
+
+    @abstractmethod
+    def forward(
+        self,
+        token_ids: Int[Tensor, "batch chunk"],
+        mask: Bool[Tensor, "batch total"],
+        cache: object | None = None,
+        logits: bool = False,
+    ) -> Float[Tensor, "batch vocab"] | None:
+        """Runs one chunk through the model.
+
+        Args:
+            token_ids: this chunk; padding anywhere (its ids do not matter).
+            mask: which positions hold a token, those already in the cache included.
+            cache: of `new_cache`, filled in place; None to keep nothing.
+            logits: whether to compute the next-token logits of the last position.
+        """
+
+    @abstractmethod
+    def new_cache(self) -> object:
+        """An empty KV cache."""
+
+    @abstractmethod
+    def watch(self, watcher: Watcher, layers: Sequence[int]) -> AbstractContextManager[None]:
+        """Shows the watcher these layers of every forward pass, until the context ends."""

@@ -1,0 +1,134 @@
+"""A tiny deterministic engine that ships: for tests, examples and dry runs, without weights.
+
+A byte is a token; states are a fixed random embedding mixed causally by a few random layers; the
+next token is drawn from the last state. Nothing it says means anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pillion.backends.base import Backend, Step, Watcher
+from pillion.core import ModelIdentity, Template
+
+VOCAB = 258
+START, END = 256, 257
+
+
+@dataclass(eq=False)
+class FakeCache:
+    """Running sums of states a layer, and how many positions were seen."""
+
+    tokens: int = 0
+    sums: list[Tensor] = field(default_factory=list[Tensor])
+    counts: Tensor | None = None
+
+
+class FakeBackend(Backend):
+    """A model of a few random causal layers over bytes.
+
+    Args:
+        num_layers: blocks.
+        dim: width of a state.
+        seed: of its weights; another seed is another model.
+        context_tokens: longest text it takes.
+    """
+
+    def __init__(
+        self, num_layers: int = 3, dim: int = 16, seed: int = 0, context_tokens: int = 512
+    ) -> None:
+        random = torch.Generator().manual_seed(seed)
+        self.device = torch.device("cpu")
+        self.embeddings = torch.randn(VOCAB, dim, generator=random)
+        self.mixers = [
+            torch.randn(2 * dim, dim, generator=random) / (2 * dim) ** 0.5
+            for _ in range(num_layers)
+        ]
+        self.end_ids = frozenset([END])
+        self.identity = ModelIdentity(
+            name=f"fake-{seed}",
+            weights_sha256=f"fake-weights-{seed}-{num_layers}-{dim}",
+            tokenizer_sha256="bytes",
+            template_sha256="start-text-start",
+            num_layers=num_layers,
+            dim=dim,
+            dtype="float32",
+            context_tokens=context_tokens,
+        )
+        self._watchers: list[tuple[Watcher, frozenset[int]]] = []
+
+    def encode(self, text: str, template: Template) -> list[int]:
+        """Bytes; a chat turn stands between two start tokens."""
+        body = list(text.encode())
+        return body if template == "raw" else [START, *body, START]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The bytes as text, without special tokens."""
+        return bytes(i for i in token_ids if i < START).decode(errors="replace")
+
+    def new_cache(self) -> object:
+        """An empty cache."""
+        return FakeCache()
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        token_ids: Int[Tensor, "batch chunk"],
+        mask: Bool[Tensor, "batch total"],
+        cache: object | None = None,
+        logits: bool = False,
+    ) -> Float[Tensor, "batch vocab"] | None:
+        """Runs one chunk; see `Backend.forward`."""
+        assert cache is None or isinstance(cache, FakeCache)
+        past = cache or FakeCache()
+        seen = mask[:, -token_ids.shape[1] :]
+        step = Step(seen, cache, past.tokens)
+        for watcher, _ in self._watchers:
+            watcher.start(step)
+        hidden = self._run(token_ids, seen, past)
+        for watcher, _ in self._watchers:
+            watcher.end(cache)
+        return hidden[:, -1] @ self.embeddings.T if logits else None
+
+    def _run(
+        self,
+        token_ids: Int[Tensor, "batch chunk"],
+        seen: Bool[Tensor, "batch chunk"],
+        past: FakeCache,
+    ) -> Float[Tensor, "batch chunk dim"]:
+        """All layers: each mixes a state with the mean of the states before it."""
+        weight = seen[..., None].float()
+        count = weight.cumsum(1) + (0 if past.counts is None else past.counts)
+        hidden, sums = self.embeddings[token_ids], past.sums or [torch.zeros(())] * len(self.mixers)
+        past.sums = []
+        self._show(0, hidden)
+        for layer, (mixer, before) in enumerate(zip(self.mixers, sums, strict=True), start=1):
+            total = (hidden * weight).cumsum(1) + before
+            past.sums.append(total[:, -1:])
+            hidden = hidden + torch.tanh(
+                torch.cat([hidden, total / count.clamp(min=1)], -1) @ mixer
+            )
+            self._show(layer, hidden)
+        past.tokens, past.counts = past.tokens + token_ids.shape[1], count[:, -1:]
+        return hidden
+
+    def _show(self, layer: int, hidden: Float[Tensor, "batch chunk dim"]) -> None:
+        for watcher, layers in self._watchers:
+            if layer in layers:
+                watcher.see(layer, hidden)
+
+    @contextmanager
+    def watch(self, watcher: Watcher, layers: Sequence[int]) -> Iterator[None]:
+        """Shows the watcher these layers of every forward pass, until the context ends."""
+        entry = (watcher, frozenset(layers))
+        self._watchers.append(entry)
+        try:
+            yield
+        finally:
+            self._watchers.remove(entry)

@@ -1,0 +1,56 @@
+"""Brings a transformers model and its tokenizer from the embedded copy, a folder or a hub.
+
+Knows where models come from, not what is read from them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pillion.backends.embedded import embedded_model_path
+from pillion.backends.transformers import TransformersBackend
+from pillion.errors import ConfigError
+
+
+def load_transformers(model: str, dtype: Any, device: torch.device) -> TransformersBackend:
+    """The model and tokenizer of that name, as a backend.
+
+    Raises:
+        ConfigError: saying that it was not found or is not a causal LM, and what to do.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = str(embedded_model_path()) if model == "embedded" else model
+    local = Path(path).is_dir()
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local)
+            network = AutoModelForCausalLM.from_pretrained(
+                path, dtype=dtype, local_files_only=local
+            )
+    except (OSError, ValueError, KeyError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise ConfigError(
+            f"Model {model!r} could not be loaded ({first_line}); give the folder of a causal LM "
+            "of transformers, a hub name that can be reached, or leave --model out."
+        ) from error
+    return TransformersBackend(network.to(device).eval(), tokenizer, name=model)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of the library while a model loads; as it was, afterwards."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

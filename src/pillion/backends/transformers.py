@@ -1,0 +1,271 @@
+"""Hugging Face transformers as an engine: any decoder-only causal LM, loaded or in the user's hands.
+
+Hidden states are read by hooks on the decoder's blocks: the input of block l is layer l, the
+output of the last block is layer N, before the final norm. Does not know what is done with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from pillion.backends.base import Backend, Step, Watcher
+from pillion.core import ModelIdentity, Template
+from pillion.errors import ConfigError
+
+SAMPLES = 4096
+"""Numbers a weight tensor that go into the fingerprint, evenly spaced: any fine-tuning shows."""
+
+
+class TransformersBackend(Backend):
+    """A transformers causal LM and its tokenizer.
+
+    Args:
+        model: any decoder-only causal LM of transformers 5.
+        tokenizer: its tokenizer; None for a model that is only watched.
+        name: as the user names the model.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any = None, name: str = "") -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.decoder, self.blocks = find_blocks(model)
+        self.device = next(model.parameters()).device
+        self.identity = identify(model, tokenizer, name, len(self.blocks))
+        self.end_ids = _end_ids(model, tokenizer)
+
+    def encode(self, text: str, template: Template) -> list[int]:
+        """Token ids of a text, wrapped as the template says.
+
+        Raises:
+            ConfigError: `chat` for a tokenizer that has no chat template.
+        """
+        if template == "raw":
+            return list(self.tokenizer(text)["input_ids"])
+        if not self.tokenizer.chat_template:
+            raise ConfigError(
+                f"Model {self.identity.name!r} has no chat template; use --template raw."
+            )
+        turn = [{"role": "user", "content": text}]
+        wrapped = self.tokenizer.apply_chat_template(
+            turn, add_generation_prompt=True, return_dict=True
+        )
+        return list(wrapped["input_ids"])
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids, without special tokens."""
+        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        token_ids: Int[Tensor, "batch chunk"],
+        mask: Bool[Tensor, "batch total"],
+        cache: object | None = None,
+        logits: bool = False,
+    ) -> Float[Tensor, "batch vocab"] | None:
+        """Runs one chunk; see `Backend.forward`."""
+        ids = token_ids.to(self.device)
+        # Without padding the engine takes its fast causal path if it is given no mask.
+        full = bool(mask.all())
+        positions = None if full else (mask.long().cumsum(1) - 1).clamp(min=0)
+        keywords: dict[str, Any] = {
+            "input_ids": ids,
+            "attention_mask": None if full else mask.to(self.device).long(),
+            "position_ids": (
+                None if positions is None else positions[:, -ids.shape[1] :].to(self.device)
+            ),
+            "past_key_values": cache,
+            "use_cache": cache is not None,
+        }
+        if not logits:
+            self.decoder(**keywords)
+            return None
+        return self.model(**keywords, logits_to_keep=1).logits[:, -1]
+
+    def new_cache(self) -> object:
+        """An empty KV cache."""
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self.model.config)
+
+    @contextmanager
+    def watch(self, watcher: Watcher, layers: Sequence[int]) -> Iterator[None]:
+        """Shows the watcher these layers of every forward pass; leaves no hook behind."""
+        follower = _CacheFollower(watcher)
+        handles = [
+            self.decoder.register_forward_pre_hook(_starter(watcher), with_kwargs=True),
+            *(self._show(watcher, layer) for layer in layers),
+            self.decoder.register_forward_hook(_ender(watcher, follower), with_kwargs=True),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            follower.release()
+
+    def _show(self, watcher: Watcher, layer: int) -> Any:
+        if layer < len(self.blocks):
+
+            def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                watcher.see(layer, args[0] if args else kwargs["hidden_states"])
+
+            return self.blocks[layer].register_forward_pre_hook(before, with_kwargs=True)
+
+        def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            watcher.see(layer, output[0] if isinstance(output, tuple) else output)
+
+        return self.blocks[-1].register_forward_hook(after)
+
+
+def find_blocks(model: Any) -> tuple[nn.Module, nn.ModuleList]:
+    """The decoder of a causal LM and its list of blocks.
+
+    Raises:
+        ConfigError: for a model without exactly one list of as many blocks as it has layers.
+    """
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    lists = [m for m in decoder.children() if isinstance(m, nn.ModuleList) and len(m) == count]
+    if len(lists) != 1:
+        raise ConfigError(
+            f"{type(model).__name__} has no single list of {count} decoder blocks; pillion reads "
+            "decoder-only causal LMs of transformers. Use one of those."
+        )
+    return decoder, lists[0]
+
+
+def identify(model: Any, tokenizer: Any, name: str, num_layers: int) -> ModelIdentity:
+    """What a probe of this model belongs to."""
+    config = model.config.get_text_config()
+    template = getattr(tokenizer, "chat_template", None) or ""
+    return ModelIdentity(
+        name=name or getattr(model.config, "_name_or_path", "") or type(model).__name__,
+        weights_sha256=fingerprint(model),
+        tokenizer_sha256=_tokenizer_sha256(tokenizer) if tokenizer is not None else "",
+        template_sha256=hashlib.sha256(str(template).encode()).hexdigest() if template else "",
+        num_layers=num_layers,
+        dim=config.hidden_size,
+        dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
+        context_tokens=int(getattr(config, "max_position_embeddings", None) or 2**31 - 1),
+    )
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 over every weight's name, shape and evenly spaced numbers, the same in any dtype."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().reshape(-1)
+        stride = max(1, flat.numel() // SAMPLES)
+        # bf16 is the narrowest dtype that models are served in: round to it before hashing.
+        numbers = flat[::stride].to(torch.bfloat16).float().cpu().numpy()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode() + numbers.tobytes())
+    return digest.hexdigest()
+
+
+def _tokenizer_sha256(tokenizer: Any) -> str:
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    text = fast.to_str() if fast is not None else repr(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    config = getattr(model, "generation_config", None)
+    ends = getattr(config, "eos_token_id", None)
+    if ends is None:
+        ends = getattr(tokenizer, "eos_token_id", None)
+    if ends is None:
+        return frozenset()
+    return frozenset(ends) if isinstance(ends, list) else frozenset([ends])
+
+
+def _starter(watcher: Watcher) -> Callable[..., None]:
+    def start(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        watcher.start(_step(args, kwargs))
+
+    return start
+
+
+def _ender(watcher: Watcher, follower: _CacheFollower) -> Callable[..., None]:
+    def end(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        cache = getattr(output, "past_key_values", None)
+        watcher.end(cache)
+        if cache is not None:
+            follower.follow(cache)
+
+    return end
+
+
+class _CacheFollower:
+    """Tells the watcher when beam search moves the rows of a KV cache.
+
+    The engine moves them between passes, where no hook sees it: the cache's own methods are wrapped
+    for as long as it is watched.
+    """
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.watcher = watcher
+        self.followed: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def follow(self, cache: Any) -> None:
+        """Wraps the methods of a cache that is not followed yet."""
+        if cache in self.followed:
+            return
+        self.followed.add(cache)
+        for name in ("reorder_cache", "batch_select_indices"):
+            setattr(cache, name, self._telling(weakref.ref(cache), getattr(type(cache), name)))
+
+    def _telling(self, cache: Callable[[], Any], method: Callable[..., Any]) -> Callable[..., Any]:
+        def moved(rows: Tensor) -> Any:
+            self.watcher.move(cache(), rows)
+            return method(cache(), rows)
+
+        return moved
+
+    def release(self) -> None:
+        """Gives every cache its own methods back."""
+        for cache in self.followed:
+            for name in ("reorder_cache", "batch_select_indices"):
+                vars(cache).pop(name, None)
+
+
+def _step(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step:
+    """What a call of the decoder says of its batch."""
+    tokens = args[0] if args else kwargs.get("input_ids")
+    if tokens is None:
+        tokens = kwargs["inputs_embeds"][..., 0]
+    batch, chunk = tokens.shape
+    cache = kwargs.get("past_key_values")
+    past = 0 if cache is None else int(cache.get_seq_length())
+    mask = kwargs.get("attention_mask")
+    if isinstance(mask, torch.Tensor) and mask.ndim == 2:
+        seen = mask[:, -chunk:].bool()
+    else:
+        seen = torch.ones(batch, chunk, dtype=torch.bool, device=tokens.device)
+    segments = _segments(kwargs, batch, chunk) if mask is None and past == 0 else None
+    return Step(mask=seen, cache=cache, past_tokens=past, segments=segments)
+
+
+def _segments(kwargs: dict[str, Any], batch: int, chunk: int) -> Int[Tensor, " chunk"] | None:
+    """Which sequence each position of a packed batch belongs to; None if it is not packed."""
+    bounds = kwargs.get("cu_seq_lens_q")
+    positions = kwargs.get("position_ids")
+    if batch != 1:
+        return None
+    if bounds is not None:
+        marks = torch.zeros(chunk + 1, dtype=torch.long, device=bounds.device)
+        marks[bounds[1:-1].long()] = 1
+        return marks[:-1].cumsum(0)
+    if positions is None or positions.ndim != 2:
+        return None
+    breaks = (positions[0].diff() != 1).long()
+    if not bool(breaks.any()):
+        return None
+    return torch.cat([breaks.new_zeros(1), breaks.cumsum(0)])

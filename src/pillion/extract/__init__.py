@@ -1,0 +1,27 @@
+"""Hidden states out of a model: into a cache, or live to whoever trains on them.
+
+Promises each state once, in the model's own dtype. Does not know labels, probes or HTTP.
+"""
+
+from pillion.extract.fill import extract
+from pillion.extract.identity import cache_key, cache_spec, size_sentence
+from pillion.extract.live import LiveSource
+from pillion.extract.progress import Progress, silent
+from pillion.extract.source import Batch, CachedSource, SelectedRows, StateSource
+from pillion.runtime.encoding import OnTooLong, encode_rows
+
+__all__ = [
+    "Batch",
+    "CachedSource",
+    "LiveSource",
+    "OnTooLong",
+    "Progress",
+    "SelectedRows",
+    "StateSource",
+    "cache_key",
+    "cache_spec",
+    "encode_rows",
+    "extract",
+    "silent",
+    "size_sentence",
+]

@@ -1,0 +1,69 @@
+"""Copies hidden states, layer by layer, from a running model to where they belong.
+
+Promises one copy a row and layer and no reference to the model's own tensors. Does not know
+whether the place is a shard or a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pillion.backends import Backend, Step
+
+
+class Collector:
+    """A watcher that fills one block [layer, token, dim] a row.
+
+    Args:
+        layers: those that are watched, in the order of the blocks.
+    """
+
+    def __init__(self, layers: Sequence[int]) -> None:
+        self._places = {layer: place for place, layer in enumerate(layers)}
+        self._lengths: list[int] = []
+        self._by_layer: list[tuple[Tensor, ...]] = []
+
+    def aim(self, blocks: Sequence[Float[Tensor, "layer _token dim"]]) -> None:
+        """Says where the rows of the next pass go, in their order."""
+        self._lengths = [block.shape[1] for block in blocks]
+        self._by_layer = list(zip(*(block.unbind(0) for block in blocks), strict=True))
+
+    def start(self, step: Step) -> None:
+        """Nothing to prepare: rows are padded on the right."""
+
+    def see(self, layer: int, hidden: Float[Tensor, "batch chunk dim"]) -> None:
+        """Copies the tokens of every row to its block."""
+        rows = zip(hidden.unbind(0), self._lengths, strict=True)
+        states = [row[:length] for row, length in rows]
+        # One call for all rows: a call a row would cost more than its few kilobytes.
+        torch._foreach_copy_(list(self._by_layer[self._places[layer]]), states)
+
+    def end(self, cache: object | None) -> None:
+        """Lets go of the blocks."""
+        self._by_layer = []
+
+
+def run_batch(
+    backend: Backend,
+    collector: Collector,
+    rows: Sequence[Sequence[int]],
+    blocks: Sequence[Float[Tensor, "layer _token dim"]],
+) -> None:
+    """Runs one padded batch of rows through a watched model, into their blocks."""
+    collector.aim(blocks)
+    backend.forward(*pad(rows))
+
+
+def pad(
+    rows: Sequence[Sequence[int]],
+) -> tuple[Int[Tensor, "batch token"], Bool[Tensor, "batch token"]]:
+    """Token ids padded on the right with 0, and the mask of the tokens."""
+    lengths = torch.tensor([len(row) for row in rows])
+    token_ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
+    for place, row in enumerate(rows):
+        token_ids[place, : len(row)] = torch.tensor(row)
+    return token_ids, torch.arange(token_ids.shape[1]) < lengths[:, None]

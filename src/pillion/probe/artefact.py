@@ -1,0 +1,412 @@
+"""A probe as it lives on disk: a folder with `probe.safetensors` and `card.json`.
+
+Promises that a reader meets a whole probe or a sentence that says what is wrong, also after a save
+that was killed, and that a probe is not read from a model it does not belong to. Does not know
+engines.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import hashlib
+import os
+import secrets
+import shutil
+import warnings
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors.torch
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from torch import Tensor
+
+from pillion.core import ModelIdentity, Verdict
+from pillion.errors import ArtefactError, MismatchError, StorageError
+from pillion.probe.card import Card, TensorSpec, make_card, parse_card, tensor_specs
+from pillion.probe.network import Network, Settings
+from pillion.probe.registry import aggregator, build
+from pillion.probe.task import probabilities, verdict
+
+CARD_NAME = "card.json"
+WEIGHTS_NAME = "probe.safetensors"
+_AGAIN = "restore the folder, or train the probe again."
+
+
+@dataclass(frozen=True, eq=False)
+class Artefact:
+    """A trained probe with its card; folders in, folders out.
+
+    Law: `load` of what `save` wrote gives equal outputs, bit for bit. A save that is killed at any
+    point leaves the old or the new probe for `load`, whole.
+
+    Attributes:
+        name: what its verdicts are signed with; by default the folder's name.
+        card: what it is and what it belongs to.
+        network: its arithmetic.
+
+    Raises:
+        ArtefactError: the network is not the one that the card speaks of.
+    """
+
+    name: str
+    card: Card
+    network: Network
+
+    def __post_init__(self) -> None:
+        wanted = aggregator(self.card.probe).network
+        if type(self.network) is not wanted or self.network.shape != self.card.shape:
+            raise ArtefactError(
+                f"Probe {self.name!r}: the network is a {type(self.network).__name__} of "
+                f"{self.network.shape}, its card says {wanted.__name__} of {self.card.shape}; "
+                "make the artefact from the network that was trained."
+            )
+
+    @classmethod
+    def of(cls, name: str, network: Network, **facts: Any) -> Artefact:
+        """The artefact of a trained network.
+
+        Args:
+            name: what its verdicts are signed with.
+            network: as trained; later changes to its weights are refused by `save`.
+            facts: the fields of `Card` that the network and the installation do not settle: probe,
+                task, labels, layers, template, model, thresholds, data, seed, training, metrics.
+
+        Raises:
+            ConfigError: a fact is unknown or missing, or contradicts another.
+            ArtefactError: the network is not the one that the facts speak of.
+        """
+        tensors = _tensors_of(network)
+        settled = {
+            "settings": cast(Settings, network.settings).model_dump(),
+            "tensors": tensor_specs(tensors),
+            "weights_sha256": _sha256(safetensors.torch.save(tensors)),
+        }
+        return cls(name, make_card(**{**facts, **settled}), network)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the probe's folder: whole or not at all, in the place of a probe that lies there.
+
+        Files of other names in a replaced probe's folder are kept.
+
+        Raises:
+            ArtefactError: what lies there is not a probe, or the weights are not the card's.
+            StorageError: the disk is full, or cannot be written; the old probe stays.
+        """
+        weights = safetensors.torch.save(_tensors_of(self.network))
+        if _sha256(weights) != self.card.weights_sha256:
+            raise ArtefactError(
+                f"The weights of probe {self.name!r} have changed since its card was written; "
+                "make the artefact again (Artefact.of)."
+            )
+        card = f"{self.card.model_dump_json(indent=2)}\n".encode()
+        # A link stays a link: the folder it points to is replaced.
+        target = Path(os.path.realpath(path))
+        with _storage_errors(target):
+            _replace_folder(target, {WEIGHTS_NAME: weights, CARD_NAME: card})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], name: str | None = None) -> Artefact:
+        """The probe that lies in a folder, ready to be read from (`eval` mode, on the CPU).
+
+        Args:
+            path: folder of the probe, or a link to it.
+            name: what its verdicts are signed with; None for the folder's name.
+
+        Raises:
+            ArtefactError: the folder, its card or its weights cannot be read or contradict each
+                other; the message says what was got, what was wanted and what to do.
+        """
+        folder = Path(os.path.abspath(path))
+        text, weights = _read_folder(folder)
+        card = parse_card(text, str(folder / CARD_NAME))
+        tensors = _parse_weights(weights, card, folder / WEIGHTS_NAME)
+        return cls(folder.name if name is None else name, card, _network(card, tensors, folder))
+
+    def check(self, identity: ModelIdentity, allow_mismatch: bool = False) -> None:
+        """Returns if the probe belongs to a model.
+
+        The model's name is informative and not compared; the chat template counts only for a probe
+        that was trained on chat turns.
+
+        Args:
+            identity: of the model that it is to be read from.
+            allow_mismatch: warn of other weights, tokenizer, template or dtype and go on. Another
+                number of layers or width is an error all the same.
+
+        Raises:
+            MismatchError: every difference, in a sentence each.
+        """
+        shape, fingerprints = self._shape_differences(identity), self._differences(identity)
+        if not shape and not fingerprints:
+            return
+        found = " ".join([f"Probe {self.name!r} belongs to another model.", *shape, *fingerprints])
+        if allow_mismatch and not shape:
+            warnings.warn(f"{found} Its labels may be wrong.", stacklevel=2)
+            return
+        ways = "Load the model that it was trained on, or train it again"
+        allow = "" if shape else ", or allow the mismatch (allow_mismatch)"
+        raise MismatchError(f"{found} {ways}{allow}.")
+
+    def probabilities(self, logits: Float[Tensor, "batch output"]) -> Float[Tensor, "batch output"]:
+        """Probabilities in [0, 1], in fp32, of the network's logits."""
+        return probabilities(self.card.task, logits)
+
+    def verdict(self, probs: list[float]) -> Verdict:
+        """The decision that one row of `probabilities` stands for, by the card's thresholds."""
+        card = self.card
+        return verdict(self.name, card.task, card.labels, probs, card.thresholds)
+
+    def _shape_differences(self, identity: ModelIdentity) -> list[str]:
+        wanted, found = self.card.model, list[str]()
+        if identity.dim != wanted.dim:
+            found.append(f"Its states are {wanted.dim} wide, this model's {identity.dim}.")
+        if identity.num_layers != wanted.num_layers:
+            found.append(
+                f"It wants a model of {wanted.num_layers} layers, this one has "
+                f"{identity.num_layers}."
+            )
+        if beyond := [layer for layer in self.card.layers if layer > identity.num_layers]:
+            found.append(f"It reads layers {beyond}, beyond this model's last.")
+        return found
+
+    def _differences(self, identity: ModelIdentity) -> list[str]:
+        compared = {"weights": "weights_sha256", "tokenizer": "tokenizer_sha256", "dtype": "dtype"}
+        if self.card.template == "chat":
+            compared["chat template"] = "template_sha256"
+        return [
+            f"It wants {word} {_brief(wanted)}, this model has {_brief(got)}."
+            for word, field in compared.items()
+            if (wanted := getattr(self.card.model, field)) != (got := getattr(identity, field))
+        ]
+
+
+# --- weights
+
+
+def _tensors_of(network: Network) -> dict[str, Tensor]:
+    # Copied: the file format refuses tensors that share memory.
+    return {
+        name: tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in network.state_dict().items()
+    }
+
+
+def _parse_weights(weights: bytes, card: Card, path: Path) -> dict[str, Tensor]:
+    digest = _sha256(weights)
+    if digest != card.weights_sha256:
+        raise ArtefactError(
+            f"{path} is damaged or of another probe: its SHA-256 is {_brief(digest)}, the card "
+            f"says {_brief(card.weights_sha256)}; {_AGAIN}"
+        )
+    try:
+        tensors = safetensors.torch.load(weights)
+    except SafetensorError as error:
+        raise ArtefactError(f"{path} is no safetensors file ({error}); {_AGAIN}") from error
+    if fault := _first_difference(tensor_specs(tensors), card.tensors):
+        raise ArtefactError(f"{path} is not what the card says: {fault}; {_AGAIN}")
+    return tensors
+
+
+def _network(card: Card, tensors: dict[str, Tensor], folder: Path) -> Network:
+    settings = card.aggregator_settings
+    # Without memory first: a card that asks for too much is refused before it is given any.
+    try:
+        with torch.device("meta"):
+            wanted = aggregator(card.probe).network(card.shape, settings).state_dict()
+    except (RuntimeError, TypeError) as error:
+        raise ArtefactError(f"{folder}: no probe has {card.shape} ({error}); {_AGAIN}") from error
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if fault := _first_difference(shapes, {n: tuple(t.shape) for n, t in wanted.items()}):
+        raise ArtefactError(
+            f"{folder}: the weights do not fit the settings, layers, labels and width on the card: "
+            f"{fault}; {_AGAIN}"
+        )
+    network = build(card.probe, card.shape, settings)
+    network.load_state_dict(tensors, assign=True)
+    return network.eval()
+
+
+def _first_difference(got: Mapping[str, object], wanted: Mapping[str, object]) -> str:
+    for name in sorted({*got, *wanted}):
+        if got.get(name) != wanted.get(name):
+            return f"tensor {name!r} is {_described(got, name)} and not {_described(wanted, name)}"
+    return ""
+
+
+def _described(specs: Mapping[str, object], name: str) -> str:
+    spec = specs.get(name, "absent")
+    return f"{spec.dtype} {spec.shape}" if isinstance(spec, TensorSpec) else str(spec)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _brief(fingerprint: str) -> str:
+    return fingerprint[:16] or "none"
+
+
+# --- folders
+#
+# A folder cannot take the place of a full one in one step. So the old probe is set aside under a
+# name that `load` knows (`.NAME.old`), and removed when the new one is in its place.
+
+
+def _replace_folder(target: Path, files: Mapping[str, bytes]) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(target.parent, fcntl.LOCK_EX) as alone:
+        _refuse_foreign(target)
+        if alone:
+            _remove_temporary_folders(target)
+        temporary = target.parent / f".{target.name}.{secrets.token_hex(8)}.tmp"
+        try:
+            _write_folder(temporary, files)
+            _swap(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _refuse_foreign(target: Path) -> None:
+    if target.is_dir() and (_holds_card(target) or not any(target.iterdir())):
+        return
+    if target.exists():
+        kind = "a folder with other files" if target.is_dir() else "a file"
+        raise ArtefactError(
+            f"{target} is {kind}, not a probe, and is left as it is; choose another path."
+        )
+
+
+def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    folder.mkdir()
+    for name, content in files.items():
+        with open(folder / name, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    _sync(folder)
+
+
+def _swap(temporary: Path, target: Path) -> None:
+    retired = _retired(target)
+    if _holds_card(target):
+        _dissolve(retired, target)
+        target.rename(retired)
+    try:
+        temporary.rename(target)
+    finally:
+        if retired.exists() and not _holds_card(target):
+            retired.rename(target)
+    _sync(target.parent)
+    _dissolve(retired, target)
+
+
+def _dissolve(retired: Path, target: Path) -> None:
+    """Removes the probe that was set aside; what else its folder held moves to the new one."""
+    if not retired.exists():
+        return
+    for entry in list(retired.iterdir()):
+        if entry.name not in {CARD_NAME, WEIGHTS_NAME} and not (target / entry.name).exists():
+            entry.rename(target / entry.name)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _remove_temporary_folders(target: Path) -> None:
+    """Removes what killed saves have left."""
+    token = "[0-9a-f]" * 16
+    for left in target.parent.glob(f".{glob.escape(target.name)}.{token}.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _read_folder(folder: Path) -> tuple[bytes, bytes]:
+    """Card and weights of one and the same save, as bytes."""
+    target = Path(os.path.realpath(folder))
+    try:
+        with _locked(target.parent, fcntl.LOCK_SH):
+            place = target if _holds_card(target) else _left_by_a_killed_save(target)
+            return _read(place, CARD_NAME, folder), _read(place, WEIGHTS_NAME, folder)
+    except OSError as error:
+        raise ArtefactError(
+            f"{folder} cannot be read ({error.strerror or error}); give the folder of a saved "
+            "probe that you may read."
+        ) from error
+
+
+def _left_by_a_killed_save(target: Path) -> Path:
+    if not _holds_card(_retired(target)):
+        return target
+    warnings.warn(
+        f"The last save to {target} did not finish; the probe before it was read. Save it again.",
+        stacklevel=4,
+    )
+    return _retired(target)
+
+
+def _read(target: Path, name: str, folder: Path) -> bytes:
+    if not target.is_dir():
+        kind = "a file" if target.exists() else "not there"
+        raise ArtefactError(f"{folder} is {kind}; give the folder of a saved probe.")
+    try:
+        return (target / name).read_bytes()
+    except FileNotFoundError as error:
+        raise ArtefactError(
+            f"{folder} holds no {name}, which every probe has; give the folder of a saved probe, "
+            "or train it again."
+        ) from error
+
+
+def _holds_card(folder: Path) -> bool:
+    return (folder / CARD_NAME).exists()
+
+
+def _retired(target: Path) -> Path:
+    return target.parent / f".{target.name}.old"
+
+
+@contextmanager
+def _locked(folder: Path, kind: int) -> Generator[bool]:
+    """Keeps other saves out of a folder, and with LOCK_EX other loads; False where that fails."""
+    descriptor = _lock(folder, kind)
+    try:
+        yield descriptor is not None
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _lock(folder: Path, kind: int) -> int | None:
+    # Network file systems may refuse to lock a folder; a save alone is safe without it.
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, kind)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"Probe {path} could not be saved ({error.strerror or error}); make room, or choose "
+            "another path."
+        ) from error

@@ -1,0 +1,262 @@
+"""The card of a saved probe: what it is, what it was trained on, which model it belongs to.
+
+Promises that a card is complete and consistent, and that one which is not is refused in a sentence.
+It holds no text of the training data. Does not know where it lies on disk, nor the weights' values.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from importlib.metadata import version
+from pathlib import PurePath
+from platform import python_version
+from typing import Any, Literal, cast
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from torch import Tensor
+
+from pillion.core import ModelIdentity, Shape, Template
+from pillion.errors import ArtefactError, ConfigError, unknown_name
+from pillion.probe.network import Settings
+from pillion.probe.registry import aggregator, make_settings
+from pillion.probe.task import Task, num_outputs
+
+FORMAT = 1
+"""Number of the card's format that this pillion writes and reads."""
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TrainingData(_Facts):
+    """Which data a probe was trained on, without a word of it.
+
+    Attributes:
+        sha256: of the data file.
+        path: the file's name; folders are cut off.
+        num_rows: rows used for training.
+        split: how they were chosen, such as `train` or `80/20`.
+        validation_sha256: of the validation file; None if its rows came from the same file.
+    """
+
+    sha256: str
+    path: str
+    num_rows: int = Field(ge=0)
+    split: str
+    validation_sha256: str | None = None
+
+    @field_validator("path")
+    @classmethod
+    def _file_name(cls, path: str) -> str:
+        return PurePath(path).name
+
+
+class TensorSpec(_Facts):
+    """Shape and dtype of one tensor of the weights, such as (576, 1) and `float32`."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class Card(_Facts):
+    """Everything about a saved probe but its weights.
+
+    Attributes:
+        format: of the card itself.
+        probe: a name of `AGGREGATORS`.
+        settings: of the aggregator, every one of them, so that a later default changes nothing.
+        task: what the logits mean.
+        labels: (negative, positive) for a binary task, else one name a logit.
+        layers: the layers it reads, 0 (embeddings) to the model's last, in the weights' order.
+        template: how a text was wrapped.
+        model: which model the states came from.
+        thresholds: one for a binary task, one a label for a multi-label one; None means 0.5.
+        data: what it was trained on.
+        seed: of the initial weights and of the order of the rows.
+        training: learning rate, epochs, batch size and the like.
+        metrics: name -> number; None where it is not defined.
+        versions: of pillion, torch, transformers and python.
+        tensors: name -> shape and dtype of the weights.
+        weights_sha256: of the file that holds the weights.
+    """
+
+    format: Literal[1] = FORMAT
+    probe: str
+    settings: dict[str, Any]
+    task: Task
+    labels: tuple[str, ...]
+    layers: tuple[int, ...]
+    template: Template
+    model: ModelIdentity
+    thresholds: tuple[float, ...] | None = None
+    data: TrainingData
+    seed: int
+    training: dict[str, JsonValue]
+    metrics: dict[str, float | None]
+    versions: dict[str, str]
+    tensors: dict[str, TensorSpec]
+    weights_sha256: str
+
+    @property
+    def shape(self) -> Shape:
+        """What the probe's network reads, and how many logits it says."""
+        return Shape(len(self.layers), self.model.dim, num_outputs(self.task, len(self.labels)))
+
+    @property
+    def aggregator_settings(self) -> Settings:
+        """The settings as the aggregator takes them."""
+        return make_settings(self.probe, **self.settings)
+
+    @field_validator("probe")
+    @classmethod
+    def _registered(cls, probe: str) -> str:
+        aggregator(probe)
+        return probe
+
+    @model_validator(mode="after")
+    def _complete(self) -> Card:
+        # Validation has made this dictionary: it is nobody else's.
+        self.settings.update(self.aggregator_settings.model_dump())
+        return self
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Card:
+        for fault in (self._label_fault(), self._threshold_fault(), self._layer_fault()):
+            if fault:
+                raise ValueError(fault)
+        return self
+
+    def _label_fault(self) -> str:
+        got = f"labels {list(self.labels)} do not fit a {self.task} task"
+        if self.task == "binary" and len(self.labels) != 2:
+            return f"{got}, which has two: (negative, positive)"
+        if len(self.labels) < (1 if self.task == "multilabel" else 2):
+            return f"{got}, which needs more of them"
+        return f"{got}: a name is given twice" if _repeats(self.labels) else ""
+
+    def _threshold_fault(self) -> str:
+        if self.thresholds is None:
+            return ""
+        got = f"thresholds {list(self.thresholds)} do not fit a {self.task} task"
+        if self.task == "multiclass":
+            return f"{got}, where the largest probability decides"
+        if len(self.thresholds) != self.shape.num_outputs:
+            return f"{got}, which has {self.shape.num_outputs}"
+        return "" if all(0 <= t <= 1 for t in self.thresholds) else f"{got}: 0 to 1 are meant"
+
+    def _layer_fault(self) -> str:
+        if self.model.dim < 1:
+            return f"a model of width {self.model.dim} does not exist"
+        if not self.layers or _repeats(self.layers):
+            return f"layers {list(self.layers)} are not one or more different ones"
+        last = self.model.num_layers
+        beyond = [layer for layer in self.layers if not 0 <= layer <= last]
+        return f"layers {beyond} are not among the model's, 0 to {last}" if beyond else ""
+
+
+def make_card(**facts: Any) -> Card:
+    """A card of the facts given; what lies in the installation (versions) is added.
+
+    Args:
+        facts: the fields of `Card`, all but `format` and `versions`.
+
+    Raises:
+        ConfigError: a field is unknown or missing, or contradicts another.
+    """
+    try:
+        return Card.model_validate({"versions": installed_versions(), **facts})
+    except ValidationError as error:
+        raise ConfigError(f"Card of a probe: {_sentence(error)}") from error
+
+
+def parse_card(text: bytes, source: str) -> Card:
+    """The card that a file's content stands for.
+
+    Args:
+        text: the content, JSON.
+        source: where it came from, for messages.
+
+    Raises:
+        ArtefactError: not JSON, of another format, an unknown key, or a value that does not fit.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ArtefactError(
+            f"{source} is not readable as JSON ({error}); restore it, or train the probe again."
+        ) from error
+    _check_format(content, source)
+    try:
+        return Card.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        fault = _sentence(error)
+    except ConfigError as error:
+        fault = str(error)
+    raise ArtefactError(f"{source}: {fault} Restore the file, or train the probe again.")
+
+
+def tensor_specs(tensors: Mapping[str, Tensor]) -> dict[str, TensorSpec]:
+    """Shape and dtype of every tensor, by name."""
+    return {
+        name: TensorSpec(shape=tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
+        for name, tensor in tensors.items()
+    }
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of what a probe's numbers depend on."""
+    packages = {name: version(name) for name in ("pillion", "torch", "transformers")}
+    return packages | {"python": python_version()}
+
+
+def _check_format(content: object, source: str) -> None:
+    facts = cast(dict[str, object], content) if isinstance(content, dict) else {}
+    got = facts.get("format")
+    if got == FORMAT:
+        return
+    if isinstance(got, int) and got > FORMAT:
+        raise ArtefactError(
+            f"{source} has format {got}, this pillion reads format {FORMAT}: "
+            "a newer pillion saved it; upgrade."
+        )
+    raise ArtefactError(
+        f"{source} is no card of a probe (no `format: {FORMAT}` in it); give the folder of a probe."
+    )
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    if first["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
+        return str(unknown_name("key", where, _known_keys(first["loc"][:-1])))
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] in {"missing", "value_error", "json_invalid"}:
+        return f"{where}: {message}." if where else f"{message}."
+    return f"{where} is {repr(first['input'])[:60]}: {message}."
+
+
+def _known_keys(parents: tuple[int | str, ...]) -> list[str]:
+    # Full names, `data.sha256`, so that a misspelt key is told from one of another place.
+    prefix = "".join(f"{parent}." for parent in parents)
+    inner: dict[str, list[str]] = {
+        "": list(Card.model_fields),
+        "data": list(TrainingData.model_fields),
+        "model": [field.name for field in fields(ModelIdentity)],
+        "tensors": list(TensorSpec.model_fields),
+    }
+    return [prefix + name for name in inner[str(parents[0]) if parents else ""]]
+
+
+def _repeats(values: tuple[object, ...]) -> bool:
+    return len(set(values)) < len(values)

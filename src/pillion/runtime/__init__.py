@@ -1,0 +1,33 @@
+"""Joins a backend and probes: attach, score texts, generate with verdicts.
+
+Knows neither HTTP nor training.
+"""
+
+from pillion.runtime.attach import ProbeLike, attach, resolve, watch
+from pillion.runtime.encoding import OnTooLong, encode_rows
+from pillion.runtime.language_model import (
+    Generation,
+    LanguageModel,
+    Stream,
+    decode_steps,
+    pad_batch,
+)
+from pillion.runtime.reading import Reading
+from pillion.runtime.sampling import Sampler, Sampling
+
+__all__ = [
+    "Generation",
+    "LanguageModel",
+    "OnTooLong",
+    "ProbeLike",
+    "Reading",
+    "Sampler",
+    "Sampling",
+    "Stream",
+    "attach",
+    "decode_steps",
+    "encode_rows",
+    "pad_batch",
+    "resolve",
+    "watch",
+]

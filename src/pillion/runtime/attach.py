@@ -1,0 +1,70 @@
+"""Attaches probes to a running model: a backend's, or a transformers model in the user's hands."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pillion.backends import Backend
+from pillion.probe import Artefact
+from pillion.runtime.reading import Reading
+
+ProbeLike = Artefact | str | os.PathLike[str] | Any
+"""A loaded artefact, the folder of one, or an object with an `artefact` (as `pillion.Probe`)."""
+
+
+@contextmanager
+def watch(
+    backend: Backend, probes: Sequence[ProbeLike], allow_mismatch: bool = False
+) -> Iterator[Reading]:
+    """A reading of everything that the backend runs inside the context.
+
+    Raises:
+        MismatchError: if a probe belongs to another model.
+    """
+    artefacts = [resolve(p) for p in probes]
+    for artefact in artefacts:
+        artefact.check(backend.identity, allow_mismatch)
+    dtype = getattr(torch, backend.identity.dtype)
+    reading = Reading(artefacts, backend.device, dtype)
+    with backend.watch(reading, reading.layers):
+        yield reading
+
+
+@contextmanager
+def attach(
+    model: Any, probes: Sequence[ProbeLike] | ProbeLike, tokenizer: Any = None
+) -> Iterator[Reading]:
+    """Probes on a transformers model in the user's hands; leaves no hook behind.
+
+    Inside the context every forward pass and every `model.generate` is read: `reading.verdicts()`
+    after a pass, `reading.prompt_verdicts()` for the prompt alone.
+
+    Args:
+        model: a decoder-only causal LM of transformers.
+        probes: artefacts, folders or `pillion.Probe`s, one or several.
+        tokenizer: checked against the probes' if it is given.
+
+    Raises:
+        MismatchError: if a probe belongs to another model or tokenizer.
+        ConfigError: if the model's blocks cannot be found.
+    """
+    from pillion.backends.transformers import TransformersBackend
+
+    several = probes if isinstance(probes, list | tuple) else [probes]
+    with watch(TransformersBackend(model, tokenizer), several) as reading:
+        yield reading
+
+
+def resolve(probe: ProbeLike) -> Artefact:
+    """The artefact that a user means."""
+    if isinstance(probe, Artefact):
+        return probe
+    if isinstance(probe, str | os.PathLike):
+        return Artefact.load(Path(probe))
+    return probe.artefact

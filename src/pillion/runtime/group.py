@@ -1,0 +1,111 @@
+"""Probes that are read together: one tap a layer, one fold for all of them.
+
+Turns hidden states into values and values into fold states. Knows folds, not engines or sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from pillion.probe import Artefact
+from pillion.probe.network import Fold, State, inverse_rms, inverse_rms_by_layer
+
+
+class Group:
+    """Probes of one fold class on the same layers.
+
+    Args:
+        artefacts: their probes; all with the same layers and `fold_key`.
+        device: where the model runs.
+        dtype: of the model's states; taps are kept in it if it is bf16 or fp32, else in fp32.
+
+    Attributes:
+        layers: the model's layers that are read, ascending.
+        weight_bytes: memory of the taps.
+    """
+
+    def __init__(
+        self, artefacts: Sequence[Artefact], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.artefacts = tuple(artefacts)
+        self.layers = artefacts[0].card.layers
+        networks = [a.network.to(device).eval() for a in artefacts]
+        self.fold: Fold = networks[0].fold_class(networks)
+        taps = [n.tap() for n in networks]
+        self.dtype = dtype if dtype in (torch.bfloat16, torch.float32) else torch.float32
+        self.tapped = taps[0] is not None
+        known = [tap for tap in taps if tap is not None]
+        self.normalise = self.tapped and known[0].normalise
+        if self.tapped:
+            self.own = torch.cat([t.per_layer for t in known], -1).to(self.dtype).contiguous()
+            self.common = torch.cat([t.shared for t in known], -1).to(self.dtype).contiguous()
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory that the taps take, in bytes."""
+        if not self.tapped:
+            return 0
+        return sum(t.numel() * t.element_size() for t in (self.own, self.common))
+
+    def layer_values(
+        self, index: int, hidden: Float[Tensor, "batch chunk dim"]
+    ) -> Float[Tensor, "1 batch chunk tap"]:
+        """Values of one layer, the index-th of `layers`, in fp32."""
+        if not self.tapped:
+            return hidden.float()[None]
+        states = hidden.to(self.dtype)
+        own, common = states @ self.own[index], states @ self.common
+        values = torch.cat([own, common], -1).float()
+        if self.normalise:
+            values *= inverse_rms(states.float())[..., None]
+        return values[None]
+
+    def all_values(
+        self, hidden: Float[Tensor, "layer batch chunk dim"]
+    ) -> Float[Tensor, "layer batch chunk tap"]:
+        """Values of all layers at once, in fp32: a handful of operations for a decoding step."""
+        if not self.tapped:
+            return hidden.float()
+        layers, batch, chunk, dim = hidden.shape
+        states = hidden.to(self.dtype).view(layers, batch * chunk, dim)
+        own = torch.bmm(states, self.own)
+        common = states.view(-1, dim) @ self.common
+        values = torch.cat([own, common.view(layers, batch * chunk, -1)], -1).float()
+        values = values.view(layers, batch, chunk, -1)
+        if self.normalise:
+            values *= inverse_rms_by_layer(hidden)[..., None] if chunk > 1 else _rms(hidden)
+        return values
+
+    def logits(self, state: State) -> list[Float[Tensor, "batch output"]]:
+        """Logits of each probe of the group."""
+        out = self.fold.finish(state)
+        return [out[:, columns] for columns in self.fold.columns]
+
+
+def _rms(hidden: Float[Tensor, "layer batch chunk dim"]) -> Float[Tensor, "layer batch chunk 1"]:
+    return inverse_rms(hidden.float())[..., None]
+
+
+def group(artefacts: Sequence[Artefact], device: torch.device, dtype: torch.dtype) -> list[Group]:
+    """Probes sorted into groups that can share taps and a fold."""
+    sorted_by: dict[tuple[object, ...], list[Artefact]] = {}
+    for artefact in artefacts:
+        key = (artefact.card.layers, artefact.network.fold_key)
+        sorted_by.setdefault(key, []).append(artefact)
+    return [Group(members, device, dtype) for members in sorted_by.values()]
+
+
+def spread(
+    values: Float[Tensor, "layer 1 chunk tap"],
+    rows: Tensor,
+    places: Tensor,
+    mask: Bool[Tensor, "row place"],
+) -> Float[Tensor, "layer row place tap"]:
+    """Values of a packed batch, sorted out into one row a sequence."""
+    out = values.new_zeros(values.shape[0], *mask.shape, values.shape[-1])
+    out[:, rows, places] = values[:, 0]
+    return out

@@ -1,0 +1,273 @@
+"""A language model with probes riding along: score texts, or generate with verdicts.
+
+Joins a backend and probes: one pass gives the prompt's verdicts, the first token and everything
+after it. Knows no engine's insides and no HTTP.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from pillion.backends import EMBEDDED, Backend, load_backend
+from pillion.core import Template, TokenEvent, Verdict
+from pillion.core.batching import batches_by_length
+from pillion.runtime.attach import ProbeLike, resolve, watch
+from pillion.runtime.encoding import OnTooLong, encode_rows
+from pillion.runtime.sampling import Sampler, Sampling
+
+BATCH_TOKENS = 4096
+"""Padded tokens of a scoring batch: large enough to keep a processor busy, small in memory."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An answer with what the probes said of it.
+
+    Attributes:
+        text: the answer.
+        token_ids: its tokens, without the end token.
+        prompt: probe name -> verdict of the prompt, known before the first token.
+        response: probe name -> verdict of the answer's tokens that were read: all but the last
+            sampled one, which never runs through the model. Empty for an answer of one token.
+        finish_reason: `stop` at the model's end token, `length` at the limit.
+        seconds: `first_token` (from the call) and `total`.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    prompt: Mapping[str, Verdict]
+    response: Mapping[str, Verdict]
+    finish_reason: str
+    seconds: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+class Stream(Iterator[TokenEvent]):
+    """An answer on its way: iterate for tokens; `prompt` is there before the first one.
+
+    Attributes:
+        prompt: probe name -> verdict of the prompt.
+        result: the whole `Generation`, once the stream is at its end.
+    """
+
+    def __init__(self, events: Generator[TokenEvent, None, Generation]) -> None:
+        self._events = events
+        self.prompt: Mapping[str, Verdict] = {}
+        self.result: Generation | None = None
+        first = next(events)  # runs the prompt; its event carries the prompt's verdicts
+        self.prompt = first.verdicts
+
+    def __next__(self) -> TokenEvent:
+        """The next token.
+
+        Raises:
+            StopIteration: at the end; `result` is then set.
+        """
+        try:
+            return next(self._events)
+        except StopIteration as stop:
+            if self.result is None:
+                self.result = stop.value
+            raise StopIteration from None
+
+    def close(self) -> None:
+        """Ends the stream early and detaches the probes."""
+        self._events.close()
+
+
+class LanguageModel:
+    """A causal language model whose passes can be read by probes.
+
+    Args:
+        backend: the engine; `LanguageModel.load` makes one by name.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    @classmethod
+    def load(
+        cls, model: str = EMBEDDED, dtype: str = "auto", device: str = "auto"
+    ) -> LanguageModel:
+        """A model by name, folder or hub name; the embedded one by default.
+
+        Raises:
+            ConfigError: if it cannot be loaded, saying why and what to do.
+        """
+        return cls(load_backend(model, dtype, device))
+
+    def score(
+        self,
+        texts: Sequence[str],
+        probes: Sequence[ProbeLike],
+        template: Template | None = None,
+        on_too_long: OnTooLong = "error",
+        progress: Callable[[int], None] | None = None,
+    ) -> list[dict[str, Verdict]]:
+        """Verdicts of every probe for every text, in input order, in one pass a text.
+
+        Args:
+            texts: one or more.
+            probes: artefacts or folders.
+            template: how texts are wrapped; None: as the first probe was trained.
+            on_too_long: what happens to a text beyond the context window.
+            progress: called with the number of tokens done since the last call.
+
+        Raises:
+            DataError: for an empty or too long text.
+            MismatchError: if a probe belongs to another model.
+            StateError: if a hidden state is not finite.
+        """
+        artefacts = [resolve(p) for p in probes]
+        how: Template = template or artefacts[0].card.template
+        rows = encode_rows(self.backend, texts, how, on_too_long)
+        out: list[dict[str, Verdict]] = [{} for _ in rows]
+        with watch(self.backend, artefacts) as reading:
+            for batch in batches_by_length([len(r) for r in rows], BATCH_TOKENS):
+                ids, mask = pad_batch([rows[i] for i in batch])
+                self.backend.forward(ids, mask)
+                for row, verdicts in zip(batch, reading.verdicts(), strict=True):
+                    out[row] = verdicts
+                if progress:
+                    progress(int(mask.sum()))
+        return out
+
+    def generate(
+        self,
+        prompt: str,
+        probes: Sequence[ProbeLike] = (),
+        max_tokens: int = 128,
+        sampling: Sampling | None = None,
+        template: Template = "chat",
+    ) -> Generation:
+        """The model's answer to a prompt, with verdicts of both; see `stream`."""
+        stream = self.stream(prompt, probes, max_tokens, sampling, template)
+        for _ in stream:
+            pass
+        assert stream.result is not None
+        return stream.result
+
+    def stream(
+        self,
+        prompt: str,
+        probes: Sequence[ProbeLike] = (),
+        max_tokens: int = 128,
+        sampling: Sampling | None = None,
+        template: Template = "chat",
+    ) -> Stream:
+        """Answers token by token; when this returns, the prompt's verdicts are known.
+
+        Args:
+            prompt: what the user says.
+            probes: artefacts or folders, all read in the same passes.
+            max_tokens: limit of the answer.
+            sampling: how tokens are drawn; None takes the likeliest.
+            template: `chat` wraps the prompt as a user's turn.
+
+        Raises:
+            DataError: for an empty prompt or one too long to leave room for the answer.
+            MismatchError: if a probe belongs to another model.
+        """
+        (ids,) = encode_rows(self.backend, [prompt], template, room_tokens=max_tokens)
+        sampler = Sampler(sampling or Sampling(), self.backend.device)
+        return Stream(self._events(ids, probes, max_tokens, sampler))
+
+    def _events(
+        self, ids: list[int], probes: Sequence[ProbeLike], max_tokens: int, sampler: Sampler
+    ) -> Generator[TokenEvent, None, Generation]:
+        """First the prompt's verdicts (as an event without a token), then the tokens."""
+        begin = time.perf_counter()
+        with ExitStack() as stack:
+            reading = stack.enter_context(watch(self.backend, probes)) if probes else None
+            steps = decode_steps(self.backend, *pad_batch([ids]), max_tokens, sampler)
+            token = int(next(steps)[0])
+            prompt = _row(reading.verdicts()) if reading else {}
+            if reading:
+                reading.cut()
+            seconds = {"first_token": time.perf_counter() - begin}
+            yield TokenEvent(-1, "", prompt)
+            text, done, reason = Detokenizer(self.backend), list[int](), "length"
+            while True:
+                verdicts = _row(reading.verdicts()) if reading else {}
+                if token in self.backend.end_ids:
+                    reason = "stop"
+                    break
+                done.append(token)
+                yield TokenEvent(token, text.add(token, len(done) == max_tokens), verdicts)
+                if len(done) == max_tokens:
+                    break
+                token = int(next(steps)[0])
+        seconds["total"] = time.perf_counter() - begin
+        answer = self.backend.decode(done)
+        return Generation(answer, tuple(done), prompt, verdicts, reason, seconds)
+
+
+class Detokenizer:
+    """Text of a growing list of tokens, never half a character."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.pending: list[int] = []
+
+    def add(self, token_id: int, last: bool = False) -> str:
+        """The text that this token completes; what is left of a character if it is the last."""
+        before = self.backend.decode(self.pending[:1]) if len(self.pending) else ""
+        self.pending.append(token_id)
+        text = self.backend.decode(self.pending)
+        if text.endswith("\ufffd") and not last:
+            return ""
+        # The last token stays as context: tokenizers drop a leading space without it.
+        self.pending = [token_id]
+        return text[len(before) :]
+
+
+def decode_steps(
+    backend: Backend,
+    ids: Int[Tensor, "batch token"],
+    mask: Bool[Tensor, "batch token"],
+    max_tokens: int,
+    sampler: Sampler,
+) -> Iterator[Int[Tensor, " batch"]]:
+    """The main loop: run the prompt, draw a token, run it, draw the next.
+
+    Args:
+        backend: the engine.
+        ids: prompts, padded on the left.
+        mask: which positions hold a token.
+        max_tokens: tokens to draw.
+        sampler: how they are drawn.
+
+    Yields:
+        The next token of every row; the states of the one before it have then been read.
+    """
+    cache = backend.new_cache()
+    logits = backend.forward(ids, mask, cache, logits=True)
+    for _ in range(max_tokens):
+        assert logits is not None
+        token = sampler(logits)
+        yield token
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        logits = backend.forward(token[:, None], mask, cache, logits=True)
+
+
+def pad_batch(
+    rows: Sequence[Sequence[int]],
+) -> tuple[Int[Tensor, "batch token"], Bool[Tensor, "batch token"]]:
+    """Rows of token ids as one batch, padded on the left, and its mask."""
+    longest = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        ids[i, longest - len(row) :] = torch.tensor(row)
+        mask[i, longest - len(row) :] = True
+    return ids, mask
+
+
+def _row(verdicts: list[dict[str, Verdict]]) -> dict[str, Verdict]:
+    return verdicts[0] if verdicts else {}

@@ -1,0 +1,241 @@
+"""Follows sequences through the model and keeps one small fold state for each.
+
+A reading is shown hidden states, taps them, folds the values, and reads out verdicts when asked.
+Fold states live beside the KV cache whose tokens they cover, so chunks, decoding steps and several
+caches in turn are exact. Knows no engine.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pillion.backends import Step
+from pillion.core import Verdict
+from pillion.errors import ConfigError, StateError
+from pillion.probe import Artefact
+from pillion.probe.network import State, join, pick
+from pillion.runtime.group import Group, group, spread
+
+HELD_TOKENS = 16
+"""Chunks up to this many tokens (all rows) are tapped in one go after the last layer: their states
+are a few kilobytes a layer, and few large operations beat many small ones."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """How far a sequence batch has been read.
+
+    Attributes:
+        num_tokens: positions seen, padding included (the length of the KV cache).
+        states: a fold state a group, since the last cut; None right after one.
+        prompt: the states after the first pass.
+    """
+
+    num_tokens: int
+    states: tuple[State, ...] | None
+    prompt: tuple[State, ...]
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Where each position of a packed batch goes."""
+
+    rows: Int[Tensor, " chunk"]
+    places: Int[Tensor, " chunk"]
+    mask: Bool[Tensor, "row place"]
+
+
+class Reading:
+    """Verdicts of what the model is reading. A `Watcher`; made by `attach`.
+
+    Args:
+        artefacts: the probes; their names must differ.
+        device: where the model runs.
+        dtype: of the model's states.
+    """
+
+    def __init__(
+        self, artefacts: Sequence[Artefact], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        names = [a.name for a in artefacts]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"Probe names must differ; got {', '.join(names)}. Rename a folder.")
+        self.artefacts = {a.name: a for a in artefacts}
+        self.groups = group(artefacts, device, dtype)
+        self.layers = tuple(sorted({layer for g in self.groups for layer in g.layers}))
+        self._place = [{layer: i for i, layer in enumerate(g.layers)} for g in self.groups]
+        self._tracks: weakref.WeakKeyDictionary[object, Track] = weakref.WeakKeyDictionary()
+        self._track: Track | None = None
+        self._step = Step(torch.zeros(0, 0, dtype=torch.bool), None, 0)
+        self._before: Track | None = None
+        self._segments: Segments | None = None
+        self._held: list[Tensor] = []
+        self._folded: list[list[State]] = []
+        self._broken: list[tuple[int, Tensor]] = []
+
+    # -- what the backend calls, in the order of time
+
+    def start(self, step: Step) -> None:
+        """A pass begins: finds the track that it goes on from.
+
+        Raises:
+            StateError: if the KV cache holds tokens that this reading never saw.
+        """
+        self._step, self._held, self._broken = step, [], []
+        self._folded = [[] for _ in self.groups]
+        self._before = self._tracks.get(step.cache) if step.past_tokens else None
+        if step.past_tokens and (
+            self._before is None or self._before.num_tokens != step.past_tokens
+        ):
+            raise StateError(
+                f"The KV cache holds {step.past_tokens} tokens, but the probes have read "
+                f"{self._before.num_tokens if self._before else 0} of them; attach the probes "
+                "before the prompt runs, and do not rewind the cache."
+            )
+        self._segments = _segments(step) if step.segments is not None else None
+
+    def see(self, layer: int, hidden: Float[Tensor, "batch chunk dim"]) -> None:
+        """Taps a layer: small chunks are held until all layers are there, large ones folded."""
+        hidden = hidden.detach()
+        if self._step.mask.numel() <= HELD_TOKENS:
+            self._held.append(hidden)
+            return
+        for one, place, states in zip(self.groups, self._place, self._folded, strict=True):
+            if layer in place:
+                values = one.layer_values(place[layer], hidden)
+                self._check((layer,), values)
+                states.append(self._summarise(one, values))
+
+    def end(self, cache: object | None) -> None:
+        """The pass is over: what was folded is merged with what was read before."""
+        if self._held:
+            self._fold_held()
+        new = tuple(join(states) for states in self._folded)
+        self._held, self._folded = [], []
+        old = self._before
+        if old is None:
+            self._track = Track(self._step.mask.shape[1], new, new)
+        else:
+            states = new
+            if old.states is not None:
+                states = tuple(
+                    g.fold.merge(one, two)
+                    for g, one, two in zip(self.groups, old.states, new, strict=True)
+                )
+            tokens = old.num_tokens + self._step.mask.shape[1]
+            self._track = replace(old, num_tokens=tokens, states=states)
+        self._before = None
+        if cache is not None:
+            self._tracks[cache] = self._track
+
+    def move(self, cache: object, rows: Int[Tensor, " row"]) -> None:
+        """The rows of a KV cache were reordered or repeated (beam search does that)."""
+        track = self._tracks.get(cache)
+        if track is None:
+            return
+        self._tracks[cache] = self._track = replace(
+            track,
+            states=track.states and tuple(pick(s, rows) for s in track.states),
+            prompt=tuple(pick(s, rows) for s in track.prompt),
+        )
+
+    # -- what the user calls
+
+    def cut(self) -> None:
+        """Verdicts from here on are of what follows only: the response apart from the prompt."""
+        for cache, track in list(self._tracks.items()):
+            if track is self._track:
+                self._tracks[cache] = self._track = replace(track, states=None)
+
+    def probabilities(self) -> dict[str, Float[Tensor, "batch output"]]:
+        """Probabilities a probe of what was read since the last cut; empty if nothing was.
+
+        Raises:
+            StateError: if a hidden state was not finite, naming layer and token.
+        """
+        if self._track is None or self._track.states is None:
+            return {}
+        return self._read_out(self._track.states)
+
+    def verdicts(self) -> list[dict[str, Verdict]]:
+        """One mapping a batch row: probe name -> verdict of what was read since the last cut."""
+        return self._verdicts(self.probabilities())
+
+    def prompt_verdicts(self) -> list[dict[str, Verdict]]:
+        """Verdicts of the first pass over the current batch: the prompt, if it was not cut up."""
+        return self._verdicts(self._read_out(self._track.prompt) if self._track else {})
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory held now for the sequences being followed, in bytes."""
+        track = self._track
+        kept = [*(track.states or ()), *track.prompt] if track else []
+        tensors = {id(t): t for state in kept for t in state.values()}
+        tensors |= {id(t): t for t in self._held}
+        tensors |= {id(t): t for g in self._folded for s in g for t in s.values()}
+        return sum(t.numel() * t.element_size() for t in tensors.values())
+
+    # -- inside
+
+    def _fold_held(self) -> None:
+        """Taps and folds all layers of a small chunk at once."""
+        every = torch.stack(self._held)
+        for i, (one, place) in enumerate(zip(self.groups, self._place, strict=True)):
+            hidden = every
+            if one.layers != self.layers:
+                hidden = every[[self.layers.index(layer) for layer in place]]
+            values = one.all_values(hidden)
+            self._check(one.layers, values)
+            self._folded[i] = [self._summarise(one, values)]
+
+    def _summarise(self, one: Group, values: Float[Tensor, "layer batch chunk tap"]) -> State:
+        if self._segments is None:
+            return one.fold.summarise(values, self._step.mask)
+        where = self._segments
+        return one.fold.summarise(spread(values, where.rows, where.places, where.mask), where.mask)
+
+    def _check(
+        self, layers: tuple[int, ...], values: Float[Tensor, "layer batch chunk tap"]
+    ) -> None:
+        """Non-finite states make every value of their token non-finite: one sum tells."""
+        if bool(torch.isfinite(values.sum())):
+            return
+        wrong = (~torch.isfinite(values).all(-1)) & self._step.mask
+        for index, row, token in wrong.nonzero().tolist()[:1]:
+            raise StateError(
+                f"Hidden states of layer {layers[index]} are not finite at token {self._step.past_tokens + token} of row {row}; the model gave "
+                "NaN or infinity. Use another dtype (--dtype float32 or bfloat16)."
+            )
+
+    def _read_out(self, states: tuple[State, ...]) -> dict[str, Float[Tensor, "batch output"]]:
+        named: dict[str, Float[Tensor, "batch output"]] = {}
+        for one, state in zip(self.groups, states, strict=True):
+            for artefact, logits in zip(one.artefacts, one.logits(state), strict=True):
+                named[artefact.name] = artefact.probabilities(logits)
+        return {name: named[name] for name in self.artefacts}
+
+    def _verdicts(
+        self, probs: Mapping[str, Float[Tensor, "batch output"]]
+    ) -> list[dict[str, Verdict]]:
+        rows = {name: p.tolist() for name, p in probs.items()}
+        count = len(next(iter(rows.values()))) if rows else 0
+        return [
+            {name: self.artefacts[name].verdict(p[i]) for name, p in rows.items()}
+            for i in range(count)
+        ]
+
+
+def _segments(step: Step) -> Segments:
+    assert step.segments is not None
+    rows = step.segments
+    lengths = torch.bincount(rows)
+    starts = lengths.cumsum(0) - lengths
+    places = torch.arange(len(rows), device=rows.device) - starts[rows]
+    mask = torch.arange(int(lengths.max()), device=rows.device) < lengths[:, None]
+    return Segments(rows, places, mask)

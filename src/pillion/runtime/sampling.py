@@ -1,0 +1,52 @@
+"""Which token comes next, from the logits of the last position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pillion.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn.
+
+    Attributes:
+        temperature: 0 takes the likeliest token; higher is more varied.
+        top_p: only the likeliest tokens that together reach this probability are drawn from.
+        seed: of the draws.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ConfigError(f"temperature is {self.temperature}; it must be 0 or more.")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
+
+
+class Sampler:
+    """Draws tokens; the same seed draws the same."""
+
+    def __init__(self, sampling: Sampling, device: torch.device) -> None:
+        self.sampling = sampling
+        self.random = torch.Generator(device=device).manual_seed(sampling.seed)
+
+    def __call__(self, logits: Float[Tensor, "batch vocab"]) -> Int[Tensor, " batch"]:
+        """The next token of every row."""
+        if self.sampling.temperature == 0:
+            return logits.argmax(-1)
+        probs = (logits.float() / self.sampling.temperature).softmax(-1)
+        if self.sampling.top_p < 1:
+            ordered, ids = probs.sort(-1, descending=True)
+            # A token stays if those before it have not reached top_p yet: one always stays.
+            ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= self.sampling.top_p, 0)
+            probs = torch.zeros_like(probs).scatter_(-1, ids, ordered)
+        return torch.multinomial(probs, 1, generator=self.random)[:, 0]

@@ -1,0 +1,19 @@
+"""From hidden states to probes: many configurations in one pass over the data.
+
+Promises that seeds decide the weights and that an interrupted run can go on. Does not know engines.
+"""
+
+from pillion.train.evaluate import choose_thresholds, evaluate_networks, evaluate_source
+from pillion.train.loop import Examples, Trained, train
+from pillion.train.settings import ProbeConfig, TrainSettings
+
+__all__ = [
+    "Examples",
+    "ProbeConfig",
+    "TrainSettings",
+    "Trained",
+    "choose_thresholds",
+    "evaluate_networks",
+    "evaluate_source",
+    "train",
+]

@@ -1,0 +1,125 @@
+"""Where an interrupted training run goes on: one file, replaced whole after every epoch.
+
+Promises that a crash leaves the state of the last finished epoch, and that another run's file is
+refused. Tensors are safetensors and the rest JSON in their header; nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from pillion.errors import ConfigError, StorageError
+from pillion.train.learner import Learner
+
+FILE_NAME = "training.safetensors"
+_COUNTS = ("best_epoch", "best_score", "seconds", "curve")
+
+
+def save_checkpoint(folder: Path, run: str, epoch: int, learners: Sequence[Learner]) -> None:
+    """Writes the state after `epoch` epochs, all at once.
+
+    Args:
+        folder: made if it is not there.
+        run: identity of the run.
+        epoch: epochs that are finished.
+        learners: all of them, stopped ones too.
+
+    Raises:
+        StorageError: the disk is full, or cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    for place, learner in enumerate(learners):
+        for name, tensor in _tensors(learner).items():
+            tensors[f"{place}/{name}"] = tensor.detach().cpu().contiguous()
+    counts = [{name: getattr(learner, name) for name in _COUNTS} for learner in learners]
+    state = json.dumps({"run": run, "epoch": epoch, "learners": counts})
+    _replace(folder / FILE_NAME, save(tensors, {"state": state}))
+
+
+def load_checkpoint(folder: Path, run: str, learners: Sequence[Learner]) -> int:
+    """Puts the state of the last finished epoch into the learners.
+
+    Returns:
+        How many epochs are finished; 0 where nothing lies in the folder.
+
+    Raises:
+        ConfigError: the state of another run lies there.
+        StorageError: the file cannot be read.
+    """
+    path = folder / FILE_NAME
+    if not path.exists():
+        return 0
+    state, tensors = _read(path)
+    if state["run"] != run:
+        raise ConfigError(
+            f"The unfinished training in {folder} is of other data, settings or configurations; "
+            "repeat its command to finish it, or delete the folder."
+        )
+    for place, (learner, counts) in enumerate(zip(learners, state["learners"], strict=True)):
+        for name in _COUNTS:
+            setattr(learner, name, counts[name])
+        prefix = f"{place}/"
+        own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        _restore(learner, own)
+    return state["epoch"]
+
+
+def _tensors(learner: Learner) -> dict[str, Tensor]:
+    named = {f"now/{n}": p for n, p in learner.network.named_parameters()}
+    named |= {f"mean/{n}": t for n, t in learner.mean.items()}
+    named |= {f"best/{n}": t for n, t in learner.best.items()}
+    for name, parameter in learner.network.named_parameters():
+        moments = learner.optimiser.state[parameter]
+        named |= {f"{moment}/{name}": tensor for moment, tensor in moments.items()}
+    return named
+
+
+def _restore(learner: Learner, tensors: dict[str, Tensor]) -> None:
+    groups: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        kind, name = key.split("/", 1)
+        groups.setdefault(kind, {})[name] = tensor
+    now, mean, best = (groups.pop(kind, {}) for kind in ("now", "mean", "best"))
+    for name, parameter in learner.network.named_parameters():
+        parameter.data.copy_(now[name])
+        device = parameter.device
+        # AdamW counts its steps in a tensor of its own, which its fused form wants on the device.
+        state = {moment: named[name].to(device) for moment, named in groups.items()}
+        learner.optimiser.state[parameter] = state
+    device = next(learner.network.parameters()).device
+    learner.mean = {name: tensor.to(device) for name, tensor in mean.items()}
+    learner.best = {name: tensor.to(device) for name, tensor in best.items()}
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
+            state = json.loads(file.metadata()["state"])
+            return state, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(
+            f"The unfinished training at {path} cannot be read ({error}); delete it to start anew."
+        ) from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_suffix(".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise StorageError(
+            f"{error.strerror or error} at {path}; choose another folder for the unfinished run."
+        ) from error

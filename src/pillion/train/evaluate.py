@@ -1,0 +1,113 @@
+"""What trained networks say about a source, batch by batch, and how good that is.
+
+Promises bounded memory and one read of the states for all networks. Does not know how the networks
+were trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Num, Shaped
+from torch import Tensor
+
+from pillion.core.batching import batches_by_length
+from pillion.extract import Progress, StateSource, silent
+from pillion.metrics import best_f1_threshold, evaluate
+from pillion.probe import Network
+from pillion.probe.network import inverse_rms_by_layer
+from pillion.probe.task import Task, probabilities
+from pillion.train.reading import read_batches
+
+EVALUATION_TOKENS = 2048
+
+
+def evaluate_source(
+    network: Network, source: StateSource, task: Task, max_tokens: int = EVALUATION_TOKENS
+) -> Float[Tensor, "row output"]:
+    """Probabilities of every row; see `evaluate_networks`."""
+    return evaluate_networks([network], source, task, max_tokens)[0]
+
+
+@torch.inference_mode()
+def evaluate_networks(
+    networks: Sequence[Network],
+    source: StateSource,
+    task: Task,
+    max_tokens: int = EVALUATION_TOKENS,
+    progress: Progress = silent,
+) -> list[Float[Tensor, "row output"]]:
+    """Probabilities of every row by every network, while each batch of states is read once.
+
+    Args:
+        networks: of this source's layers and width.
+        source: of the states.
+        task: what logits mean.
+        max_tokens: padded tokens held at once; a longer row is held alone.
+        progress: told of every batch, as stage `evaluate`.
+    """
+    batches = batches_by_length(source.lengths, max_tokens)
+    found = [torch.empty(len(source.lengths), n.shape.num_outputs) for n in networks]
+    done, total = 0, sum(source.lengths)
+    for row_ids, (hidden, mask) in zip(batches, read_batches(source, batches), strict=True):
+        device = next(networks[0].parameters()).device
+        hidden, mask = hidden.to(device), mask.to(device)
+        scale = shared_scale(networks, hidden)
+        for network, probs in zip(networks, found, strict=True):
+            network.eval()
+            probs[row_ids] = probabilities(task, network(hidden, mask, scale)).cpu()
+        done += sum(source.lengths[row_id] for row_id in row_ids)
+        progress("evaluate", done, total)
+    return found
+
+
+def shared_scale(
+    networks: Sequence[Network], hidden: Float[Tensor, "layer batch token dim"]
+) -> Float[Tensor, "layer batch token"] | None:
+    """1 / rms of every state, once for all networks that normalise; None if none does."""
+    if any(getattr(network.settings, "normalise", False) for network in networks):
+        return inverse_rms_by_layer(hidden)
+    return None
+
+
+def validate(
+    task: Task,
+    probs: Float[Tensor, "row output"],
+    targets: Num[Tensor, " row"] | Num[Tensor, "row output"],
+) -> dict[str, float | None]:
+    """All metrics of `pillion.metrics.evaluate`, and `log_loss` (nats a row and decision)."""
+    found = evaluate(probs.numpy(), targets.cpu().numpy(), task)
+    return {**found, "log_loss": _log_loss(task, probs.double(), targets)}
+
+
+def score(metrics: dict[str, float | None]) -> float:
+    """What the best epoch is chosen by: macro AUPRC, which no threshold touches.
+
+    Where validation leaves it undefined (a single label), minus the log-loss.
+    """
+    auprc, log_loss = metrics["auprc"], metrics["log_loss"]
+    assert log_loss is not None
+    return -log_loss if auprc is None else auprc
+
+
+def choose_thresholds(
+    task: Task, probs: Float[Tensor, "row output"], targets: Shaped[np.ndarray, "row ..."]
+) -> tuple[float, ...] | None:
+    """The thresholds of best F1 on these (validation) rows, one an output; None for multi-class."""
+    if task == "multiclass":
+        return None
+    columns = targets.reshape(len(targets), -1)
+    return tuple(
+        best_f1_threshold(probs[:, i].numpy(), columns[:, i]) for i in range(columns.shape[1])
+    )
+
+
+def _log_loss(task: Task, probs: Tensor, targets: Tensor) -> float:
+    targets = targets.cpu()
+    safe = probs.clamp(1e-7, 1 - 1e-7)
+    if task == "multiclass":
+        return float(-safe.gather(1, targets.long()[:, None]).log().mean())
+    wanted = targets.double().reshape(safe.shape)
+    return float(torch.nn.functional.binary_cross_entropy(safe, wanted))

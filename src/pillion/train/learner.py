@@ -1,0 +1,160 @@
+"""One configuration while it is trained: weights, optimiser, running mean, best weights so far.
+
+Promises that what it learns depends on its configuration and the batches alone. Does not know who
+trains beside it, nor where states come from.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Num
+from torch import Tensor
+
+from pillion.core import Shape
+from pillion.errors import StateError
+from pillion.probe import Network, build, make_settings
+from pillion.probe.task import Task, loss
+from pillion.train.settings import ProbeConfig, TrainSettings
+
+Curve = list[dict[str, float | None]]
+"""Per epoch: name -> validation metric, and `loss`, the mean training loss."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a step: all of its rows, or as many as fit.
+
+    Attributes:
+        hidden: states.
+        mask: which of them are tokens.
+        scale: 1 / rms of every state, computed once for all configurations; None if none asks.
+        targets: of the rows.
+        share: 1 / rows of the whole step: pieces add up to the mean over the step.
+    """
+
+    hidden: Float[Tensor, "layer batch token dim"]
+    mask: Bool[Tensor, "batch token"]
+    scale: Float[Tensor, "layer batch token"] | None
+    targets: Num[Tensor, " batch"] | Num[Tensor, "batch output"]
+    share: float
+
+
+@dataclass
+class Learner:
+    """A configuration in training.
+
+    Attributes:
+        config: what it is.
+        network: its current weights.
+        optimiser: AdamW over them.
+        mean: running mean of the weights by name; empty without `ema_decay`.
+        best: the weights of the best epoch, by name.
+        curve: validation metrics of every epoch.
+        best_epoch: from 1; 0 before the first.
+        best_score: validation score of that epoch.
+        seconds: time spent in steps.
+    """
+
+    config: ProbeConfig
+    network: Network
+    optimiser: torch.optim.AdamW
+    mean: dict[str, Tensor]
+    best: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    curve: Curve = field(default_factory=Curve)
+    best_epoch: int = 0
+    best_score: float = -math.inf
+    seconds: float = 0.0
+    loss_sum: float = 0.0
+
+    @classmethod
+    def start(
+        cls, config: ProbeConfig, shape: Shape, settings: TrainSettings, device: torch.device
+    ) -> Learner:
+        """Fresh weights of the configuration's seed."""
+        network = build(
+            config.probe, shape, make_settings(config.probe, **config.settings), config.seed
+        ).to(device)
+        optimiser = torch.optim.AdamW(
+            network.parameters(),
+            lr=config.rate,
+            betas=(0.9, 0.999),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        named = {name: p.detach().clone() for name, p in network.named_parameters()}
+        return cls(config, network, optimiser, named if settings.ema_decay else {})
+
+    def accumulate(
+        self, part: Part, task: Task, weights: Float[Tensor, " label"], step: int
+    ) -> None:
+        """Adds the gradient of a piece of a step.
+
+        Raises:
+            StateError: the loss is not finite; the message names configuration and step.
+        """
+        began = time.perf_counter()
+        # From seed and step alone: neither companions nor an interruption can shift it.
+        torch.manual_seed(self.config.seed * 1_000_003 + step)
+        self.network.train()
+        logits = self.network(part.hidden, part.mask, part.scale)
+        total = loss(task, logits, part.targets, weights).sum() * part.share
+        value = total.item()
+        if not math.isfinite(value):
+            raise StateError(
+                f"The loss of {self.config.probe!r} (learning rate {self.config.rate:g}, seed "
+                f"{self.config.seed}) is not finite at step {step + 1}; lower --learning-rate, or "
+                "check the hidden states."
+            )
+        self.loss_sum += value
+        total.backward()
+        self.seconds += time.perf_counter() - began
+
+    def step(self, rate: float, settings: TrainSettings) -> None:
+        """Moves the weights by the gradient that was added up.
+
+        Args:
+            rate: share of the configuration's learning rate.
+            settings: for the running mean.
+        """
+        began = time.perf_counter()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.config.rate * rate
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        if self.mean:
+            for name, parameter in self.network.named_parameters():
+                self.mean[name].lerp_(parameter.detach(), 1 - settings.ema_decay)
+        self.seconds += time.perf_counter() - began
+
+    def weights(self) -> dict[str, Tensor]:
+        """What is validated and kept: the running mean, or the current weights."""
+        return self.mean or {n: p.detach() for n, p in self.network.named_parameters()}
+
+    def note(self, metrics: dict[str, float | None], score: float) -> None:
+        """Takes down an epoch's validation, and its weights if they are the best so far."""
+        self.curve.append(metrics)
+        if score > self.best_score:
+            self.best_score, self.best_epoch = score, len(self.curve)
+            self.best = {name: tensor.clone() for name, tensor in self.weights().items()}
+
+    def stopped(self, patience: int) -> bool:
+        """Whether it has gone too long without a better score."""
+        return len(self.curve) - self.best_epoch >= patience
+
+
+def learning_rate(step: int, num_steps: int, warmup: float) -> float:
+    """Share of the highest learning rate in a step: a straight rise, then a cosine to 0.
+
+    Args:
+        step: from 0.
+        num_steps: of the whole run.
+        warmup: share of the steps in which it rises.
+    """
+    rising = max(1, round(warmup * num_steps))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, num_steps - rising)))

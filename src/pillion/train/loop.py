@@ -1,0 +1,228 @@
+"""From hidden states and targets to trained probes: several configurations in one pass.
+
+Promises the same weights for the same seeds, whoever trains beside, resumed or not. Does not know
+engines, texts or label names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from pillion.core import Shape
+from pillion.errors import DataError, Interrupted
+from pillion.extract import Progress, StateSource, silent
+from pillion.probe import Network
+from pillion.probe.task import Task, class_weights, num_outputs
+from pillion.train.checkpoint import load_checkpoint, save_checkpoint
+from pillion.train.evaluate import evaluate_networks, score, shared_scale, validate
+from pillion.train.learner import Curve, Learner, Part, learning_rate
+from pillion.train.order import epoch_batches, parts
+from pillion.train.reading import read_batches
+from pillion.train.settings import ProbeConfig, TrainSettings, require_configs
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows to learn from or to validate on.
+
+    Attributes:
+        source: their hidden states.
+        targets: as `LabelSpace.encode` gives them.
+    """
+
+    source: StateSource
+    targets: Shaped[np.ndarray, "row ..."]
+
+    def __post_init__(self) -> None:
+        if len(self.targets) != len(self.source.lengths) or not len(self.targets):
+            raise DataError(
+                f"Got {len(self.targets)} labels for {len(self.source.lengths)} rows; give one a "
+                "row, and at least one row."
+            )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A configuration that was trained.
+
+    Attributes:
+        config: what it is.
+        network: with the weights of the best epoch, ready to evaluate.
+        curve: validation metrics of every epoch.
+        best_epoch: from 1.
+        seconds: spent on its own steps, without reading states.
+    """
+
+    config: ProbeConfig
+    network: Network
+    curve: Curve
+    best_epoch: int
+    seconds: float
+
+
+def train(
+    training: Examples,
+    validation: Examples,
+    task: Task,
+    num_labels: int,
+    configs: Sequence[ProbeConfig],
+    settings: TrainSettings | None = None,
+    progress: Progress = silent,
+    checkpoint: str | os.PathLike[str] | None = None,
+    device: torch.device | str = "cpu",
+) -> list[Trained]:
+    """Every configuration, trained side by side while each batch of states is read once.
+
+    Args:
+        training: rows to learn from.
+        validation: rows that choose the best epoch.
+        task: what targets mean.
+        num_labels: labels of the task (2 for binary).
+        configs: one or more.
+        settings: what they share; None for the defaults.
+        progress: told of every step, as stage `train`.
+        checkpoint: folder for what an interrupted run leaves; stays until the caller deletes it.
+        device: where the probes are trained.
+
+    Raises:
+        ConfigError: no configuration, or the checkpoint is of another run.
+        StateError: a loss is not finite.
+        Interrupted: by Ctrl-C.
+    """
+    require_configs(list(configs))
+    settings = settings or TrainSettings()
+    shape = Shape(len(training.source.layers), training.source.dim, num_outputs(task, num_labels))
+    # What is dropped is drawn anew each step; the caller's random state is left as it was.
+    with torch.random.fork_rng(devices=[]):
+        learners = [Learner.start(c, shape, settings, torch.device(device)) for c in configs]
+        run = _Run(training, validation, task, num_labels, settings, learners, torch.device(device))
+        try:
+            run.finish(progress, Path(checkpoint) if checkpoint is not None else None)
+        except KeyboardInterrupt as error:
+            kept = "the same command resumes it" if checkpoint is not None else "nothing was kept"
+            raise Interrupted(f"Training was interrupted; {kept}.") from error
+    return [_trained(learner) for learner in learners]
+
+
+def _trained(learner: Learner) -> Trained:
+    learner.network.load_state_dict(learner.best)
+    network = learner.network.eval().requires_grad_(False)
+    return Trained(learner.config, network, learner.curve, learner.best_epoch, learner.seconds)
+
+
+class _Run:
+    """A run over the data; everything that its epochs share."""
+
+    def __init__(
+        self,
+        training: Examples,
+        validation: Examples,
+        task: Task,
+        num_labels: int,
+        settings: TrainSettings,
+        learners: list[Learner],
+        device: torch.device,
+    ) -> None:
+        self.training, self.validation, self.task = training, validation, task
+        self.settings, self.learners, self.device = settings, learners, device
+        self.targets = torch.as_tensor(training.targets).to(device)
+        self.weights = torch.ones(num_labels, device=device)
+        if settings.class_weights == "balanced":
+            self.weights = class_weights(task, self.targets.cpu(), num_labels).to(device)
+        self.steps_an_epoch = -(-len(training.targets) // settings.batch_size)
+
+    def finish(self, progress: Progress, folder: Path | None) -> None:
+        """All epochs that are still to do."""
+        identity = self._identity()
+        epoch = load_checkpoint(folder, identity, self.learners) if folder else 0
+        while epoch < self.settings.epochs and (learners := self._active()):
+            self._train_epoch(epoch, learners, progress)
+            self._validate(learners)
+            epoch += 1
+            if folder:
+                save_checkpoint(folder, identity, epoch, self.learners)
+
+    def _active(self) -> list[Learner]:
+        return [one for one in self.learners if not one.stopped(self.settings.patience)]
+
+    def _train_epoch(self, epoch: int, learners: list[Learner], progress: Progress) -> None:
+        settings, lengths = self.settings, self.training.source.lengths
+        batches = epoch_batches(lengths, settings.batch_size, settings.order_seed, epoch)
+        total = sum(lengths) * settings.epochs
+        done = sum(lengths) * epoch
+        num_steps = self.steps_an_epoch * settings.epochs
+        best = max(one.best_score for one in learners)
+        metric = best if epoch else None
+        for learner in learners:
+            learner.loss_sum = 0.0
+        for number, (row_ids, pieces) in enumerate(self._steps(batches, learners)):
+            step = epoch * self.steps_an_epoch + number
+            for part in pieces:
+                for learner in learners:
+                    learner.accumulate(part, self.task, self.weights, step)
+            for learner in learners:
+                learner.step(learning_rate(step, num_steps, settings.warmup), settings)
+            done += sum(lengths[row_id] for row_id in row_ids)
+            progress("train", done, total, metric)
+
+    def _steps(
+        self, batches: list[list[int]], learners: list[Learner]
+    ) -> Iterator[tuple[list[int], Iterator[Part]]]:
+        """Each step's rows and its pieces, which have to be used before the next step."""
+        lengths, networks = self.training.source.lengths, [one.network for one in learners]
+        cut = [parts(row_ids, lengths, self.settings.max_tokens) for row_ids in batches]
+        states = read_batches(self.training.source, [piece for pieces in cut for piece in pieces])
+
+        def pieces_of(pieces: list[list[int]], num_rows: int) -> Iterator[Part]:
+            for piece in pieces:
+                hidden, mask = (tensor.to(self.device) for tensor in next(states))
+                scale = shared_scale(networks, hidden)
+                yield Part(hidden, mask, scale, self.targets[piece], 1 / num_rows)
+
+        for row_ids, pieces in zip(batches, cut, strict=True):
+            yield row_ids, pieces_of(pieces, len(row_ids))
+
+    def _validate(self, learners: list[Learner]) -> None:
+        networks = [one.network for one in learners]
+        kept = [_swap(one.network, one.weights()) for one in learners]
+        probs = evaluate_networks(networks, self.validation.source, self.task)
+        targets = torch.as_tensor(self.validation.targets)
+        for learner, found, current in zip(learners, probs, kept, strict=True):
+            metrics = validate(self.task, found, targets)
+            metrics["loss"] = learner.loss_sum / self.steps_an_epoch
+            learner.note(metrics, score(metrics))
+            _swap(learner.network, current)
+
+    def _identity(self) -> str:
+        """What a checkpoint has to agree in to be this run's."""
+        facts = {
+            "configs": [one.config.model_dump() for one in self.learners],
+            "settings": self.settings.model_dump(),
+            "task": self.task,
+            "layers": self.training.source.layers,
+            "dim": self.training.source.dim,
+        }
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        for examples in (self.training, self.validation):
+            digest.update(np.asarray(examples.source.lengths, dtype=np.int64).tobytes())
+            digest.update(np.ascontiguousarray(examples.targets).tobytes())
+        return digest.hexdigest()
+
+
+def _swap(network: Network, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Puts weights into a network; returns a copy of those that were there."""
+    with torch.no_grad():
+        before = {name: p.detach().clone() for name, p in network.named_parameters()}
+        for name, parameter in network.named_parameters():
+            parameter.copy_(weights[name])
+    return before

@@ -1,0 +1,87 @@
+"""What a training run is told: how long, in which batches, and which configurations.
+
+Frozen and strict; knows no data and no model.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from pillion.errors import ConfigError
+from pillion.probe import aggregator, make_settings
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TrainSettings(_Strict):
+    """What all configurations of a run share.
+
+    Attributes:
+        epochs: passes over the training rows, at most.
+        batch_size: rows a step.
+        warmup: share of all steps in which the learning rate rises; a cosine to 0 follows.
+        patience: epochs without a better validation score after which a configuration stops.
+        ema_decay: the trained weights are a running mean over steps with this decay; 0: the last.
+        class_weights: `balanced` makes every label count the same.
+        order_seed: of the order of the rows.
+        max_tokens: padded tokens that are held at once; longer batches are split, exactly.
+    """
+
+    epochs: int = Field(default=5, ge=1, le=10)
+    batch_size: int = Field(default=32, ge=1)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    patience: int = Field(default=3, ge=1)
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] = "none"
+    order_seed: int = 0
+    max_tokens: int = Field(default=4096, ge=1)
+
+
+class ProbeConfig(_Strict):
+    """One configuration: a probe and how its weights are moved.
+
+    Attributes:
+        probe: a name of `pillion.probe.AGGREGATORS`.
+        settings: of that probe, on top of what the name stands for.
+        learning_rate: the highest one; None: the probe's own default.
+        weight_decay: of AdamW.
+        seed: of the initial weights and of what is dropped.
+
+    Raises:
+        ConfigError: an unknown probe or setting, or a value that does not fit.
+    """
+
+    probe: str = "gate"
+    settings: dict[str, Any] = Field(default_factory=dict[str, Any])
+    learning_rate: float | None = Field(default=None, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    seed: int = 0
+
+    @field_validator("probe")
+    @classmethod
+    def _known(cls, probe: str) -> str:
+        aggregator(probe)
+        return probe
+
+    def model_post_init(self, _context: Any) -> None:
+        """Refuses settings that the probe does not take."""
+        make_settings(self.probe, **self.settings)
+
+    @property
+    def rate(self) -> float:
+        """The highest learning rate, the probe's default if none was given."""
+        return self.learning_rate or aggregator(self.probe).learning_rate
+
+
+def require_configs(configs: list[ProbeConfig]) -> None:
+    """Refuses a run without a configuration.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not configs:
+        raise ConfigError("Got no probe to train; give at least one configuration.")
