@@ -1,7 +1,7 @@
 """The tree of errors that pillion raises on purpose.
 
-Every message is one sentence or two: what was got, what was wanted, what to do. The command line turns an
-error into its `exit_code`; nothing here knows models, disk or network.
+Every message is one sentence or two: what was got, what was wanted, what to do. The command line
+turns an error into its `exit_code`; nothing here knows models, disk or network.
 
     PillionError
     ├── InputError        the caller's input cannot be used (exit code 2)

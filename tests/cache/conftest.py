@@ -9,22 +9,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from pillion.cache import DTYPES, CacheSpec, CacheWriter
+from pillion.cache import CacheSpec, CacheWriter
 
 Fill = Callable[[Path, CacheSpec, list[Tensor]], None]
 
 
-@pytest.fixture(params=["bfloat16", "float32", "float16"])
-def spec(request: pytest.FixtureRequest) -> CacheSpec:
+@pytest.fixture
+def spec() -> CacheSpec:
     """Seven rows, one of them empty and one larger than a shard, in four shards."""
-    item_bytes = DTYPES[request.param].itemsize
     return CacheSpec(
         key="model-template-texts",
         layers=(0, 3, 7),
         dim=5,
-        dtype=request.param,
+        dtype="bfloat16",
         lengths=(3, 1, 0, 40, 2, 7, 6),
-        shard_bytes=10 * 3 * 5 * item_bytes,
+        shard_bytes=10 * 3 * 5 * 2,
     )
 
 
@@ -32,7 +31,7 @@ def spec(request: pytest.FixtureRequest) -> CacheSpec:
 def rows(spec: CacheSpec) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     shapes = [(len(spec.layers), length, spec.dim) for length in spec.lengths]
-    return [torch.randn(s, generator=generator).to(DTYPES[spec.dtype]) for s in shapes]
+    return [torch.randn(s, generator=generator).bfloat16() for s in shapes]
 
 
 @pytest.fixture

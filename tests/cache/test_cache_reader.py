@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from conftest import Fill
 from torch import Tensor
 
-from pillion.cache import CacheReader, CacheSpec, CacheWriter, Workspace, disk
+from pillion.cache import DTYPES, CacheReader, CacheSpec, CacheWriter, Workspace, disk
 from pillion.errors import ConfigError, StorageError
+
+Fill = Callable[[Path, CacheSpec, list[Tensor]], None]
 
 
 @pytest.fixture
@@ -21,8 +24,13 @@ def cache(tmp_path: Path, spec: CacheSpec, rows: list[Tensor], fill: Fill) -> Pa
     return tmp_path / "cache"
 
 
-def test_rows_come_back_bit_for_bit(cache: Path, rows: list[Tensor]):
-    with CacheReader(cache) as reader:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_come_back_bit_for_bit(
+    tmp_path: Path, spec: CacheSpec, rows: list[Tensor], fill: Fill, dtype: str
+):
+    rows = [row.to(DTYPES[dtype]) for row in rows]
+    fill(tmp_path, replace(spec, dtype=dtype), rows)
+    with CacheReader(tmp_path) as reader:
         assert len(reader) == len(rows)
         for row_id, row in enumerate(rows):
             hidden = reader.read(row_id)

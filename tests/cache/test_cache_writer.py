@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Fill
 from safetensors.torch import load_file, safe_open
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from pillion.cache import CacheReader, CacheSpec, CacheWriter, Shard, disk
 from pillion.errors import StateError, StorageError
 
 Usage = namedtuple("Usage", "total used free")
+Fill = Callable[[Path, CacheSpec, list[Tensor]], None]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -244,7 +244,7 @@ def test_a_disk_that_fills_up_leaves_the_shard_missing_and_no_trace(
             patch.setattr(disk, "open", FullFile, raising=False)
         else:
             patch.setattr(os, "fsync", full_sync)
-        with pytest.raises(StorageError, match="No space left on device at .*--layers"):
+        with pytest.raises(StorageError, match=r"No space left on device at .*--layers"):
             writer.write(shard, of(shard, rows))
     assert [path.name for path in tmp_path.iterdir()] == ["spec.json"]
     assert len(writer.missing()) == 4

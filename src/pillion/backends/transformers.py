@@ -1,4 +1,4 @@
-"""Hugging Face transformers as an engine: any decoder-only causal LM, loaded or in the user's hands.
+"""Hugging Face transformers as an engine: any decoder-only causal LM, loaded or the user's own.
 
 Hidden states are read by hooks on the decoder's blocks: the input of block l is layer l, the
 output of the last block is layer N, before the final norm. Does not know what is done with them.

@@ -104,11 +104,17 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
+    with storage_errors(path):
+        if not path.exists():
+            return None
+        written = path.read_bytes()
     try:
-        with storage_errors(path):
-            return json.loads(path.read_bytes()) if path.exists() else None
+        content: object = json.loads(written)
     except ValueError as error:
         raise _not_understood(path) from error
+    if not isinstance(content, dict):
+        raise _not_understood(path)
+    return cast("dict[str, Any]", content)
 
 
 def _parsed_spec(path: Path, content: dict[str, Any]) -> CacheSpec:

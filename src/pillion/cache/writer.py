@@ -167,6 +167,6 @@ def _check_finite(spec: CacheSpec, row_id: int, hidden: Tensor) -> None:
         layer_index, token_id = (int(i) for i in torch.nonzero(~torch.isfinite(hidden))[0, :2])
         raise StateError(
             f"The hidden state of row {row_id}, token {token_id}, "
-            f"layer {spec.layers[layer_index]} is not finite; run the model in bfloat16 or float32, "
-            "or leave the row out."
+            f"layer {spec.layers[layer_index]} is not finite; run the model in bfloat16 or "
+            "float32, or leave the row out."
         )

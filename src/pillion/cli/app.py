@@ -1,6 +1,6 @@
-"""The command line's frame: the program, its errors and exit codes, and what every verb prints with.
+"""The command line's frame: the program, its errors and exit codes, options that verbs share.
 
-Exit codes: 0 done, 1 the run failed, 2 the input cannot be used. `--debug` anywhere shows the traceback.
+Exit codes: 0 done, 1 the run failed, 2 the input cannot be used. `--debug` shows the traceback.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import typer
 from rich.console import Console
@@ -23,7 +23,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from pillion.errors import Interrupted, PillionError
+from pillion.core import OnTooLong, Template
+from pillion.errors import Interrupted, PillionError, unknown_name
 
 app = typer.Typer(
     name="pillion",
@@ -50,6 +51,13 @@ TooLong = Annotated[
     typer.Option(
         "--on-too-long",
         help="A text beyond the context window: error, truncate-head or truncate-tail.",
+    ),
+]
+AllowMismatch = Annotated[
+    bool,
+    typer.Option(
+        "--allow-mismatch",
+        help="Warn only of other weights, tokenizer or template; never of another shape.",
     ),
 ]
 Probes = Annotated[list[str], typer.Option("--probe", help="Folder of a probe; may be repeated.")]
@@ -87,6 +95,28 @@ def _fail(message: str, exit_code: int, debug: bool) -> None:
         raise
     print(f"pillion: {message}", file=sys.stderr)
     sys.exit(exit_code)
+
+
+def check_template(name: str | None) -> Template | None:
+    """The template of that name.
+
+    Raises:
+        ConfigError: if it is neither raw nor chat.
+    """
+    if name is not None and name not in get_args(Template):
+        raise unknown_name("--template", name, get_args(Template))
+    return cast(Template | None, name)
+
+
+def check_too_long(name: str) -> OnTooLong:
+    """What to do with long texts, by name.
+
+    Raises:
+        ConfigError: for an unknown one.
+    """
+    if name not in get_args(OnTooLong):
+        raise unknown_name("--on-too-long", name, get_args(OnTooLong))
+    return cast(OnTooLong, name)
 
 
 def print_json(value: Any) -> None:

@@ -3,8 +3,8 @@
 Knows neither models, nor disk, nor network.
 """
 
-from pillion.core.identity import ModelIdentity, Template
+from pillion.core.identity import ModelIdentity, OnTooLong, Template
 from pillion.core.shape import Shape
 from pillion.core.verdict import TokenEvent, Verdict
 
-__all__ = ["ModelIdentity", "Shape", "Template", "TokenEvent", "Verdict"]
+__all__ = ["ModelIdentity", "OnTooLong", "Shape", "Template", "TokenEvent", "Verdict"]

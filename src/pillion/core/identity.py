@@ -32,3 +32,7 @@ class ModelIdentity:
     dim: int
     dtype: str
     context_tokens: int
+
+
+OnTooLong = Literal["error", "truncate-head", "truncate-tail"]
+"""What happens to a text beyond the context window; `truncate-head` drops its beginning."""

@@ -3,12 +3,13 @@
 Promises each state once, in the model's own dtype. Does not know labels, probes or HTTP.
 """
 
+from pillion.core import OnTooLong
 from pillion.extract.fill import extract
 from pillion.extract.identity import cache_key, cache_spec, size_sentence
 from pillion.extract.live import LiveSource
 from pillion.extract.progress import Progress, silent
 from pillion.extract.source import Batch, CachedSource, SelectedRows, StateSource
-from pillion.runtime.encoding import OnTooLong, encode_rows
+from pillion.runtime.encoding import encode_rows
 
 __all__ = [
     "Batch",

@@ -87,6 +87,7 @@ class Mha(Network):
         self,
         hidden: Float[Tensor, "layer batch token dim"],
         mask: Bool[Tensor, "batch token"],
+        scale: Float[Tensor, "layer batch token"] | None = None,
     ) -> Float[Tensor, "batch output"]:
         """Logits by the definition. Wide products run in the dtype of `hidden`, sums in fp32."""
         layers, batch, tokens, dim = hidden.shape
@@ -94,7 +95,8 @@ class Mha(Network):
         qkv = torch.bmm(flat, self.token_qkv.to(hidden.dtype)).float()
         qkv = qkv.view(layers, batch, tokens, -1)
         if self.settings.normalise:
-            qkv = qkv * inverse_rms_by_layer(hidden)[..., None]
+            scale = inverse_rms_by_layer(hidden) if scale is None else scale
+            qkv = qkv * scale[..., None]
         return self.read_out(self.attend_tokens(qkv, mask), mask)
 
     def attend_tokens(

@@ -137,8 +137,16 @@ class Network(nn.Module, ABC):
         self,
         hidden: Float[Tensor, "layer batch token dim"],
         mask: Bool[Tensor, "batch token"],
+        scale: Float[Tensor, "layer batch token"] | None = None,
     ) -> Float[Tensor, "batch output"]:
-        """Logits by the plain definition on whole sequences."""
+        """Logits by the plain definition on whole sequences.
+
+        Args:
+            hidden: states; what lies in the padding does not matter.
+            mask: which of them are tokens.
+            scale: `inverse_rms_by_layer` of the states, for a caller who has several networks read
+                them; None to compute it where it is needed.
+        """
 
     @abstractmethod
     def tap(self) -> Tap | None:

@@ -33,6 +33,7 @@ class MeanPooling(Network):
         self,
         hidden: Float[Tensor, "layer batch token dim"],
         mask: Bool[Tensor, "batch token"],
+        scale: Float[Tensor, "layer batch token"] | None = None,
     ) -> Float[Tensor, "batch output"]:
         """Logits by the definition; an empty row gives the bias."""
         share = mask.float() / mask.sum(1, keepdim=True).clamp(min=1)
@@ -91,6 +92,7 @@ class MaxPooling(Network):
         self,
         hidden: Float[Tensor, "layer batch token dim"],
         mask: Bool[Tensor, "batch token"],
+        scale: Float[Tensor, "layer batch token"] | None = None,
     ) -> Float[Tensor, "batch output"]:
         """Logits by the definition; an empty row gives the bias."""
         top = torch.stack([_masked_max(h, mask) for h in hidden]).amax(0)

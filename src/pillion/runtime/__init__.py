@@ -4,7 +4,7 @@ Knows neither HTTP nor training.
 """
 
 from pillion.runtime.attach import ProbeLike, attach, resolve, watch
-from pillion.runtime.encoding import OnTooLong, encode_rows
+from pillion.runtime.encoding import encode_rows
 from pillion.runtime.language_model import (
     Generation,
     LanguageModel,
@@ -18,7 +18,6 @@ from pillion.runtime.sampling import Sampler, Sampling
 __all__ = [
     "Generation",
     "LanguageModel",
-    "OnTooLong",
     "ProbeLike",
     "Reading",
     "Sampler",

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 from pillion.backends import Backend
-from pillion.core import Template
+from pillion.core import OnTooLong, Template
 from pillion.errors import DataError, unknown_name
-
-OnTooLong = Literal["error", "truncate-head", "truncate-tail"]
-"""What happens to a text beyond the context window; `truncate-head` drops its beginning."""
 
 
 def encode_rows(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 
 import torch
@@ -16,10 +16,11 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from pillion.backends import EMBEDDED, Backend, load_backend
-from pillion.core import Template, TokenEvent, Verdict
+from pillion.core import OnTooLong, Template, TokenEvent, Verdict
 from pillion.core.batching import batches_by_length
 from pillion.runtime.attach import ProbeLike, resolve, watch
-from pillion.runtime.encoding import OnTooLong, encode_rows
+from pillion.runtime.encoding import encode_rows
+from pillion.runtime.reading import Reading
 from pillion.runtime.sampling import Sampler, Sampling
 
 BATCH_TOKENS = 4096
@@ -108,7 +109,8 @@ class LanguageModel:
         probes: Sequence[ProbeLike],
         template: Template | None = None,
         on_too_long: OnTooLong = "error",
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        allow_mismatch: bool = False,
     ) -> list[dict[str, Verdict]]:
         """Verdicts of every probe for every text, in input order, in one pass a text.
 
@@ -117,7 +119,8 @@ class LanguageModel:
             probes: artefacts or folders.
             template: how texts are wrapped; None: as the first probe was trained.
             on_too_long: what happens to a text beyond the context window.
-            progress: called with the number of tokens done since the last call.
+            progress: called with the tokens done so far, and all of them.
+            allow_mismatch: only warn of probes trained on other weights or another template.
 
         Raises:
             DataError: for an empty or too long text.
@@ -128,14 +131,16 @@ class LanguageModel:
         how: Template = template or artefacts[0].card.template
         rows = encode_rows(self.backend, texts, how, on_too_long)
         out: list[dict[str, Verdict]] = [{} for _ in rows]
-        with watch(self.backend, artefacts) as reading:
+        total, done = sum(map(len, rows)), 0
+        with watch(self.backend, artefacts, allow_mismatch) as reading:
             for batch in batches_by_length([len(r) for r in rows], BATCH_TOKENS):
                 ids, mask = pad_batch([rows[i] for i in batch])
                 self.backend.forward(ids, mask)
                 for row, verdicts in zip(batch, reading.verdicts(), strict=True):
                     out[row] = verdicts
+                done += int(mask.sum())
                 if progress:
-                    progress(int(mask.sum()))
+                    progress(done, total)
         return out
 
     def generate(
@@ -160,6 +165,7 @@ class LanguageModel:
         max_tokens: int = 128,
         sampling: Sampling | None = None,
         template: Template = "chat",
+        allow_mismatch: bool = False,
     ) -> Stream:
         """Answers token by token; when this returns, the prompt's verdicts are known.
 
@@ -169,6 +175,7 @@ class LanguageModel:
             max_tokens: limit of the answer.
             sampling: how tokens are drawn; None takes the likeliest.
             template: `chat` wraps the prompt as a user's turn.
+            allow_mismatch: only warn of probes trained on other weights or another template.
 
         Raises:
             DataError: for an empty prompt or one too long to leave room for the answer.
@@ -176,15 +183,20 @@ class LanguageModel:
         """
         (ids,) = encode_rows(self.backend, [prompt], template, room_tokens=max_tokens)
         sampler = Sampler(sampling or Sampling(), self.backend.device)
-        return Stream(self._events(ids, probes, max_tokens, sampler))
+        attached = watch(self.backend, probes, allow_mismatch) if probes else None
+        return Stream(self._events(ids, attached, max_tokens, sampler))
 
     def _events(
-        self, ids: list[int], probes: Sequence[ProbeLike], max_tokens: int, sampler: Sampler
+        self,
+        ids: list[int],
+        attached: AbstractContextManager[Reading] | None,
+        max_tokens: int,
+        sampler: Sampler,
     ) -> Generator[TokenEvent, None, Generation]:
         """First the prompt's verdicts (as an event without a token), then the tokens."""
         begin = time.perf_counter()
         with ExitStack() as stack:
-            reading = stack.enter_context(watch(self.backend, probes)) if probes else None
+            reading = stack.enter_context(attached) if attached else None
             steps = decode_steps(self.backend, *pad_batch([ids]), max_tokens, sampler)
             token = int(next(steps)[0])
             prompt = _row(reading.verdicts()) if reading else {}

@@ -209,8 +209,9 @@ class Reading:
         wrong = (~torch.isfinite(values).all(-1)) & self._step.mask
         for index, row, token in wrong.nonzero().tolist()[:1]:
             raise StateError(
-                f"Hidden states of layer {layers[index]} are not finite at token {self._step.past_tokens + token} of row {row}; the model gave "
-                "NaN or infinity. Use another dtype (--dtype float32 or bfloat16)."
+                f"Hidden states of layer {layers[index]} are not finite at token "
+                f"{self._step.past_tokens + token} of row {row}: the model gave NaN or infinity. "
+                "Use another dtype (--dtype float32 or bfloat16)."
             )
 
     def _read_out(self, states: tuple[State, ...]) -> dict[str, Float[Tensor, "batch output"]]:

@@ -74,7 +74,6 @@ def load_checkpoint(folder: Path, run: str, learners: Sequence[Learner]) -> int:
 
 def _tensors(learner: Learner) -> dict[str, Tensor]:
     named = {f"now/{n}": p for n, p in learner.network.named_parameters()}
-    named |= {f"mean/{n}": t for n, t in learner.mean.items()}
     named |= {f"best/{n}": t for n, t in learner.best.items()}
     for name, parameter in learner.network.named_parameters():
         moments = learner.optimiser.state[parameter]
@@ -87,7 +86,7 @@ def _restore(learner: Learner, tensors: dict[str, Tensor]) -> None:
     for key, tensor in tensors.items():
         kind, name = key.split("/", 1)
         groups.setdefault(kind, {})[name] = tensor
-    now, mean, best = (groups.pop(kind, {}) for kind in ("now", "mean", "best"))
+    now, best = groups.pop("now"), groups.pop("best", {})
     for name, parameter in learner.network.named_parameters():
         parameter.data.copy_(now[name])
         device = parameter.device
@@ -95,7 +94,6 @@ def _restore(learner: Learner, tensors: dict[str, Tensor]) -> None:
         state = {moment: named[name].to(device) for moment, named in groups.items()}
         learner.optimiser.state[parameter] = state
     device = next(learner.network.parameters()).device
-    learner.mean = {name: tensor.to(device) for name, tensor in mean.items()}
     learner.best = {name: tensor.to(device) for name, tensor in best.items()}
 
 

@@ -1,4 +1,4 @@
-"""One configuration while it is trained: weights, optimiser, running mean, best weights so far.
+"""One configuration while it is trained: weights, optimiser, best weights so far.
 
 Promises that what it learns depends on its configuration and the batches alone. Does not know who
 trains beside it, nor where states come from.
@@ -18,7 +18,7 @@ from pillion.core import Shape
 from pillion.errors import StateError
 from pillion.probe import Network, build, make_settings
 from pillion.probe.task import Task, loss
-from pillion.train.settings import ProbeConfig, TrainSettings
+from pillion.train.settings import ProbeConfig
 
 Curve = list[dict[str, float | None]]
 """Per epoch: name -> validation metric, and `loss`, the mean training loss."""
@@ -51,18 +51,17 @@ class Learner:
         config: what it is.
         network: its current weights.
         optimiser: AdamW over them.
-        mean: running mean of the weights by name; empty without `ema_decay`.
         best: the weights of the best epoch, by name.
         curve: validation metrics of every epoch.
         best_epoch: from 1; 0 before the first.
         best_score: validation score of that epoch.
         seconds: time spent in steps.
+        loss_sum: training loss of the running epoch, added up over its steps.
     """
 
     config: ProbeConfig
     network: Network
     optimiser: torch.optim.AdamW
-    mean: dict[str, Tensor]
     best: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     curve: Curve = field(default_factory=Curve)
     best_epoch: int = 0
@@ -71,9 +70,7 @@ class Learner:
     loss_sum: float = 0.0
 
     @classmethod
-    def start(
-        cls, config: ProbeConfig, shape: Shape, settings: TrainSettings, device: torch.device
-    ) -> Learner:
+    def start(cls, config: ProbeConfig, shape: Shape, device: torch.device) -> Learner:
         """Fresh weights of the configuration's seed."""
         network = build(
             config.probe, shape, make_settings(config.probe, **config.settings), config.seed
@@ -85,8 +82,7 @@ class Learner:
             weight_decay=config.weight_decay,
             fused=True,
         )
-        named = {name: p.detach().clone() for name, p in network.named_parameters()}
-        return cls(config, network, optimiser, named if settings.ema_decay else {})
+        return cls(config, network, optimiser)
 
     def accumulate(
         self, part: Part, task: Task, weights: Float[Tensor, " label"], step: int
@@ -113,33 +109,21 @@ class Learner:
         total.backward()
         self.seconds += time.perf_counter() - began
 
-    def step(self, rate: float, settings: TrainSettings) -> None:
-        """Moves the weights by the gradient that was added up.
-
-        Args:
-            rate: share of the configuration's learning rate.
-            settings: for the running mean.
-        """
+    def step(self, share: float) -> None:
+        """Moves the weights by the gradient that was added up, at a share of the learning rate."""
         began = time.perf_counter()
         for group in self.optimiser.param_groups:
-            group["lr"] = self.config.rate * rate
+            group["lr"] = self.config.rate * share
         self.optimiser.step()
         self.optimiser.zero_grad()
-        if self.mean:
-            for name, parameter in self.network.named_parameters():
-                self.mean[name].lerp_(parameter.detach(), 1 - settings.ema_decay)
         self.seconds += time.perf_counter() - began
-
-    def weights(self) -> dict[str, Tensor]:
-        """What is validated and kept: the running mean, or the current weights."""
-        return self.mean or {n: p.detach() for n, p in self.network.named_parameters()}
 
     def note(self, metrics: dict[str, float | None], score: float) -> None:
         """Takes down an epoch's validation, and its weights if they are the best so far."""
         self.curve.append(metrics)
         if score > self.best_score:
             self.best_score, self.best_epoch = score, len(self.curve)
-            self.best = {name: tensor.clone() for name, tensor in self.weights().items()}
+            self.best = {n: p.detach().clone() for n, p in self.network.named_parameters()}
 
     def stopped(self, patience: int) -> bool:
         """Whether it has gone too long without a better score."""

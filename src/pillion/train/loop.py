@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Shaped
-from torch import Tensor
 
 from pillion.core import Shape
 from pillion.errors import DataError, Interrupted
@@ -104,7 +103,7 @@ def train(
     shape = Shape(len(training.source.layers), training.source.dim, num_outputs(task, num_labels))
     # What is dropped is drawn anew each step; the caller's random state is left as it was.
     with torch.random.fork_rng(devices=[]):
-        learners = [Learner.start(c, shape, settings, torch.device(device)) for c in configs]
+        learners = [Learner.start(c, shape, torch.device(device)) for c in configs]
         run = _Run(training, validation, task, num_labels, settings, learners, torch.device(device))
         try:
             run.finish(progress, Path(checkpoint) if checkpoint is not None else None)
@@ -171,7 +170,7 @@ class _Run:
                 for learner in learners:
                     learner.accumulate(part, self.task, self.weights, step)
             for learner in learners:
-                learner.step(learning_rate(step, num_steps, settings.warmup), settings)
+                learner.step(learning_rate(step, num_steps, settings.warmup))
             done += sum(lengths[row_id] for row_id in row_ids)
             progress("train", done, total, metric)
 
@@ -194,14 +193,12 @@ class _Run:
 
     def _validate(self, learners: list[Learner]) -> None:
         networks = [one.network for one in learners]
-        kept = [_swap(one.network, one.weights()) for one in learners]
         probs = evaluate_networks(networks, self.validation.source, self.task)
         targets = torch.as_tensor(self.validation.targets)
-        for learner, found, current in zip(learners, probs, kept, strict=True):
+        for learner, found in zip(learners, probs, strict=True):
             metrics = validate(self.task, found, targets)
             metrics["loss"] = learner.loss_sum / self.steps_an_epoch
             learner.note(metrics, score(metrics))
-            _swap(learner.network, current)
 
     def _identity(self) -> str:
         """What a checkpoint has to agree in to be this run's."""
@@ -217,12 +214,3 @@ class _Run:
             digest.update(np.asarray(examples.source.lengths, dtype=np.int64).tobytes())
             digest.update(np.ascontiguousarray(examples.targets).tobytes())
         return digest.hexdigest()
-
-
-def _swap(network: Network, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Puts weights into a network; returns a copy of those that were there."""
-    with torch.no_grad():
-        before = {name: p.detach().clone() for name, p in network.named_parameters()}
-        for name, parameter in network.named_parameters():
-            parameter.copy_(weights[name])
-    return before

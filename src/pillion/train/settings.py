@@ -25,7 +25,6 @@ class TrainSettings(_Strict):
         batch_size: rows a step.
         warmup: share of all steps in which the learning rate rises; a cosine to 0 follows.
         patience: epochs without a better validation score after which a configuration stops.
-        ema_decay: the trained weights are a running mean over steps with this decay; 0: the last.
         class_weights: `balanced` makes every label count the same.
         order_seed: of the order of the rows.
         max_tokens: padded tokens that are held at once; longer batches are split, exactly.
@@ -35,7 +34,6 @@ class TrainSettings(_Strict):
     batch_size: int = Field(default=32, ge=1)
     warmup: float = Field(default=0.1, ge=0, lt=1)
     patience: int = Field(default=3, ge=1)
-    ema_decay: float = Field(default=0.0, ge=0, lt=1)
     class_weights: Literal["none", "balanced"] = "none"
     order_seed: int = 0
     max_tokens: int = Field(default=4096, ge=1)

@@ -1,0 +1,5 @@
+"""`python -m pillion` is the command line."""
+
+from pillion.cli import main
+
+main()

@@ -1,0 +1,171 @@
+"""`pillion.Probe`: train, use, save and load a probe from Python."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from pillion.core import OnTooLong, Template, Verdict
+from pillion.data import Label, Rows
+from pillion.errors import ConfigError
+from pillion.fit import FitSettings, fit
+from pillion.probe import Artefact
+from pillion.runtime import LanguageModel
+from pillion.train import ProbeConfig, TrainSettings
+
+
+class Probe:
+    """A probe on a language model: texts and labels in, labels out.
+
+    Args:
+        kind: a name of `pillion.probe.AGGREGATORS`.
+        model: the language model; None loads the embedded one when it is needed.
+        name: what its verdicts are signed with.
+        template: `chat` wraps each text as a user's turn, `raw` leaves it.
+        layers: the layers to read; None for all.
+        learning_rate: None for the probe's own default.
+        seed: of the weights.
+        on_too_long: what happens to a text beyond the context window.
+        train: epochs, batch size and the like.
+        settings: of the aggregator, such as `num_heads=8`.
+
+    Attributes:
+        artefact: the trained probe with its card; None before `fit`.
+    """
+
+    def __init__(
+        self,
+        kind: str = "gate",
+        *,
+        model: LanguageModel | None = None,
+        name: str = "probe",
+        template: Template = "chat",
+        layers: Sequence[int] | None = None,
+        learning_rate: float | None = None,
+        seed: int = 0,
+        on_too_long: OnTooLong = "error",
+        train: TrainSettings | None = None,
+        **settings: Any,
+    ) -> None:
+        self._model, self.name = model, name
+        self._config = ProbeConfig(
+            probe=kind, settings=settings, learning_rate=learning_rate, seed=seed
+        )
+        self._settings = FitSettings(
+            template=template,
+            layers=tuple(layers) if layers is not None else None,
+            on_too_long=on_too_long,
+            train=train or TrainSettings(),
+        )
+        self._artefact: Artefact | None = None
+
+    @property
+    def model(self) -> LanguageModel:
+        """The language model that it reads."""
+        if self._model is None:
+            self._model = LanguageModel.load()
+        return self._model
+
+    @property
+    def artefact(self) -> Artefact:
+        """The trained probe with its card.
+
+        Raises:
+            ConfigError: before `fit`.
+        """
+        if self._artefact is None:
+            raise ConfigError(f"Probe {self.name!r} is not trained; call fit, or Probe.load.")
+        return self._artefact
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names, in the order of `predict_proba`'s columns."""
+        return self.artefact.card.labels
+
+    def fit(
+        self,
+        texts: Sequence[str],
+        labels: Sequence[Label],
+        validation: tuple[Sequence[str], Sequence[Label]] | None = None,
+    ) -> Probe:
+        """Trains on labelled texts; a tenth chooses the epoch if no validation rows are given.
+
+        Raises:
+            DataError: labels that cannot be learnt, or texts that do not fit the model.
+        """
+        held = _rows(*validation, "validation") if validation else None
+        with tempfile.TemporaryDirectory(prefix="pillion-") as folder:
+            fitted = fit(
+                self.model,
+                _rows(texts, labels, "memory"),
+                held,
+                [self._config],
+                Path(folder),
+                self._settings,
+                say=lambda _: None,
+            )
+        best = fitted[0].artefact
+        self._artefact = Artefact(self.name, best.card, best.network)
+        return self
+
+    def verdicts(self, texts: Sequence[str]) -> list[Verdict]:
+        """The verdict of every text."""
+        rows = self.model.score(texts, [self.artefact], on_too_long=self._settings.on_too_long)
+        return [row[self.name] for row in rows]
+
+    def predict(self, texts: Sequence[str]) -> list[Any]:
+        """The label of every text; a tuple of labels for a multi-label probe."""
+        several = self.artefact.card.task == "multilabel"
+        return [v.labels if several else v.label for v in self.verdicts(texts)]
+
+    def predict_proba(self, texts: Sequence[str]) -> Float[np.ndarray, "row label"]:
+        """The probability of every label, in the order of `labels`."""
+        return np.array([[v.probs[label] for label in self.labels] for v in self.verdicts(texts)])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the probe's folder: safetensors and a JSON card.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        self.artefact.save(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], model: LanguageModel | None = None) -> Probe:
+        """A saved probe.
+
+        Raises:
+            ArtefactError: it cannot be read.
+            MismatchError: if `model` is given and is not the one it was trained on.
+        """
+        artefact = Artefact.load(path)
+        if model is not None:
+            artefact.check(model.backend.identity)
+        probe = cls(
+            artefact.card.probe,
+            model=model,
+            name=artefact.name,
+            template=artefact.card.template,
+            layers=artefact.card.layers,
+            seed=artefact.card.seed,
+            **artefact.card.settings,
+        )
+        probe._artefact = artefact
+        return probe
+
+
+def _rows(texts: Sequence[str], labels: Sequence[Label], name: str) -> Rows:
+    if len(texts) != len(labels):
+        raise ConfigError(f"Got {len(texts)} texts and {len(labels)} labels; give one a text.")
+    content = json.dumps([list(texts), list(labels)], ensure_ascii=False)
+    return Rows(
+        tuple(texts), tuple(labels), hashlib.sha256(content.encode()).hexdigest(), path=name
+    )

@@ -1,0 +1,28 @@
+"""The command line: one file a verb; each parses, builds a configuration and makes one call."""
+
+from pillion.cli import (
+    demo,
+    doctor,
+    evaluate,
+    extract,
+    generate,
+    inspect,
+    predict,
+    setup,
+    train,
+)
+from pillion.cli.app import app, main
+
+__all__ = [
+    "app",
+    "demo",
+    "doctor",
+    "evaluate",
+    "extract",
+    "generate",
+    "inspect",
+    "main",
+    "predict",
+    "setup",
+    "train",
+]

@@ -1,0 +1,31 @@
+"""`pillion inspect`: the card of a saved probe."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pillion.cli.app import Json, app, out, print_json
+
+
+@app.command()
+def inspect(
+    probe: Annotated[str, typer.Argument(help="Folder of a probe.")], as_json: Json = False
+) -> None:
+    """What a probe is, what it was trained on, which model it belongs to."""
+    from pillion.runtime import resolve
+
+    artefact = resolve(probe)
+    card = artefact.card.model_dump(mode="json")
+    if as_json:
+        return print_json(card)
+    card["parameters"] = artefact.network.num_parameters
+    del card["tensors"]
+    for name, value in card.items():
+        if isinstance(value, dict):
+            out.print(f"{name}:")
+            for key, inner in value.items():
+                out.print(f"  {key:<18} {inner}", markup=False)
+        else:
+            out.print(f"{name:<20} {value}", markup=False)

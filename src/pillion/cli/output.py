@@ -1,0 +1,55 @@
+"""What verbs print and write: verdicts as JSON, files that are whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pillion.core import Verdict
+from pillion.errors import StorageError
+
+
+def as_json(verdict: Verdict, multilabel: bool = False) -> dict[str, Any]:
+    """A verdict as JSON: `label` (a list for a multi-label probe), `probs`, `threshold`."""
+    return {
+        "label": list(verdict.labels) if multilabel else verdict.label,
+        "probs": {label: round(prob, 6) for label, prob in verdict.probs.items()},
+        "threshold": verdict.threshold,
+    }
+
+
+def as_line(verdicts: Mapping[str, Verdict], multilabel: set[str]) -> dict[str, Any]:
+    """A row's line: the first probe's verdict, and all of them by name if there are several.
+
+    Args:
+        verdicts: probe name -> verdict.
+        multilabel: names of the probes whose label is a list.
+    """
+    named = {name: as_json(v, name in multilabel) for name, v in verdicts.items()}
+    first = next(iter(named.values()))
+    return first if len(named) == 1 else {**first, "verdicts": named}
+
+
+def write_lines(lines: Sequence[str], path: Path | None) -> None:
+    """Prints lines, or writes them to a file that is whole or not there at all.
+
+    Raises:
+        StorageError: if the file cannot be written; what was there before stays.
+    """
+    text = "".join(f"{line}\n" for line in lines)
+    if path is None:
+        sys.stdout.write(text)
+        return
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        why = "the disk is full" if error.errno == errno.ENOSPC else str(error)
+        raise StorageError(f"{path} could not be written ({why}); choose another --out.") from error

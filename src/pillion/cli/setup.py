@@ -1,0 +1,18 @@
+"""`pillion setup`: brings the embedded model."""
+
+from __future__ import annotations
+
+from pillion.cli.app import Json, app, out, print_json
+
+
+@app.command()
+def setup(as_json: Json = False) -> None:
+    """Install the embedded model and convert it once (about half a minute)."""
+    from pillion.backends.embedded import install_embedded_model
+
+    if not as_json:
+        out.print("Installing and converting the embedded model ...")
+    path = install_embedded_model()
+    if as_json:
+        return print_json({"model": str(path)})
+    out.print(f"The embedded model is ready in {path}. Next: pillion doctor")

@@ -1,0 +1,77 @@
+"""An answer on the terminal: verdicts before it, a running score under its tokens, times after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pillion.cli.app import out
+from pillion.core import TokenEvent, Verdict
+from pillion.probe import Artefact
+from pillion.runtime import Generation, Stream
+
+LINE_WIDTH = 92
+STEPS = " ▁▂▃▄▅▆▇█"
+
+
+def show_answer(stream: Stream, artefacts: Sequence[Artefact]) -> Generation:
+    """Prints a stream as it comes and returns the whole.
+
+    Under every line of the answer stands a row a probe: one bar a token, the running probability
+    of the label that the probe decides in the end of that line.
+    """
+    for verdict in stream.prompt.values():
+        out.print(f"  {verdict.probe:<10} {_bars(verdict)}", markup=False)
+    line: list[tuple[str, Mapping[str, Verdict]]] = []
+    held: TokenEvent | None = None
+    for event in stream:
+        # A token's own score is known one step later, with the event after it.
+        if held is not None:
+            line.append((held.text.replace("\n", " "), event.verdicts))
+        held = event
+        if sum(len(text) for text, _ in line) >= LINE_WIDTH:
+            _print_line(line, artefacts)
+            line = []
+    assert stream.result is not None
+    if held is not None:
+        line.append((held.text.replace("\n", " "), stream.result.response))
+    _print_line(line, artefacts)
+    return stream.result
+
+
+def _bars(verdict: Verdict) -> str:
+    """`label 0.93   other 0.05 ...`, the likeliest first."""
+    ranked = sorted(verdict.probs.items(), key=lambda item: -item[1])[:3]
+    rest = "  ".join(f"{label} {prob:.2f}" for label, prob in ranked)
+    return f"{verdict.label:<22} {rest}"
+
+
+def _print_line(
+    line: Sequence[tuple[str, Mapping[str, Verdict]]], artefacts: Sequence[Artefact]
+) -> None:
+    if not line:
+        return
+    out.print("  " + " " * 11 + "".join(text for text, _ in line), markup=False)
+    for artefact in artefacts:
+        watched = _watched(line[-1][1].get(artefact.name), artefact)
+        if watched is None:
+            continue
+        cells = (_cell(text, v.get(artefact.name), watched) for text, v in line)
+        last = line[-1][1][artefact.name].probs[watched]
+        row = "".join(cells)
+        out.print(f"  {artefact.name:<10} {row}  {watched} {last:.2f}", markup=False, style="dim")
+
+
+def _watched(verdict: Verdict | None, artefact: Artefact) -> str | None:
+    """The label whose score is drawn: the positive one, or the likeliest so far."""
+    if verdict is None:
+        return None
+    if artefact.card.task == "binary":
+        return artefact.card.labels[1]
+    return max(verdict.probs, key=verdict.probs.__getitem__)
+
+
+def _cell(text: str, verdict: Verdict | None, label: str) -> str:
+    """As many bars as the token has characters."""
+    if verdict is None:
+        return " " * len(text)
+    return STEPS[min(8, int(verdict.probs[label] * 9))] * len(text)

@@ -1,0 +1,33 @@
+"""Three small labelled sets written for this project: intent, sentiment and prompt safety.
+
+Each row has a text, a label and whether it is `train` or `heldout`; no held-out row is a
+near-duplicate of a training row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import resources
+
+from pillion.data import Rows
+
+NAMES = ("safety", "intent", "sentiment")
+
+
+def load_example(name: str, split: str) -> Rows:
+    """The rows of one split of a bundled set.
+
+    Args:
+        name: one of `NAMES`.
+        split: `train` or `heldout`.
+    """
+    content = resources.files(__package__).joinpath(f"{name}.jsonl").read_bytes()
+    rows = [json.loads(line) for line in content.decode().splitlines()]
+    rows = [row for row in rows if row["split"] == split]
+    return Rows(
+        texts=tuple(row["text"] for row in rows),
+        labels=tuple(row["label"] for row in rows),
+        sha256=hashlib.sha256(content).hexdigest(),
+        path=f"{name}.jsonl",
+    )

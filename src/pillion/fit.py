@@ -1,0 +1,278 @@
+"""From texts and labels to trained probes: encode, split, extract, train, choose thresholds.
+
+The whole of `pillion train` in the order of time; each step is another part's. Knows no command
+line.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int, Shaped
+
+from pillion.core import OnTooLong, Template
+from pillion.data import LabelSpace, Rows, split_validation
+from pillion.errors import DataError
+from pillion.extract import (
+    CachedSource,
+    LiveSource,
+    Progress,
+    SelectedRows,
+    StateSource,
+    cache_key,
+    cache_spec,
+    extract,
+    silent,
+    size_sentence,
+)
+from pillion.metrics import evaluate
+from pillion.probe import Artefact
+from pillion.runtime import LanguageModel, encode_rows
+from pillion.train import (
+    Examples,
+    ProbeConfig,
+    Trained,
+    TrainSettings,
+    choose_thresholds,
+    evaluate_source,
+    train,
+)
+
+Say = Callable[[str], object]
+"""Takes a sentence for the user."""
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a fit reads states.
+
+    Attributes:
+        template: how a text is wrapped.
+        layers: those to read; None for all, embeddings included.
+        on_too_long: what happens to a text beyond the context window.
+        validation_share: of the training rows, where no validation rows are given.
+        positive: which of two labels is the positive one; None to tell by their names.
+        live: run the model in every epoch instead of keeping states on disk.
+        train: of the training itself.
+    """
+
+    template: Template = "chat"
+    layers: tuple[int, ...] | None = None
+    on_too_long: OnTooLong = "error"
+    validation_share: float = 0.1
+    positive: str | None = None
+    live: bool = False
+    train: TrainSettings = field(default_factory=TrainSettings)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained configuration.
+
+    Attributes:
+        artefact: the probe, ready to save.
+        trained: its curve of validation metrics.
+    """
+
+    artefact: Artefact
+    trained: Trained
+
+
+def fit(
+    model: LanguageModel,
+    rows: Rows,
+    validation: Rows | None,
+    configs: Sequence[ProbeConfig],
+    work: Path,
+    settings: FitSettings | None = None,
+    progress: Progress = silent,
+    say: Say = print,
+) -> list[Fitted]:
+    """Trains every configuration on the states of labelled rows; the best on validation first.
+
+    Args:
+        model: whose states are read; it stays frozen.
+        rows: with labels, to train on.
+        validation: rows that choose the epoch and the thresholds; None takes a stratified share.
+        configs: one or more; all are trained while each batch of states is read once.
+        work: folder for states and for what an interrupted run leaves; the caller's to delete.
+        settings: how states are read.
+        progress: told of every batch.
+        say: told how large the states are before any is written.
+
+    Raises:
+        DataError: labels that cannot be learnt, texts that do not fit the model.
+        StorageError: no room for the states.
+        Interrupted: by Ctrl-C; the same call resumes from `work`.
+    """
+    settings = settings or FitSettings()
+    reader = _Reader(model, work, settings, progress, say)
+    training, held_out, space = _examples(reader, rows, validation)
+    trained = train(
+        training,
+        held_out,
+        space.task,
+        len(space.names),
+        configs,
+        settings.train,
+        progress,
+        checkpoint=work / "checkpoint",
+        device=model.backend.device,
+    )
+    facts = _facts(model, rows, validation, training, settings, space)
+    fitted = [Fitted(_artefact(one, held_out, facts), one) for one in trained]
+    return sorted(fitted, key=_rank)
+
+
+def _rank(fitted: Fitted) -> float:
+    metrics = fitted.artefact.card.metrics
+    best = metrics["auprc"] if metrics["auprc"] is not None else metrics["accuracy"]
+    return -(best or 0.0)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """How rows of tokens become sources of states in this run."""
+
+    model: LanguageModel
+    work: Path
+    settings: FitSettings
+    progress: Progress
+    say: Say
+
+    def encode(self, rows: Rows) -> list[list[int]]:
+        how = self.settings
+        return encode_rows(self.model.backend, rows.texts, how.template, how.on_too_long)
+
+    def source(self, tokens: list[list[int]], name: str) -> StateSource:
+        if self.settings.live:
+            layers = self.settings.layers or all_layers(self.model)
+            return LiveSource(self.model.backend, tokens, layers)
+        return cached_states(
+            self.model, tokens, self.work / name, self.settings, self.progress, self.say
+        )
+
+
+def _examples(
+    reader: _Reader, rows: Rows, validation: Rows | None
+) -> tuple[Examples, Examples, LabelSpace]:
+    """Training and validation rows as states and label ids; all are checked before a pass runs."""
+    labels = _labels(rows)
+    space = LabelSpace.of(labels, reader.settings.positive)
+    ids, tokens = space.encode(labels), reader.encode(rows)
+    if validation is None:
+        source = reader.source(tokens, "train")
+        train_ids, held_ids = split_validation(ids, reader.settings.validation_share)
+        if not len(held_ids):  # one row a class: nothing can be held out
+            held_ids = train_ids
+        return _part(source, ids, train_ids), _part(source, ids, held_ids), space
+    held_ids, held_tokens = space.encode(_labels(validation)), reader.encode(validation)
+    training = Examples(reader.source(tokens, "train"), ids)
+    return training, Examples(reader.source(held_tokens, "validation"), held_ids), space
+
+
+def _labels(rows: Rows) -> tuple[Any, ...]:
+    if rows.labels is None:
+        raise DataError(f"{rows.path} has no labels; training needs a label for every text.")
+    return rows.labels
+
+
+def _part(
+    source: StateSource, targets: Shaped[np.ndarray, "row ..."], row_ids: Int[np.ndarray, " some"]
+) -> Examples:
+    return Examples(SelectedRows(source, row_ids), targets[row_ids])
+
+
+def all_layers(model: LanguageModel) -> tuple[int, ...]:
+    """Every layer of a model, embeddings included."""
+    return tuple(range(model.backend.identity.num_layers + 1))
+
+
+def cached_states(
+    model: LanguageModel,
+    tokens: list[list[int]],
+    folder: Path,
+    settings: FitSettings,
+    progress: Progress = silent,
+    say: Say = print,
+) -> CachedSource:
+    """The rows' states on disk; what an earlier run left there is kept.
+
+    Args:
+        model: whose states.
+        tokens: of every row.
+        folder: of the cache.
+        settings: template, layers and truncation are part of what the cache is for.
+        progress: told of every batch.
+        say: told how large the states are before any is written.
+
+    Raises:
+        StorageError: no room, or another cache lies there.
+        Interrupted: by Ctrl-C; whole shards stay.
+    """
+    identity, layers = model.backend.identity, settings.layers or all_layers(model)
+    key = cache_key(identity, settings.template, settings.on_too_long, tokens)
+    say(size_sentence(cache_spec(identity, layers, key, tokens)))
+    return CachedSource(extract(model.backend, tokens, layers, folder, key, progress))
+
+
+def _facts(
+    model: LanguageModel,
+    rows: Rows,
+    validation: Rows | None,
+    training: Examples,
+    settings: FitSettings,
+    space: LabelSpace,
+) -> dict[str, Any]:
+    """What the card says of every configuration of this run."""
+    share = f"{1 - settings.validation_share:.0%} of the rows, stratified"
+    return {
+        "task": space.task,
+        "labels": space.names,
+        "layers": training.source.layers,
+        "template": settings.template,
+        "model": model.backend.identity,
+        "data": {
+            "sha256": rows.sha256,
+            "path": rows.path,
+            "num_rows": len(training.targets),
+            "split": share if validation is None else "all rows",
+            "validation_sha256": validation.sha256 if validation else None,
+        },
+        "shared": settings.train.model_dump(),
+    }
+
+
+def _artefact(trained: Trained, held_out: Examples, facts: dict[str, Any]) -> Artefact:
+    """The probe with its thresholds and validation metrics."""
+    task, config = facts["task"], trained.config
+    probs = evaluate_source(trained.network, held_out.source, task).cpu()
+    thresholds = choose_thresholds(task, probs, held_out.targets)
+    metrics = evaluate(probs.numpy(), held_out.targets, task, thresholds)
+    rest = {name: value for name, value in facts.items() if name != "shared"}
+    return Artefact.of(
+        config.probe,
+        trained.network.to(torch.device("cpu")),
+        probe=config.probe,
+        seed=config.seed,
+        thresholds=thresholds,
+        metrics=metrics,
+        training={
+            **facts["shared"],
+            "learning_rate": config.rate,
+            "weight_decay": config.weight_decay,
+            "best_epoch": trained.best_epoch,
+        },
+        **rest,
+    )
+
+
+def clear(work: Path) -> None:
+    """Deletes the states and checkpoint of a finished fit: cached states are sensitive data."""
+    shutil.rmtree(work, ignore_errors=True)
