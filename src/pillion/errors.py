@@ -76,4 +76,4 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return ConfigError(f"Unknown {kind} {name!r}; known: {', '.join(names)}.{hint}")
+    return ConfigError(f"Unknown {kind} {name!r}; known: {', '.join(names) or 'none'}.{hint}")

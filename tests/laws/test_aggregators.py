@@ -332,7 +332,6 @@ def test_layers_that_are_summarised_one_at_a_time_equal_all_at_once(
 
 @each_variant
 def test_values_may_lie_in_memory_in_any_order(variant: Any, generator: torch.Generator) -> None:
-    """Attention could not fold values that were stored token by token: it asked for a view."""
     network, hidden = make(variant), states(generator)
     mask = mask_of(LENGTHS, TOKENS, "right")
     fold, values = fold_of(network), tapped([network], hidden)

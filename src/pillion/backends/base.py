@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -37,6 +37,7 @@ class Step:
     segments: Int[Tensor, " chunk"] | None = None
 
 
+@runtime_checkable
 class Watcher(Protocol):
     """Who is shown hidden states while the model runs."""
 

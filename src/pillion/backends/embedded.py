@@ -111,7 +111,7 @@ def embedded_model_path(convert: Converter = convert_gguf) -> Path:
         StorageError: the cache folder cannot be written, or its disk is full.
     """
     gguf = _find_gguf()
-    folder = _cache_folder() / "models" / _MODEL_NAME
+    folder = cache_root() / "models" / _MODEL_NAME
     if _is_whole(folder, gguf):
         return folder
     with _storage_errors(folder):
@@ -128,7 +128,7 @@ def is_embedded_model_ready() -> bool:
         gguf = _find_gguf()
     except ConfigError:
         return False
-    return _is_whole(_cache_folder() / "models" / _MODEL_NAME, gguf)
+    return _is_whole(cache_root() / "models" / _MODEL_NAME, gguf)
 
 
 def install_embedded_model(python: str = sys.executable, convert: Converter = convert_gguf) -> Path:
@@ -172,7 +172,8 @@ def _find_gguf() -> Path:
     )
 
 
-def _cache_folder() -> Path:
+def cache_root() -> Path:
+    """The user's cache folder: `$PILLION_CACHE`, else `$XDG_CACHE_HOME/pillion`, else `~/.cache`."""
     if own := os.environ.get("PILLION_CACHE"):
         return Path(own).expanduser()
     shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"

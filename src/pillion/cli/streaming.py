@@ -1,4 +1,4 @@
-"""An answer on the terminal: verdicts before it, a running score under its tokens, times after it."""
+"""An answer on the terminal: verdicts before it, a running score under each of its tokens."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def train(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Train probes on the frozen model; of several configurations the best on validation is kept."""
+    """Train probes on the frozen model; of several, the best on validation is kept."""
     from pillion.data import read_rows
     from pillion.fit import FitSettings, clear, fit
     from pillion.runtime import LanguageModel

@@ -14,8 +14,8 @@ class Verdict:
         probe: name of the probe.
         label: the decided label; for a multi-label probe the decided labels, joined by `,`.
         probs: label -> probability in [0, 1].
-        threshold: the probability from which the positive label is decided; None where the
-            largest probability decides.
+        threshold: the probability from which a binary probe decides for its positive label; None
+            for multi-class (the largest decides) and multi-label (each label has its own).
         labels: the decided labels: one, or any number for a multi-label probe.
     """
 

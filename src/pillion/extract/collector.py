@@ -24,12 +24,10 @@ class Collector:
 
     def __init__(self, layers: Sequence[int]) -> None:
         self._places = {layer: place for place, layer in enumerate(layers)}
-        self._lengths: list[int] = []
         self._by_layer: list[tuple[Tensor, ...]] = []
 
     def aim(self, blocks: Sequence[Float[Tensor, "layer _token dim"]]) -> None:
         """Says where the rows of the next pass go, in their order."""
-        self._lengths = [block.shape[1] for block in blocks]
         self._by_layer = list(zip(*(block.unbind(0) for block in blocks), strict=True))
 
     def start(self, step: Step) -> None:
@@ -37,14 +35,16 @@ class Collector:
 
     def see(self, layer: int, hidden: Float[Tensor, "batch chunk dim"]) -> None:
         """Copies the tokens of every row to its block."""
-        rows = zip(hidden.unbind(0), self._lengths, strict=True)
-        states = [row[:length] for row, length in rows]
-        # One call for all rows: a call a row would cost more than its few kilobytes.
-        torch._foreach_copy_(list(self._by_layer[self._places[layer]]), states)
+        blocks = self._by_layer[self._places[layer]]
+        for row, block in zip(hidden.unbind(0), blocks, strict=True):
+            block.copy_(row[: len(block)])
 
     def end(self, cache: object | None) -> None:
         """Lets go of the blocks."""
         self._by_layer = []
+
+    def move(self, cache: object, rows: Int[Tensor, " row"]) -> None:
+        """Nothing to move: passes here keep no KV cache."""
 
 
 def run_batch(

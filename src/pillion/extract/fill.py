@@ -92,10 +92,15 @@ def _blocks(
     spec: CacheSpec, shard: Shard, workspace: Workspace
 ) -> list[Float[Tensor, "layer _token dim"]]:
     """One block a row, one after the other in the same memory, as they will lie on disk."""
-    states_per_token = len(spec.layers)
-    flat = workspace.take((sum(shard.lengths) * states_per_token, spec.dim), DTYPES[spec.dtype])
-    parts = flat.split([length * states_per_token for length in shard.lengths])
-    return [part.view(states_per_token, -1, spec.dim) for part in parts]
+    num_layers = len(spec.layers)
+    flat = workspace.take((sum(shard.lengths) * num_layers, spec.dim), DTYPES[spec.dtype])
+    blocks: list[Tensor] = []
+    start = 0
+    for length in shard.lengths:
+        stop = start + length * num_layers
+        blocks.append(flat[start:stop].view(num_layers, length, spec.dim))
+        start = stop
+    return blocks
 
 
 def _batches(shard: Shard) -> Iterator[list[int]]:

@@ -62,8 +62,9 @@ class LiveSource:
     def _check_finite(self, row_id: int, hidden: torch.Tensor) -> None:
         # Both extremes are finite only if all is, and are found faster.
         if hidden.numel() and not bool(torch.stack(torch.aminmax(hidden)).isfinite().all()):
-            layer, token, _ = torch.nonzero(~torch.isfinite(hidden))[0].tolist()
+            first: list[int] = torch.nonzero(~torch.isfinite(hidden))[0].tolist()
+            layer = self.layers[first[0]]
             raise StateError(
-                f"The hidden state of row {row_id}, token {token}, layer {self.layers[layer]} is "
+                f"The hidden state of row {row_id}, token {first[1]}, layer {layer} is "
                 "not finite; run the model in bfloat16 or float32, or leave the row out."
             )

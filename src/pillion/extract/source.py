@@ -6,7 +6,7 @@ Promises padded batches of any rows in any order. Does not know labels or probes
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -18,6 +18,7 @@ Batch = tuple[Float[Tensor, "layer batch token dim"], Bool[Tensor, "batch token"
 """States, padded on the right, and the mask of their tokens."""
 
 
+@runtime_checkable
 class StateSource(Protocol):
     """The hidden states of many rows."""
 

@@ -88,5 +88,5 @@ def build(name: str, shape: Shape, settings: Settings | None = None, seed: int =
     """
     entry = aggregator(name)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return entry.network(shape, settings or make_settings(name))

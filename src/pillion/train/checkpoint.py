@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from pillion.errors import ConfigError, StorageError
@@ -99,9 +99,11 @@ def _restore(learner: Learner, tensors: dict[str, Tensor]) -> None:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
-        with safe_open(path, framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
-            state = json.loads(file.metadata()["state"])
-            return state, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        # No memory map: what is read is replaced by the next epoch's file.
+        content = path.read_bytes()
+        header_bytes = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + header_bytes])
+        return json.loads(header["__metadata__"]["state"]), load(content)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise StorageError(
             f"The unfinished training at {path} cannot be read ({error}); delete it to start anew."

@@ -132,7 +132,8 @@ class _Run:
         learners: list[Learner],
         device: torch.device,
     ) -> None:
-        self.training, self.validation, self.task = training, validation, task
+        self.training, self.validation = training, validation
+        self.task: Task = task
         self.settings, self.learners, self.device = settings, learners, device
         self.targets = torch.as_tensor(training.targets).to(device)
         self.weights = torch.ones(num_labels, device=device)
