@@ -173,7 +173,7 @@ def _find_gguf() -> Path:
 
 
 def cache_root() -> Path:
-    """The user's cache folder: `$PILLION_CACHE`, else `$XDG_CACHE_HOME/pillion`, else `~/.cache`."""
+    """`$PILLION_CACHE`, else `$XDG_CACHE_HOME/pillion`, else `~/.cache/pillion`."""
     if own := os.environ.get("PILLION_CACHE"):
         return Path(own).expanduser()
     shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"

@@ -6,7 +6,7 @@ next token is drawn from the last state. Nothing it says means anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -124,7 +124,7 @@ class FakeBackend(Backend):
                 watcher.see(layer, hidden)
 
     @contextmanager
-    def watch(self, watcher: Watcher, layers: Sequence[int]) -> Iterator[None]:
+    def watch(self, watcher: Watcher, layers: Sequence[int]) -> Generator[None]:
         """Shows the watcher these layers of every forward pass, until the context ends."""
         entry = (watcher, frozenset(layers))
         self._watchers.append(entry)

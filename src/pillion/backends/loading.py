@@ -6,7 +6,7 @@ Knows where models come from, not what is read from them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def load_transformers(model: str, dtype: Any, device: torch.device) -> Transform
     try:
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local)
-            network = AutoModelForCausalLM.from_pretrained(
+            network: Any = AutoModelForCausalLM.from_pretrained(
                 path, dtype=dtype, local_files_only=local
             )
     except (OSError, ValueError, KeyError) as error:
@@ -43,7 +43,7 @@ def load_transformers(model: str, dtype: Any, device: torch.device) -> Transform
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """No progress bars of the library while a model loads; as it was, afterwards."""
     from transformers.utils import logging
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -96,7 +96,7 @@ class TransformersBackend(Backend):
         return DynamicCache(config=self.model.config)
 
     @contextmanager
-    def watch(self, watcher: Watcher, layers: Sequence[int]) -> Iterator[None]:
+    def watch(self, watcher: Watcher, layers: Sequence[int]) -> Generator[None]:
         """Shows the watcher these layers of every forward pass; leaves no hook behind."""
         follower = _CacheFollower(watcher)
         handles = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Annotated, Any, cast, get_args
 
@@ -146,7 +146,7 @@ class Bar:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Bar]:
+def progress_bar() -> Generator[Bar]:
     """A bar on standard error, drawn only if that is a terminal; gone when the work is done."""
     columns = (
         TextColumn("{task.description:<8}"),

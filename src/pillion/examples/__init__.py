@@ -22,7 +22,7 @@ def load_example(name: str, split: str) -> Rows:
         name: one of `NAMES`.
         split: `train` or `heldout`.
     """
-    content = resources.files(__package__).joinpath(f"{name}.jsonl").read_bytes()
+    content = resources.files("pillion.examples").joinpath(f"{name}.jsonl").read_bytes()
     rows = [json.loads(line) for line in content.decode().splitlines()]
     rows = [row for row in rows if row["split"] == split]
     return Rows(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ ProbeLike = Artefact | str | os.PathLike[str] | Any
 @contextmanager
 def watch(
     backend: Backend, probes: Sequence[ProbeLike], allow_mismatch: bool = False
-) -> Iterator[Reading]:
+) -> Generator[Reading]:
     """A reading of everything that the backend runs inside the context.
 
     Raises:
@@ -39,7 +39,7 @@ def watch(
 @contextmanager
 def attach(
     model: Any, probes: Sequence[ProbeLike] | ProbeLike, tokenizer: Any = None
-) -> Iterator[Reading]:
+) -> Generator[Reading]:
     """Probes on a transformers model in the user's hands; leaves no hook behind.
 
     Inside the context every forward pass and every `model.generate` is read: `reading.verdicts()`
