@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -14,8 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from pillion.core import OnTooLong, Template, Verdict
-from pillion.data import Label, Rows
-from pillion.errors import ConfigError
+from pillion.data import Rows
+from pillion.errors import ConfigError, Interrupted
 from pillion.fit import FitSettings, fit
 from pillion.probe import Artefact
 from pillion.runtime import LanguageModel
@@ -93,32 +91,41 @@ class Probe:
     def fit(
         self,
         texts: Sequence[str],
-        labels: Sequence[Label],
-        validation: tuple[Sequence[str], Sequence[Label]] | None = None,
+        labels: Sequence[Any],
+        validation: tuple[Sequence[str], Sequence[Any]] | None = None,
     ) -> Probe:
         """Trains on labelled texts; a tenth chooses the epoch if no validation rows are given.
+
+        Args:
+            texts: one or more.
+            labels: one a text: strings, or lists of them for a multi-label probe. Numbers and
+                booleans become their `str`.
+            validation: texts and labels that choose the epoch and the thresholds.
 
         Raises:
             DataError: labels that cannot be learnt, or texts that do not fit the model.
         """
-        held = _rows(*validation, "validation") if validation else None
+        rows = Rows.of(_several(texts), labels, "memory")
+        held = Rows.of(*validation, "memory (validation)") if validation else None
         with tempfile.TemporaryDirectory(prefix="pillion-") as folder:
-            fitted = fit(
-                self.model,
-                _rows(texts, labels, "memory"),
-                held,
-                [self._config],
-                Path(folder),
-                self._settings,
-                say=lambda _: None,
-            )
-        best = fitted[0].artefact
+            work = Path(folder)
+            try:
+                (fitted,) = fit(
+                    self.model, rows, held, [self._config], work, self._settings, say=_quiet
+                )
+            except Interrupted as error:
+                raise Interrupted("Training was interrupted; nothing was kept.") from error
+        best = fitted.artefact
         self._artefact = Artefact(self.name, best.card, best.network)
         return self
 
     def verdicts(self, texts: Sequence[str]) -> list[Verdict]:
         """The verdict of every text."""
-        rows = self.model.score(texts, [self.artefact], on_too_long=self._settings.on_too_long)
+        artefact, how = self.artefact, self._settings.on_too_long
+        if not len(_several(texts)):
+            return []
+        checked = Rows.of(texts, None, "memory").texts
+        rows = self.model.score(checked, [artefact], on_too_long=how)
         return [row[self.name] for row in rows]
 
     def predict(self, texts: Sequence[str]) -> list[Any]:
@@ -128,7 +135,8 @@ class Probe:
 
     def predict_proba(self, texts: Sequence[str]) -> Float[np.ndarray, "row label"]:
         """The probability of every label, in the order of `labels`."""
-        return np.array([[v.probs[label] for label in self.labels] for v in self.verdicts(texts)])
+        rows = [[v.probs[label] for label in self.labels] for v in self.verdicts(texts)]
+        return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.labels))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the probe's folder: safetensors and a JSON card.
@@ -162,10 +170,11 @@ class Probe:
         return probe
 
 
-def _rows(texts: Sequence[str], labels: Sequence[Label], name: str) -> Rows:
-    if len(texts) != len(labels):
-        raise ConfigError(f"Got {len(texts)} texts and {len(labels)} labels; give one a text.")
-    content = json.dumps([list(texts), list(labels)], ensure_ascii=False)
-    return Rows(
-        tuple(texts), tuple(labels), hashlib.sha256(content.encode()).hexdigest(), path=name
-    )
+def _several(texts: Sequence[str]) -> Sequence[str]:
+    if isinstance(texts, str):
+        raise ConfigError("Got one string where texts are meant; give a list: [text].")
+    return texts
+
+
+def _quiet(_: str) -> None:
+    """Says nothing."""

@@ -6,8 +6,8 @@ line.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ class FitSettings:
         validation_share: of the training rows, where no validation rows are given.
         positive: which of two labels is the positive one; None to tell by their names.
         live: run the model in every epoch instead of keeping states on disk.
+        cache: folder that keeps the states for later fits; None for the work folder.
         train: of the training itself.
     """
 
@@ -68,6 +69,7 @@ class FitSettings:
     validation_share: float = 0.1
     positive: str | None = None
     live: bool = False
+    cache: Path | None = None
     train: TrainSettings = field(default_factory=TrainSettings)
 
 
@@ -101,7 +103,8 @@ def fit(
         rows: with labels, to train on.
         validation: rows that choose the epoch and the thresholds; None takes a stratified share.
         configs: one or more; all are trained while each batch of states is read once.
-        work: folder for states and for what an interrupted run leaves; the caller's to delete.
+        work: folder for what an interrupted run leaves, states too if `settings` names no cache;
+            the caller's to delete.
         settings: how states are read.
         progress: told of every batch.
         say: told how large the states are before any is written.
@@ -148,15 +151,15 @@ class _Reader:
 
     def encode(self, rows: Rows) -> list[list[int]]:
         how = self.settings
-        return encode_rows(self.model.backend, rows.texts, how.template, how.on_too_long)
+        with _naming(rows):
+            return encode_rows(self.model.backend, rows.texts, how.template, how.on_too_long)
 
     def source(self, tokens: list[list[int]], name: str) -> StateSource:
         if self.settings.live:
             layers = self.settings.layers or all_layers(self.model)
             return LiveSource(self.model.backend, tokens, layers)
-        return cached_states(
-            self.model, tokens, self.work / name, self.settings, self.progress, self.say
-        )
+        folder = (self.settings.cache or self.work) / name
+        return cached_states(self.model, tokens, folder, self.settings, self.progress, self.say)
 
 
 def _examples(
@@ -164,17 +167,33 @@ def _examples(
 ) -> tuple[Examples, Examples, LabelSpace]:
     """Training and validation rows as states and label ids; all are checked before a pass runs."""
     labels = _labels(rows)
-    space = LabelSpace.of(labels, reader.settings.positive)
+    with _naming(rows):
+        space = LabelSpace.of(labels, reader.settings.positive)
     ids, tokens = space.encode(labels), reader.encode(rows)
     if validation is None:
         source = reader.source(tokens, "train")
         train_ids, held_ids = split_validation(ids, reader.settings.validation_share)
-        if not len(held_ids):  # one row a class: nothing can be held out
+        if not len(held_ids):
+            reader.say(
+                "No row can be held out (every label has a single one): thresholds and metrics "
+                "are of the training rows themselves."
+            )
             held_ids = train_ids
         return _part(source, ids, train_ids), _part(source, ids, held_ids), space
-    held_ids, held_tokens = space.encode(_labels(validation)), reader.encode(validation)
+    with _naming(validation):
+        held_ids = space.encode(_labels(validation))
+    held_tokens = reader.encode(validation)
     training = Examples(reader.source(tokens, "train"), ids)
     return training, Examples(reader.source(held_tokens, "validation"), held_ids), space
+
+
+@contextmanager
+def _naming(rows: Rows) -> Generator[None]:
+    """Says which of the files an error is about."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{rows.path}: {error}") from error
 
 
 def _labels(rows: Rows) -> tuple[Any, ...]:
@@ -231,6 +250,7 @@ def _facts(
     space: LabelSpace,
 ) -> dict[str, Any]:
     """What the card says of every configuration of this run."""
+    is_cut = validation is None and len(training.targets) < len(rows)
     share = f"{1 - settings.validation_share:.0%} of the rows, stratified"
     return {
         "task": space.task,
@@ -242,7 +262,7 @@ def _facts(
             "sha256": rows.sha256,
             "path": rows.path,
             "num_rows": len(training.targets),
-            "split": share if validation is None else "all rows",
+            "split": share if is_cut else "all rows",
             "validation_sha256": validation.sha256 if validation else None,
         },
         "shared": settings.train.model_dump(),
@@ -271,8 +291,3 @@ def _artefact(trained: Trained, held_out: Examples, facts: dict[str, Any]) -> Ar
         },
         **rest,
     )
-
-
-def clear(work: Path) -> None:
-    """Deletes the states and checkpoint of a finished fit: cached states are sensitive data."""
-    shutil.rmtree(work, ignore_errors=True)

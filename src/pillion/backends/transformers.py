@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pillion.backends.base import Backend, Step, Watcher
 from pillion.core import ModelIdentity, Template
-from pillion.errors import ConfigError
+from pillion.errors import ConfigError, StateError
 
 SAMPLES = 4096
 """Numbers a weight tensor that go into the fingerprint, evenly spaced: any fine-tuning shows."""
@@ -131,10 +131,11 @@ def find_blocks(model: Any) -> tuple[nn.Module, nn.ModuleList]:
     Raises:
         ConfigError: for a model without exactly one list of as many blocks as it has layers.
     """
+    config = getattr(model, "config", None)
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
-    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    count = config and getattr(config.get_text_config(), "num_hidden_layers", None)
     lists = [m for m in decoder.children() if isinstance(m, nn.ModuleList) and len(m) == count]
-    if len(lists) != 1:
+    if len(lists) != 1 or getattr(config, "is_encoder_decoder", False):
         raise ConfigError(
             f"{type(model).__name__} has no single list of {count} decoder blocks; pillion reads "
             "decoder-only causal LMs of transformers. Use one of those."
@@ -196,6 +197,10 @@ def _starter(watcher: Watcher) -> Callable[..., None]:
 def _ender(watcher: Watcher, follower: _CacheFollower) -> Callable[..., None]:
     def end(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         cache = getattr(output, "past_key_values", None)
+        if (
+            cache is None
+        ):  # a tuple, or use_cache=False: a cache that came in is filled all the same
+            cache = kwargs.get("past_key_values")
         watcher.end(cache)
         if cache is not None:
             follower.follow(cache)
@@ -207,7 +212,7 @@ class _CacheFollower:
     """Tells the watcher when beam search moves the rows of a KV cache.
 
     The engine moves them between passes, where no hook sees it: the cache's own methods are wrapped
-    for as long as it is watched.
+    for as long as anyone watches it.
     """
 
     def __init__(self, watcher: Watcher) -> None:
@@ -219,21 +224,40 @@ class _CacheFollower:
         if cache in self.followed:
             return
         self.followed.add(cache)
-        for name in ("reorder_cache", "batch_select_indices"):
-            setattr(cache, name, self._telling(weakref.ref(cache), getattr(type(cache), name)))
-
-    def _telling(self, cache: Callable[[], Any], method: Callable[..., Any]) -> Callable[..., Any]:
-        def moved(rows: Tensor) -> Any:
-            self.watcher.move(cache(), rows)
-            return method(cache(), rows)
-
-        return moved
+        for name in _MOVES:
+            vars(cache).setdefault(name, _Move(cache, name)).watchers.append(self.watcher)
 
     def release(self) -> None:
-        """Gives every cache its own methods back."""
+        """Gives every cache that nobody else watches its own methods back."""
         for cache in self.followed:
-            for name in ("reorder_cache", "batch_select_indices"):
-                vars(cache).pop(name, None)
+            for name in _MOVES:
+                move = vars(cache)[name]
+                move.watchers.remove(self.watcher)
+                if not move.watchers:
+                    delattr(cache, name)
+
+
+_MOVES = ("reorder_cache", "batch_select_indices")
+
+
+class _Move:
+    """A method of a cache that tells watchers first; holds the cache weakly, as it is kept there.
+
+    A copy of the cache gets a copy of its own, which nobody watches yet.
+    """
+
+    def __init__(self, cache: Any, name: str) -> None:
+        self.cache, self.name = weakref.ref(cache), name
+        self.watchers: list[Watcher] = []
+
+    def __call__(self, rows: Tensor) -> Any:
+        cache = self.cache()
+        for watcher in self.watchers:
+            watcher.move(cache, rows)
+        return getattr(type(cache), self.name)(cache, rows)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Move:
+        return _Move(memo[id(self.cache())], self.name)
 
 
 def _step(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step:
@@ -245,12 +269,34 @@ def _step(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step:
     cache = kwargs.get("past_key_values")
     past = 0 if cache is None else int(cache.get_seq_length())
     mask = kwargs.get("attention_mask")
-    if isinstance(mask, torch.Tensor) and mask.ndim == 2:
-        seen = mask[:, -chunk:].bool()
-    else:
+    if isinstance(mask, dict):  # one a kind of layer; the full one knows every token
+        mask = mask.get("full_attention")
+    if mask is None:
         seen = torch.ones(batch, chunk, dtype=torch.bool, device=tokens.device)
+    else:
+        seen = _seen(mask, past, chunk).expand(batch, chunk)
     segments = _segments(kwargs, batch, chunk) if mask is None and past == 0 else None
     return Step(mask=seen, cache=cache, past_tokens=past, segments=segments)
+
+
+def _seen(mask: Any, past: int, chunk: int) -> Bool[Tensor, "batch chunk"]:
+    """Which positions of the chunk hold a token, by an attention mask.
+
+    Raises:
+        StateError: for a mask that does not say it.
+    """
+    shape = tuple(mask.shape) if isinstance(mask, torch.Tensor) else ()
+    if len(shape) == 2 and shape[1] >= past + chunk:
+        return mask[:, past : past + chunk].bool()
+    if len(shape) == 4 and shape[3] >= past + chunk:
+        # Made beforehand, as for a static cache: a token may look at itself, padding may not.
+        itself = mask[:, 0].diagonal(past, 1, 2)[:, :chunk]
+        return itself if itself.dtype == torch.bool else itself == 0
+    raise StateError(
+        f"The attention mask ({type(mask).__name__} {shape or ''}) does not say which of {chunk} "
+        f"positions after {past} hold a token; give one of [batch, {past + chunk}], and load the "
+        "model with attn_implementation='sdpa' or 'eager'."
+    )
 
 
 def _segments(kwargs: dict[str, Any], batch: int, chunk: int) -> Int[Tensor, " chunk"] | None:

@@ -5,12 +5,14 @@ Exit codes: 0 done, 1 the run failed, 2 the input cannot be used. `--debug` show
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
-from collections.abc import Generator
+import warnings
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any, Literal, TextIO
 
 import typer
 from rich.console import Console
@@ -22,106 +24,212 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from typer.core import TyperGroup
 
 from pillion.core import OnTooLong, Template
-from pillion.errors import Interrupted, PillionError, unknown_name
+from pillion.errors import Interrupted, PillionError, StorageError
+
+SEED_MAX = 2**32 - 1
+
+VERBS = (
+    *("setup", "doctor", "demo"),
+    *("train", "predict", "evaluate", "generate", "inspect", "extract"),
+)
+"""In the order in which a newcomer meets them."""
+
+
+class Verbs(TyperGroup):
+    """The verbs, in the order of `VERBS`."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names for the help."""
+        return sorted(self.commands, key=VERBS.index)
+
 
 app = typer.Typer(
     name="pillion",
-    help="Labels from the hidden states of the LLM that is already running.",
-    no_args_is_help=True,
+    cls=Verbs,
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode=None,
+    context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
 )
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+# Names and texts are data: brackets in them are no markup.
+out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 Model = Annotated[
-    str, typer.Option(help="Causal LM: 'embedded', a folder, or a hub name.", show_default=True)
+    str, typer.Option(help="Causal LM: embedded, a folder, a hub name, or fake (for dry runs).")
 ]
-Dtype = Annotated[str, typer.Option(help="Weights: auto, bfloat16, float16, float32.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
+Dtype = Annotated[
+    Literal["auto", "bfloat16", "float16", "float32"],
+    typer.Option(help="Of the model's weights; auto is the one they are stored in."),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 TextColumnName = Annotated[str, typer.Option("--text-column", help="Column of the texts.")]
 LabelColumnName = Annotated[str, typer.Option("--label-column", help="Column of the labels.")]
+Layers = Annotated[
+    str | None,
+    typer.Option(help="Layers to read, such as 0-15 or 0,4,8 (0: embeddings); default: all."),
+]
+Wrapping = Annotated[
+    Template, typer.Option("--template", help="chat wraps a text as a user's turn; raw leaves it.")
+]
 TooLong = Annotated[
-    str,
-    typer.Option(
-        "--on-too-long",
-        help="A text beyond the context window: error, truncate-head or truncate-tail.",
-    ),
+    OnTooLong,
+    typer.Option("--on-too-long", help="What to do with a text beyond the context window."),
 ]
 AllowMismatch = Annotated[
     bool,
     typer.Option(
         "--allow-mismatch",
-        help="Warn only of other weights, tokenizer or template; never of another shape.",
+        help="Only warn if the model has other weights, tokenizer or chat template than the "
+        "probe's; another shape stays an error.",
     ),
 ]
-Probes = Annotated[list[str], typer.Option("--probe", help="Folder of a probe; may be repeated.")]
+Probes = Annotated[
+    list[str],
+    typer.Option(
+        "--probe",
+        metavar="DIR",
+        help="Folder of a trained probe; repeat it for several in one pass.",
+    ),
+]
 
 
-def main(arguments: list[str] | None = None) -> None:
+@app.callback(invoke_without_command=True)
+def pillion(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; goes with any verb.")
+    ] = False,
+) -> None:
+    """Labels from the hidden states of the LLM that is already running.
+
+    Try: pillion setup, then pillion demo. Help of a verb: pillion VERB --help.
+    """
+    if version:
+        from importlib.metadata import version as version_of
+
+        out.print(f"pillion {version_of('pillion')}")
+        raise typer.Exit
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the program; every foreseen error is one sentence on standard error.
 
     Args:
         arguments: of the command line; None for the process's own.
+
+    Raises:
+        SystemExit: always, with the exit code.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
+    words, debug = _without_debug(list(sys.argv[1:] if arguments is None else arguments))
+    _write_utf8(sys.stdout, sys.stderr)
     try:
-        app(args=words, prog_name="pillion")
+        with _warnings_as_sentences():
+            sys.exit(_run(words))
     except PillionError as error:
         _fail(str(error), error.exit_code, debug)
     except KeyboardInterrupt:
         _fail("Interrupted.", Interrupted.exit_code, debug)
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): nobody is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(1)
     except Exception as error:
-        _fail(
-            f"Unexpected {type(error).__name__}: {error} (run with --debug for the traceback)",
-            1,
-            debug,
-        )
+        what = f"Unexpected {type(error).__name__}: {error}"
+        _fail(f"{what} (run again with --debug for the traceback)", 1, debug)
+
+
+def _without_debug(words: list[str]) -> tuple[list[str], bool]:
+    """The words without `--debug`, which may stand anywhere before `--`."""
+    end = words.index("--") if "--" in words else len(words)
+    options = [word for word in words[:end] if word != "--debug"]
+    return options + words[end:], len(options) < end
+
+
+def _run(words: list[str]) -> int:
+    """The exit code of a verb; what it printed has then been written."""
+    try:
+        app(args=words or ["--help"], prog_name="pillion")
+        code = 0
+    except SystemExit as done:
+        code = done.code if isinstance(done.code, int) else 0
+    if code == 130:  # typer's for Ctrl-C
+        raise KeyboardInterrupt
+    with output_errors():
+        sys.stdout.flush()
+    return code
+
+
+def _write_utf8(*streams: TextIO) -> None:
+    """JSON is UTF-8 in any locale; a broken name is escaped rather than fatal."""
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+@contextmanager
+def _warnings_as_sentences() -> Generator[None]:
+    def say(message: Warning | str, *_: Any, **__: Any) -> None:
+        print(f"pillion: warning: {_one_line(str(message))}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = say
+        yield
 
 
 def _fail(message: str, exit_code: int, debug: bool) -> None:
     if debug:
         raise
-    print(f"pillion: {message}", file=sys.stderr)
+    print(f"pillion: {_one_line(message)}", file=sys.stderr)
     sys.exit(exit_code)
 
 
-def check_template(name: str | None) -> Template | None:
-    """The template of that name.
+def _one_line(message: str) -> str:
+    return " ".join(message.split())
+
+
+@contextmanager
+def output_errors() -> Generator[None]:
+    """Turns a failed write to standard output into a sentence.
 
     Raises:
-        ConfigError: if it is neither raw nor chat.
+        StorageError: where it goes to is full.
     """
-    if name is not None and name not in get_args(Template):
-        raise unknown_name("--template", name, get_args(Template))
-    return cast(Template | None, name)
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_output()
+        raise StorageError(
+            f"The output could not be written ({error.strerror}); send it somewhere else."
+        ) from error
 
 
-def check_too_long(name: str) -> OnTooLong:
-    """What to do with long texts, by name.
+def _drop_output() -> None:
+    """What is still buffered goes nowhere, so that the exit does not fail on it once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def print_text(text: str) -> None:
+    """Text as it is, on standard output.
 
     Raises:
-        ConfigError: for an unknown one.
+        StorageError: where it goes to is full.
     """
-    if name not in get_args(OnTooLong):
-        raise unknown_name("--on-too-long", name, get_args(OnTooLong))
-    return cast(OnTooLong, name)
+    with output_errors():
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
 
 def print_json(value: Any) -> None:
     """One JSON object, on standard output."""
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    print_text(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 class Bar:

@@ -9,11 +9,11 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pillion.cli.app import Bar, Json, app, out, print_json, progress_bar
+from pillion.cli.app import Bar, Json, Model, app, out, print_json, progress_bar
+from pillion.cli.places import work_folder
 from pillion.errors import ArtefactError
 
 PROMPTS = (
@@ -27,32 +27,35 @@ PAIRS = 5
 
 
 @app.command()
-def demo(as_json: Json = False) -> None:
-    """Train three example probes (once), then answer a few prompts with their verdicts."""
+def demo(model: Model = "embedded", as_json: Json = False) -> None:
+    """See pillion at work, in about a minute.
+
+    Trains three example probes (once), then answers a few prompts with their verdicts and measures
+    what the probes cost.
+    """
     clock = Clock()
     from pillion.cli.streaming import show_answer
     from pillion.runtime import LanguageModel
 
-    say = _quiet if as_json else partial(out.print, markup=False)
+    say = _quiet if as_json else out.print
     with clock("load the model"):
-        model = LanguageModel.load()
+        language_model = LanguageModel.load(model)
     with clock("train the probes"), progress_bar() as bar:
-        probes = [_probe(model, name, bar, say) for name in _example_names()]
+        probes = [_probe(language_model, name, bar, say) for name in _example_names()]
     answers: list[Any] = []
     with clock("answer"):
         for prompt in PROMPTS:
             say(f"\n> {prompt}")
-            stream = model.stream(prompt, probes, MAX_TOKENS)
+            stream = language_model.stream(prompt, probes, MAX_TOKENS)
             answers.append(_drain(stream) if as_json else show_answer(stream, probes))
     with clock("measure the cost"):
-        cost = _cost(model, probes)
+        cost = _cost(language_model, probes)
     if as_json:
         return print_json(_facts(probes, answers, cost, clock))
-    out.print(f"\n{clock.line()}; {_cost_line(cost, len(probes))}", markup=False)
+    out.print(f"\n{clock.line()}; {_cost_line(cost, len(probes))}")
     out.print(
         "Next: pillion train --data YOUR.csv --out my-probe, "
         "then pillion generate --probe my-probe 'a prompt'",
-        markup=False,
     )
 
 
@@ -121,14 +124,15 @@ def _probe(model: Any, name: str, bar: Bar, say: Any) -> Any:
 
 
 def _train(model: Any, name: str, rows: Any, folder: Path, bar: Bar) -> Any:
-    from pillion.fit import FitSettings, clear, fit
+    from pillion.fit import FitSettings, fit
     from pillion.probe import Artefact
     from pillion.train import ProbeConfig
 
-    work = folder.with_name(f".{name}.work")
-    fitted = fit(model, rows, None, [ProbeConfig()], work, FitSettings(), bar, say=_quiet)
-    fitted[0].artefact.save(folder)
-    clear(work)
+    # What an interrupted demo left is of use to the same model and rows alone.
+    of = f".{model.backend.identity.weights_sha256[:12]}.{rows.sha256[:12]}"
+    with work_folder(folder, of) as work:
+        fitted = fit(model, rows, None, [ProbeConfig()], work, FitSettings(), bar, say=_quiet)
+        fitted[0].artefact.save(folder)
     return Artefact.load(folder)
 
 

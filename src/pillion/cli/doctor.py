@@ -16,14 +16,17 @@ PACKAGES = ("pillion", "torch", "transformers", "tokenizers", "safetensors", "sc
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Check Python, packages, memory, disk, accelerator and the embedded model."""
+    """Check that this machine is ready.
+
+    Python, packages, memory, disk, accelerator, embedded model; exit code 1 if it is not ready.
+    """
     facts = _facts()
     ready = bool(facts["embedded_model"])
     if as_json:
         print_json({**facts, "ready": ready})
     else:
         for name, value in facts.items():
-            out.print(f"{name:<16} {value}", markup=False)
+            out.print(f"{name:<16} {value}")
         out.print("Ready." if ready else "Not ready: run `pillion setup`.")
     if not ready:
         sys.exit(1)
@@ -37,7 +40,7 @@ def _facts() -> dict[str, Any]:
 
     return {
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in PACKAGES},
+        **{name: _version(name) for name in PACKAGES},
         "machine": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -46,3 +49,10 @@ def _facts() -> dict[str, Any]:
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "embedded_model": is_embedded_model_ready(),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +17,6 @@ from pillion.cli.app import (
     TextColumnName,
     TooLong,
     app,
-    check_too_long,
     out,
     print_json,
     progress_bar,
@@ -27,8 +25,11 @@ from pillion.cli.app import (
 
 @app.command()
 def evaluate(
-    probe: Annotated[str, typer.Option(help="Folder of a probe.")],
-    data: Annotated[Path, typer.Option(help="Parquet, CSV or JSON Lines: text and label.")],
+    probe: Annotated[str, typer.Option(help="Folder of a trained probe.")],
+    data: Annotated[
+        str,
+        typer.Option(help="Labelled texts: a Parquet, CSV or JSON Lines file, or hf:NAME[:SPLIT]."),
+    ],
     text_column: TextColumnName = "text",
     label_column: LabelColumnName = "label",
     model: Model = "embedded",
@@ -38,13 +39,16 @@ def evaluate(
     allow_mismatch: AllowMismatch = False,
     as_json: Json = False,
 ) -> None:
-    """Accuracy, F1, AUPRC and more of a probe on labelled data, at the thresholds on its card."""
+    """Measure a probe on labelled data.
+
+    Prints accuracy, F1, AUPRC and more, at the thresholds that were chosen in training.
+    """
     from pillion.data import LabelSpace, read_rows
     from pillion.evals import measure
     from pillion.runtime import LanguageModel, resolve
 
     artefact = resolve(probe)
-    rows = read_rows(str(data), text_column, label_column)
+    rows = read_rows(data, text_column, label_column)
     assert rows.labels is not None
     targets = LabelSpace(artefact.card.labels, artefact.card.task).encode(rows.labels)
     language_model = LanguageModel.load(model, dtype, device)
@@ -52,7 +56,7 @@ def evaluate(
         verdicts = language_model.score(
             rows.texts,
             [artefact],
-            on_too_long=check_too_long(on_too_long),
+            on_too_long=on_too_long,
             progress=partial(bar, "evaluate"),
             allow_mismatch=allow_mismatch,
         )

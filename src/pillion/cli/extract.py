@@ -11,52 +11,53 @@ from pillion.cli.app import (
     Device,
     Dtype,
     Json,
+    Layers,
     Model,
     TextColumnName,
     TooLong,
+    Wrapping,
     app,
-    check_template,
-    check_too_long,
     err,
     out,
     print_json,
     progress_bar,
 )
 from pillion.cli.layers import parse_layers
+from pillion.cli.places import check_folder
 
 
 @app.command()
 def extract(
-    data: Annotated[str, typer.Option(help="Parquet, CSV, JSON Lines, or hf:NAME.")],
+    data: Annotated[
+        str, typer.Option(help="Texts: a Parquet, CSV or JSON Lines file, or hf:NAME[:SPLIT].")
+    ],
     out_folder: Annotated[
-        Path, typer.Option("--out", help="Folder for the cache; `train --cache` takes it.")
+        Path, typer.Option("--out", help="Folder for the states; give it to train as --cache.")
     ],
     text_column: TextColumnName = "text",
-    layers: Annotated[
-        str | None, typer.Option(help="Such as 0-15 or 0,4,8; all by default.")
-    ] = None,
-    template: Annotated[str, typer.Option(help="raw or chat.")] = "chat",
+    layers: Layers = None,
+    template: Wrapping = "chat",
     model: Model = "embedded",
     dtype: Dtype = "auto",
     device: Device = "auto",
     on_too_long: TooLong = "error",
     as_json: Json = False,
 ) -> None:
-    """Fill a cache of hidden states; run again, it finishes what an interrupted run left."""
+    """Keep the hidden states of texts on disk.
+
+    For several trainings on the same rows: each takes the folder as --cache. The same command run
+    again finishes what an interrupted one left.
+    """
     from pillion.data import read_rows
     from pillion.fit import FitSettings, cached_states
     from pillion.runtime import LanguageModel, encode_rows
 
+    check_folder(out_folder, "--out")
     rows = read_rows(data, text_column, None)
     language_model = LanguageModel.load(model, dtype, device)
-    settings = FitSettings(
-        template=check_template(template) or "chat",
-        layers=parse_layers(layers, language_model.backend.identity.num_layers),
-        on_too_long=check_too_long(on_too_long),
-    )
-    tokens = encode_rows(
-        language_model.backend, rows.texts, settings.template, settings.on_too_long
-    )
+    num_layers = language_model.backend.identity.num_layers
+    settings = FitSettings(template, parse_layers(layers, num_layers), on_too_long)
+    tokens = encode_rows(language_model.backend, rows.texts, template, on_too_long)
     with progress_bar() as bar:
         spec = cached_states(
             language_model, tokens, out_folder / "train", settings, bar, say=err.print

@@ -2,70 +2,94 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
 from pillion.cli.app import (
+    SEED_MAX,
     AllowMismatch,
     Device,
     Dtype,
     Json,
     Model,
+    Wrapping,
     app,
-    check_template,
     print_json,
 )
 from pillion.cli.output import as_json as verdict_json
+from pillion.cli.output import check_text
+from pillion.errors import ConfigError
 
 
 @app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="What the user says.")],
     probe: Annotated[
-        list[str] | None, typer.Option("--probe", help="Folder of a probe; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--probe", metavar="DIR", help="Folder of a trained probe; repeat it for several."
+        ),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Limit of the answer.")] = 128,
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Share of probability drawn from.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
-    template: Annotated[str, typer.Option(help="raw or chat.")] = "chat",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 128,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="0 takes the likeliest token; more is more varied.")
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(help="Draw from the likeliest tokens of this total probability.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, max=SEED_MAX, help="Of the draws.")] = 0,
+    template: Wrapping = "chat",
     model: Model = "embedded",
     dtype: Dtype = "auto",
     device: Device = "auto",
     allow_mismatch: AllowMismatch = False,
     as_json: Json = False,
 ) -> None:
-    """Answer a prompt; verdicts of the prompt come first, running ones follow the tokens."""
+    """Answer a prompt, with verdicts from the same passes.
+
+    The verdicts of the prompt come first. Under each line of the answer stands a bar for every
+    token: the running probability of a label of the answer.
+    """
     from pillion.cli.streaming import show_answer
     from pillion.runtime import LanguageModel, Sampling, resolve
 
+    check_text(prompt, "The prompt")
     artefacts = [resolve(folder) for folder in probe or []]
     sampling = Sampling(temperature, top_p, seed)
-    how = check_template(template) or "chat"
     language_model = LanguageModel.load(model, dtype, device)
+    _check_room(max_tokens, language_model.backend.identity.context_tokens)
     stream = language_model.stream(
-        prompt, artefacts, max_tokens, sampling, how, allow_mismatch=allow_mismatch
+        prompt, artefacts, max_tokens, sampling, template, allow_mismatch=allow_mismatch
     )
     if not as_json:
         show_answer(stream, artefacts)
         return
     for _ in stream:
         pass
-    assert stream.result is not None
-    done = stream.result
+    print_json(_facts(stream.result, artefacts))
+
+
+def _check_room(max_tokens: int, window: int) -> None:
+    if max_tokens >= window:
+        raise ConfigError(
+            f"--max-tokens is {max_tokens:,}, but this model takes {window:,} tokens, the prompt's "
+            "among them; give less."
+        )
+
+
+def _facts(done: Any, artefacts: Sequence[Any]) -> dict[str, Any]:
     several = {a.name for a in artefacts if a.card.task == "multilabel"}
 
     def verdicts(of: Any) -> dict[str, Any]:
         return {name: verdict_json(v, name in several) for name, v in of.items()}
 
-    print_json(
-        {
-            "text": done.text,
-            "num_tokens": len(done.token_ids),
-            "finish_reason": done.finish_reason,
-            "prompt": verdicts(done.prompt),
-            "response": verdicts(done.response),
-            "seconds": dict(done.seconds),
-        }
-    )
+    return {
+        "text": done.text,
+        "num_tokens": len(done.token_ids),
+        "finish_reason": done.finish_reason,
+        "prompt": verdicts(done.prompt),
+        "response": verdicts(done.response),
+        "seconds": dict(done.seconds),
+    }

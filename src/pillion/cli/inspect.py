@@ -11,9 +11,12 @@ from pillion.cli.app import Json, app, out, print_json
 
 @app.command()
 def inspect(
-    probe: Annotated[str, typer.Argument(help="Folder of a probe.")], as_json: Json = False
+    probe: Annotated[str, typer.Argument(help="Folder of a trained probe.")], as_json: Json = False
 ) -> None:
-    """What a probe is, what it was trained on, which model it belongs to."""
+    """Show the card of a probe.
+
+    What it is, what it was trained on, how well it did, which model it belongs to.
+    """
     from pillion.runtime import resolve
 
     artefact = resolve(probe)
@@ -26,6 +29,6 @@ def inspect(
         if isinstance(value, dict):
             out.print(f"{name}:")
             for key, inner in value.items():
-                out.print(f"  {key:<18} {inner}", markup=False)
+                out.print(f"  {key:<18} {inner}")
         else:
-            out.print(f"{name:<20} {value}", markup=False)
+            out.print(f"{name:<20} {value}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pillion.errors import ConfigError
 
 
@@ -19,10 +21,13 @@ def parse_layers(text: str | None, num_layers: int) -> tuple[int, ...] | None:
         return None
     found: set[int] = set()
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
+        numbers = re.fullmatch(r"\s*([0-9]{1,9})(?:\s*-\s*([0-9]{1,9}))?\s*", part)
+        if numbers is None:
             raise ConfigError(f"--layers has {part!r}; write numbers and ranges, such as 0-15,30.")
-        found.update(range(int(first), int(last or first) + 1))
-    if not found or max(found) > num_layers:
-        raise ConfigError(f"--layers is {text!r}; this model has layers 0 to {num_layers}.")
+        first, last = int(numbers[1]), int(numbers[2] or numbers[1])
+        if last < first:
+            raise ConfigError(f"--layers has {part!r}; write a range from low to high.")
+        if last > num_layers:
+            raise ConfigError(f"--layers has {part!r}; this model has layers 0 to {num_layers}.")
+        found.update(range(first, last + 1))
     return tuple(sorted(found))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pillion.cli.app import print_text
 from pillion.core import Verdict
-from pillion.errors import StorageError
+from pillion.errors import DataError, StorageError
 
 
 def as_json(verdict: Verdict, multilabel: bool = False) -> dict[str, Any]:
@@ -35,6 +35,21 @@ def as_line(verdicts: Mapping[str, Verdict], multilabel: set[str]) -> dict[str, 
     return first if len(named) == 1 else {**first, "verdicts": named}
 
 
+def check_text(text: str, option: str) -> str:
+    """The text, if it can be encoded.
+
+    Raises:
+        DataError: bytes of the command line that are not UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{option} is not valid UTF-8 at character {error.start + 1}; give it as UTF-8."
+        ) from None
+    return text
+
+
 def write_lines(lines: Sequence[str], path: Path | None) -> None:
     """Prints lines, or writes them to a file that is whole or not there at all.
 
@@ -43,8 +58,7 @@ def write_lines(lines: Sequence[str], path: Path | None) -> None:
     """
     text = "".join(f"{line}\n" for line in lines)
     if path is None:
-        sys.stdout.write(text)
-        return
+        return print_text(text)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         temporary.write_text(text, encoding="utf-8")

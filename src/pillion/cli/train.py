@@ -3,96 +3,136 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pillion.cli.app import (
+    SEED_MAX,
     Device,
     Dtype,
     Json,
     LabelColumnName,
+    Layers,
     Model,
     TextColumnName,
     TooLong,
+    Wrapping,
     app,
-    check_template,
-    check_too_long,
     err,
     out,
     print_json,
     progress_bar,
 )
 from pillion.cli.layers import parse_layers
+from pillion.cli.places import check_folder, check_probe_folder, work_folder
 from pillion.errors import ConfigError
 
 
 @app.command()
 def train(
-    data: Annotated[str, typer.Option(help="Parquet, CSV, JSON Lines, or hf:NAME.")],
-    out_folder: Annotated[Path, typer.Option("--out", help="Folder for the probe.")],
+    data: Annotated[
+        str,
+        typer.Option(help="Labelled texts: a Parquet, CSV or JSON Lines file, or hf:NAME[:SPLIT]."),
+    ],
+    out_folder: Annotated[
+        Path, typer.Option("--out", help="Folder for the probe; a probe there is replaced.")
+    ],
     validation: Annotated[
-        str | None, typer.Option(help="Rows that choose epoch and threshold; else a tenth of data.")
+        str | None,
+        typer.Option(help="Rows that choose epoch and threshold; default: a tenth of --data."),
     ] = None,
     text_column: TextColumnName = "text",
     label_column: LabelColumnName = "label",
     probe: Annotated[
-        list[str] | None, typer.Option(help="gate, gate-paper, mha, mha-causal, pooling, ...")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="gate (default), gate-paper, mha, mha-causal, pooling or pooling-max. This and "
+            "the next three may be repeated: every combination is trained.",
+        ),
     ] = None,
     heads: Annotated[
-        list[int] | None, typer.Option(help="Heads (K); may be repeated, like --lr and --seed.")
+        list[int] | None, typer.Option(metavar="N", help="Heads of a gate or mha probe.")
     ] = None,
-    lr: Annotated[list[float] | None, typer.Option(help="Learning rate.")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Of the weights.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the rows, at most 10.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows a step.")] = None,
-    balanced: Annotated[bool, typer.Option(help="Every label counts the same.")] = False,
-    positive: Annotated[str | None, typer.Option(help="Which of two labels is positive.")] = None,
-    layers: Annotated[
-        str | None, typer.Option(help="Such as 0-15 or 0,4,8; all by default.")
+    lr: Annotated[
+        list[float] | None,
+        typer.Option(metavar="RATE", help="Learning rate; default: the probe's own."),
     ] = None,
-    template: Annotated[str, typer.Option(help="raw or chat.")] = "chat",
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(metavar="N", min=0, max=SEED_MAX, help="Of the initial weights; default: 0."),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the rows, 1 to 10; default: 5.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows a step; default: 32.")] = None,
+    balanced: Annotated[
+        bool, typer.Option("--balanced", help="Every label counts the same, however rare.")
+    ] = False,
+    positive: Annotated[
+        str | None, typer.Option(help="Which of two labels is positive; default: by their names.")
+    ] = None,
+    layers: Layers = None,
+    template: Wrapping = "chat",
     model: Model = "embedded",
     dtype: Dtype = "auto",
     device: Device = "auto",
     on_too_long: TooLong = "error",
     cache: Annotated[
-        Path | None, typer.Option(help="Keep hidden states here, for the next training.")
+        Path | None,
+        typer.Option(help="Keep the hidden states in this folder, for the next training on them."),
     ] = None,
     live: Annotated[
-        bool, typer.Option(help="Keep no states on disk: run the model in every epoch.")
+        bool, typer.Option("--live", help="Keep no states on disk: run the model in every epoch.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Train probes on the frozen model; of several, the best on validation is kept."""
+    """Train a probe on labelled texts.
+
+    The language model stays as it is: its hidden states are read once and a small classifier is
+    trained on them. Of several configurations the best on validation is saved. Stopped by Ctrl-C,
+    the same command goes on where it was.
+    """
     from pillion.data import read_rows
-    from pillion.fit import FitSettings, clear, fit
+    from pillion.fit import FitSettings, fit
     from pillion.runtime import LanguageModel
     from pillion.train import TrainSettings
 
+    _check_places(out_folder, cache, live)
     configs = _configs(probe or ["gate"], heads, lr, seed)
-    rows = read_rows(data, text_column, label_column)
-    held = read_rows(validation, text_column, label_column) if validation else None
     given = {"epochs": epochs, "batch_size": batch_size}
     shared: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     shared["class_weights"] = "balanced" if balanced else "none"
+    train_settings = make_strict(TrainSettings, shared)
+    rows = read_rows(data, text_column, label_column)
+    held = read_rows(validation, text_column, label_column) if validation is not None else None
     language_model = LanguageModel.load(model, dtype, device)
     settings = FitSettings(
-        template=check_template(template) or "chat",
+        template=template,
         layers=parse_layers(layers, language_model.backend.identity.num_layers),
-        on_too_long=check_too_long(on_too_long),
+        on_too_long=on_too_long,
         positive=positive,
         live=live,
-        train=make_train_settings(TrainSettings, shared),
+        cache=cache,
+        train=train_settings,
     )
-    work = cache or out_folder.with_name(f".{out_folder.name}.work")
-    with progress_bar() as bar:
-        fitted = fit(language_model, rows, held, configs, work, settings, bar, say=err.print)
-    fitted[0].artefact.save(out_folder)
+    with work_folder(out_folder) as work:
+        with progress_bar() as bar:
+            fitted = fit(language_model, rows, held, configs, work, settings, bar, say=err.print)
+        fitted[0].artefact.save(out_folder)
+    _show(fitted, out_folder, model, as_json)
+
+
+def _check_places(out_folder: Path, cache: Path | None, live: bool) -> None:
+    check_probe_folder(out_folder)
     if cache is None:
-        clear(work)
-    _show(fitted, out_folder, as_json)
+        return
+    if live:
+        raise ConfigError("--live keeps no states and --cache keeps them; give one of the two.")
+    check_folder(cache, "--cache")
 
 
 def _configs(
@@ -103,17 +143,20 @@ def _configs(
 
     grid = itertools.product(probes, heads or [None], rates or [None], seeds or [0])
     return [
-        ProbeConfig(
-            probe=name,
-            settings={} if count is None else {"num_heads": count},
-            learning_rate=rate,
-            seed=seed,
+        make_strict(
+            ProbeConfig,
+            {
+                "probe": name,
+                "settings": {} if count is None else {"num_heads": count},
+                "learning_rate": rate,
+                "seed": seed,
+            },
         )
         for name, count, rate, seed in grid
     ]
 
 
-def make_train_settings(settings: Any, options: dict[str, Any]) -> Any:
+def make_strict(settings: Any, options: dict[str, Any]) -> Any:
     """Settings of the options given.
 
     Raises:
@@ -125,11 +168,12 @@ def make_train_settings(settings: Any, options: dict[str, Any]) -> Any:
         return settings(**options)
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0]).replace("_", "-")
-        raise ConfigError(f"--{name} is {first['input']!r}: {first['msg']}.") from error
+        field = str(first["loc"][0])
+        option = "lr" if field == "learning_rate" else field.replace("_", "-")
+        raise ConfigError(f"--{option} is {first['input']!r}: {first['msg']}.") from error
 
 
-def _show(fitted: list[Any], folder: Path, as_json: bool) -> None:
+def _show(fitted: list[Any], folder: Path, model: str, as_json: bool) -> None:
     runs = [
         {
             "probe": one.trained.config.probe,
@@ -150,8 +194,13 @@ def _show(fitted: list[Any], folder: Path, as_json: bool) -> None:
         shown = "  ".join(
             f"{k} {numbers[k]:.3f}" for k in ("accuracy", "f1", "auprc") if k in numbers
         )
+        name = " ".join([run["probe"], *(f"{k}={v}" for k, v in run["settings"].items())])
         out.print(
-            f"{run['probe']:<12} lr {run['learning_rate']:g}  seed {run['seed']}  "
+            f"{name:<12} lr {run['learning_rate']:g}  seed {run['seed']}  "
             f"epoch {run['best_epoch']}  validation: {shown}"
         )
-    out.print(f"Saved in {folder}. Next: pillion predict --probe {folder} --text '...'")
+    which = "" if model == "embedded" else f" --model {shlex.quote(model)}"
+    out.print(
+        f"Saved in {folder}. Next: "
+        f"pillion predict --probe {shlex.quote(str(folder))} --text '...'{which}"
+    )

@@ -6,10 +6,14 @@ DataError with the row. Does not know what the labels mean or how they are split
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
+
+import numpy as np
 
 from pillion.data import hub, tables
 from pillion.errors import DataError
@@ -45,6 +49,29 @@ class Rows:
     def __len__(self) -> int:
         return len(self.texts)
 
+    @classmethod
+    def of(cls, texts: Sequence[Any], labels: Sequence[Any] | None, source: str) -> Rows:
+        """Rows of texts and labels in memory, checked as those of a file are.
+
+        Args:
+            texts: strings.
+            labels: one a text, as in `read_rows`; tuples count as lists. None for texts alone.
+            source: what errors call them.
+
+        Raises:
+            DataError: a text or label that cannot be used, naming its row (from 1).
+        """
+        if labels is not None and len(texts) != len(labels):
+            raise DataError(f"Got {len(texts)} texts and {len(labels)} labels; give one a text.")
+        if not len(texts):
+            raise DataError(f"{source} has no rows; give one or more texts.")
+        texts = _plain(texts)
+        _check_texts(texts, source)
+        named = None if labels is None else _labels(_plain(labels), source)
+        content = json.dumps([texts, named], ensure_ascii=False)
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        return cls(tuple(texts), named, digest, source)
+
 
 def read_rows(
     path: str | os.PathLike[str], text_column: str = "text", label_column: str | None = "label"
@@ -70,6 +97,13 @@ def read_rows(
     _check_texts(columns[text_column], source)
     labels = None if label_column is None else _labels(columns[label_column], source)
     return Rows(tuple(columns[text_column]), labels, sha256, source)
+
+
+def _plain(values: Any) -> list[Any]:
+    """Values of a list, an array or a series as Python's own, tuples as lists."""
+    items = values.tolist() if hasattr(values, "tolist") else list(values)
+    items = [item.item() if isinstance(item, np.generic) else item for item in items]
+    return [_plain(item) if isinstance(item, tuple | np.ndarray) else item for item in items]
 
 
 def _check_texts(texts: Sequence[Any], source: str) -> None:

@@ -11,8 +11,10 @@ import json
 from importlib import resources
 
 from pillion.data import Rows
+from pillion.errors import unknown_name
 
 NAMES = ("safety", "intent", "sentiment")
+SPLITS = ("train", "heldout")
 
 
 def load_example(name: str, split: str) -> Rows:
@@ -21,7 +23,14 @@ def load_example(name: str, split: str) -> Rows:
     Args:
         name: one of `NAMES`.
         split: `train` or `heldout`.
+
+    Raises:
+        ConfigError: another name or split.
     """
+    if name not in NAMES:
+        raise unknown_name("example", name, NAMES)
+    if split not in SPLITS:
+        raise unknown_name("split", split, SPLITS)
     content = resources.files("pillion.examples").joinpath(f"{name}.jsonl").read_bytes()
     rows = [json.loads(line) for line in content.decode().splitlines()]
     rows = [row for row in rows if row["split"] == split]

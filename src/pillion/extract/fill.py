@@ -76,7 +76,7 @@ def _fill(
             if written is not None:
                 written.result()
             states = _blocks(spec, shard, workspace)
-            for batch in _batches(shard):
+            for batch in shard_batches(shard):
                 rows = [token_ids[shard.row_ids[place]] for place in batch]
                 run_batch(backend, collector, rows, [states[place] for place in batch])
                 done += sum(map(len, rows))
@@ -103,7 +103,7 @@ def _blocks(
     return blocks
 
 
-def _batches(shard: Shard) -> Iterator[list[int]]:
+def shard_batches(shard: Shard) -> Iterator[list[int]]:
     """Places of a shard's rows that run together; rows without tokens need no run."""
     for batch in batches_by_length(shard.lengths, BATCH_TOKENS):
         filled = [place for place in batch if shard.lengths[place]]

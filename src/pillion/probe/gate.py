@@ -35,14 +35,12 @@ class GateSettings(Settings):
         num_heads: K, score vectors a layer; each head has its own layer weights and classes.
         tanh: bound scores to [-1, 1] as the paper does.
         normalise: RMS-normalise every token's state first (no learned scale).
-        dropout: share of pooled components dropped in training.
         token_dropout: share of tokens hidden from the softmax in training.
     """
 
     num_heads: int = Field(default=8, ge=1)
     tanh: bool = False
     normalise: bool = True
-    dropout: float = Field(default=0.0, ge=0, lt=1)
     token_dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
@@ -161,7 +159,8 @@ class GateFold(Fold):
         top = scores.masked_fill(~seen, FLOOR).amax(2)
         weights = (scores - top[:, :, None]).exp_().masked_fill_(~seen, 0.0)
         # One small product of all heads with all columns beats gathering a weight per column.
-        product = weights.transpose(2, 3) @ content.masked_fill(~seen, 0.0)
+        # Padding has weight 0 and is finite: its content needs no mask.
+        product = weights.transpose(2, 3) @ content
         sums = product.flatten(2).index_select(2, self.diagonal)
         return {"max": top, "denominator": weights.sum(2), "sum": sums}
 

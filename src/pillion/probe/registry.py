@@ -37,7 +37,7 @@ class Aggregator:
 
 
 AGGREGATORS: dict[str, Aggregator] = {
-    "gate": Aggregator(Gate, GateSettings),
+    "gate": Aggregator(Gate, GateSettings, learning_rate=5e-3),
     "gate-paper": Aggregator(
         Gate, GateSettings, {"num_heads": 1, "tanh": True, "normalise": False}
     ),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pillion.backends import Backend
+from pillion.core import ModelIdentity
 from pillion.probe import Artefact
 from pillion.runtime.reading import Reading
 
@@ -29,7 +31,7 @@ def watch(
     """
     artefacts = [resolve(p) for p in probes]
     for artefact in artefacts:
-        artefact.check(backend.identity, allow_mismatch)
+        artefact.check(_comparable(backend.identity, artefact), allow_mismatch)
     dtype = getattr(torch, backend.identity.dtype)
     reading = Reading(artefacts, backend.device, dtype)
     with backend.watch(reading, reading.layers):
@@ -59,6 +61,18 @@ def attach(
     several = probes if isinstance(probes, list | tuple) else [probes]
     with watch(TransformersBackend(model, tokenizer), several) as reading:
         yield reading
+
+
+def _comparable(identity: ModelIdentity, artefact: Artefact) -> ModelIdentity:
+    """The model's identity; what a model without a tokenizer cannot say is as the probe wants."""
+    if identity.tokenizer_sha256:
+        return identity
+    wanted = artefact.card.model
+    return replace(
+        identity,
+        tokenizer_sha256=wanted.tokenizer_sha256,
+        template_sha256=wanted.template_sha256,
+    )
 
 
 def resolve(probe: ProbeLike) -> Artefact:

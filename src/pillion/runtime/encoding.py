@@ -63,5 +63,6 @@ def _cut(
                 "room for; use --template raw or a model with a larger window."
             )
         words = words[excess:] if side == "truncate-head" else words[:-excess]
-        ids = backend.encode(backend.decode(words), template)
+        # A character that the cut went through is dropped, not replaced.
+        ids = backend.encode(backend.decode(words).strip("\ufffd"), template)
     return ids

@@ -18,6 +18,7 @@ from torch import Tensor
 from pillion.backends import EMBEDDED, Backend, load_backend
 from pillion.core import OnTooLong, Template, TokenEvent, Verdict
 from pillion.core.batching import batches_by_length
+from pillion.errors import ConfigError
 from pillion.runtime.attach import ProbeLike, resolve, watch
 from pillion.runtime.encoding import encode_rows
 from pillion.runtime.reading import Reading
@@ -123,11 +124,14 @@ class LanguageModel:
             allow_mismatch: only warn of probes trained on other weights or another template.
 
         Raises:
+            ConfigError: if no probe is given.
             DataError: for an empty or too long text.
             MismatchError: if a probe belongs to another model.
             StateError: if a hidden state is not finite.
         """
         artefacts = [resolve(p) for p in probes]
+        if not artefacts:
+            raise ConfigError("Got no probe to score with; give one or more.")
         how: Template = template or artefacts[0].card.template
         rows = encode_rows(self.backend, texts, how, on_too_long)
         out: list[dict[str, Verdict]] = [{} for _ in rows]
@@ -178,9 +182,12 @@ class LanguageModel:
             allow_mismatch: only warn of probes trained on other weights or another template.
 
         Raises:
+            ConfigError: if `max_tokens` is not at least 1.
             DataError: for an empty prompt or one too long to leave room for the answer.
             MismatchError: if a probe belongs to another model.
         """
+        if max_tokens < 1:
+            raise ConfigError(f"max_tokens is {max_tokens}; it must be 1 or more.")
         (ids,) = encode_rows(self.backend, [prompt], template, room_tokens=max_tokens)
         sampler = Sampler(sampling or Sampling(), self.backend.device)
         attached = watch(self.backend, probes, allow_mismatch) if probes else None
@@ -202,11 +209,12 @@ class LanguageModel:
             prompt = _row(reading.verdicts()) if reading else {}
             if reading:
                 reading.cut()
+                reading.stay()  # the model may run other things between two tokens
             seconds = {"first_token": time.perf_counter() - begin}
             yield TokenEvent(-1, "", prompt)
             text, done, reason = Detokenizer(self.backend), list[int](), "length"
+            verdicts: dict[str, Verdict] = {}
             while True:
-                verdicts = _row(reading.verdicts()) if reading else {}
                 if token in self.backend.end_ids:
                     reason = "stop"
                     break
@@ -215,6 +223,7 @@ class LanguageModel:
                 if len(done) == max_tokens:
                     break
                 token = int(next(steps)[0])
+                verdicts = _row(reading.verdicts()) if reading else {}
         seconds["total"] = time.perf_counter() - begin
         answer = self.backend.decode(done)
         return Generation(answer, tuple(done), prompt, verdicts, reason, seconds)
@@ -225,17 +234,17 @@ class Detokenizer:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
+        self.context: list[int] = []  # of the last text: without it a leading space would go
         self.pending: list[int] = []
 
     def add(self, token_id: int, last: bool = False) -> str:
         """The text that this token completes; what is left of a character if it is the last."""
-        before = self.backend.decode(self.pending[:1]) if len(self.pending) else ""
+        before = self.backend.decode(self.context)
         self.pending.append(token_id)
-        text = self.backend.decode(self.pending)
-        if text.endswith("\ufffd") and not last:
+        text = self.backend.decode([*self.context, *self.pending])
+        if len(text) <= len(before) or (text.endswith("\ufffd") and not last):
             return ""
-        # The last token stays as context: tokenizers drop a leading space without it.
-        self.pending = [token_id]
+        self.context, self.pending = self.pending, []
         return text[len(before) :]
 
 

@@ -27,17 +27,22 @@ HELD_TOKENS = 16
 are a few kilobytes a layer, and few large operations beat many small ones."""
 
 
+_NO_STEP = Step(torch.zeros(0, 0, dtype=torch.bool), None, 0)
+
+
 @dataclass(frozen=True)
 class Track:
     """How far a sequence batch has been read.
 
     Attributes:
         num_tokens: positions seen, padding included (the length of the KV cache).
+        num_rows: sequences in the batch.
         states: a fold state a group, since the last cut; None right after one.
         prompt: the states after the first pass.
     """
 
     num_tokens: int
+    num_rows: int
     states: tuple[State, ...] | None
     prompt: tuple[State, ...]
 
@@ -72,12 +77,14 @@ class Reading:
         self._place = [{layer: i for i, layer in enumerate(g.layers)} for g in self.groups]
         self._tracks: weakref.WeakKeyDictionary[object, Track] = weakref.WeakKeyDictionary()
         self._track: Track | None = None
-        self._step = Step(torch.zeros(0, 0, dtype=torch.bool), None, 0)
+        self._step = _NO_STEP
         self._before: Track | None = None
         self._segments: Segments | None = None
         self._held: list[Tensor] = []
         self._folded: list[list[State]] = []
-        self._broken: list[tuple[int, Tensor]] = []
+        self._cache: weakref.ref[object] | None = None
+        self._own: weakref.ref[object] | None = None
+        self._passing = False
 
     # -- what the backend calls, in the order of time
 
@@ -87,7 +94,10 @@ class Reading:
         Raises:
             StateError: if the KV cache holds tokens that this reading never saw.
         """
-        self._step, self._held, self._broken = step, [], []
+        self._passing = self._own is not None and step.cache is not self._own()
+        if self._passing:
+            return
+        self._step, self._held = step, []
         self._folded = [[] for _ in self.groups]
         self._before = self._tracks.get(step.cache) if step.past_tokens else None
         if step.past_tokens and (
@@ -98,10 +108,18 @@ class Reading:
                 f"{self._before.num_tokens if self._before else 0} of them; attach the probes "
                 "before the prompt runs, and do not rewind the cache."
             )
+        if self._before is not None and self._before.num_rows != len(step.mask):
+            raise StateError(
+                f"The batch has {len(step.mask)} rows, but the probes have read "
+                f"{self._before.num_rows} with this KV cache; repeat the rows before the prompt "
+                "runs, and do not go on from a packed batch."
+            )
         self._segments = _segments(step) if step.segments is not None else None
 
     def see(self, layer: int, hidden: Float[Tensor, "batch chunk dim"]) -> None:
         """Taps a layer: small chunks are held until all layers are there, large ones folded."""
+        if self._passing:
+            return
         hidden = hidden.detach()
         if self._step.mask.numel() <= HELD_TOKENS:
             self._held.append(hidden)
@@ -114,13 +132,16 @@ class Reading:
 
     def end(self, cache: object | None) -> None:
         """The pass is over: what was folded is merged with what was read before."""
+        if self._passing:
+            return
         if self._held:
             self._fold_held()
         new = tuple(join(states) for states in self._folded)
         self._held, self._folded = [], []
         old = self._before
         if old is None:
-            self._track = Track(self._step.mask.shape[1], new, new)
+            rows = len(self._step.mask if self._segments is None else self._segments.mask)
+            self._track = Track(self._step.mask.shape[1], rows, new, new)
         else:
             states = new
             if old.states is not None:
@@ -130,17 +151,20 @@ class Reading:
                 )
             tokens = old.num_tokens + self._step.mask.shape[1]
             self._track = replace(old, num_tokens=tokens, states=states)
-        self._before = None
+        self._before, self._step = None, _NO_STEP  # a step would keep its KV cache alive
+        self._cache = None
         if cache is not None:
-            self._tracks[cache] = self._track
+            self._tracks[cache], self._cache = self._track, weakref.ref(cache)
 
     def move(self, cache: object, rows: Int[Tensor, " row"]) -> None:
         """The rows of a KV cache were reordered or repeated (beam search does that)."""
         track = self._tracks.get(cache)
-        if track is None:
+        if track is None or (self._own is not None and cache is not self._own()):
             return
+        self._cache = weakref.ref(cache)
         self._tracks[cache] = self._track = replace(
             track,
+            num_rows=len(rows),
             states=track.states and tuple(pick(s, rows) for s in track.states),
             prompt=tuple(pick(s, rows) for s in track.prompt),
         )
@@ -149,9 +173,16 @@ class Reading:
 
     def cut(self) -> None:
         """Verdicts from here on are of what follows only: the response apart from the prompt."""
-        for cache, track in list(self._tracks.items()):
-            if track is self._track:
-                self._tracks[cache] = self._track = replace(track, states=None)
+        if self._track is None:
+            return
+        self._track = replace(self._track, states=None)
+        cache = self._cache() if self._cache else None
+        if cache is not None:
+            self._tracks[cache] = self._track
+
+    def stay(self) -> None:
+        """From here on only passes through the last pass's KV cache are read, others ignored."""
+        self._own = self._cache
 
     def probabilities(self) -> dict[str, Float[Tensor, "batch output"]]:
         """Probabilities a probe of what was read since the last cut; empty if nothing was.
@@ -208,6 +239,8 @@ class Reading:
             return
         wrong = (~torch.isfinite(values).all(-1)) & self._step.mask
         for index, row, token in wrong.nonzero().tolist()[:1]:
+            if self._segments is not None:
+                row, token = int(self._segments.rows[token]), int(self._segments.places[token])
             raise StateError(
                 f"Hidden states of layer {layers[index]} are not finite at token "
                 f"{self._step.past_tokens + token} of row {row}: the model gave NaN or infinity. "

@@ -30,7 +30,7 @@ class TrainSettings(_Strict):
         max_tokens: padded tokens that are held at once; longer batches are split, exactly.
     """
 
-    epochs: int = Field(default=5, ge=1, le=10)
+    epochs: int = Field(default=4, ge=1, le=10)
     batch_size: int = Field(default=32, ge=1)
     warmup: float = Field(default=0.1, ge=0, lt=1)
     patience: int = Field(default=3, ge=1)
@@ -46,7 +46,7 @@ class ProbeConfig(_Strict):
         probe: a name of `pillion.probe.AGGREGATORS`.
         settings: of that probe, on top of what the name stands for.
         learning_rate: the highest one; None: the probe's own default.
-        weight_decay: of AdamW.
+        weight_decay: of AdamW; what keeps a probe of few rows from learning them by heart.
         seed: of the initial weights and of what is dropped.
 
     Raises:
@@ -56,7 +56,7 @@ class ProbeConfig(_Strict):
     probe: str = "gate"
     settings: dict[str, Any] = Field(default_factory=dict[str, Any])
     learning_rate: float | None = Field(default=None, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
+    weight_decay: float = Field(default=0.5, ge=0)
     seed: int = 0
 
     @field_validator("probe")

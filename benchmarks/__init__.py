@@ -1,0 +1,1 @@
+"""Claims, measured: each module is one command that writes result files."""

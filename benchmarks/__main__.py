@@ -1,0 +1,12 @@
+"""All benchmarks, one after the other: `python -m benchmarks`. Data sets are found in PILLION_DATA."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+ALL = ("ride", "memory", "extraction", "training", "accuracy")
+
+for name in ALL:
+    print(f"== {name}", flush=True)
+    subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)

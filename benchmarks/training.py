@@ -1,0 +1,58 @@
+"""How long `pillion train` takes on all of Emotion, extraction included, and how much memory.
+
+    python -m benchmarks.training
+
+Runs the command as a user would, in a process of its own, then `pillion evaluate` on the test rows.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.result_file import DATA, data_entry, write_result
+
+LIMIT_SECONDS, LIMIT_BYTES = 720, 4e9
+
+
+def pillion(*words: str) -> dict[str, object]:
+    """Runs a verb and returns its JSON."""
+    command = [sys.executable, "-m", "pillion", *words, "--json"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)
+
+
+def main() -> None:
+    train, validation, test = (
+        DATA / "emotion" / f"{split}.parquet" for split in ("train", "validation", "test")
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        out = str(Path(folder) / "emotion")
+        begin = time.perf_counter()
+        files = ("--data", str(train), "--validation", str(validation))
+        trained = pillion("train", *files, "--template", "raw", "--out", out)
+        seconds = time.perf_counter() - begin
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        tested = pillion("evaluate", "--probe", out, "--data", str(test))
+    results = [
+        {"metric": "train_seconds", "value": seconds, "baseline": LIMIT_SECONDS},
+        {"metric": "train_peak_bytes", "value": peak, "baseline": LIMIT_BYTES},
+        {"metric": "test_accuracy", "value": tested["accuracy"], "baseline": None},
+    ]
+    for row in results:
+        limit = row["baseline"]
+        row |= {"ratio": row["value"] / limit if limit else None, "interval": None}
+        print(row)
+    data = [data_entry(train, "train"), data_entry(validation, "validation")]
+    data.append(data_entry(test, "test"))
+    settings = {"probe": trained["probe"], "learning_rate": trained["learning_rate"]}
+    write_result("training", results, seed=0, settings=settings, data=data)
+
+
+if __name__ == "__main__":
+    main()

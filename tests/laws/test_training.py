@@ -1,0 +1,263 @@
+"""The laws of training: seeds decide, companions do not, and an interruption changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pillion.backends.fake import FakeBackend
+from pillion.cache import Workspace
+from pillion.errors import ConfigError, DataError, Interrupted, StateError, StorageError
+from pillion.extract import CachedSource, LiveSource, StateSource, extract
+from pillion.extract.source import Batch
+from pillion.metrics import evaluate
+from pillion.probe import AGGREGATORS
+from pillion.probe.task import Task
+from pillion.train import Examples, ProbeConfig, Trained, TrainSettings, evaluate_source, train
+from pillion.train.evaluate import validate
+
+LAYERS = (0, 1, 3)
+SMALL: dict[str, dict[str, Any]] = {
+    "gate": {"num_heads": 2},
+    "mha": {"width": 4, "num_heads": 2},
+    "mha-causal": {"width": 4, "num_heads": 2},
+}
+SETTINGS = TrainSettings(epochs=3, batch_size=8, max_tokens=64)
+each_probe = pytest.mark.parametrize("probe", AGGREGATORS)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tensors here are so small that a second thread costs more than it gives."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def config(probe: str = "gate", seed: int = 0, **settings: Any) -> ProbeConfig:
+    return ProbeConfig(
+        probe=probe, settings={**SMALL.get(probe, {}), **settings}, learning_rate=0.01, seed=seed
+    )
+
+
+def token_rows(num_rows: int, seed: int = 0) -> tuple[list[list[int]], np.ndarray]:
+    """Rows of bytes below 50, half of which hold one byte above; that is the positive label."""
+    random = np.random.default_rng(seed)
+    rows = [random.integers(0, 50, size=random.integers(1, 12)).tolist() for _ in range(num_rows)]
+    targets = np.arange(num_rows) % 2
+    for row, target in zip(rows, targets, strict=True):
+        if target:
+            row[random.integers(len(row))] = int(random.integers(100, 103))
+    return rows, targets
+
+
+def live(num_rows: int = 40, seed: int = 0) -> Examples:
+    rows, targets = token_rows(num_rows, seed)
+    return Examples(LiveSource(FakeBackend(), rows, LAYERS), targets)
+
+
+def run(
+    configs: Sequence[ProbeConfig], settings: TrainSettings = SETTINGS, **more: Any
+) -> list[Trained]:
+    return train(live(), live(20, seed=1), "binary", 2, configs, settings, **more)
+
+
+def equal(one: Trained, other: Trained) -> bool:
+    pairs = zip(one.network.state_dict().values(), other.network.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+class Interrupting(LiveSource):
+    """Behaves as if Ctrl-C were pressed in its n-th read."""
+
+    def __init__(self, source: LiveSource, reads: int) -> None:
+        super().__init__(source.backend, source.token_ids, source.layers)
+        self.reads = reads
+
+    def read_batch(self, row_ids: Sequence[int], workspace: Workspace | None = None) -> Batch:
+        self.reads -= 1
+        if self.reads < 0:
+            raise KeyboardInterrupt
+        return super().read_batch(row_ids, workspace)
+
+
+@each_probe
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(probe: str) -> None:
+    first, again, other = (run([config(probe, seed)])[0] for seed in (0, 0, 1))
+    assert equal(first, again)
+    assert not equal(first, other)
+    assert first.curve == again.curve
+
+
+def test_another_order_of_rows_gives_other_weights() -> None:
+    ordered = run([config()], SETTINGS.model_copy(update={"order_seed": 1}))[0]
+    assert not equal(ordered, run([config()])[0])
+
+
+def test_training_leaves_the_random_state_as_it_was() -> None:
+    before = torch.random.get_rng_state()
+    run([config(token_dropout=0.3)])
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@each_probe
+def test_a_configuration_learns_the_same_whoever_trains_beside_it(probe: str) -> None:
+    dropping = {"token_dropout": 0.3} if probe == "gate" else {}
+    alone = run([config(probe, **dropping)])[0]
+    companions = [config("gate", 5, token_dropout=0.5), config(probe, **dropping), config("mha", 7)]
+    assert equal(alone, run(companions)[1])
+
+
+def test_a_configuration_that_stops_early_does_not_disturb_the_others() -> None:
+    settings = SETTINGS.model_copy(update={"epochs": 6, "patience": 1})
+    hopeless = config("pooling").model_copy(update={"learning_rate": 1e-12})
+    first, second = run([hopeless, config()], settings)
+    assert len(first.curve) == 2
+    assert equal(second, run([config()], settings)[0])
+
+
+@pytest.mark.parametrize("reads", [0, 3, 9, 14, 21])
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
+    tmp_path: Path, reads: int
+) -> None:
+    configs = [config(token_dropout=0.3), config("mha", dropout=0.3)]
+    training, validation = live(), live(20, seed=1)
+    assert isinstance(training.source, LiveSource)
+    stopping = Examples(Interrupting(training.source, reads), training.targets)
+    with pytest.raises(Interrupted, match="the same command resumes it"):
+        train(stopping, validation, "binary", 2, configs, SETTINGS, checkpoint=tmp_path)
+    resumed = train(training, validation, "binary", 2, configs, SETTINGS, checkpoint=tmp_path)
+    for one, other in zip(resumed, run(configs), strict=True):
+        assert equal(one, other)
+        assert one.curve == other.curve
+        assert one.best_epoch == other.best_epoch
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    first = run([config()], checkpoint=tmp_path)[0]
+    training = live()
+    assert isinstance(training.source, LiveSource)
+    untouchable = Examples(Interrupting(training.source, 0), training.targets)
+    again = train(
+        untouchable, live(20, seed=1), "binary", 2, [config()], SETTINGS, checkpoint=tmp_path
+    )
+    assert equal(first, again[0])
+
+
+def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    run([config()], checkpoint=tmp_path)
+    with pytest.raises(ConfigError, match="other data, settings or configurations"):
+        run([config(seed=1)], checkpoint=tmp_path)
+
+
+def test_a_broken_checkpoint_is_refused(tmp_path: Path) -> None:
+    run([config()], checkpoint=tmp_path)
+    (tmp_path / "training.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(StorageError, match="delete it to start anew"):
+        run([config()], checkpoint=tmp_path)
+
+
+def test_an_interruption_without_a_checkpoint_says_that_nothing_was_kept() -> None:
+    training = live()
+    assert isinstance(training.source, LiveSource)
+    stopping = Examples(Interrupting(training.source, 2), training.targets)
+    with pytest.raises(Interrupted, match="nothing was kept"):
+        train(stopping, live(20), "binary", 2, [config()], SETTINGS)
+
+
+@each_probe
+def test_a_live_pass_and_a_cache_train_the_same_probe(probe: str, tmp_path: Path) -> None:
+    rows, targets = token_rows(40)
+    with extract(FakeBackend(), rows, LAYERS, tmp_path / "cache", "key") as reader:
+        cached = Examples(CachedSource(reader), targets)
+        one = train(cached, live(20, seed=1), "binary", 2, [config(probe)], SETTINGS)[0]
+    other = run([config(probe)])[0]
+    for name, weight in one.network.state_dict().items():
+        torch.testing.assert_close(weight, other.network.state_dict()[name], rtol=1e-2, atol=1e-3)
+
+
+def test_a_step_in_pieces_is_the_step_as_a_whole() -> None:
+    whole = run([config()], SETTINGS.model_copy(update={"max_tokens": 10_000}))[0]
+    pieces = run([config()], SETTINGS.model_copy(update={"max_tokens": 12}))[0]
+    for name, weight in whole.network.state_dict().items():
+        torch.testing.assert_close(weight, pieces.network.state_dict()[name], rtol=1e-2, atol=1e-3)
+
+
+def labelled(task: Task, num_rows: int, seed: int) -> Examples:
+    """Rows whose labels are the bytes above 99 that they hold."""
+    rows, _ = token_rows(num_rows, seed)
+    held = np.array([[byte in row for byte in (100, 101, 102)] for row in rows])
+    targets: dict[str, np.ndarray] = {
+        "binary": held[:, 0].astype(np.int64),
+        "multiclass": np.where(held.any(1), held.argmax(1) + 1, 0).astype(np.int64),
+        "multilabel": held.astype(np.float32),
+    }
+    return Examples(LiveSource(FakeBackend(), rows, LAYERS), targets[task])
+
+
+@pytest.mark.parametrize("weights", ["none", "balanced"])
+@pytest.mark.parametrize(
+    ("task", "num_labels"), [("binary", 2), ("multiclass", 4), ("multilabel", 3)]
+)
+def test_separable_data_is_fitted(task: Task, num_labels: int, weights: Any) -> None:
+    settings = TrainSettings(epochs=10, batch_size=8, class_weights=weights)
+    sure = ProbeConfig(settings={"num_heads": 4}, learning_rate=0.05)
+    training, held_out = labelled(task, 240, 0), labelled(task, 60, 1)
+    trained = train(training, held_out, task, num_labels, [sure], settings)[0]
+    probs = evaluate_source(trained.network, held_out.source, task)
+    auroc = evaluate(probs.numpy(), held_out.targets, task)["auroc"]
+    assert auroc is not None
+    assert auroc > 0.99
+
+
+def test_the_best_epochs_weights_are_kept() -> None:
+    trained = run([config()], TrainSettings(epochs=5, batch_size=8))[0]
+    validation = live(20, seed=1)
+    probs = evaluate_source(trained.network, validation.source, "binary")
+    found = validate("binary", probs, torch.as_tensor(validation.targets))["log_loss"]
+    losses = [epoch["log_loss"] for epoch in trained.curve]
+    assert found == losses[trained.best_epoch - 1] == min(n for n in losses if n is not None)
+
+
+def test_progress_counts_every_token_of_every_epoch() -> None:
+    told: list[tuple[str, int, int]] = []
+    run(
+        [config()],
+        progress=lambda stage, done, total, metric=None: told.append((stage, done, total)),
+    )
+    tokens = sum(live().source.lengths)
+    assert told[-1] == ("train", 3 * tokens, 3 * tokens)
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+
+
+class Broken:
+    """States that are no numbers."""
+
+    layers, dim, reads_ahead = LAYERS, 16, False
+
+    def __init__(self, source: StateSource) -> None:
+        self.source, self.lengths = source, source.lengths
+
+    def read_batch(self, row_ids: Sequence[int], workspace: Workspace | None = None) -> Batch:
+        hidden, mask = self.source.read_batch(row_ids)
+        return torch.full_like(hidden, torch.nan), mask
+
+
+def test_a_loss_that_is_not_finite_names_the_configuration_and_the_step() -> None:
+    training = live()
+    broken = Examples(Broken(training.source), training.targets)
+    with pytest.raises(StateError, match=r"'gate' \(learning rate 0.01, seed 3\).* step 1;"):
+        train(broken, live(20), "binary", 2, [config(seed=3)], SETTINGS)
+
+
+def test_a_run_needs_a_configuration_and_a_label_a_row() -> None:
+    with pytest.raises(ConfigError, match="at least one configuration"):
+        run([])
+    with pytest.raises(DataError, match="39 labels for 40 rows"):
+        Examples(live().source, np.zeros(39, dtype=np.int64))

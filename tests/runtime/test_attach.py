@@ -1,0 +1,212 @@
+"""Probes on a model in the user's hands: whom they accept, and that they leave nothing behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from pillion.backends.fake import FakeBackend
+from pillion.backends.transformers import TransformersBackend
+from pillion.errors import ArtefactError, ConfigError, MismatchError
+from pillion.probe import Artefact
+from pillion.runtime import Reading, attach, watch
+from tiny_models import distance, hooks_of, make_artefact, random_ids, tiny_model, tiny_tokenizer
+
+IDS = torch.tensor([random_ids(9)])
+
+
+@pytest.fixture
+def model() -> Any:
+    return tiny_model()
+
+
+@pytest.fixture
+def probe(model: Any) -> Artefact:
+    """A probe of the model and its tokenizer."""
+    return make_artefact(
+        "p", TransformersBackend(model, tiny_tokenizer(), "tiny").identity, template="chat"
+    )
+
+
+def labels(reading: Reading) -> list[str]:
+    return [verdict.label for row in reading.verdicts() for verdict in row.values()]
+
+
+def test_every_pass_inside_the_context_is_read(model: Any, probe: Artefact) -> None:
+    with attach(model, probe) as reading:
+        assert reading.verdicts() == []
+        assert reading.prompt_verdicts() == []
+        assert reading.probabilities() == {}
+        model(IDS)
+        first = reading.verdicts()
+        model(IDS[:, :4].expand(2, -1))
+        second = reading.verdicts()
+
+    assert [list(row) for row in first] == [["p"]]
+    assert [list(row) for row in second] == [["p"]] * 2
+    assert first[0] != second[0]
+    assert reading.verdicts() == second
+
+
+def test_after_the_context_nothing_is_read_and_no_hook_is_left(model: Any, probe: Artefact) -> None:
+    before = hooks_of(model)
+    with attach(model, probe) as reading:
+        model(IDS)
+        assert hooks_of(model) > before
+    wanted = reading.verdicts()
+    model(IDS[:, :2])
+
+    assert reading.verdicts() == wanted
+    assert hooks_of(model) == before
+
+
+def test_no_hook_is_left_after_an_exception_inside(model: Any, probe: Artefact) -> None:
+    with pytest.raises(ValueError, match="body"), attach(model, probe):
+        raise ValueError("body")
+
+    assert hooks_of(model) == 0
+
+
+def test_a_probe_is_an_artefact_or_its_folder_or_what_has_one(
+    model: Any, probe: Artefact, tmp_path: Path
+) -> None:
+    probe.save(tmp_path / "p")
+    found = []
+    for one in (probe, str(tmp_path / "p"), tmp_path / "p", SimpleNamespace(artefact=probe)):
+        for several in (one, [one], (one,)):
+            with attach(model, several) as reading:
+                model(IDS)
+            found.append(reading.verdicts())
+
+    assert all(verdicts == found[0] for verdicts in found)
+    assert list(found[0][0]) == ["p"]
+
+
+def test_a_folder_that_is_not_there_is_an_error(model: Any, tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match="not there"), attach(model, tmp_path / "p"):
+        pass
+    assert hooks_of(model) == 0
+
+
+def test_a_probe_of_another_model_is_refused_and_leaves_no_hook(
+    probe: Artefact,
+) -> None:
+    other = tiny_model(seed=1)
+    with pytest.raises(MismatchError, match="It wants weights"), attach(other, probe):
+        pass
+    assert hooks_of(other) == 0
+
+
+def test_a_probe_of_another_architecture_is_refused(probe: Artefact) -> None:
+    with pytest.raises(MismatchError, match=r"4 layers, .* 3"), attach(tiny_model("gpt2"), probe):
+        pass
+
+
+def test_a_tokenizer_is_compared_if_it_is_given_and_only_then(model: Any, probe: Artefact) -> None:
+    """Without one, every probe that had been trained with a tokenizer was refused."""
+    other = tiny_tokenizer()
+    other.chat_template += "!"
+    with attach(model, probe, tiny_tokenizer()), attach(model, probe):
+        pass
+    with pytest.raises(MismatchError, match="chat template"), attach(model, probe, other):
+        pass
+
+
+def test_a_mismatch_can_be_allowed_with_a_warning(probe: Artefact) -> None:
+    other = TransformersBackend(tiny_model(seed=1), tiny_tokenizer(), "tiny")
+    with (
+        pytest.warns(UserWarning, match="Its labels may be wrong"),
+        watch(other, [probe], allow_mismatch=True) as reading,
+    ):
+        other.model(IDS)
+    assert len(labels(reading)) == 1
+
+
+def test_two_probes_of_one_name_are_refused(model: Any, probe: Artefact) -> None:
+    with pytest.raises(ConfigError, match="Probe names must differ; got p, p"):
+        attach(model, [probe, probe]).__enter__()
+    assert hooks_of(model) == 0
+
+
+def test_verdicts_come_in_the_order_of_the_probes(model: Any) -> None:
+    identity = TransformersBackend(model).identity
+    kinds = {"z": "gate", "b": "pooling", "k": "gate", "a": "mha"}
+    probes = [make_artefact(name, identity, kind) for name, kind in kinds.items()]
+    with attach(model, probes) as reading:
+        model(IDS)
+
+    assert list(reading.verdicts()[0]) == list(kinds)
+    assert list(reading.prompt_verdicts()[0]) == list(kinds)
+
+
+def test_attaching_twice_reads_twice(model: Any, probe: Artefact) -> None:
+    with attach(model, probe) as outer, attach(model, probe) as inner:
+        model(IDS)
+
+    assert outer.verdicts() == inner.verdicts()
+
+
+def test_a_cut_also_counts_for_a_pass_without_a_cache(model: Any, probe: Artefact) -> None:
+    """Such a pass was forgotten by the cut: its verdicts stayed."""
+    with attach(model, probe) as reading:
+        reading.cut()
+        model(IDS, use_cache=False)
+        prompt = reading.verdicts()
+        reading.cut()
+        assert reading.verdicts() == []
+        assert reading.prompt_verdicts() == prompt
+
+
+@torch.no_grad()
+def test_a_pass_may_return_a_tuple(model: Any, probe: Artefact) -> None:
+    backend = TransformersBackend(model)
+    cache = backend.new_cache()
+    with attach(model, probe) as reading:
+        for part in (IDS[:, :5], IDS[:, 5:]):
+            model(part, past_key_values=cache, return_dict=False)
+        pieces = reading.probabilities()["p"]
+        model(IDS)
+        assert distance(pieces, reading.probabilities()["p"]) < 1e-5
+
+
+@torch.no_grad()
+def test_other_passes_are_ignored_once_the_reading_stays_with_its_cache(
+    model: Any, probe: Artefact
+) -> None:
+    backend = TransformersBackend(model)
+    mine, other = backend.new_cache(), backend.new_cache()
+    model(IDS[:, :3], past_key_values=other)
+    with attach(model, probe) as reading:
+        model(IDS[:, :5], past_key_values=mine)
+        reading.stay()
+        before = reading.verdicts()
+        model(IDS, use_cache=False)
+        model(IDS[:, 3:], past_key_values=other)
+        other.reorder_cache(torch.tensor([0]))
+        assert reading.verdicts() == before
+        model(IDS[:, 5:], past_key_values=mine)
+        together = reading.probabilities()["p"]
+    with attach(model, probe) as reading:
+        model(IDS)
+        assert distance(together, reading.probabilities()["p"]) < 1e-5
+
+
+def test_the_memory_of_taps_is_told(model: Any) -> None:
+    probe = make_artefact("p", TransformersBackend(model).identity)
+    with attach(model, probe) as reading:
+        (group,) = reading.groups
+    tap = probe.network.tap()
+
+    assert tap is not None
+    assert group.weight_bytes == 4 * (tap.per_layer.numel() + tap.shared.numel())
+
+
+def test_a_fake_is_read_like_any_other() -> None:
+    backend = FakeBackend()
+    with watch(backend, [make_artefact("p", backend.identity)]) as reading:
+        backend.forward(torch.tensor([[1, 2, 3]]), torch.ones(1, 3, dtype=torch.bool))
+    assert len(labels(reading)) == 1

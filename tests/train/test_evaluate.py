@@ -1,0 +1,61 @@
+"""What a trained network is asked, and how its threshold is chosen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pillion.backends.fake import FakeBackend
+from pillion.core import Shape
+from pillion.extract import LiveSource
+from pillion.probe import build
+from pillion.probe.task import probabilities
+from pillion.train import choose_thresholds, evaluate_networks, evaluate_source
+from pillion.train.evaluate import score, validate
+
+ROWS = [[1] * length for length in (3, 9, 1, 4, 7, 2, 2)]
+
+
+def test_every_row_gets_the_probabilities_it_has_alone() -> None:
+    source = LiveSource(FakeBackend(), ROWS, (0, 1))
+    network = build("gate", Shape(2, 16, 3)).eval()
+    probs = evaluate_source(network, source, "multiclass", max_tokens=8)
+    for row_id in range(len(ROWS)):
+        with torch.no_grad():
+            alone = probabilities("multiclass", network(*source.read_batch([row_id])))
+        torch.testing.assert_close(probs[row_id], alone[0])
+
+
+def test_states_are_read_once_for_all_networks() -> None:
+    source = LiveSource(FakeBackend(), ROWS, (0, 1))
+    networks = [build(name, Shape(2, 16, 1)) for name in ("gate", "pooling", "mha")]
+    done: list[int] = []
+    found = evaluate_networks(
+        networks, source, "binary", 8, lambda stage, d, total, metric=None: done.append(d)
+    )
+    assert done[-1] == sum(map(len, ROWS))
+    for network, probs in zip(networks, found, strict=True):
+        torch.testing.assert_close(probs, evaluate_source(network, source, "binary"))
+
+
+def test_thresholds_are_one_an_output_and_none_for_multi_class() -> None:
+    probs = torch.tensor([[0.1, 0.9], [0.2, 0.6], [0.3, 0.2], [0.8, 0.1]])
+    assert choose_thresholds("multiclass", probs, np.array([0, 1, 1, 0])) is None
+    assert choose_thresholds("binary", probs[:, :1], np.array([0, 0, 1, 1])) == (
+        pytest.approx(0.25),
+    )
+    both = choose_thresholds("multilabel", probs, np.array([[0, 1], [0, 0], [1, 0], [1, 0]]))
+    assert both == (pytest.approx(0.25), pytest.approx(0.75))
+
+
+def test_the_log_loss_is_that_of_the_right_label() -> None:
+    probs = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]])
+    metrics = validate("multiclass", probs, torch.tensor([0, 2]))
+    wanted = -(np.log(0.5) + np.log(0.1)) / 2
+    assert metrics["log_loss"] == pytest.approx(wanted)
+
+
+def test_rows_of_a_single_label_are_scored_by_the_log_loss() -> None:
+    metrics = validate("binary", torch.tensor([[0.9], [0.8]]), torch.tensor([1, 1]))
+    assert score(metrics) == pytest.approx((np.log(0.9) + np.log(0.8)) / 2)
