@@ -7,7 +7,7 @@ line.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,21 +115,22 @@ def fit(
         Interrupted: by Ctrl-C; the same call resumes from `work`.
     """
     settings = settings or FitSettings()
-    reader = _Reader(model, work, settings, progress, say)
-    training, held_out, space = _examples(reader, rows, validation)
-    trained = train(
-        training,
-        held_out,
-        space.task,
-        len(space.names),
-        configs,
-        settings.train,
-        progress,
-        checkpoint=work / "checkpoint",
-        device=model.backend.device,
-    )
-    facts = _facts(model, rows, validation, training, settings, space)
-    fitted = [Fitted(_artefact(one, held_out, facts), one) for one in trained]
+    with ExitStack() as opened:
+        reader = _Reader(model, work, settings, progress, say, opened)
+        training, held_out, space = _examples(reader, rows, validation)
+        trained = train(
+            training,
+            held_out,
+            space.task,
+            len(space.names),
+            configs,
+            settings.train,
+            progress,
+            checkpoint=work / "checkpoint",
+            device=model.backend.device,
+        )
+        facts = _facts(model, rows, validation, training, settings, space)
+        fitted = [Fitted(_artefact(one, held_out, facts), one) for one in trained]
     return sorted(fitted, key=_rank)
 
 
@@ -148,6 +149,7 @@ class _Reader:
     settings: FitSettings
     progress: Progress
     say: Say
+    opened: ExitStack
 
     def encode(self, rows: Rows) -> list[list[int]]:
         how = self.settings
@@ -159,7 +161,9 @@ class _Reader:
             layers = self.settings.layers or all_layers(self.model)
             return LiveSource(self.model.backend, tokens, layers)
         folder = (self.settings.cache or self.work) / name
-        return cached_states(self.model, tokens, folder, self.settings, self.progress, self.say)
+        source = cached_states(self.model, tokens, folder, self.settings, self.progress, self.say)
+        self.opened.enter_context(source.reader)
+        return source
 
 
 def _examples(
@@ -221,7 +225,7 @@ def cached_states(
     progress: Progress = silent,
     say: Say = print,
 ) -> CachedSource:
-    """The rows' states on disk; what an earlier run left there is kept.
+    """The rows' states on disk; what an earlier run left there is kept. The caller closes them.
 
     Args:
         model: whose states.

@@ -240,14 +240,20 @@ def test_one_sequence_is_not_taken_for_a_packed_batch(keywords: dict[str, Any]) 
     assert step.segments is None
 
 
-def test_the_cache_of_a_pass_is_told_even_if_the_output_does_not_hold_it() -> None:
-    """A tuple, or use_cache=False, hid a cache that had been filled: the next pass then failed."""
-    for keywords in ({"return_dict": False}, {"use_cache": False}):
-        cache: Any = TransformersBackend(tiny_model()).new_cache()
-        ids = torch.tensor([random_ids(3)])
-        watcher = watched_call(input_ids=ids, past_key_values=cache, **keywords)
-        assert watcher.ends == [cache]
-        assert cache.get_seq_length() == 3
+@pytest.mark.parametrize("keywords", [{"return_dict": False}, {"use_cache": False}], ids=str)
+@each_config
+@torch.no_grad()
+def test_the_cache_that_a_pass_fills_is_told_even_if_the_output_does_not_hold_it(
+    kind: str, keywords: dict[str, bool]
+) -> None:
+    """GPT-2 without use_cache, and tuples, hid the cache; the next pass through it then failed."""
+    backend, watcher = TransformersBackend(tiny_model(kind)), Watching()
+    cache: Any = backend.new_cache()
+    with backend.watch(watcher, [0]):
+        backend.decoder(torch.tensor([random_ids(3)]), past_key_values=cache, **keywords)
+
+    assert watcher.ends == [cache]
+    assert cache.get_seq_length() == 3
 
 
 def test_without_a_cache_none_is_told() -> None:

@@ -18,7 +18,7 @@ def test_a_text_gives_one_line_with_label_and_probs(run: Run, probe: Path) -> No
     assert set(line["probs"]) == {"fine", "poor"}
     assert sum(line["probs"].values()) == pytest.approx(1, abs=1e-5)
     # The decision is by the threshold of the positive label, which the line shows.
-    assert (line["label"] == "fine") == (line["probs"]["fine"] >= line["threshold"])
+    assert (line["label"] == "poor") == (line["probs"]["poor"] >= line["threshold"])
 
 
 def test_lines_come_in_input_order_whatever_the_lengths(
@@ -95,7 +95,7 @@ def test_data_of_one_class_leaves_what_needs_two_undefined(
 
 def test_inspect_shows_the_card(run: Run, probe: Path) -> None:
     card = run("inspect", probe, "--json").json
-    assert card["template"] == "chat" and card["labels"] == ["poor", "fine"]
+    assert card["template"] == "chat" and card["labels"] == ["fine", "poor"]
     shown = run("inspect", probe).out
     assert "weights_sha256" in shown and "parameters" in shown
     assert "lovely" not in shown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -360,9 +361,12 @@ def test_a_probe_of_another_model_says_what_differs(
     for command in (("predict", "--text", "x"), ("evaluate", "--data", data), ("generate", "x")):
         message = refused(*command, "--probe", other, *FAKE)
         assert "another model" in message and "fake-weights-1" in message
-    with pytest.warns(UserWarning, match="may be wrong"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
         ran = run("predict", "--text", "x", "--probe", other, *FAKE, "--allow-mismatch")
     assert ran.code == 0 and len(ran.lines) == 1
+    (warning,) = ran.err.splitlines()
+    assert warning.startswith("pillion: warning: Probe 'other'") and "may be wrong" in warning
 
 
 def test_a_probe_of_another_width_is_refused_even_where_mismatch_is_allowed(

@@ -27,7 +27,7 @@ def test_the_words_of_the_readme_train_a_probe(run: Run, tmp_path: Path, data: P
     assert ran.code == 0
     assert "validation: accuracy" in ran.out
     card = Artefact.load(out).card
-    assert (card.probe, card.template, card.labels) == ("gate", "chat", ("poor", "fine"))
+    assert (card.probe, card.template, card.labels) == ("gate", "chat", ("fine", "poor"))
     assert card.data.path == "rows.jsonl" and card.data.num_rows == 40
     assert card.data.validation_sha256 == card.data.sha256
 
@@ -88,11 +88,11 @@ def test_every_combination_of_repeated_options_is_trained_and_the_best_kept(
 
 def test_options_reach_the_card(run: Run, tmp_path: Path, data: Path) -> None:
     words = ["--template", "raw", "--layers", "0,2-3", "--lr", "0.01", "--seed", "7"]
-    words += ["--epochs", "2", "--batch-size", "8", "--balanced", "--positive", "poor"]
+    words += ["--epochs", "2", "--batch-size", "8", "--balanced", "--positive", "fine"]
     train(run, data, tmp_path / "mood", *words)
     card = Artefact.load(tmp_path / "mood").card
     assert (card.template, card.layers, card.seed) == ("raw", (0, 2, 3), 7)
-    assert card.labels == ("fine", "poor")
+    assert card.labels == ("poor", "fine")
     assert card.training["learning_rate"] == 0.01
     assert (card.training["epochs"], card.training["batch_size"]) == (2, 8)
     assert card.training["class_weights"] == "balanced"
@@ -182,7 +182,7 @@ def test_numbers_and_booleans_are_labels(run: Run, tmp_path: Path) -> None:
 
 
 def test_two_hundred_classes_are_trained(run: Run, tmp_path: Path) -> None:
-    rows = [{"text": f"text {i} of it", "label": f"class {i % 200:03}"} for i in range(400)]
+    rows = [{"text": f"text {i} of it", "label": f"class {i % 200:03}"} for i in range(220)]
     data = write_rows(tmp_path / "many.jsonl", rows)
     train(run, data, tmp_path / "many", "--epochs", "1")
     words = ("--probe", tmp_path / "many", "--model", "fake")

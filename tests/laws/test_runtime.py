@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -183,7 +184,7 @@ def test_a_packed_batch_equals_single_sequences(
     extra = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds} if say else {}
     with attach(backend.model, probes) as reading:
         backend.model(
-            input_ids=torch.tensor([sum(rows, [])]),
+            input_ids=torch.tensor([[token for row in rows for token in row]]),
             position_ids=torch.cat([torch.arange(n) for n in lengths])[None],
             use_cache=False,
             **extra,
@@ -206,7 +207,7 @@ def test_cu_seq_lens_q_alone_tells_where_sequences_begin(
             use_cache=False,
         )
     states = full_states(backend, ROWS[0][:20])
-    slices = [states[:, a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    slices = [states[:, a:b] for a, b in pairwise(bounds)]
 
     assert_equal(
         reading.probabilities(),

@@ -11,10 +11,9 @@ from pillion.cli import (
     setup,
     train,
 )
-from pillion.cli.app import app, main
+from pillion.cli.app import main
 
 __all__ = [
-    "app",
     "demo",
     "doctor",
     "evaluate",

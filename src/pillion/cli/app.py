@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal, TextIO
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: always, with the exit code.
     """
     words, debug = _without_debug(list(sys.argv[1:] if arguments is None else arguments))
-    _write_utf8(sys.stdout, sys.stderr)
+    _write_utf8()
     try:
         with _warnings_as_sentences():
             sys.exit(_run(words))
@@ -165,9 +165,9 @@ def _run(words: list[str]) -> int:
     return code
 
 
-def _write_utf8(*streams: TextIO) -> None:
+def _write_utf8() -> None:
     """JSON is UTF-8 in any locale; a broken name is escaped rather than fatal."""
-    for stream in streams:
+    for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
@@ -229,7 +229,17 @@ def print_text(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON object, on standard output."""
-    print_text(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+    print_text(json_line(value) + "\n")
+
+
+def json_line(value: Any) -> str:
+    """JSON in one line, also for readers to whom U+2028 and its like end a line.
+
+    Args:
+        value: of JSON's types; NaN is none of them.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return text.translate({ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"})
 
 
 class Bar:

@@ -59,9 +59,11 @@ def extract(
     settings = FitSettings(template, parse_layers(layers, num_layers), on_too_long)
     tokens = encode_rows(language_model.backend, rows.texts, template, on_too_long)
     with progress_bar() as bar:
-        spec = cached_states(
+        source = cached_states(
             language_model, tokens, out_folder / "train", settings, bar, say=err.print
-        ).reader.spec
+        )
+        source.reader.close()
+    spec = source.reader.spec
     facts = {
         "out": str(out_folder),
         "rows": len(spec.lengths),

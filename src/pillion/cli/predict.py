@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +17,7 @@ from pillion.cli.app import (
     TextColumnName,
     TooLong,
     app,
+    json_line,
     progress_bar,
 )
 from pillion.cli.output import as_line, check_text, write_lines
@@ -74,7 +74,7 @@ def predict(
             allow_mismatch=allow_mismatch,
         )
     multilabel = {a.name for a in artefacts if a.card.task == "multilabel"}
-    write_lines([json.dumps(as_line(row, multilabel), ensure_ascii=False) for row in rows], out)
+    write_lines([json_line(as_line(row, multilabel)) for row in rows], out)
 
 
 def _texts(text: str | None, source: str | None, column: str) -> tuple[str, ...]:

@@ -152,14 +152,18 @@ class GateFold(Fold):
         scores, content = values[..., : self.num_heads], values[..., self.num_heads :]
         if self.tanh:
             scores = scores.tanh()
-        if scores.shape[2] == 1 and bool(mask.all()):
+        full = bool(mask.all())
+        if full and scores.shape[2] == 1:
             state = {"max": scores[:, :, 0], "denominator": torch.ones_like(scores[:, :, 0])}
             return state | {"sum": content[:, :, 0]}
-        seen = mask[None, :, :, None]
-        top = scores.masked_fill(~seen, FLOOR).amax(2)
-        weights = (scores - top[:, :, None]).exp_().masked_fill_(~seen, 0.0)
+        if not full:
+            seen = mask[None, :, :, None]
+            scores, content = scores.masked_fill(~seen, FLOOR), content.masked_fill(~seen, 0.0)
+        top = scores.amax(2)
+        weights = (scores - top[:, :, None]).exp_()
+        if not full:
+            weights = weights * mask[None, :, :, None]  # a row without tokens gets no weight
         # One small product of all heads with all columns beats gathering a weight per column.
-        # Padding has weight 0 and is finite: its content needs no mask.
         product = weights.transpose(2, 3) @ content
         sums = product.flatten(2).index_select(2, self.diagonal)
         return {"max": top, "denominator": weights.sum(2), "sum": sums}

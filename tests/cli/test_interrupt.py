@@ -1,0 +1,115 @@
+"""Ctrl-C during training: what is left is enough to go on, to the bit."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from program import Run, two_classes, write_rows
+
+from pillion.cli import main
+from pillion.cli.app import Bar
+from pillion.probe import Artefact
+
+# The real program; after the second epoch it waits where a slower machine would be computing.
+PROGRAM = """
+import sys, time
+from pillion.cli import main
+from pillion.cli.app import Bar
+from pillion.train import loop
+
+save = loop.save_checkpoint
+
+def save_and_wait(folder, run, epoch, learners):
+    save(folder, run, epoch, learners)
+    if epoch == 2:
+        print("waiting", flush=True)
+        time.sleep(600)
+
+loop.save_checkpoint = save_and_wait
+main(sys.argv[1:])
+"""
+
+
+def command(data: Path, out: Path) -> list[str]:
+    words = ["train", "--data", str(data), "--model", "fake", "--out", str(out)]
+    return [*words, "--probe", "gate", "--probe", "mha", "--lr", "0.0005", "--batch-size", "4"]
+
+
+def test_the_same_command_finishes_what_ctrl_c_has_stopped(run: Run, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", two_classes(60))
+    out, work = tmp_path / "stopped", tmp_path / ".stopped.work"
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *command(data, out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdout is not None and child.stderr is not None
+        assert child.stdout.readline() == "waiting\n"
+        child.send_signal(signal.SIGINT)
+        messages = child.stderr.read().splitlines()
+    assert child.returncode == 1
+    assert messages[-1] == ("pillion: Training was interrupted; the same command resumes it.")
+    assert not any("Traceback" in line for line in messages)
+    assert work.is_dir() and not out.exists()
+
+    assert run(*command(data, out)).code == 0
+    assert not work.exists()
+    assert run(*command(data, tmp_path / "straight")).code == 0
+    resumed, straight = (Artefact.load(tmp_path / name).card for name in ("stopped", "straight"))
+    assert 2 < resumed.training["best_epoch"] == straight.training["best_epoch"]
+    assert resumed.weights_sha256 == straight.weights_sha256
+    assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl", "stopped", "straight"}
+
+
+def interrupted(words: list[str], stage: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """Runs with a Ctrl-C in the given stage; gives what is said last."""
+
+    def interrupt(_: object, now: str, *__: object) -> None:
+        if now == stage:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(Bar, "__call__", interrupt)
+        main(words)
+    assert stop.value.code == 1
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_extraction_is_resumed_too(
+    run: Run, tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mood"
+    assert "Extraction was interrupted" in interrupted(command(data, out), "extract", capsys)
+    assert (tmp_path / ".mood.work" / "train").is_dir()
+    assert run(*command(data, out)).code == 0
+    assert not (tmp_path / ".mood.work").exists()
+
+
+def test_another_command_is_told_of_the_unfinished_one_and_leaves_it_alone(
+    run: Run, tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, cache = tmp_path / "mood", ["--cache", str(tmp_path / "states")]
+    words = [*command(data, out), *cache]
+    calls = 0
+
+    def interrupt(_: object, now: str, *__: object) -> None:
+        nonlocal calls
+        calls += now == "train"
+        if calls == 20:  # in the second epoch
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bar, "__call__", interrupt)
+        assert run(*words).code == 1
+    left = sorted((tmp_path / ".mood.work").rglob("*"))
+    assert any(path.name == "training.safetensors" for path in left)
+    ran = run(*words, "--epochs", "2")
+    assert ran.code == 2 and "repeat its command to finish it" in ran.err
+    assert sorted((tmp_path / ".mood.work").rglob("*")) == left
+    assert run(*words).code == 0
+    assert not (tmp_path / ".mood.work").exists()

@@ -1,0 +1,141 @@
+"""What the documents state as a fact is what the code and the result files say."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pillion
+from pillion.cli.app import app
+from pillion.core import Shape
+from pillion.probe import AGGREGATORS, build
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+MARKED = re.compile(r"<!--=(.*?)-->(.*?)<!--/-->", re.S)
+
+each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+
+
+def prose(path: Path) -> str:
+    """A document without its fenced code."""
+    return re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def table(path: Path, header: str) -> list[list[str]]:
+    """The rows of the table whose first column has this header, without backticks."""
+    after = path.read_text(encoding="utf-8").split(f"\n| {header} |", 1)[1]
+    lines = after.split("\n\n", 1)[0].splitlines()[2:]
+    return [
+        [cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in lines
+    ]
+
+
+# --- numbers
+
+
+def number(mark: str, results: Path) -> str:
+    """What a marker (`FILE key=value ... FIELD FORMAT`) stands for."""
+    name, *selectors, field, form = mark.split()
+    entries: list[dict[str, Any]] = json.loads((results / f"{name}.json").read_text())["results"]
+    wanted = [selector.split("=", 1) for selector in selectors]
+    found = [e for e in entries if all(str(e.get(key)) == value for key, value in wanted)]
+    assert len(found) == 1, f"{mark!r} selects {len(found)} entries; it has to select one"
+    place, _, divisor = field.partition("/")
+    value: Any = found[0]
+    for key in place.split("."):
+        value = value[int(key)] if isinstance(value, list) else value[key]
+    return format(value / float(divisor) if divisor else value, form)
+
+
+def differences(text: str, results: Path) -> list[str]:
+    marks = [(mark.strip(), shown.strip()) for mark, shown in MARKED.findall(text)]
+    return [
+        f"{mark}: the file says {said}, the document {shown}"
+        for mark, shown in marks
+        if (said := number(mark, results)) != shown
+    ]
+
+
+@each_document
+def test_every_marked_number_is_the_one_in_its_result_file(path: Path) -> None:
+    text = prose(path)
+    assert len(MARKED.findall(text)) == text.count("<!--="), "a marker is not closed"
+    assert differences(text, RESULTS) == []
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    entries = [
+        {"metric": "f1", "probe": "gate", "value": 0.8765, "interval": [0.85, 0.9]},
+        {"metric": "f1", "probe": "mha", "value": 0.5, "interval": None},
+        {"metric": "bytes", "value": 1_024_432},
+    ]
+    (tmp_path / "one.json").write_text(json.dumps({"results": entries}))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("mark", "shown"),
+    [
+        ("one metric=f1 probe=gate value .3f", "0.876"),
+        ("one metric=f1 probe=gate interval.1 .0%", "90%"),
+        ("one metric=bytes value ,", "1,024,432"),
+        ("one metric=bytes value/1e6 .1f", "1.0"),
+    ],
+)
+def test_a_marker_stands_for_a_field_in_a_format(results: Path, mark: str, shown: str) -> None:
+    assert differences(f"<!--= {mark} -->{shown}<!--/-->", results) == []
+    (found,) = differences(f"F1 is <!--= {mark} -->0.123<!--/-->.", results)
+    assert f"the file says {shown}, the document 0.123" in found
+
+
+def test_a_marker_of_several_entries_is_refused(results: Path) -> None:
+    with pytest.raises(AssertionError, match="selects 2 entries"):
+        differences("<!--= one metric=f1 value .3f -->0.876<!--/-->", results)
+
+
+# --- tables
+
+
+def test_the_readme_lists_every_verb() -> None:
+    verbs = {row[0] for row in table(ROOT / "README.md", "verb")}
+    assert verbs == {command.callback.__name__ for command in app.registered_commands}
+
+
+@pytest.mark.parametrize("name", AGGREGATORS)
+def test_the_readme_says_what_each_probe_is(name: str) -> None:
+    layers, width, labels = 31, 576, 6
+    network = build(name, Shape(layers, width, labels))
+    tap = network.tap()
+    yes = {True: "yes", False: "no"}
+    rows = {row[0]: row[1:] for row in table(ROOT / "README.md", "name")}
+    assert rows.keys() == AGGREGATORS.keys()
+    assert rows[name] == [
+        yes[network.tappable],
+        yes[network.streamable],
+        f"{network.num_parameters:,}",
+        str(tap.num_values if tap else width),
+    ]
+
+
+def test_the_structure_names_every_part_once() -> None:
+    parts = [row[0] for row in table(ROOT / "docs" / "structure.md", "part")]
+    package = Path(str(pillion.__file__)).parent
+    found = {path.stem for path in package.iterdir() if not path.name.startswith(("_", "py.typed"))}
+    assert sorted(parts) == sorted(found)
+
+
+# --- links
+
+
+@each_document
+def test_every_file_that_a_document_links_to_is_there(path: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", prose(path))
+    local = [link for link in links if "://" not in link]
+    assert [link for link in local if not (path.parent / link).exists()] == []
