@@ -139,4 +139,4 @@ def test_output_that_cannot_be_written_is_one_sentence() -> None:
         )
     assert child.returncode == 1
     (line,) = child.stderr.decode().splitlines()
-    assert line.startswith("pillion: The output could not be written (No space left on device)")
+    assert line.startswith("pillion: No space is left where the output goes")

@@ -189,8 +189,6 @@ def test_two_hundred_classes_are_trained(run: Run, tmp_path: Path) -> None:
     (line,) = run("predict", *words, "--text", "text 7").lines
     assert len(line["probs"]) == 200
     assert sum(line["probs"].values()) == pytest.approx(1, abs=1e-3)
-    metrics = run("evaluate", *words, "--data", data, "--json").json
-    assert 0 <= metrics["accuracy"] <= 1 and 0 <= metrics["auprc"] <= 1
 
 
 def test_one_row_a_class_is_trained_and_said_to_be_its_own_validation(

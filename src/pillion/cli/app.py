@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 the run failed, 2 the input cannot be used. `--debug` show
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -27,7 +28,7 @@ from rich.progress import (
 from typer.core import TyperGroup
 
 from pillion.core import OnTooLong, Template
-from pillion.errors import Interrupted, PillionError, StorageError
+from pillion.errors import Interrupted, PillionError
 
 SEED_MAX = 2**32 - 1
 
@@ -140,6 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _drop_output()
         sys.exit(1)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            _drop_output()
+            _fail("No space is left where the output goes; send it somewhere else.", 1, debug)
         what = f"Unexpected {type(error).__name__}: {error}"
         _fail(f"{what} (run again with --debug for the traceback)", 1, debug)
 
@@ -160,8 +164,7 @@ def _run(words: list[str]) -> int:
         code = done.code if isinstance(done.code, int) else 0
     if code == 130:  # typer's for Ctrl-C
         raise KeyboardInterrupt
-    with output_errors():
-        sys.stdout.flush()
+    sys.stdout.flush()
     return code
 
 
@@ -193,43 +196,14 @@ def _one_line(message: str) -> str:
     return " ".join(message.split())
 
 
-@contextmanager
-def output_errors() -> Generator[None]:
-    """Turns a failed write to standard output into a sentence.
-
-    Raises:
-        StorageError: where it goes to is full.
-    """
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _drop_output()
-        raise StorageError(
-            f"The output could not be written ({error.strerror}); send it somewhere else."
-        ) from error
-
-
 def _drop_output() -> None:
     """What is still buffered goes nowhere, so that the exit does not fail on it once more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def print_text(text: str) -> None:
-    """Text as it is, on standard output.
-
-    Raises:
-        StorageError: where it goes to is full.
-    """
-    with output_errors():
-        sys.stdout.write(text)
-        sys.stdout.flush()
-
-
 def print_json(value: Any) -> None:
     """One JSON object, on standard output."""
-    print_text(json_line(value) + "\n")
+    sys.stdout.write(json_line(value) + "\n")
 
 
 def json_line(value: Any) -> str:

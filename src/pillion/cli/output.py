@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pillion.cli.app import print_text
 from pillion.core import Verdict
 from pillion.errors import DataError, StorageError
 
@@ -58,7 +58,8 @@ def write_lines(lines: Sequence[str], path: Path | None) -> None:
     """
     text = "".join(f"{line}\n" for line in lines)
     if path is None:
-        return print_text(text)
+        sys.stdout.write(text)
+        return
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         temporary.write_text(text, encoding="utf-8")

@@ -68,7 +68,7 @@ def train(
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the rows, 1 to 10; default: 5.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows a step; default: 32.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows a step; default: 32, or 8 below 1,000 rows.")] = None,
     balanced: Annotated[
         bool, typer.Option("--balanced", help="Every label counts the same, however rare.")
     ] = False,

@@ -139,7 +139,8 @@ class _Run:
         self.weights = torch.ones(num_labels, device=device)
         if settings.class_weights == "balanced":
             self.weights = class_weights(task, self.targets.cpu(), num_labels).to(device)
-        self.steps_an_epoch = -(-len(training.targets) // settings.batch_size)
+        self.batch_size = settings.rows_a_step(len(training.targets))
+        self.steps_an_epoch = -(-len(training.targets) // self.batch_size)
 
     def finish(self, progress: Progress, folder: Path | None) -> None:
         """All epochs that are still to do."""
@@ -157,7 +158,7 @@ class _Run:
 
     def _train_epoch(self, epoch: int, learners: list[Learner], progress: Progress) -> None:
         settings, lengths = self.settings, self.training.source.lengths
-        batches = epoch_batches(lengths, settings.batch_size, settings.order_seed, epoch)
+        batches = epoch_batches(lengths, self.batch_size, settings.order_seed, epoch)
         total = sum(lengths) * settings.epochs
         done = sum(lengths) * epoch
         num_steps = self.steps_an_epoch * settings.epochs

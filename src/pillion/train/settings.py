@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pillion.errors import ConfigError
 from pillion.probe import aggregator, make_settings
 
+FEW_ROWS = 1000
+"""Below this many training rows, batches of 32 leave too few steps to learn much."""
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -22,7 +25,7 @@ class TrainSettings(_Strict):
 
     Attributes:
         epochs: passes over the training rows, at most.
-        batch_size: rows a step.
+        batch_size: rows a step; None: 32, or 8 where there are few rows and so would be few steps.
         warmup: share of all steps in which the learning rate rises; a cosine to 0 follows.
         patience: epochs without a better validation score after which a configuration stops.
         class_weights: `balanced` makes every label count the same.
@@ -31,12 +34,16 @@ class TrainSettings(_Strict):
     """
 
     epochs: int = Field(default=4, ge=1, le=10)
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
     warmup: float = Field(default=0.1, ge=0, lt=1)
     patience: int = Field(default=3, ge=1)
     class_weights: Literal["none", "balanced"] = "none"
     order_seed: int = 0
     max_tokens: int = Field(default=4096, ge=1)
+
+    def rows_a_step(self, num_rows: int) -> int:
+        """The batch size for so many training rows."""
+        return self.batch_size or (8 if num_rows < FEW_ROWS else 32)
 
 
 class ProbeConfig(_Strict):

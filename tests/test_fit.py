@@ -1,0 +1,143 @@
+"""From texts and labels to trained probes, on the shipped engine without weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pillion.backends.fake import FakeBackend
+from pillion.data import Rows
+from pillion.errors import DataError
+from pillion.fit import FitSettings, Fitted, cached_states, fit
+from pillion.runtime import LanguageModel, encode_rows
+from pillion.train import ProbeConfig, TrainSettings
+
+WORDS = {"fine": "a lovely day {}", "poor": "an awful mess {}"}
+
+
+@pytest.fixture
+def model() -> LanguageModel:
+    return LanguageModel(FakeBackend())
+
+
+def rows(num_rows: int = 24, start: int = 0) -> Rows:
+    names = [list(WORDS)[i % 2] for i in range(num_rows)]
+    texts = [WORDS[name].format(start + i) for i, name in enumerate(names)]
+    return Rows.of(texts, names, "rows.jsonl")
+
+
+def fit_rows(
+    model: LanguageModel,
+    work: Path,
+    training: Rows,
+    validation: Rows | None = None,
+    settings: FitSettings | None = None,
+    configs: tuple[ProbeConfig, ...] = (ProbeConfig(),),
+) -> tuple[list[Fitted], list[str]]:
+    said: list[str] = []
+    fitted = fit(model, training, validation, configs, work, settings, say=said.append)
+    return fitted, said
+
+
+def test_separable_texts_are_learnt(model: LanguageModel, tmp_path: Path) -> None:
+    (best,), _ = fit_rows(model, tmp_path, rows(60))
+    verdicts = model.score(rows(20, start=900).texts, [best.artefact])
+    labels = [verdict["gate"].label for verdict in verdicts]
+    assert labels == ["fine", "poor"] * 10
+
+
+def test_the_card_tells_the_whole_story(model: LanguageModel, tmp_path: Path) -> None:
+    settings = FitSettings(template="raw", layers=(1, 3), train=TrainSettings(epochs=2))
+    training, validation = rows(), rows(8, start=500)
+    (best,), _ = fit_rows(model, tmp_path, training, validation, settings)
+    card = best.artefact.card
+    assert (card.template, card.layers, card.model) == ("raw", (1, 3), model.backend.identity)
+    assert card.data.sha256 == training.sha256
+    assert card.data.validation_sha256 == validation.sha256
+    assert (card.data.num_rows, card.data.split) == (24, "all rows")
+    assert card.training["epochs"] == 2 and card.training["best_epoch"] == best.trained.best_epoch
+    assert card.metrics["accuracy"] is not None and len(card.thresholds or ()) == 1
+
+
+def test_without_validation_rows_a_stratified_tenth_is_held_back(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    (best,), _ = fit_rows(model, tmp_path, rows(40))
+    data = best.artefact.card.data
+    assert (data.num_rows, data.validation_sha256) == (36, None)
+    assert data.split == "90% of the rows, stratified"
+
+
+def test_where_no_row_can_be_held_back_the_card_and_a_sentence_say_so(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    (best,), said = fit_rows(model, tmp_path, rows(2))
+    assert best.artefact.card.data.split == "all rows"
+    assert any("No row can be held out" in sentence for sentence in said)
+
+
+def test_the_best_configuration_comes_first_and_each_keeps_its_own_facts(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    configs = tuple(
+        ProbeConfig(probe=name, seed=seed) for name in ("gate", "pooling") for seed in (0, 1)
+    )
+    fitted, _ = fit_rows(model, tmp_path, rows(30), configs=configs)
+    scores = [one.artefact.card.metrics["auprc"] or 0 for one in fitted]
+    assert scores == sorted(scores, reverse=True)
+    for one in fitted:
+        assert one.artefact.card.probe == one.trained.config.probe
+        assert one.artefact.card.seed == one.trained.config.seed
+
+
+def test_labels_are_checked_before_the_model_runs(tmp_path: Path) -> None:
+    class Untouched(FakeBackend):
+        def forward(self, *_: object, **__: object) -> None:
+            raise AssertionError("the model ran")
+
+    model = LanguageModel(Untouched())
+    one_class = Rows.of(["a", "b"], ["x", "x"], "one.csv")
+    with pytest.raises(DataError, match=r"one\.csv: .*only 'x'"):
+        fit_rows(model, tmp_path, one_class)
+    odd = Rows.of(["a"], ["odd"], "odd.csv")
+    with pytest.raises(DataError, match=r"odd\.csv: .*'odd'"):
+        fit_rows(model, tmp_path, rows(), odd)
+    unlabelled = Rows.of(["a"], None, "texts.csv")
+    with pytest.raises(DataError, match=r"texts\.csv has no labels"):
+        fit_rows(model, tmp_path, unlabelled)
+    long = Rows.of(["a", "b" * 600], ["fine", "poor"], "long.csv")
+    with pytest.raises(DataError, match=r"long\.csv: Row 2"):
+        fit_rows(model, tmp_path, rows(), long)
+    assert not list(tmp_path.iterdir())
+
+
+def test_states_go_to_the_cache_and_the_rest_to_the_work_folder(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    settings = FitSettings(cache=tmp_path / "cache")
+    fit_rows(model, tmp_path / "work", rows(), rows(4), settings)
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {"train", "validation"}
+    assert {path.name for path in (tmp_path / "work").iterdir()} == {"checkpoint"}
+
+
+def test_the_size_of_the_states_is_said_before_they_are_written(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    tokens = encode_rows(model.backend, rows().texts, "chat")
+    said: list[tuple[str, bool]] = []
+
+    def say(sentence: str) -> None:
+        said.append((sentence, (tmp_path / "states").exists()))
+
+    with cached_states(model, tokens, tmp_path / "states", FitSettings(), say=say).reader as reader:
+        assert reader.spec.lengths == tuple(map(len, tokens))
+    ((sentence, was_there),) = said
+    assert "24 rows" in sentence and not was_there
+
+
+def test_a_live_pass_writes_no_states(model: LanguageModel, tmp_path: Path) -> None:
+    settings = FitSettings(live=True, layers=(0, 2))
+    (best,), said = fit_rows(model, tmp_path, rows(), settings=settings)
+    assert best.artefact.card.layers == (0, 2) and not said
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint"}
