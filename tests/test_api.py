@@ -128,9 +128,9 @@ def test_input_that_cannot_be_used_is_a_sentence(
         fresh.fit([], [])
     with pytest.raises(DataError, match="only 'fine'"):
         fresh.fit(NEW, ["fine", "fine"])
-    with pytest.raises(DataError, match="empty .* row 2"):
+    with pytest.raises(DataError, match=r"empty .* row 2"):
         fresh.fit(["x", " "], ["a", "b"])
-    with pytest.raises(DataError, match="empty .* row 2"):
+    with pytest.raises(DataError, match=r"empty .* row 2"):
         probe.predict(["x", ""])
     with pytest.raises(DataError, match="Row 1"):
         probe.predict(["x" * 600])

@@ -60,10 +60,11 @@ def test_the_card_tells_the_whole_story(model: LanguageModel, tmp_path: Path) ->
     assert card.metrics["accuracy"] is not None and len(card.thresholds or ()) == 1
 
 
-def test_without_validation_rows_a_stratified_tenth_is_held_back(
+def test_without_validation_rows_a_stratified_share_is_held_back(
     model: LanguageModel, tmp_path: Path
 ) -> None:
-    (best,), _ = fit_rows(model, tmp_path, rows(40))
+    settings = FitSettings(validation_share=0.1)
+    (best,), _ = fit_rows(model, tmp_path, rows(40), settings=settings)
     data = best.artefact.card.data
     assert (data.num_rows, data.validation_sha256) == (36, None)
     assert data.split == "90% of the rows, stratified"

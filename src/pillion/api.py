@@ -94,7 +94,7 @@ class Probe:
         labels: Sequence[Any],
         validation: tuple[Sequence[str], Sequence[Any]] | None = None,
     ) -> Probe:
-        """Trains on labelled texts; a tenth chooses the epoch if no validation rows are given.
+        """Trains on labelled texts; some choose the epoch if no validation rows are given.
 
         Args:
             texts: one or more.

@@ -35,6 +35,7 @@ from pillion.metrics import evaluate
 from pillion.probe import Artefact
 from pillion.runtime import LanguageModel, encode_rows
 from pillion.train import (
+    FEW_ROWS,
     Examples,
     ProbeConfig,
     Trained,
@@ -43,6 +44,9 @@ from pillion.train import (
     evaluate_source,
     train,
 )
+
+MIN_ROWS_A_SIDE = 50
+"""Validation rows with and without a label below which its best threshold is chance: 0.5 stays."""
 
 Say = Callable[[str], object]
 """Takes a sentence for the user."""
@@ -56,7 +60,8 @@ class FitSettings:
         template: how a text is wrapped.
         layers: those to read; None for all, embeddings included.
         on_too_long: what happens to a text beyond the context window.
-        validation_share: of the training rows, where no validation rows are given.
+        validation_share: of the training rows, where no validation rows are given; None: a tenth,
+            or a fifth where rows are few and a tenth would say little.
         positive: which of two labels is the positive one; None to tell by their names.
         live: run the model in every epoch instead of keeping states on disk.
         cache: folder that keeps the states for later fits; None for the work folder.
@@ -66,11 +71,15 @@ class FitSettings:
     template: Template = "chat"
     layers: tuple[int, ...] | None = None
     on_too_long: OnTooLong = "error"
-    validation_share: float = 0.1
+    validation_share: float | None = None
     positive: str | None = None
     live: bool = False
     cache: Path | None = None
     train: TrainSettings = field(default_factory=TrainSettings)
+
+    def held_share(self, num_rows: int) -> float:
+        """Share of so many rows that is held back for validation."""
+        return self.validation_share or (0.2 if num_rows < FEW_ROWS else 0.1)
 
 
 @dataclass(frozen=True)
@@ -118,12 +127,13 @@ def fit(
     with ExitStack() as opened:
         reader = _Reader(model, work, settings, progress, say, opened)
         training, held_out, space = _examples(reader, rows, validation)
+        batch_size = settings.train.rows_a_step(len(training.targets))
         trained = train(
             training,
             held_out,
             space.task,
             len(space.names),
-            configs,
+            [config.at_batch(batch_size) for config in configs],
             settings.train,
             progress,
             checkpoint=work / "checkpoint",
@@ -176,7 +186,7 @@ def _examples(
     ids, tokens = space.encode(labels), reader.encode(rows)
     if validation is None:
         source = reader.source(tokens, "train")
-        train_ids, held_ids = split_validation(ids, reader.settings.validation_share)
+        train_ids, held_ids = split_validation(ids, reader.settings.held_share(len(rows)))
         if not len(held_ids):
             reader.say(
                 "No row can be held out (every label has a single one): thresholds and metrics "
@@ -255,7 +265,7 @@ def _facts(
 ) -> dict[str, Any]:
     """What the card says of every configuration of this run."""
     is_cut = validation is None and len(training.targets) < len(rows)
-    share = f"{1 - settings.validation_share:.0%} of the rows, stratified"
+    share = f"{1 - settings.held_share(len(rows)):.0%} of the rows, stratified"
     return {
         "task": space.task,
         "labels": space.names,
@@ -277,7 +287,9 @@ def _artefact(trained: Trained, held_out: Examples, facts: dict[str, Any]) -> Ar
     """The probe with its thresholds and validation metrics."""
     task, config = facts["task"], trained.config
     probs = evaluate_source(trained.network, held_out.source, task).cpu()
-    thresholds = choose_thresholds(task, probs, held_out.targets)
+    thresholds = None
+    if _can_tell(held_out.targets):
+        thresholds = choose_thresholds(task, probs, held_out.targets)
     metrics = evaluate(probs.numpy(), held_out.targets, task, thresholds)
     rest = {name: value for name, value in facts.items() if name != "shared"}
     return Artefact.of(
@@ -295,3 +307,9 @@ def _artefact(trained: Trained, held_out: Examples, facts: dict[str, Any]) -> Ar
         },
         **rest,
     )
+
+
+def _can_tell(targets: Shaped[np.ndarray, "row ..."]) -> bool:
+    """Whether validation has enough rows of either side for a threshold better than 0.5."""
+    positives = (targets.reshape(len(targets), -1) > 0).sum(0)
+    return bool(np.minimum(positives, len(targets) - positives).min() >= MIN_ROWS_A_SIDE)

@@ -16,7 +16,7 @@ from pillion.probe import Artefact
 
 # The real program; after the second epoch it waits where a slower machine would be computing.
 PROGRAM = """
-import sys, time
+import signal, sys, time
 from pillion.cli import main
 from pillion.cli.app import Bar
 from pillion.train import loop
@@ -30,13 +30,27 @@ def save_and_wait(folder, run, epoch, learners):
         time.sleep(600)
 
 loop.save_checkpoint = save_and_wait
+# A shell that runs the tests in the background has its children ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 main(sys.argv[1:])
 """
 
 
 def command(data: Path, out: Path) -> list[str]:
     words = ["train", "--data", str(data), "--model", "fake", "--out", str(out)]
-    return [*words, "--probe", "gate", "--probe", "mha", "--lr", "0.0005", "--batch-size", "4"]
+    return [
+        *words,
+        "--probe",
+        "gate",
+        "--probe",
+        "mha",
+        "--lr",
+        "0.0005",
+        "--batch-size",
+        "4",
+        "--epochs",
+        "5",
+    ]
 
 
 def test_the_same_command_finishes_what_ctrl_c_has_stopped(run: Run, tmp_path: Path) -> None:

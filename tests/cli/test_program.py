@@ -50,17 +50,12 @@ def test_the_version_is_the_packages(run: Run) -> None:
     assert run("--version").out.startswith("pillion 0.")
 
 
-def test_a_traceback_is_shown_where_asked(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from pillion.cli import main
-    from pillion.errors import ArtefactError
-
-    with pytest.raises(ArtefactError):
-        main(["inspect", str(tmp_path), "--debug"])
-    with pytest.raises(ArtefactError):
-        main(["--debug", "inspect", str(tmp_path)])
-    capsys.readouterr()
+def test_a_traceback_is_shown_where_asked(run: Run, tmp_path: Path) -> None:
+    plain = run("inspect", tmp_path)
+    for words in (("inspect", tmp_path, "--debug"), ("--debug", "inspect", tmp_path)):
+        ran = run(*words)
+        assert ran.code == plain.code == 2
+        assert ran.err.startswith("Traceback") and ran.err.endswith(plain.err)
     # Behind `--` it is the user's own word.
     assert run("generate", "--model", "fake", "--max-tokens", "1", "--", "--debug").code == 0
 

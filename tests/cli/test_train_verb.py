@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from program import Run, two_classes, write_rows
 
+from pillion.fit import FitSettings
 from pillion.probe import AGGREGATORS, Artefact
+from pillion.train import FEW_ROWS, TrainSettings
 
 
 def train(run: Run, data: Path, out: Path, *words: str | Path) -> Any:
@@ -110,6 +112,17 @@ def test_the_help_names_every_probe(run: Run) -> None:
     words = {word.strip(",.()") for word in shown}
     joined = "".join(shown)
     assert all(name in words or name in joined for name in AGGREGATORS)
+
+
+def test_the_help_tells_the_defaults(run: Run) -> None:
+    shown = " ".join(run("train", "--help").out.split())
+    settings = TrainSettings()
+    assert f"1 to 10; default: {settings.epochs}." in shown
+    few, many = settings.rows_a_step(FEW_ROWS - 1), settings.rows_a_step(FEW_ROWS)
+    assert f"default: {many}, or {few} below {FEW_ROWS:,} rows." in shown
+    few, many = (FitSettings().held_share(num_rows) for num_rows in (FEW_ROWS - 1, FEW_ROWS))
+    assert (few, many) == (1 / 5, 1 / 10)
+    assert f"a tenth of --data, or a fifth below {FEW_ROWS:,} rows." in shown
 
 
 def test_a_live_pass_keeps_no_states_and_learns_the_same(

@@ -95,7 +95,7 @@ class CacheSpec:
             other: the spec that is wanted here, `self` being the one that lies there.
         """
         return "; ".join(
-            f"{field.name}: {_brief(there)} there, {_brief(here)} here"
+            f"{_NAMES.get(field.name, field.name)}: {_brief(there)} there, {_brief(here)} here"
             for field in fields(self)
             if (there := getattr(self, field.name)) != (here := getattr(other, field.name))
         )
@@ -111,7 +111,10 @@ class CacheSpec:
             used_bytes += row_bytes
 
 
+_NAMES = {"key": "texts, template or model", "lengths": "tokens of each row"}
+
+
 def _brief(value: object) -> str:
     # The lengths of a large data set would bury the message.
     text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
+    return text if len(text) <= 60 else f"{text[:20]}..."

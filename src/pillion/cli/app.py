@@ -10,6 +10,7 @@ import io
 import json
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -187,7 +188,7 @@ def _warnings_as_sentences() -> Generator[None]:
 
 def _fail(message: str, exit_code: int, debug: bool) -> None:
     if debug:
-        raise
+        traceback.print_exc()
     print(f"pillion: {_one_line(message)}", file=sys.stderr)
     sys.exit(exit_code)
 

@@ -5,6 +5,7 @@ What `make run` does: the whole of pillion in a minute, on the embedded model.
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 import time
 from collections.abc import Sequence
@@ -100,21 +101,20 @@ def _example_names() -> Sequence[str]:
 
 
 def _probe(model: Any, name: str, bar: Bar, say: Any) -> Any:
-    """An example's probe, from the user's cache if it was trained on this model and data."""
+    """An example's probe, from the user's cache if it was trained just so before."""
     from pillion.backends.embedded import cache_root
     from pillion.examples import load_example
     from pillion.probe import Artefact
+    from pillion.train import ProbeConfig, TrainSettings
 
-    folder = cache_root() / "demo" / name
+    config, settings = ProbeConfig(), TrainSettings(epochs=8)
     rows = load_example(name, "train")
+    recipe = repr((config, settings, rows.sha256, model.backend.identity)).encode()
+    folder = cache_root() / "demo" / hashlib.sha256(recipe).hexdigest()[:12] / name
     try:
-        artefact = Artefact.load(folder)
-        artefact.check(model.backend.identity)
-        if artefact.card.data.sha256 == rows.sha256:
-            return artefact
+        return Artefact.load(folder)
     except ArtefactError:
-        pass  # none yet, or of another model: it is trained now
-    artefact = _train(model, name, rows, folder, bar)
+        artefact = _train(model, rows, config, settings, folder, bar)
     held_out = _held_out(model, artefact, load_example(name, "heldout"))
     say(
         f"Trained {name:<10} on {len(rows)} rows: held-out accuracy {held_out['accuracy']:.3f}, "
@@ -123,15 +123,13 @@ def _probe(model: Any, name: str, bar: Bar, say: Any) -> Any:
     return artefact
 
 
-def _train(model: Any, name: str, rows: Any, folder: Path, bar: Bar) -> Any:
+def _train(model: Any, rows: Any, config: Any, settings: Any, folder: Path, bar: Bar) -> Any:
     from pillion.fit import FitSettings, fit
     from pillion.probe import Artefact
-    from pillion.train import ProbeConfig
 
-    # What an interrupted demo left is of use to the same model and rows alone.
-    of = f".{model.backend.identity.weights_sha256[:12]}.{rows.sha256[:12]}"
-    with work_folder(folder, of) as work:
-        fitted = fit(model, rows, None, [ProbeConfig()], work, FitSettings(), bar, say=_quiet)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with work_folder(folder) as work:
+        fitted = fit(model, rows, None, [config], work, FitSettings(train=settings), bar, _quiet)
         fitted[0].artefact.save(folder)
     return Artefact.load(folder)
 

@@ -42,7 +42,10 @@ def train(
     ],
     validation: Annotated[
         str | None,
-        typer.Option(help="Rows that choose epoch and threshold; default: a tenth of --data."),
+        typer.Option(
+            help="Rows that choose epoch and threshold; default: a tenth of --data, or a fifth "
+            "below 1,000 rows."
+        ),
     ] = None,
     text_column: TextColumnName = "text",
     label_column: LabelColumnName = "label",
@@ -66,9 +69,11 @@ def train(
         typer.Option(metavar="N", min=0, max=SEED_MAX, help="Of the initial weights; default: 0."),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Passes over the rows, 1 to 10; default: 5.")
+        int | None, typer.Option(help="Passes over the rows, 1 to 10; default: 4.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows a step; default: 32, or 8 below 1,000 rows.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Rows a step; default: 32, or 8 below 1,000 rows.")
+    ] = None,
     balanced: Annotated[
         bool, typer.Option("--balanced", help="Every label counts the same, however rare.")
     ] = False,

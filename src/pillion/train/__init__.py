@@ -5,9 +5,10 @@ Promises that seeds decide the weights and that an interrupted run can go on. Do
 
 from pillion.train.evaluate import choose_thresholds, evaluate_networks, evaluate_source
 from pillion.train.loop import Examples, Trained, train
-from pillion.train.settings import ProbeConfig, TrainSettings
+from pillion.train.settings import FEW_ROWS, ProbeConfig, TrainSettings
 
 __all__ = [
+    "FEW_ROWS",
     "Examples",
     "ProbeConfig",
     "TrainSettings",

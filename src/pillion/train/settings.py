@@ -81,6 +81,15 @@ class ProbeConfig(_Strict):
         """The highest learning rate, the probe's default if none was given."""
         return self.learning_rate or aggregator(self.probe).learning_rate
 
+    def at_batch(self, batch_size: int) -> ProbeConfig:
+        """This configuration with its rate settled: a default rate is for steps of 32 rows.
+
+        Smaller batches are noisier: the rate shrinks in proportion.
+        """
+        if self.learning_rate is not None:
+            return self
+        return self.model_copy(update={"learning_rate": self.rate * min(1.0, batch_size / 32)})
+
 
 def require_configs(configs: list[ProbeConfig]) -> None:
     """Refuses a run without a configuration.
