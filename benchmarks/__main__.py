@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other: `python -m benchmarks`. Data sets are found in PILLION_DATA."""
+"""All benchmarks, one after the other: `python -m benchmarks`; PILLION_DATA holds the data."""
 
 from __future__ import annotations
 

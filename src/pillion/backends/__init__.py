@@ -44,7 +44,7 @@ def load_backend(model: str = EMBEDDED, dtype: str = "auto", device: str = "auto
     where = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return load_transformers(model, DTYPES[dtype], torch.device(where))
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # torch asserts that CUDA was built in
         raise ConfigError(f"Device {where!r} cannot be used: {error}") from error
 
 

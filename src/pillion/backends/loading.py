@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from pillion.backends.embedded import embedded_model_path
 from pillion.backends.transformers import TransformersBackend
@@ -33,7 +34,7 @@ def load_transformers(model: str, dtype: Any, device: torch.device) -> Transform
             network: Any = AutoModelForCausalLM.from_pretrained(
                 path, dtype=dtype, local_files_only=local
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         first_line = str(error).strip().split("\n")[0]
         raise ConfigError(
             f"Model {model!r} could not be loaded ({first_line}); give the folder of a causal LM "
