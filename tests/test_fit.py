@@ -57,7 +57,17 @@ def test_the_card_tells_the_whole_story(model: LanguageModel, tmp_path: Path) ->
     assert card.data.validation_sha256 == validation.sha256
     assert (card.data.num_rows, card.data.split) == (24, "all rows")
     assert card.training["epochs"] == 2 and card.training["best_epoch"] == best.trained.best_epoch
-    assert card.metrics["accuracy"] is not None and len(card.thresholds or ()) == 1
+    assert card.metrics["accuracy"] is not None
+
+
+def test_a_threshold_is_chosen_only_on_enough_validation_rows(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    settings = FitSettings(train=TrainSettings(epochs=1))
+    (few,), _ = fit_rows(model, tmp_path / "few", rows(), rows(98, start=500), settings)
+    (enough,), _ = fit_rows(model, tmp_path / "enough", rows(), rows(100, start=500), settings)
+    assert few.artefact.card.thresholds is None
+    assert len(enough.artefact.card.thresholds or ()) == 1
 
 
 def test_without_validation_rows_a_stratified_share_is_held_back(
