@@ -207,7 +207,7 @@ def labelled(task: Task, num_rows: int, seed: int) -> Examples:
 )
 def test_separable_data_is_fitted(task: Task, num_labels: int, weights: Any) -> None:
     settings = TrainSettings(epochs=10, batch_size=8, class_weights=weights)
-    sure = ProbeConfig(settings={"num_heads": 4}, learning_rate=0.05)
+    sure = ProbeConfig(settings={"num_heads": 4}, learning_rate=0.05, weight_decay=0.0)
     training, held_out = labelled(task, 240, 0), labelled(task, 60, 1)
     trained = train(training, held_out, task, num_labels, [sure], settings)[0]
     probs = evaluate_source(trained.network, held_out.source, task)
