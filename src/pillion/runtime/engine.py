@@ -1,0 +1,180 @@
+"""The contract of a serving engine: many requests at once, tokens and verdicts as they come.
+
+Whoever serves (an HTTP server, a batch job) speaks to an `Engine` and does not know which one runs.
+Policies, stop strings and HTTP are not its business.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pillion.core import ModelIdentity, Template, Verdict
+from pillion.probe import Artefact
+from pillion.runtime.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Request:
+    """One answer to generate.
+
+    Attributes:
+        id: unique among the requests in flight.
+        token_ids: the prompt.
+        max_tokens: limit of the answer, 1 or more.
+        sampling: how tokens are drawn.
+        top_logprobs: how many likeliest tokens to report beside each token; None: no logprobs.
+    """
+
+    id: str
+    token_ids: tuple[int, ...]
+    max_tokens: int
+    sampling: Sampling = field(default_factory=Sampling)
+    top_logprobs: int | None = None
+
+
+@dataclass(frozen=True)
+class PromptRead:
+    """The prompt has been read; always the first event of a request.
+
+    Attributes:
+        verdicts: probe name -> verdict of the whole prompt.
+        cached_tokens: prompt tokens whose KV and tap values came from the prefix cache.
+    """
+
+    verdicts: Mapping[str, Verdict]
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class TokenSampled:
+    """One token of the answer.
+
+    Attributes:
+        token_id: the token.
+        text: what it completed (may be empty inside a character).
+        verdicts: probe name -> running verdict of the answer's tokens *before* this one: a token is
+            read in the step after the one that sampled it. Empty at the first token.
+        logprob: natural log of its probability under the model, before
+            temperature; None if it was not asked for.
+        top_logprobs: the likeliest (token id, logprob), best first.
+    """
+
+    token_id: int
+    text: str
+    verdicts: Mapping[str, Verdict]
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The answer is over; always the last event.
+
+    Attributes:
+        reason: `stop` at the model's end token, `length` at the limit.
+        verdicts: probe name -> verdict of the answer tokens that were read: all but
+            the last sampled one.
+    """
+
+    reason: Literal["stop", "length"]
+    verdicts: Mapping[str, Verdict]
+
+
+Event = PromptRead | TokenSampled | Finished
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """Counters since the start, and what is going on now.
+
+    Attributes:
+        waiting: requests that have not begun.
+        running: requests in flight.
+        prompt_tokens: prompt tokens taken in, those from the prefix cache included.
+        cached_tokens: prompt tokens served from the prefix cache.
+        generated_tokens: tokens sampled.
+        preemptions: requests that were put back and begun again.
+        probe_seconds: time spent in taps, folds and read-outs.
+    """
+
+    waiting: int = 0
+    running: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    preemptions: int = 0
+    probe_seconds: float = 0.0
+
+
+class Engine(ABC):
+    """A language model that serves many requests at once, with probes riding along.
+
+    Law: every verdict equals that of `LanguageModel.score` on the same tokens (up to rounding),
+    whatever else is in flight, in whatever chunks, from the prefix cache or not, preempted or not.
+    Closing the generator of `submit` cancels the request and frees its slots at once.
+    """
+
+    identity: ModelIdentity
+    end_ids: frozenset[int]
+
+    @property
+    @abstractmethod
+    def probes(self) -> Mapping[str, Artefact]:
+        """The probes that ride now, by name."""
+
+    @abstractmethod
+    def encode(self, text: str, template: Template) -> list[int]:
+        """Token ids of a text, wrapped as the template says."""
+
+    @abstractmethod
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a conversation (`role`, `content`), up to where the answer begins."""
+
+    @abstractmethod
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids, without special tokens."""
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Gets ready; returns when requests are taken."""
+
+    @abstractmethod
+    def submit(self, request: Request) -> AsyncGenerator[Event]:
+        """The events of one request, in order: PromptRead, TokenSampled ..., Finished.
+
+        Raises:
+            DataError: a prompt that is empty or leaves no room for the answer.
+            RunError: the engine failed or is shutting down.
+        """
+
+    @abstractmethod
+    async def classify(
+        self, rows: Sequence[Sequence[int]], probes: Sequence[str] | None = None
+    ) -> list[dict[str, Verdict]]:
+        """Verdicts of token rows without generating; no block above the highest layer read is run.
+
+        Args:
+            rows: token ids of one or more texts.
+            probes: names of those to read; None for all.
+        """
+
+    @abstractmethod
+    async def set_probes(self, probes: Sequence[Artefact]) -> None:
+        """Replaces the riding probes between two steps; prefixes cached for others are dropped.
+
+        Requests in flight keep the probes that they began with, or begin again.
+
+        Raises:
+            MismatchError: a probe of another model; nothing is changed then.
+        """
+
+    @abstractmethod
+    def stats(self) -> EngineStats:
+        """What has been done and what is going on."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Stops; what is in flight ends with a RunError."""
