@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+ABSTAIN = "abstain"
+"""The decision of a probe that leaves it to somebody else."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -17,6 +20,10 @@ class Verdict:
         threshold: the probability from which a binary probe decides for its positive label; None
             for multi-class (the largest decides) and multi-label (each label has its own).
         labels: the decided labels: one, or any number for a multi-label probe.
+        abstained: whether the probability lies where the probe leaves the decision to somebody
+            else; None for a probe that always decides.
+        prediction_set: the labels that the text may have, at the coverage on the probe's card; None
+            for a probe without.
     """
 
     probe: str
@@ -24,6 +31,13 @@ class Verdict:
     probs: Mapping[str, float]
     threshold: float | None
     labels: tuple[str, ...]
+    abstained: bool | None = None
+    prediction_set: tuple[str, ...] | None = None
+
+    @property
+    def decision(self) -> str:
+        """The label to act on, or `abstain`. A label may have that name: `abstained` tells."""
+        return ABSTAIN if self.abstained else self.label
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import shutil
 import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +29,9 @@ from torch import Tensor
 
 from pillion.core import ModelIdentity, Verdict
 from pillion.errors import ArtefactError, MismatchError, StorageError
-from pillion.probe.card import Card, TensorSpec, make_card, parse_card, tensor_specs
+from pillion.probe.calibration import Calibrator
+from pillion.probe.card import Card, TensorSpec, make_card, parse_card, revise_card, tensor_specs
+from pillion.probe.decisions import abstains, prediction_set
 from pillion.probe.network import Network, Settings
 from pillion.probe.registry import aggregator, build
 from pillion.probe.task import probabilities, verdict
@@ -75,7 +78,8 @@ class Artefact:
             name: what its verdicts are signed with.
             network: as trained; later changes to its weights are refused by `save`.
             facts: the fields of `Card` that the network and the installation do not settle: probe,
-                task, labels, layers, template, model, thresholds, data, seed, training, metrics.
+                task, labels, layers, template, model, data, seed, training, metrics; and where they
+                are not None: thresholds, calibration, abstain, conformal, decisions.
 
         Raises:
             ConfigError: a fact is unknown or missing, or contradicts another.
@@ -153,14 +157,34 @@ class Artefact:
         allow = "" if shape else ", or allow the mismatch (allow_mismatch)"
         raise MismatchError(f"{found} {ways}{allow}.")
 
+    def revised(self, **facts: Any) -> Artefact:
+        """The same probe with other facts on its card, such as `thresholds`.
+
+        Raises:
+            ConfigError: a fact is unknown, or contradicts another.
+        """
+        return replace(self, card=revise_card(self.card, **facts))
+
     def probabilities(self, logits: Float[Tensor, "batch output"]) -> Float[Tensor, "batch output"]:
-        """Probabilities in [0, 1], in fp32, of the network's logits."""
-        return probabilities(self.card.task, logits)
+        """Probabilities in [0, 1], in fp32, of the network's logits; calibrated by the card."""
+        if self._calibrator is None:
+            return probabilities(self.card.task, logits)
+        return self._calibrator(logits)
 
     def verdict(self, probs: list[float]) -> Verdict:
-        """The decision that one row of `probabilities` stands for, by the card's thresholds."""
+        """The decision that one row of `probabilities` stands for, by the card."""
         card = self.card
-        return verdict(self.name, card.task, card.labels, probs, card.thresholds)
+        plain = verdict(self.name, card.task, card.labels, probs, card.thresholds)
+        if card.abstain is not None:
+            plain = replace(plain, abstained=abstains(card.task, probs, card.abstain))
+        if card.conformal is not None:
+            plain = replace(plain, prediction_set=prediction_set(plain.probs, card.conformal))
+        return plain
+
+    @cached_property
+    def _calibrator(self) -> Calibrator | None:
+        calibration = self.card.calibration
+        return None if calibration is None else Calibrator(self.card.task, calibration)
 
     def _shape_differences(self, identity: ModelIdentity) -> list[str]:
         wanted, found = self.card.model, list[str]()

@@ -14,19 +14,14 @@ from pathlib import PurePath
 from platform import python_version
 from typing import Any, Literal, cast
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 from torch import Tensor
 
 from pillion.core import ModelIdentity, Shape, Template
 from pillion.errors import ArtefactError, ConfigError, unknown_name
+from pillion.probe.calibration import Affine, Calibration, Isotonic
+from pillion.probe.decisions import Band, Conformal
+from pillion.probe.facts import Facts
 from pillion.probe.network import Settings
 from pillion.probe.registry import aggregator, make_settings
 from pillion.probe.task import Task, num_outputs
@@ -35,11 +30,7 @@ FORMAT = 1
 """Number of the card's format that this pillion writes and reads."""
 
 
-class _Facts(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class TrainingData(_Facts):
+class TrainingData(Facts):
     """Which data a probe was trained on, without a word of it.
 
     Attributes:
@@ -62,14 +53,14 @@ class TrainingData(_Facts):
         return PurePath(path).name
 
 
-class TensorSpec(_Facts):
+class TensorSpec(Facts):
     """Shape and dtype of one tensor of the weights, such as (576, 1) and `float32`."""
 
     shape: tuple[int, ...]
     dtype: str
 
 
-class Card(_Facts):
+class Card(Facts):
     """Everything about a saved probe but its weights.
 
     Attributes:
@@ -82,6 +73,12 @@ class Card(_Facts):
         template: how a text was wrapped.
         model: which model the states came from.
         thresholds: one for a binary task, one a label for a multi-label one; None means 0.5.
+        calibration: how logits become probabilities; None for the plain sigmoid or softmax.
+        abstain: a band of probabilities an output, in which the probe does not decide; None if it
+            always does.
+        conformal: how the set of labels that a text may have is made; None if there is none.
+        decisions: how the four above were chosen, on which rows, and what they gave there; None if
+            training chose the thresholds.
         data: what it was trained on.
         seed: of the initial weights and of the order of the rows.
         training: learning rate, epochs, batch size and the like.
@@ -100,6 +97,10 @@ class Card(_Facts):
     template: Template
     model: ModelIdentity
     thresholds: tuple[float, ...] | None = None
+    calibration: Calibration | None = None
+    abstain: tuple[Band, ...] | None = None
+    conformal: Conformal | None = None
+    decisions: dict[str, JsonValue] | None = None
     data: TrainingData
     seed: int
     training: dict[str, JsonValue]
@@ -132,7 +133,11 @@ class Card(_Facts):
 
     @model_validator(mode="after")
     def _consistent(self) -> Card:
-        for fault in (self._label_fault(), self._threshold_fault(), self._layer_fault()):
+        faults = (
+            *(self._label_fault(), self._threshold_fault(), self._layer_fault()),
+            *(self._calibration_fault(), self._band_fault(), self._conformal_fault()),
+        )
+        for fault in faults:
             if fault:
                 raise ValueError(fault)
         return self
@@ -154,6 +159,29 @@ class Card(_Facts):
         if len(self.thresholds) != self.shape.num_outputs:
             return f"{got}, which has {self.shape.num_outputs}"
         return "" if all(0 <= t <= 1 for t in self.thresholds) else f"{got}: 0 to 1 are meant"
+
+    def _calibration_fault(self) -> str:
+        if self.calibration is None:
+            return ""
+        outputs = self.shape.num_outputs
+        fault = self.calibration.fault(self.task, outputs)
+        wanted = f"{self.calibration.method} of {outputs} outputs"
+        return f"calibration: {fault} do not fit {wanted} of a {self.task} task" if fault else ""
+
+    def _band_fault(self) -> str:
+        if self.abstain is None:
+            return ""
+        got = f"bands to abstain in {[list(band) for band in self.abstain]}"
+        if len(self.abstain) != self.shape.num_outputs:
+            return f"{got} do not fit a {self.task} task, which has {self.shape.num_outputs}"
+        fits = all(0 <= low <= high <= 1 for low, high in self.abstain)
+        return "" if fits else f"{got}: from low to high, within 0 to 1, is meant"
+
+    def _conformal_fault(self) -> str:
+        wanted = "recall" if self.task == "multilabel" else "lac"
+        if self.conformal is None or self.conformal.method == wanted:
+            return ""
+        return f"conformal sets of a {self.task} task are made by {wanted}"
 
     def _layer_fault(self) -> str:
         if self.model.dim < 1:
@@ -178,6 +206,15 @@ def make_card(**facts: Any) -> Card:
         return Card.model_validate({"versions": installed_versions(), **facts})
     except ValidationError as error:
         raise ConfigError(f"Card of a probe: {_sentence(error)}") from error
+
+
+def revise_card(card: Card, **facts: Any) -> Card:
+    """The card with other facts in the place of some.
+
+    Raises:
+        ConfigError: a field is unknown, or contradicts another.
+    """
+    return make_card(**{**dict(card), **facts})
 
 
 def parse_card(text: bytes, source: str) -> Card:
@@ -254,6 +291,8 @@ def _known_keys(parents: tuple[int | str, ...]) -> list[str]:
         "data": list(TrainingData.model_fields),
         "model": [field.name for field in fields(ModelIdentity)],
         "tensors": list(TensorSpec.model_fields),
+        "calibration": sorted({*Affine.model_fields, *Isotonic.model_fields}),
+        "conformal": list(Conformal.model_fields),
     }
     return [prefix + name for name in inner[str(parents[0]) if parents else ""]]
 
