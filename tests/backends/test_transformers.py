@@ -201,9 +201,9 @@ def test_a_mask_that_does_not_cover_the_cache_is_refused() -> None:
     ids, cache = torch.tensor([random_ids(4)]), backend.new_cache()
     mask = torch.ones(1, 4, dtype=torch.long)
     with backend.watch(Watching(), [0]), torch.no_grad():
-        backend.model(input_ids=ids, attention_mask=mask, past_key_values=cache)
+        backend.model(input_ids=ids, attention_mask=mask, **{backend.cache_word: cache})
         with pytest.raises(StateError, match=r"give one of \[batch, 8\]"):
-            backend.model(input_ids=ids, attention_mask=mask, past_key_values=cache)
+            backend.model(input_ids=ids, attention_mask=mask, **{backend.cache_word: cache})
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_the_cache_that_a_pass_fills_is_told_even_if_the_output_does_not_hold_it
     backend, watcher = TransformersBackend(tiny_model(kind)), Watching()
     cache: Any = backend.new_cache()
     with backend.watch(watcher, [0]):
-        backend.decoder(torch.tensor([random_ids(3)]), past_key_values=cache, **keywords)
+        backend.decoder(torch.tensor([random_ids(3)]), **{backend.cache_word: cache}, **keywords)
 
     assert watcher.ends == [cache]
     assert cache.get_seq_length() == 3

@@ -418,7 +418,9 @@ def test_going_on_from_a_packed_batch_is_an_error(
     cache = backend.new_cache()
     positions = torch.tensor([[0, 1, 2, 0, 1]])
     with attach(backend.model, every):
-        backend.model(torch.tensor([ROWS[0][:5]]), position_ids=positions, past_key_values=cache)
+        backend.model(
+            torch.tensor([ROWS[0][:5]]), position_ids=positions, **{backend.cache_word: cache}
+        )
         with pytest.raises(StateError, match="do not go on from a packed batch"):
             run(backend, ROWS[0][:6], 1, cache, done=5)
 

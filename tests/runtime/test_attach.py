@@ -167,7 +167,7 @@ def test_a_pass_may_return_a_tuple(model: Any, probe: Artefact) -> None:
     cache = backend.new_cache()
     with attach(model, probe) as reading:
         for part in (IDS[:, :5], IDS[:, 5:]):
-            backend.decoder(part, past_key_values=cache, return_dict=False)
+            backend.decoder(part, **{backend.cache_word: cache}, return_dict=False)
         pieces = reading.probabilities()["p"]
         model(IDS)
         assert distance(pieces, reading.probabilities()["p"]) < 1e-5
@@ -179,16 +179,16 @@ def test_other_passes_are_ignored_once_the_reading_stays_with_its_cache(
 ) -> None:
     backend = TransformersBackend(model)
     mine, other = backend.new_cache(), backend.new_cache()
-    model(IDS[:, :3], past_key_values=other)
+    model(IDS[:, :3], **{backend.cache_word: other})
     with attach(model, probe) as reading:
-        model(IDS[:, :5], past_key_values=mine)
+        model(IDS[:, :5], **{backend.cache_word: mine})
         reading.stay()
         before = reading.verdicts()
         model(IDS, use_cache=False)
-        model(IDS[:, 3:], past_key_values=other)
+        model(IDS[:, 3:], **{backend.cache_word: other})
         other.reorder_cache(torch.tensor([0]))
         assert reading.verdicts() == before
-        model(IDS[:, 5:], past_key_values=mine)
+        model(IDS[:, 5:], **{backend.cache_word: mine})
         together = reading.probabilities()["p"]
     with attach(model, probe) as reading:
         model(IDS)

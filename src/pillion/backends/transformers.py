@@ -7,6 +7,7 @@ output of the last block is layer N, before the final norm. Does not know what i
 from __future__ import annotations
 
 import hashlib
+import inspect
 import weakref
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,10 @@ SAMPLES = 4096
 """Numbers a weight tensor that go into the fingerprint, evenly spaced: any fine-tuning shows."""
 
 
+_CACHE_WORDS = ("cache", "past_key_values")
+"""What models call their KV cache; the second until transformers 5.23."""
+
+
 class TransformersBackend(Backend):
     """A transformers causal LM and its tokenizer.
 
@@ -31,6 +36,9 @@ class TransformersBackend(Backend):
         model: any decoder-only causal LM of transformers 5.
         tokenizer: its tokenizer; None for a model that is only watched.
         name: as the user names the model.
+
+    Attributes:
+        cache_word: the keyword that the model takes its KV cache by.
     """
 
     def __init__(self, model: Any, tokenizer: Any = None, name: str = "") -> None:
@@ -39,6 +47,8 @@ class TransformersBackend(Backend):
         self.device = next(model.parameters()).device
         self.identity = identify(model, tokenizer, name, len(self.blocks))
         self.end_ids = _end_ids(model, tokenizer)
+        known = inspect.signature(self.decoder.forward).parameters
+        self.cache_word = next((w for w in _CACHE_WORDS if w in known), _CACHE_WORDS[-1])
 
     def encode(self, text: str, template: Template) -> list[int]:
         """Token ids of a text, wrapped as the template says.
@@ -81,7 +91,7 @@ class TransformersBackend(Backend):
             "position_ids": (
                 None if positions is None else positions[:, -ids.shape[1] :].to(self.device)
             ),
-            "past_key_values": cache,
+            self.cache_word: cache,
             "use_cache": cache is not None,
         }
         if not logits:
@@ -102,7 +112,9 @@ class TransformersBackend(Backend):
         handles = [
             self.decoder.register_forward_pre_hook(_starter(watcher), with_kwargs=True),
             *(self._show(watcher, layer) for layer in layers),
-            self.decoder.register_forward_hook(_ender(watcher, follower), with_kwargs=True),
+            self.decoder.register_forward_hook(
+                _ender(watcher, follower, self.cache_word), with_kwargs=True
+            ),
         ]
         try:
             yield
@@ -194,13 +206,12 @@ def _starter(watcher: Watcher) -> Callable[..., None]:
     return start
 
 
-def _ender(watcher: Watcher, follower: _CacheFollower) -> Callable[..., None]:
+def _ender(watcher: Watcher, follower: _CacheFollower, word: str) -> Callable[..., None]:
     def end(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        cache = getattr(output, "past_key_values", None)
-        if (
-            cache is None
-        ):  # a tuple, or use_cache=False: a cache that came in is filled all the same
-            cache = kwargs.get("past_key_values")
+        cache = getattr(output, word, None)
+        if cache is None:
+            # A tuple, or use_cache=False: a cache that came in is filled all the same.
+            cache = _cache_given(kwargs)
         watcher.end(cache)
         if cache is not None:
             follower.follow(cache)
@@ -260,13 +271,17 @@ class _Move:
         return _Move(memo[id(self.cache())], self.name)
 
 
+def _cache_given(kwargs: dict[str, Any]) -> Any:
+    return next((kwargs[word] for word in _CACHE_WORDS if kwargs.get(word) is not None), None)
+
+
 def _step(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step:
     """What a call of the decoder says of its batch."""
     tokens = args[0] if args else kwargs.get("input_ids")
     if tokens is None:
         tokens = kwargs["inputs_embeds"][..., 0]
     batch, chunk = tokens.shape
-    cache = kwargs.get("past_key_values")
+    cache = _cache_given(kwargs)
     past = 0 if cache is None else int(cache.get_seq_length())
     mask = kwargs.get("attention_mask")
     if isinstance(mask, dict):  # one a kind of layer; the full one knows every token
