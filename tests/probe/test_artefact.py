@@ -494,6 +494,13 @@ def test_another_fingerprint_is_named_and_can_be_allowed(field: str, word: str) 
         artefact().check(other, allow_mismatch=True)
 
 
+def test_the_same_weights_in_float32_are_no_other_model() -> None:
+    narrow = artefact(model=replace(MODEL, dtype="bfloat16"))
+    narrow.check(replace(MODEL, dtype="float32"))
+    with pytest.raises(MismatchError, match="It wants dtype bfloat16, this model has float16"):
+        narrow.check(replace(MODEL, dtype="float16"))
+
+
 def test_every_difference_is_named_in_a_sentence() -> None:
     message = mismatch(replace(MODEL, weights_sha256="", tokenizer_sha256="t", dim=8, num_layers=9))
     assert "It wants weights aaaaaaaaaaaaaaaa, this model has none." in message

@@ -14,7 +14,7 @@ from pillion.errors import ConfigError, unknown_name
 
 EMBEDDED = "embedded"
 DTYPES: dict[str, Any] = {
-    "auto": "auto",
+    "auto": None,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
     "float32": torch.float32,
@@ -26,7 +26,8 @@ def load_backend(model: str = EMBEDDED, dtype: str = "auto", device: str = "auto
 
     Args:
         model: `embedded` (the default model), `fake`, a folder, or a hub name.
-        dtype: of the weights; `auto` is the one they are stored in.
+        dtype: to compute in; `auto` is the one that the weights are stored in, or float32 on a
+            processor without arithmetic in that one.
         device: `cpu`, `cuda`, ...; `auto` takes a GPU where there is one.
 
     Raises:

@@ -63,10 +63,17 @@ class Backend(ABC):
 
     Law: `see(i, ...)` is shown what transformers calls `hidden_states[i]`, except that the last
     layer is shown before the final norm.
+
+    Attributes:
+        identity: of the model; its `dtype` is that of the weights as they are stored.
+        device: where it runs.
+        dtype: that it computes in, and of the states: as stored, or wider.
+        end_ids: tokens that end an answer.
     """
 
     identity: ModelIdentity
     device: torch.device
+    dtype: torch.dtype
     end_ids: frozenset[int]
 
     @abstractmethod

@@ -44,7 +44,7 @@ class FakeBackend(Backend):
         self, num_layers: int = 3, dim: int = 16, seed: int = 0, context_tokens: int = 512
     ) -> None:
         random = torch.Generator().manual_seed(seed)
-        self.device = torch.device("cpu")
+        self.device, self.dtype = torch.device("cpu"), torch.float32
         self.embeddings = torch.randn(VOCAB, dim, generator=random)
         self.mixers = [
             torch.randn(2 * dim, dim, generator=random) / (2 * dim) ** 0.5

@@ -6,7 +6,7 @@ Knows where models come from, not what is read from them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,31 @@ from pillion.backends.transformers import TransformersBackend
 from pillion.errors import ConfigError
 
 
-def load_transformers(model: str, dtype: Any, device: torch.device) -> TransformersBackend:
+def load_transformers(
+    model: str, dtype: torch.dtype | None, device: torch.device
+) -> TransformersBackend:
     """The model and tokenizer of that name, as a backend.
+
+    Args:
+        model: `embedded`, a folder, or a hub name.
+        dtype: to compute in; None: as the weights are stored, or wider where that is faster.
+        device: to run on.
 
     Raises:
         ConfigError: saying that it was not found or is not a causal LM, and what to do.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     path = str(embedded_model_path()) if model == "embedded" else model
     local = Path(path).is_dir()
     try:
         with _quiet():
+            config = AutoConfig.from_pretrained(path, local_files_only=local)
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local)
+            stored = getattr(config.get_text_config(), "dtype", None) or torch.float32
+            computed = dtype or fast_dtype(stored, device)
             network: Any = AutoModelForCausalLM.from_pretrained(
-                path, dtype=dtype, local_files_only=local
+                path, dtype=computed, local_files_only=local
             )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         first_line = str(error).strip().split("\n")[0]
@@ -40,7 +50,28 @@ def load_transformers(model: str, dtype: Any, device: torch.device) -> Transform
             f"Model {model!r} could not be loaded ({first_line}); give the folder of a causal LM "
             "of transformers, a hub name that can be reached, or leave --model out."
         ) from error
-    return TransformersBackend(network.to(device).eval(), tokenizer, name=model)
+    known = stored if computed.itemsize > stored.itemsize else computed
+    return TransformersBackend(network.to(device).eval(), tokenizer, model, known)
+
+
+def fast_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype to compute in: as stored, or float32 on a processor that has no other arithmetic.
+
+    Without bf16 instructions products in bf16 are several times slower than in fp32, whose
+    results are those of the same weights, less rounded.
+    """
+    if device.type != "cpu" or stored.itemsize >= 4:
+        return stored
+    native = _native_dtypes(torch.cpu.get_capabilities())
+    return stored if stored in native else torch.float32
+
+
+def _native_dtypes(capabilities: Mapping[str, Any]) -> set[torch.dtype]:
+    names = {
+        torch.bfloat16: ("amx_bf16", "avx512_bf16", "bf16"),
+        torch.float16: ("amx_fp16", "avx512_fp16", "fp16_arith"),
+    }
+    return {dtype for dtype, any_of in names.items() if any(map(capabilities.get, any_of))}
 
 
 @contextlib.contextmanager

@@ -36,16 +36,26 @@ class TransformersBackend(Backend):
         model: any decoder-only causal LM of transformers 5.
         tokenizer: its tokenizer; None for a model that is only watched.
         name: as the user names the model.
+        stored_dtype: of the weights before the model was loaded in a wider one; None if it was not.
 
     Attributes:
         cache_word: the keyword that the model takes its KV cache by.
     """
 
-    def __init__(self, model: Any, tokenizer: Any = None, name: str = "") -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        name: str = "",
+        stored_dtype: torch.dtype | None = None,
+    ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.decoder, self.blocks = find_blocks(model)
-        self.device = next(model.parameters()).device
-        self.identity = identify(model, tokenizer, name, len(self.blocks))
+        weight = next(model.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
+        self.identity = identify(
+            model, tokenizer, name, len(self.blocks), stored_dtype or self.dtype
+        )
         self.end_ids = _end_ids(model, tokenizer)
         known = inspect.signature(self.decoder.forward).parameters
         self.cache_word = next((w for w in _CACHE_WORDS if w in known), _CACHE_WORDS[-1])
@@ -155,7 +165,9 @@ def find_blocks(model: Any) -> tuple[nn.Module, nn.ModuleList]:
     return decoder, lists[0]
 
 
-def identify(model: Any, tokenizer: Any, name: str, num_layers: int) -> ModelIdentity:
+def identify(
+    model: Any, tokenizer: Any, name: str, num_layers: int, dtype: torch.dtype
+) -> ModelIdentity:
     """What a probe of this model belongs to."""
     config = model.config.get_text_config()
     template = getattr(tokenizer, "chat_template", None) or ""
@@ -166,7 +178,7 @@ def identify(model: Any, tokenizer: Any, name: str, num_layers: int) -> ModelIde
         template_sha256=hashlib.sha256(str(template).encode()).hexdigest() if template else "",
         num_layers=num_layers,
         dim=config.hidden_size,
-        dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
+        dtype=str(dtype).removeprefix("torch."),
         context_tokens=int(getattr(config, "max_position_embeddings", None) or 2**31 - 1),
     )
 

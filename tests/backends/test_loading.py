@@ -1,0 +1,51 @@
+"""Which dtype a model is computed in, and which one it is known by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.tiny_models import tiny_model, tiny_tokenizer
+
+from pillion.backends import load_backend
+from pillion.backends.loading import fast_dtype
+
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+
+
+@pytest.mark.parametrize(
+    ("stored", "has", "computed"),
+    [
+        (BF16, {"avx512_bf16": True}, BF16),
+        (BF16, {"amx_bf16": True}, BF16),
+        (BF16, {"bf16": True}, BF16),
+        (BF16, {"avx2": True, "avx512_bf16": False}, FP32),
+        (FP16, {"avx512_bf16": True}, FP32),
+        (FP32, {"avx512_bf16": True}, FP32),
+    ],
+)
+def test_a_processor_computes_in_what_it_has_instructions_for(
+    monkeypatch: pytest.MonkeyPatch, stored: torch.dtype, has: dict[str, Any], computed: Any
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert fast_dtype(stored, torch.device("cpu")) == computed
+
+
+def test_an_accelerator_computes_in_the_stored_dtype() -> None:
+    assert fast_dtype(BF16, torch.device("cuda")) == BF16
+
+
+def test_a_model_is_known_by_its_stored_dtype_also_when_it_computes_in_a_wider_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_model("llama").to(BF16).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    wide = load_backend(str(tmp_path))
+    assert (wide.dtype, wide.identity.dtype) == (FP32, "bfloat16")
+    narrow = load_backend(str(tmp_path), dtype="bfloat16")
+    assert (narrow.dtype, narrow.identity.dtype) == (BF16, "bfloat16")
+    assert wide.identity.weights_sha256 == narrow.identity.weights_sha256
+    assert load_backend(str(tmp_path), dtype="float16").identity.dtype == "float16"
