@@ -7,7 +7,7 @@ done with them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -79,6 +79,16 @@ class Backend(ABC):
     @abstractmethod
     def encode(self, text: str, template: Template) -> list[int]:
         """Token ids of a text, wrapped as the template says."""
+
+    @abstractmethod
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a conversation (`role`, `content`), up to where the answer begins.
+
+        A single turn of the user gives what `encode` gives with the template `chat`.
+
+        Raises:
+            ConfigError: the model has no chat template, or one that refuses this conversation.
+        """
 
     @abstractmethod
     def decode(self, token_ids: Sequence[int]) -> str:

@@ -6,7 +6,7 @@ next token is drawn from the last state. Nothing it says means anything.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -65,8 +65,14 @@ class FakeBackend(Backend):
 
     def encode(self, text: str, template: Template) -> list[int]:
         """Bytes; a chat turn stands between two start tokens."""
-        body = list(text.encode())
-        return body if template == "raw" else [START, *body, START]
+        if template == "raw":
+            return list(text.encode())
+        return self.encode_chat([{"role": "user", "content": text}])
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """A start token before every turn and one before the answer; roles are not told apart."""
+        turns = (token for turn in messages for token in (START, *turn["content"].encode()))
+        return [*turns, START]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The bytes as text, without special tokens."""

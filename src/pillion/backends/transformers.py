@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import weakref
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,14 +68,27 @@ class TransformersBackend(Backend):
         """
         if template == "raw":
             return list(self.tokenizer(text)["input_ids"])
+        return self.encode_chat([{"role": "user", "content": text}])
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a conversation; see `Backend.encode_chat`."""
+        from jinja2 import TemplateError
+
         if not self.tokenizer.chat_template:
             raise ConfigError(
                 f"Model {self.identity.name!r} has no chat template; use --template raw."
             )
-        turn = [{"role": "user", "content": text}]
-        wrapped = self.tokenizer.apply_chat_template(
-            turn, add_generation_prompt=True, return_dict=True
-        )
+        try:
+            wrapped = self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                add_generation_prompt=True,
+                return_dict=True,
+            )
+        except TemplateError as error:  # a template may refuse roles, or their order
+            raise ConfigError(
+                f"The chat template of {self.identity.name!r} refuses this conversation ({error}); "
+                "give turns that it takes."
+            ) from error
         return list(wrapped["input_ids"])
 
     def decode(self, token_ids: Sequence[int]) -> str:

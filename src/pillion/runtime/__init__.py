@@ -5,6 +5,15 @@ Knows neither HTTP nor training.
 
 from pillion.runtime.attach import ProbeLike, attach, resolve, watch
 from pillion.runtime.encoding import encode_rows
+from pillion.runtime.engine import (
+    Engine,
+    EngineStats,
+    Event,
+    Finished,
+    PromptRead,
+    Request,
+    TokenSampled,
+)
 from pillion.runtime.language_model import (
     Generation,
     LanguageModel,
@@ -12,17 +21,26 @@ from pillion.runtime.language_model import (
     decode_steps,
     pad_batch,
 )
+from pillion.runtime.plain_engine import PlainEngine
 from pillion.runtime.reading import Reading
 from pillion.runtime.sampling import Sampler, Sampling
 
 __all__ = [
+    "Engine",
+    "EngineStats",
+    "Event",
+    "Finished",
     "Generation",
     "LanguageModel",
+    "PlainEngine",
     "ProbeLike",
+    "PromptRead",
     "Reading",
+    "Request",
     "Sampler",
     "Sampling",
     "Stream",
+    "TokenSampled",
     "attach",
     "decode_steps",
     "encode_rows",

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pillion.backends import EMBEDDED, Backend, load_backend
@@ -253,7 +253,7 @@ def decode_steps(
     ids: Int[Tensor, "batch token"],
     mask: Bool[Tensor, "batch token"],
     max_tokens: int,
-    sampler: Sampler,
+    sampler: Callable[[Float[Tensor, "batch vocab"]], Int[Tensor, " batch"]],
 ) -> Iterator[Int[Tensor, " batch"]]:
     """The main loop: run the prompt, draw a token, run it, draw the next.
 
@@ -262,7 +262,7 @@ def decode_steps(
         ids: prompts, padded on the left.
         mask: which positions hold a token.
         max_tokens: tokens to draw.
-        sampler: how they are drawn.
+        sampler: draws the next token of every row from its logits.
 
     Yields:
         The next token of every row; the states of the one before it have then been read.

@@ -1,0 +1,252 @@
+"""The plainest engine: every request runs by itself, one step at a time, in turn with the others.
+
+The reference that faster engines must equal, and what serves the `fake` model. No batching, no
+prefix cache, no preemption. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pillion.backends import Backend, Step
+from pillion.core import Template, Verdict
+from pillion.core.batching import batches_by_length
+from pillion.errors import DataError, RunError, unknown_name
+from pillion.probe import Artefact
+from pillion.runtime.engine import (
+    Engine,
+    EngineStats,
+    Event,
+    Finished,
+    PromptRead,
+    Request,
+    TokenSampled,
+)
+from pillion.runtime.language_model import BATCH_TOKENS, Detokenizer, decode_steps, pad_batch
+from pillion.runtime.reading import Reading
+from pillion.runtime.sampling import Sampler
+
+T = TypeVar("T")
+
+
+class PlainEngine(Engine):
+    """Serves a backend without batching; see `Engine`.
+
+    Steps run in one thread, so the event loop stays free and requests take turns.
+
+    Args:
+        backend: the model.
+        probes: those that ride from the start.
+
+    Raises:
+        MismatchError: a probe of another model.
+    """
+
+    def __init__(self, backend: Backend, probes: Sequence[Artefact] = ()) -> None:
+        self.backend = backend
+        self.identity, self.end_ids = backend.identity, backend.end_ids
+        self._probes = self._checked(probes)
+        self._stats, self._counting = EngineStats(), threading.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._closed = False
+
+    @property
+    def probes(self) -> Mapping[str, Artefact]:
+        """The probes that ride now, by name."""
+        return dict(self._probes)
+
+    def encode(self, text: str, template: Template) -> list[int]:
+        """Token ids of a text, wrapped as the template says."""
+        return self.backend.encode(text, template)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a conversation, up to where the answer begins."""
+        return self.backend.encode_chat(messages)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids, without special tokens."""
+        return self.backend.decode(token_ids)
+
+    async def start(self) -> None:
+        """Does nothing: the model is there."""
+
+    async def submit(self, request: Request) -> AsyncGenerator[Event]:
+        """The events of one request; see `Engine.submit`."""
+        _check_room(request, self.identity.context_tokens)
+        self._count(waiting=1)
+        steps, began = self._steps(request, list(self._probes.values())), False
+        try:
+            while (event := await self._run(lambda: next(steps, None))) is not None:
+                if not began:
+                    began = True
+                    self._count(waiting=-1, running=1, prompt_tokens=len(request.token_ids))
+                self._count(generated_tokens=isinstance(event, TokenSampled))
+                yield event
+        finally:
+            self._count(**({"running": -1} if began else {"waiting": -1}))
+
+    async def classify(
+        self, rows: Sequence[Sequence[int]], probes: Sequence[str] | None = None
+    ) -> list[dict[str, Verdict]]:
+        """Verdicts of token rows; see `Engine.classify`. The backend may run every block."""
+        known = self._probes
+        for name in probes or ():
+            if name not in known:
+                raise unknown_name("probe", name, known)
+        chosen = [known[name] for name in (known if probes is None else probes)]
+        for row in rows:
+            if not 0 < len(row) <= self.identity.context_tokens:
+                raise DataError(
+                    f"A text has {len(row):,} tokens, this model takes 1 to "
+                    f"{self.identity.context_tokens:,}; give texts of that length."
+                )
+        if not chosen:
+            return [{} for _ in rows]
+        out: list[dict[str, Verdict]] = [{} for _ in rows]
+        for batch in batches_by_length([len(row) for row in rows], BATCH_TOKENS):
+            found = await self._run(lambda b=batch: self._score([rows[i] for i in b], chosen))
+            for row, verdicts in zip(batch, found, strict=True):
+                out[row] = verdicts
+        return out
+
+    async def set_probes(self, probes: Sequence[Artefact]) -> None:
+        """Replaces the riding probes; requests in flight keep those that they began with."""
+        self._probes = self._checked(probes)
+
+    def stats(self) -> EngineStats:
+        """What has been done and what is going on."""
+        return self._stats
+
+    async def close(self) -> None:
+        """Stops; what is in flight ends with a RunError."""
+        self._closed = True
+        self._thread.shutdown(wait=False)
+
+    # -- inside
+
+    async def _run(self, step: Callable[[], T]) -> T:
+        if self._closed:
+            raise RunError("The engine is shutting down; ask again when it is back.")
+        return await asyncio.get_running_loop().run_in_executor(self._thread, step)
+
+    def _checked(self, probes: Sequence[Artefact]) -> dict[str, Artefact]:
+        for artefact in probes:
+            artefact.check(self.identity)
+        return {artefact.name: artefact for artefact in probes}
+
+    def _count(self, **changes: int | float) -> None:
+        with self._counting:
+            now = self._stats
+            self._stats = replace(now, **{k: getattr(now, k) + v for k, v in changes.items()})
+
+    def _reading(self, artefacts: Sequence[Artefact]) -> Reading | None:
+        if not artefacts:
+            return None
+        return Reading(artefacts, self.backend.device, getattr(torch, self.identity.dtype))
+
+    def _score(
+        self, rows: Sequence[Sequence[int]], artefacts: Sequence[Artefact]
+    ) -> list[dict[str, Verdict]]:
+        reading = self._reading(artefacts)
+        assert reading is not None
+        with self.backend.watch(_Timed(reading, self._count), reading.layers):
+            self.backend.forward(*pad_batch(rows))
+        return reading.verdicts()
+
+    def _steps(self, request: Request, artefacts: Sequence[Artefact]) -> Generator[Event]:
+        """The events of a request, one forward pass at a time."""
+        reading, draw = self._reading(artefacts), _Draw(request, self.backend.device)
+        tokens = decode_steps(
+            self.backend, *pad_batch([request.token_ids]), request.max_tokens, draw
+        )
+        token = self._next(tokens, reading)
+        yield PromptRead(_row(reading))
+        if reading:
+            reading.cut()
+        text, verdicts, count = Detokenizer(self.backend), dict[str, Verdict](), 0
+        while token not in self.end_ids:
+            count += 1
+            last = count == request.max_tokens
+            yield TokenSampled(token, text.add(token, last), verdicts, *draw.logprobs(token))
+            if last:
+                yield Finished("length", verdicts)
+                return
+            token, verdicts = self._next(tokens, reading), _row(reading)
+        yield Finished("stop", verdicts)
+
+    def _next(self, tokens: Iterator[Int[Tensor, " batch"]], reading: Reading | None) -> int:
+        """One pass, watched for this request only."""
+        if reading is None:
+            return int(next(tokens)[0])
+        with self.backend.watch(_Timed(reading, self._count), reading.layers):
+            return int(next(tokens)[0])
+
+
+class _Draw:
+    """Draws tokens, and keeps the logits that the last one was drawn from."""
+
+    def __init__(self, request: Request, device: torch.device) -> None:
+        self.sampler, self.top = Sampler(request.sampling, device), request.top_logprobs
+        self.last: Float[Tensor, "batch vocab"] | None = None
+
+    def __call__(self, logits: Float[Tensor, "batch vocab"]) -> Int[Tensor, " batch"]:
+        self.last = logits
+        return self.sampler(logits)
+
+    def logprobs(self, token: int) -> tuple[float | None, tuple[tuple[int, float], ...]]:
+        """Log-probability of the token, and of the likeliest ones."""
+        if self.top is None or self.last is None:
+            return None, ()
+        logs = self.last[0].float().log_softmax(-1)
+        best = logs.topk(self.top)
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return float(logs[token]), tuple(pairs)
+
+
+class _Timed:
+    """A reading whose time is counted. A `Watcher`."""
+
+    def __init__(self, reading: Reading, count: Callable[..., None]) -> None:
+        self.reading, self.count = reading, count
+
+    def start(self, step: Step) -> None:
+        self._clock(lambda: self.reading.start(step))
+
+    def see(self, layer: int, hidden: Float[Tensor, "batch chunk dim"]) -> None:
+        self._clock(lambda: self.reading.see(layer, hidden))
+
+    def end(self, cache: object | None) -> None:
+        self._clock(lambda: self.reading.end(cache))
+
+    def move(self, cache: object, rows: Int[Tensor, " row"]) -> None:
+        self.reading.move(cache, rows)
+
+    def _clock(self, work: Callable[[], None]) -> None:
+        begin = time.perf_counter()
+        work()
+        self.count(probe_seconds=time.perf_counter() - begin)
+
+
+def _row(reading: Reading | None) -> dict[str, Verdict]:
+    return reading.verdicts()[0] if reading else {}
+
+
+def _check_room(request: Request, window: int) -> None:
+    if not request.token_ids:
+        raise DataError("The prompt is empty; give it some words.")
+    if len(request.token_ids) + request.max_tokens > window:
+        raise DataError(
+            f"The prompt has {len(request.token_ids):,} tokens and the answer may have "
+            f"{request.max_tokens:,}, but this model takes {window:,} in all; shorten the prompt "
+            "or ask for less."
+        )
