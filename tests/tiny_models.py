@@ -21,6 +21,7 @@ LABELS: dict[str, tuple[str, ...]] = {
 }
 SMALL: dict[str, dict[str, Any]] = {
     "gate": {"num_heads": 3},
+    "gate-mlp": {"num_heads": 3, "width": 4},
     "mha": {"width": 8, "num_heads": 2},
     "mha-causal": {"width": 8, "num_heads": 2},
 }

@@ -25,22 +25,17 @@ from pillion.probe.gate import Gate
 from pillion.probe.mha import Mha
 from pillion.probe.network import Fold, State, inverse_rms, join, pick
 from pillion.probe.task import TASKS, loss, num_outputs, probabilities
+from tiny_models import SMALL
 
 LAYERS, DIM, TOKENS = 3, 6, 11
 LENGTHS = (11, 7, 1, 4)
 """Tokens of the batch's rows: full, cut, a single one."""
 
-SMALL: dict[str, dict[str, Any]] = {
-    "gate": {"num_heads": 3},
-    "mha": {"width": 8, "num_heads": 2},
-    "mha-causal": {"width": 8, "num_heads": 2},
-}
-"""Settings that keep known aggregators small; others run with their defaults."""
-
 VARIANTS = [
     *((name, SMALL.get(name, {})) for name in AGGREGATORS),
     ("gate", {"num_heads": 1, "normalise": False}),
     ("gate", {"num_heads": 2, "tanh": True}),
+    ("gate-mlp", {"num_heads": 1, "width": 5, "normalise": False}),
     ("mha", {"width": 8, "num_heads": 2, "pool": "max"}),
     ("mha", {"width": 8, "num_heads": 1, "normalise": False}),
     ("mha-causal", {"width": 8, "num_heads": 4, "normalise": False}),
@@ -671,9 +666,24 @@ def _improved_gate_by_hand(network: Any, row: Tensor) -> Tensor:
     return total
 
 
+def _gate_mlp_by_hand(network: Any, row: Tensor) -> Tensor:
+    """Heads one after the other on projected states, fixed layer weights, GELU, linear."""
+    x = row
+    if network.settings.normalise:
+        x = row / (row.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    values = torch.stack([one @ p for one, p in zip(x, network.value, strict=True)])
+    units = []
+    for k in range(network.settings.num_heads):
+        shares = torch.softmax((x @ network.token_score[:, :, k, None]).squeeze(-1), 1)
+        vectors = (shares[..., None] * values).sum(1)
+        units.append(torch.softmax(network.layer_score[:, k], 0) @ vectors)
+    return F.gelu(torch.cat(units)) @ network.weight + network.bias
+
+
 BY_HAND = [
     (("gate-paper", {}), _gate_by_hand),
     (("gate", {"num_heads": 3}), _improved_gate_by_hand),
+    *((variant, _gate_mlp_by_hand) for variant in VARIANTS if variant[0] == "gate-mlp"),
     (("pooling", {}), _pooling_by_hand),
     (("pooling-max", {}), _max_pooling_by_hand),
     *((variant, _mha_by_hand) for variant in VARIANTS if variant[0].startswith("mha")),

@@ -24,6 +24,7 @@ from pillion.train.evaluate import validate
 LAYERS = (0, 1, 3)
 SMALL: dict[str, dict[str, Any]] = {
     "gate": {"num_heads": 2},
+    "gate-mlp": {"num_heads": 2, "width": 4},
     "mha": {"width": 4, "num_heads": 2},
     "mha-causal": {"width": 4, "num_heads": 2},
 }

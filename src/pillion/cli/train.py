@@ -53,8 +53,8 @@ def train(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="gate (default), gate-paper, mha, mha-causal, pooling or pooling-max. This and "
-            "the next three may be repeated: every combination is trained.",
+            help="gate (default), gate-mlp, gate-paper, mha, mha-causal, pooling or pooling-max. "
+            "This and the next three may be repeated: every combination is trained.",
         ),
     ] = None,
     heads: Annotated[

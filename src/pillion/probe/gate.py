@@ -21,11 +21,10 @@ from pillion.probe.network import (
     Settings,
     State,
     Tap,
+    hide_tokens,
     inverse_rms_by_layer,
 )
-
-FLOOR = -1e30
-"""Score of what must get no weight; finite, so that an empty row stays finite."""
+from pillion.probe.softmax import FLOOR
 
 
 class GateSettings(Settings):
@@ -99,14 +98,10 @@ class Gate(Network):
         scores: Float[Tensor, "layer batch token head"],
         mask: Bool[Tensor, "batch token"],
     ) -> Float[Tensor, "layer batch token head"]:
+        if self.training:
+            mask = hide_tokens(mask, self.settings.token_dropout)
         seen = mask[None, :, :, None]
         scores = scores.masked_fill(~seen, FLOOR)
-        if self.training and self.settings.token_dropout:
-            drawn = torch.rand(mask.shape, device=mask.device)
-            kept = mask & (drawn >= self.settings.token_dropout)
-            # A row that would lose its last token keeps them all.
-            kept |= mask & ~kept.any(1, keepdim=True)
-            scores = scores.masked_fill(~kept[None, :, :, None], FLOOR)
         return scores.softmax(2) * seen
 
     def tap(self) -> Tap:

@@ -177,3 +177,12 @@ def inverse_rms_by_layer(
     for layer_id, states in enumerate(hidden):
         out[layer_id] = inverse_rms(states.float())
     return out
+
+
+def hide_tokens(mask: Bool[Tensor, "batch token"], share: float) -> Bool[Tensor, "batch token"]:
+    """The mask with a random share of its tokens taken out, for training; no row loses them all."""
+    if not share:
+        return mask
+    kept = mask & (torch.rand(mask.shape, device=mask.device) >= share)
+    # A row that would lose its last token keeps them all.
+    return kept | (mask & ~kept.any(1, keepdim=True))

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from pillion.core import Shape
 from pillion.errors import ConfigError, unknown_name
 from pillion.probe.gate import Gate, GateSettings
+from pillion.probe.gate_mlp import GateMlp, GateMlpSettings
 from pillion.probe.mha import CausalMha, Mha, MhaSettings
 from pillion.probe.network import Network, Settings
 from pillion.probe.pooling import MaxPooling, MeanPooling, PoolingSettings
@@ -41,6 +42,7 @@ AGGREGATORS: dict[str, Aggregator] = {
     "gate-paper": Aggregator(
         Gate, GateSettings, {"num_heads": 1, "tanh": True, "normalise": False}
     ),
+    "gate-mlp": Aggregator(GateMlp, GateMlpSettings, learning_rate=1e-3),
     "mha": Aggregator(Mha, MhaSettings, learning_rate=1e-3),
     "mha-causal": Aggregator(CausalMha, MhaSettings, {"causal": True}, learning_rate=1e-3),
     "pooling": Aggregator(MeanPooling, PoolingSettings),

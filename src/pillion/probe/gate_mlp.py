@@ -1,0 +1,141 @@
+"""Gates that feed a small perceptron: the widest probe that still taps to a few values a token.
+
+Each layer projects its states to a few values and weighs its tokens by many scores; the means go
+through fixed layer weights, a GELU and a linear head. Pooling is linear, so the projection, the
+perceptron's first layer, runs before it, in the tap. Knows neither engines nor files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from pillion.core import Shape
+from pillion.probe import softmax
+from pillion.probe.network import (
+    Fold,
+    Network,
+    Settings,
+    State,
+    Tap,
+    hide_tokens,
+    inverse_rms_by_layer,
+)
+
+
+class GateMlpSettings(Settings):
+    """Settings of gates that feed a perceptron.
+
+    Attributes:
+        num_heads: H, score vectors a layer; each head has its own layer weights.
+        width: m, values a token and layer, which all heads share.
+        normalise: RMS-normalise every token's state first (no learned scale).
+        dropout: share of the perceptron's H m hidden units dropped in training.
+        token_dropout: share of tokens hidden from the softmax in training.
+    """
+
+    num_heads: int = Field(default=16, ge=1)
+    width: int = Field(default=64, ge=1)
+    normalise: bool = True
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    token_dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class GateMlp(Network):
+    """Token scores and values of each layer, layer weights that are learned, a perceptron.
+
+    With x a (normalised) state, per head h: `a_t = softmax_t(w[l,h] . x[l,t])`,
+    `v[l,h] = sum_t a_t P[l] x[l,t]`, `z[h] = sum_l softmax_l(g[l,h]) v[l,h]`, and
+    `logits = W gelu(z) + bias`. The layer weights do not depend on the text.
+    """
+
+    def __init__(self, shape: Shape, settings: GateMlpSettings) -> None:
+        super().__init__()
+        self.shape, self.settings = shape, settings
+        layers, dim, heads, width = (
+            shape.num_layers,
+            shape.dim,
+            settings.num_heads,
+            settings.width,
+        )
+        self.token_score = nn.Parameter(torch.randn(layers, dim, heads) * 0.02)
+        self.value = nn.Parameter(torch.randn(layers, dim, width) * dim**-0.5)
+        self.layer_score = nn.Parameter(torch.zeros(layers, heads))
+        size = heads * width
+        self.weight = nn.Parameter(torch.randn(size, shape.num_outputs) * size**-0.5)
+        self.bias = nn.Parameter(torch.zeros(shape.num_outputs))
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "layer batch token dim"],
+        mask: Bool[Tensor, "batch token"],
+        scale: Float[Tensor, "layer batch token"] | None = None,
+    ) -> Float[Tensor, "batch output"]:
+        """Logits by the definition. Wide products run in the dtype of `hidden`, sums in fp32."""
+        layers, batch, tokens, dim = hidden.shape
+        columns = torch.cat([self.token_score, self.value], dim=2).to(hidden.dtype)
+        values = torch.bmm(hidden.reshape(layers, -1, dim), columns).float()
+        values = values.view(layers, batch, tokens, -1)
+        if self.settings.normalise:
+            scale = inverse_rms_by_layer(hidden) if scale is None else scale
+            values = values * scale[..., None]
+        if self.training:
+            mask = hide_tokens(mask, self.settings.token_dropout)
+        return self.read_out(softmax.mean(self.pool(values, mask)))
+
+    def pool(
+        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
+    ) -> State:
+        """Tapped values of one chunk as the state of the softmax."""
+        scores, content = values.split([self.settings.num_heads, self.settings.width], dim=-1)
+        return softmax.summarise(scores, content, mask)
+
+    def read_out(
+        self, pooled: Float[Tensor, "layer batch head width"]
+    ) -> Float[Tensor, "batch output"]:
+        """From pooled tokens to logits."""
+        mixed = torch.einsum("lbhw,lh->bhw", pooled, self.layer_score.softmax(0))
+        units = F.dropout(F.gelu(mixed.flatten(1)), self.settings.dropout, self.training)
+        return units @ self.weight + self.bias
+
+    def tap(self) -> Tap:
+        """Scores and values, of each layer's own."""
+        own = torch.cat([self.token_score.detach(), self.value.detach()], dim=2)
+        return Tap(own, own.new_zeros(self.shape.dim, 0), self.settings.normalise)
+
+    @property
+    def fold_key(self) -> tuple[object, ...]:
+        """Every perceptron folds alone."""
+        return (id(self),)
+
+
+class GateMlpFold(Fold):
+    """Maximum and denominator a head, weighted sum a head and value."""
+
+    def __init__(self, networks: Sequence[GateMlp]) -> None:
+        super().__init__(networks)
+        (self.network,) = networks
+
+    @torch.no_grad()
+    def summarise(
+        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
+    ) -> State:
+        """The softmax of one chunk."""
+        return self.network.pool(values.float(), mask)
+
+    def merge(self, first: State, second: State) -> State:
+        """The softmax of both."""
+        return softmax.merge(first, second)
+
+    @torch.no_grad()
+    def finish(self, state: State) -> Float[Tensor, "batch output"]:
+        """Means, layers, perceptron."""
+        return self.network.read_out(softmax.mean(state))
+
+
+GateMlp.fold_class = GateMlpFold
