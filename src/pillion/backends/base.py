@@ -104,6 +104,9 @@ class Backend(ABC):
     ) -> Float[Tensor, "batch vocab"] | None:
         """Runs one chunk through the model.
 
+        Without a cache and logits only watchers learn something: no block above the highest layer
+        that they watch is run.
+
         Args:
             token_ids: this chunk; padding anywhere (its ids do not matter).
             mask: which positions hold a token, those already in the cache included.

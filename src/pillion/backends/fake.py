@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -97,7 +98,7 @@ class FakeBackend(Backend):
         step = Step(seen, cache, past.tokens)
         for watcher, _ in self._watchers:
             watcher.start(step)
-        hidden = self._run(token_ids, seen, past)
+        hidden = self._run(token_ids, seen, past, self._highest(cache, logits))
         for watcher, _ in self._watchers:
             watcher.end(cache)
         return hidden[:, -1] @ self.embeddings.T if logits else None
@@ -107,14 +108,16 @@ class FakeBackend(Backend):
         token_ids: Int[Tensor, "batch chunk"],
         seen: Bool[Tensor, "batch chunk"],
         past: FakeCache,
+        num_layers: int,
     ) -> Float[Tensor, "batch chunk dim"]:
-        """All layers: each mixes a state with the mean of the states before it."""
+        """The first layers: each mixes a state with the mean of the states before it."""
         weight = seen[..., None].float()
         count = weight.cumsum(1) + (0 if past.counts is None else past.counts)
         hidden, sums = self.embeddings[token_ids], past.sums or [torch.zeros(())] * len(self.mixers)
         past.sums = []
         self._show(0, hidden)
-        for layer, (mixer, before) in enumerate(zip(self.mixers, sums, strict=True), start=1):
+        mixers = zip(self.mixers, sums, strict=True)
+        for layer, (mixer, before) in enumerate(islice(mixers, num_layers), start=1):
             total = (hidden * weight).cumsum(1) + before
             past.sums.append(total[:, -1:])
             hidden = hidden + torch.tanh(
@@ -123,6 +126,11 @@ class FakeBackend(Backend):
             self._show(layer, hidden)
         past.tokens, past.counts = past.tokens + token_ids.shape[1], count[:, -1:]
         return hidden
+
+    def _highest(self, cache: object | None, logits: bool) -> int:
+        if logits or cache is not None or not self._watchers:
+            return len(self.mixers)
+        return max((layer for _, layers in self._watchers for layer in layers), default=0)
 
     def _show(self, layer: int, hidden: Float[Tensor, "batch chunk dim"]) -> None:
         for watcher, layers in self._watchers:

@@ -10,7 +10,7 @@ import hashlib
 import inspect
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -57,6 +57,7 @@ class TransformersBackend(Backend):
             model, tokenizer, name, len(self.blocks), stored_dtype or self.dtype
         )
         self.end_ids = _end_ids(model, tokenizer)
+        self._watching: list[tuple[Watcher, int]] = []
         known = inspect.signature(self.decoder.forward).parameters
         self.cache_word = next((w for w in _CACHE_WORDS if w in known), _CACHE_WORDS[-1])
 
@@ -118,7 +119,8 @@ class TransformersBackend(Backend):
             "use_cache": cache is not None,
         }
         if not logits:
-            self.decoder(**keywords)
+            with self._early_exit(possible=cache is None):
+                self.decoder(**keywords)
             return None
         return self.model(**keywords, logits_to_keep=1).logits[:, -1]
 
@@ -132,6 +134,8 @@ class TransformersBackend(Backend):
     def watch(self, watcher: Watcher, layers: Sequence[int]) -> Generator[None]:
         """Shows the watcher these layers of every forward pass; leaves no hook behind."""
         follower = _CacheFollower(watcher)
+        entry = (watcher, max(layers, default=len(self.blocks)))
+        self._watching.append(entry)
         handles = [
             self.decoder.register_forward_pre_hook(_starter(watcher), with_kwargs=True),
             *(self._show(watcher, layer) for layer in layers),
@@ -142,9 +146,27 @@ class TransformersBackend(Backend):
         try:
             yield
         finally:
+            self._watching.remove(entry)
             for handle in handles:
                 handle.remove()
             follower.release()
+
+    @contextmanager
+    def _early_exit(self, possible: bool) -> Generator[None]:
+        """Ends a pass whose only purpose is to be watched, once all has been seen."""
+        top = max((layer for _, layer in self._watching), default=len(self.blocks))
+        if not possible or top == len(self.blocks):
+            yield
+            return
+        # Hooks run in the order they came: the watchers have seen the block's input by now.
+        handle = self.blocks[top].register_forward_pre_hook(_stop)
+        try:
+            with suppress(_Seen):
+                yield
+        finally:
+            handle.remove()
+        for watcher, _ in self._watching:
+            watcher.end(None)
 
     def _show(self, watcher: Watcher, layer: int) -> Any:
         if layer < len(self.blocks):
@@ -158,6 +180,14 @@ class TransformersBackend(Backend):
             watcher.see(layer, output[0] if isinstance(output, tuple) else output)
 
         return self.blocks[-1].register_forward_hook(after)
+
+
+class _Seen(Exception):
+    """Nobody waits for what the blocks above would say."""
+
+
+def _stop(_: nn.Module, __: tuple[Any, ...]) -> None:
+    raise _Seen
 
 
 def find_blocks(model: Any) -> tuple[nn.Module, nn.ModuleList]:

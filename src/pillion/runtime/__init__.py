@@ -3,7 +3,9 @@
 Knows neither HTTP nor training.
 """
 
+from pillion.backends.paged import PagedSettings
 from pillion.runtime.attach import ProbeLike, attach, resolve, watch
+from pillion.runtime.continuous_engine import ContinuousEngine
 from pillion.runtime.encoding import encode_rows
 from pillion.runtime.engine import (
     Engine,
@@ -26,12 +28,14 @@ from pillion.runtime.reading import Reading
 from pillion.runtime.sampling import Sampler, Sampling
 
 __all__ = [
+    "ContinuousEngine",
     "Engine",
     "EngineStats",
     "Event",
     "Finished",
     "Generation",
     "LanguageModel",
+    "PagedSettings",
     "PlainEngine",
     "ProbeLike",
     "PromptRead",

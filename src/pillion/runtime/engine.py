@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pillion.core import ModelIdentity, Template, Verdict
+from pillion.errors import DataError, unknown_name
 from pillion.probe import Artefact
 from pillion.runtime.sampling import Sampling
 
@@ -178,3 +179,37 @@ class Engine(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Stops; what is in flight ends with a RunError."""
+
+
+def check_room(request: Request, window: int) -> None:
+    """Raises a DataError for a prompt that is empty or leaves no room for the answer."""
+    if not request.token_ids:
+        raise DataError("The prompt is empty; give it some words.")
+    if len(request.token_ids) + request.max_tokens > window:
+        raise DataError(
+            f"The prompt has {len(request.token_ids):,} tokens and the answer may have "
+            f"{request.max_tokens:,}, but this model takes {window:,} in all; shorten the prompt "
+            "or ask for less."
+        )
+
+
+def check_rows(rows: Sequence[Sequence[int]], window: int) -> None:
+    """Raises a DataError for a text that is empty or too long."""
+    for row in rows:
+        if not 0 < len(row) <= window:
+            raise DataError(
+                f"A text has {len(row):,} tokens, this model takes 1 to {window:,}; give texts of "
+                "that length."
+            )
+
+
+def chosen(known: Mapping[str, Artefact], names: Sequence[str] | None) -> list[Artefact]:
+    """The probes of those names, or all.
+
+    Raises:
+        ConfigError: for an unknown name, listing the known ones.
+    """
+    for name in names or ():
+        if name not in known:
+            raise unknown_name("probe", name, known)
+    return [known[name] for name in (known if names is None else names)]

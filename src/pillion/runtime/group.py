@@ -45,6 +45,11 @@ class Group:
             self.common = torch.cat([t.shared for t in known], -1).to(self.dtype).contiguous()
 
     @property
+    def num_values(self) -> int:
+        """Values a token and layer; of probes that are tapped."""
+        return self.own.shape[-1] + self.common.shape[-1]
+
+    @property
     def weight_bytes(self) -> int:
         """Memory that the taps take, in bytes."""
         if not self.tapped:

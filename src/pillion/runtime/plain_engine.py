@@ -21,7 +21,7 @@ from torch import Tensor
 from pillion.backends import Backend, Step
 from pillion.core import Template, Verdict
 from pillion.core.batching import batches_by_length
-from pillion.errors import DataError, RunError, unknown_name
+from pillion.errors import RunError
 from pillion.probe import Artefact
 from pillion.runtime.engine import (
     Engine,
@@ -31,6 +31,9 @@ from pillion.runtime.engine import (
     PromptRead,
     Request,
     TokenSampled,
+    check_room,
+    check_rows,
+    chosen,
 )
 from pillion.runtime.language_model import BATCH_TOKENS, Detokenizer, decode_steps, pad_batch
 from pillion.runtime.reading import Reading
@@ -82,7 +85,7 @@ class PlainEngine(Engine):
 
     async def submit(self, request: Request) -> AsyncGenerator[Event]:
         """The events of one request; see `Engine.submit`."""
-        _check_room(request, self.identity.context_tokens)
+        check_room(request, self.identity.context_tokens)
         self._count(waiting=1)
         steps, began = self._steps(request, list(self._probes.values())), False
         try:
@@ -99,22 +102,13 @@ class PlainEngine(Engine):
         self, rows: Sequence[Sequence[int]], probes: Sequence[str] | None = None
     ) -> list[dict[str, Verdict]]:
         """Verdicts of token rows; see `Engine.classify`. The backend may run every block."""
-        known = self._probes
-        for name in probes or ():
-            if name not in known:
-                raise unknown_name("probe", name, known)
-        chosen = [known[name] for name in (known if probes is None else probes)]
-        for row in rows:
-            if not 0 < len(row) <= self.identity.context_tokens:
-                raise DataError(
-                    f"A text has {len(row):,} tokens, this model takes 1 to "
-                    f"{self.identity.context_tokens:,}; give texts of that length."
-                )
-        if not chosen:
+        artefacts = chosen(self._probes, probes)
+        check_rows(rows, self.identity.context_tokens)
+        if not artefacts:
             return [{} for _ in rows]
         out: list[dict[str, Verdict]] = [{} for _ in rows]
         for batch in batches_by_length([len(row) for row in rows], BATCH_TOKENS):
-            found = await self._run(lambda b=batch: self._score([rows[i] for i in b], chosen))
+            found = await self._run(lambda b=batch: self._score([rows[i] for i in b], artefacts))
             for row, verdicts in zip(batch, found, strict=True):
                 out[row] = verdicts
         return out
@@ -239,14 +233,3 @@ class _Timed:
 
 def _row(reading: Reading | None) -> dict[str, Verdict]:
     return reading.verdicts()[0] if reading else {}
-
-
-def _check_room(request: Request, window: int) -> None:
-    if not request.token_ids:
-        raise DataError("The prompt is empty; give it some words.")
-    if len(request.token_ids) + request.max_tokens > window:
-        raise DataError(
-            f"The prompt has {len(request.token_ids):,} tokens and the answer may have "
-            f"{request.max_tokens:,}, but this model takes {window:,} in all; shorten the prompt "
-            "or ask for less."
-        )

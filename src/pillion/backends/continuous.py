@@ -1,0 +1,399 @@
+"""transformers' continuous batching: many requests in one model, paged KV cache, shared prefixes.
+
+Scheduling, paging, chunked prefill and preemption are transformers'; here stands what it lacks: a
+watcher of hidden states, draws and log-probabilities of each request's own, and a restart without
+the prefix cache. Does not know what is done with the states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessorList
+from transformers.generation.continuous_batching.cb_logits_processors import (
+    ContinuousBatchingLogitsProcessor,
+    ContinuousBatchingLogitsProcessorList,
+)
+from transformers.generation.continuous_batching.continuous_api import OutputRouter
+from transformers.generation.continuous_batching.requests import RequestStatus
+from transformers.generation.continuous_batching.scheduler import SCHEDULER_MAPPING, FIFOScheduler
+
+from pillion.backends.paged import Chunk, Drawn, PagedSettings, PagedStep, PagedWatcher, Ticket
+from pillion.backends.transformers import TransformersBackend
+from pillion.errors import ConfigError, RunError
+
+FULL = "full_attention"
+
+
+class ContinuousBatching:
+    """A transformers model that runs many requests at once in a thread of its own.
+
+    Args:
+        backend: the model; nothing else may run it but inside `paused`.
+        settings: sizes.
+        deliver: called in the engine's thread after every step with what was drawn.
+
+    Raises:
+        ConfigError: the model or the sizes cannot be served.
+    """
+
+    def __init__(
+        self,
+        backend: TransformersBackend,
+        settings: PagedSettings,
+        deliver: Callable[[list[Drawn]], None],
+    ) -> None:
+        self.backend, self.settings, self._deliver = backend, settings, deliver
+        self._tickets: dict[str, Ticket] = {}
+        self._cached: dict[str, int] = {}
+        self._hooks: list[Any] = []
+        self._watchers: Sequence[PagedWatcher] = ()
+        self._draws = _Draws(self._tickets)
+        self._manager = self._make_manager()
+        cache = self._manager.batch_processor.cache
+        self._pages = cache.cache_allocators.get(FULL)
+        if self._pages is None:
+            raise ConfigError(
+                f"Model {backend.identity.name!r} has sliding-window attention in every layer; the "
+                "serving engine needs a layer that keeps all tokens. Serve another model."
+            )
+        self._cache = cache
+        self.watch(())
+
+    # -- sizes and counters
+
+    @property
+    def num_slots(self) -> int:
+        """Slots of tokens in the cache; `PagedStep.slots` are below it."""
+        pages: Any = self._pages
+        return pages.cache_tensor.shape[0] // pages.pages_per_block
+
+    @property
+    def capacity_tokens(self) -> int:
+        """Tokens that a single request can have."""
+        pages: Any = self._pages
+        return pages.num_blocks * pages.tokens_per_page
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have not begun, or must begin again."""
+        return len(self._scheduler.waiting_requests) + self._manager.input_queue.qsize()
+
+    @property
+    def running(self) -> int:
+        """Requests that hold slots."""
+        return len(self._scheduler.active_requests)
+
+    @property
+    def preemptions(self) -> int:
+        """Requests that were put back and begun again."""
+        return self._scheduler.preemptions
+
+    def cached_tokens(self, request: str) -> int:
+        """Prompt tokens of a request that came from the prefix cache."""
+        return self._cached.get(request, 0)
+
+    # -- life
+
+    def start(self) -> None:
+        """Begins to take steps."""
+        with torch.inference_mode():
+            self._manager.start()
+
+    def close(self) -> None:
+        """Stops after the step that runs now; what is in flight fails."""
+        if self._manager.is_running():
+            self._manager.stop(block=True, hard_stop=True)
+        self._unhook()
+
+    def add(self, ticket: Ticket) -> None:
+        """A request waits for its turn.
+
+        Raises:
+            RunError: the engine has failed or is closed.
+        """
+        self._tickets[ticket.request] = ticket
+        taken = self._manager.is_running() and self._manager.add_request(
+            list(ticket.token_ids),
+            request_id=ticket.request,
+            max_new_tokens=ticket.max_tokens,
+            streaming=True,
+            eos_token_id=list(self.backend.end_ids),
+        )
+        if not taken:
+            self.forget(ticket.request)
+            raise RunError("The engine has stopped; start it again, and see its log for the cause.")
+
+    def cancel(self, request: str) -> None:
+        """Ends a request; its slots are free from the next step on."""
+        self._manager.cancel_request(request)
+        self.forget(request)
+
+    def forget(self, request: str) -> None:
+        """A request is over."""
+        self._tickets.pop(request, None)
+        self._cached.pop(request, None)
+
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """Between two steps: the model may be run, and watchers changed, by the caller.
+
+        Raises:
+            RunError: the engine has failed or is closed.
+        """
+        try:
+            pause = self._manager.pause()
+            pause.__enter__()
+        except RuntimeError as error:
+            raise RunError(f"The engine has stopped ({error}); start it again.") from error
+        try:
+            yield
+        finally:
+            pause.__exit__(None, None, None)
+
+    # -- only while paused
+
+    def watch(self, watchers: Sequence[PagedWatcher]) -> None:
+        """From the next step on these are shown hidden states, and no others."""
+        self._unhook()
+        self._watchers = watchers
+        decoder, blocks = self.backend.decoder, self.backend.blocks
+        self._hooks.append(decoder.register_forward_pre_hook(self._begin, with_kwargs=True))
+        for watcher in watchers:
+            for layer in watcher.layers:
+                if layer < len(blocks):
+                    hook = self._before(watcher, layer)
+                    self._hooks.append(
+                        blocks[layer].register_forward_pre_hook(hook, with_kwargs=True)
+                    )
+                else:
+                    hook = self._after(watcher, layer)
+                    self._hooks.append(blocks[-1].register_forward_hook(hook, with_kwargs=True))
+        if watchers:
+            self._hooks.append(decoder.register_forward_hook(self._end, with_kwargs=True))
+
+    def restart(self) -> None:
+        """Every request in flight begins again, and no prefix is taken from what was cached."""
+        scheduler = self._scheduler
+        for state in list(scheduler.active_requests.values()):
+            self._cache.free_blocks(state.request_id, no_cache=True)
+            scheduler.finish_request(state.request_id)
+            scheduler.add_waiting_request(state.create_equivalent_initial_request())
+        self._cache.evict_cached_blocks()
+
+    # -- inside
+
+    @property
+    def _scheduler(self) -> Any:
+        return self._manager.batch_processor.scheduler
+
+    def _make_manager(self) -> Any:
+        sizes = self.settings
+        SCHEDULER_MAPPING["pillion"] = _Scheduler
+        config = ContinuousBatchingConfig(
+            page_size=sizes.page_tokens,
+            num_blocks=-(-sizes.cache_tokens // sizes.page_tokens),
+            max_batch_tokens=sizes.max_chunk_tokens,
+            max_requests_per_batch=min(sizes.max_requests, sizes.max_chunk_tokens),
+            scheduler_type="pillion",
+            # Hooks are Python: no captured graphs, and no step begun before the last one is read.
+            max_blocks_per_request=0,
+            use_async_batching=False,
+            use_cuda_graph=False,
+            auto_switch_to_flash=False,
+        )
+        plain = GenerationConfig(do_sample=False, eos_token_id=-1)
+        try:
+            with torch.inference_mode():
+                manager: Any = self.backend.model.init_continuous_batching(plain, config)
+                manager.logit_processor = _processors(self._draws)
+                manager.output_router = _Router(self._hand_over)
+                manager.warmup()  # makes the cache; no graph is captured
+        except (ValueError, MemoryError) as error:
+            raise ConfigError(
+                f"Model {self.backend.identity.name!r} cannot be served with {sizes}: {error}."
+            ) from error
+        return manager
+
+    def _hand_over(self, outputs: Sequence[Any]) -> None:
+        drawn = [self._drawn(output) for output in outputs if output.request_id in self._tickets]
+        self._draws.clear()
+        if drawn:
+            self._deliver(drawn)
+
+    def _drawn(self, output: Any) -> Drawn:
+        request = output.request_id
+        if output.status == RequestStatus.FAILED:
+            return Drawn(request, failure=output.error or "unknown")
+        if request in self._draws.failed:
+            return Drawn(request, failure="the model's logits are not finite")
+        token = output.generated_tokens[-1]
+        over = None
+        if output.is_finished():
+            over = "stop" if token in self.backend.end_ids else "length"
+        return Drawn(request, token, over, None, *self._draws.logprobs(request, token))
+
+    def _unhook(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def _ours(self, kwargs: dict[str, Any]) -> bool:
+        """Whether a pass is a step of ours: others run the model while we are paused."""
+        return kwargs.get(self.backend.cache_word) is self._cache
+
+    def _begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self._ours(kwargs):
+            return
+        step = self._step(kwargs)
+        for chunk in step.chunks:
+            self._cached.setdefault(chunk.request, chunk.start)
+        for watcher in self._watchers:
+            watcher.start(step)
+
+    def _before(self, watcher: PagedWatcher, layer: int) -> Callable[..., None]:
+        def show(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if self._ours(kwargs):
+                watcher.see(layer, args[0] if args else kwargs["hidden_states"])
+
+        return show
+
+    def _after(self, watcher: PagedWatcher, layer: int) -> Callable[..., None]:
+        def show(_: nn.Module, __: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            if self._ours(kwargs):
+                watcher.see(layer, output[0] if isinstance(output, tuple) else output)
+
+        return show
+
+    def _end(self, _: nn.Module, __: tuple[Any, ...], kwargs: dict[str, Any], ___: Any) -> None:
+        if self._ours(kwargs):
+            for watcher in self._watchers:
+                watcher.end()
+
+    def _step(self, kwargs: dict[str, Any]) -> PagedStep:
+        pages: Any = self._pages
+        chunks, first = list[Chunk](), 0
+        for one in self._manager.batch_processor.inputs_and_outputs.requests_in_batch:
+            count, draws = one.query_length, one.has_new_token
+            start = one.state.position_offset - count  # moved on before the step
+            chunks.append(Chunk(one.state.request_id, start, count, first, draws))
+            first += count
+        slots = self._slots(kwargs["write_index"][pages.index])
+        read, bounds = kwargs["read_index"][pages.index], kwargs["cu_seq_lens_k"][FULL].tolist()
+
+        def history(index: int) -> Int[Tensor, " past"]:
+            # Nothing is read where every chunk is a prompt's first: then it is the whole history.
+            places = self._slots(read) if len(read) else slots
+            return places[bounds[index] : bounds[index + 1]]
+
+        return PagedStep(tuple(chunks), slots, history)
+
+    def _slots(self, index: Int[Tensor, " token"]) -> Int[Tensor, " token"]:
+        """From rows of the first layer's keys, which lie between all others, to tokens."""
+        pages: Any = self._pages
+        page = torch.div(index, pages.block_physical_stride, rounding_mode="floor")
+        return page * pages.tokens_per_page + index % pages.block_physical_stride
+
+
+class _Scheduler(FIFOScheduler):
+    """transformers' own, with a counter and one repair.
+
+    After a preemption new requests wait until one finishes; cancelling the last one left them
+    waiting for ever (transformers 5.24).
+    """
+
+    preemptions = 0
+
+    def add_waiting_request(self, state: Any) -> None:
+        self.preemptions += bool(state._true_initial_tokens)
+        super().add_waiting_request(state)
+
+    def clear_cancelled_requests(self) -> list[Any]:
+        gone = super().clear_cancelled_requests()
+        if gone:
+            self.block_new_requests = False
+        return gone
+
+
+class _Router(OutputRouter):
+    """Hands the outputs of a step over together, in the engine's thread."""
+
+    def __init__(self, hand_over: Callable[[Sequence[Any]], None]) -> None:
+        super().__init__()
+        self.hand_over = hand_over
+
+    def deliver(self, output: Any) -> None:
+        self.hand_over([output])
+
+    def deliver_batch(self, outputs: list[Any]) -> None:
+        self.hand_over(outputs)
+
+
+class _Draws(ContinuousBatchingLogitsProcessor):
+    """Draws each request's token in its own way; the engine then takes the likeliest.
+
+    transformers knows a temperature and top_p a request, but one way to draw for all, no seed, and
+    log-probabilities after the temperature only.
+    """
+
+    def __init__(self, tickets: dict[str, Ticket]) -> None:
+        self.supported_kwargs, self.ignored_kwargs = {}, ()
+        self.tickets = tickets
+        self.rows: list[tuple[int, Ticket]] = []
+        self.failed: set[str] = set()
+        self.logs: dict[str, tuple[int, Float[Tensor, " vocab"]]] = {}
+
+    def fill_defaults(self, int32_tensor: Tensor) -> None:
+        int32_tensor.zero_()
+
+    def prepare_tensor_args(self, requests_with_new_token: list[Any]) -> Int[Tensor, " none"]:
+        """Notes whose logits the next rows are; needs no argument on the device."""
+        named = [self.tickets.get(f.state.request_id) for f in requests_with_new_token]
+        self.rows = [
+            (row, ticket)
+            for row, ticket in enumerate(named)
+            if ticket and (ticket.draw or ticket.top_logprobs is not None)
+        ]
+        return torch.zeros(0, dtype=torch.int32)
+
+    def __call__(
+        self, scores: Float[Tensor, "row vocab"], tensor_arg: Tensor
+    ) -> Float[Tensor, "row vocab"]:
+        """The logits; where a token was drawn, it is the likeliest."""
+        for row, ticket in self.rows:
+            logits = scores[row : row + 1]
+            if not bool(torch.isfinite(logits.sum())):  # one request must not end all others
+                self.failed.add(ticket.request)
+                continue
+            if ticket.top_logprobs is not None:
+                self.logs[ticket.request] = ticket.top_logprobs, logits[0].log_softmax(-1)
+            if ticket.draw:
+                scores[row, ticket.draw(logits)] = torch.inf
+        return scores
+
+    def logprobs(
+        self, request: str, token: int
+    ) -> tuple[float | None, tuple[tuple[int, float], ...]]:
+        """Log-probability of the token that was drawn, and of the likeliest ones."""
+        if request not in self.logs:
+            return None, ()
+        top, logs = self.logs[request]
+        best = logs.topk(top)
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return float(logs[token]), tuple(pairs)
+
+    def clear(self) -> None:
+        """The tokens of the step have been handed over."""
+        self.logs.clear()
+        self.failed.clear()
+
+
+def _processors(draws: _Draws) -> ContinuousBatchingLogitsProcessorList:
+    found = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([draws]))
+    found.tensors_required = 1  # a row of arguments, which stays empty
+    return found

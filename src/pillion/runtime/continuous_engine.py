@@ -1,0 +1,282 @@
+"""Serves a transformers model to many requests at once, with probes riding in the same passes.
+
+transformers' continuous batching runs in a thread of its own; what it draws and what the probes
+read goes to the event loop once a step. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+from pillion.backends import Backend
+from pillion.backends.paged import Drawn, PagedSettings, Ticket
+from pillion.core import Template, Verdict
+from pillion.errors import ConfigError, RunError, StateError
+from pillion.probe import Artefact
+from pillion.runtime.classifier import Classifier
+from pillion.runtime.engine import (
+    Engine,
+    EngineStats,
+    Event,
+    Finished,
+    PromptRead,
+    Request,
+    TokenSampled,
+    check_room,
+    check_rows,
+    chosen,
+)
+from pillion.runtime.language_model import Detokenizer
+from pillion.runtime.paged_reading import PagedReading, Probs
+from pillion.runtime.sampling import Sampler
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a step gave a request: a token, and what the probes said with it."""
+
+    drawn: Drawn
+    prompt: Probs | None
+    answer: Probs | None
+    fault: str | None
+    cached_tokens: int
+
+
+@dataclass
+class Flight:
+    """A request on its way."""
+
+    reading: PagedReading | None
+    prompt_tokens: int
+    begun: bool = False
+    inbox: asyncio.Queue[Said] = field(default_factory=lambda: asyncio.Queue[Said]())
+
+
+class ContinuousEngine(Engine):
+    """transformers' continuous batching with probes; see `Engine`.
+
+    Args:
+        backend: a transformers model, which the engine has for itself from `start` on.
+        probes: those that ride from the start.
+        settings: how much is held and done at once.
+
+    Raises:
+        ConfigError: another kind of backend, sizes that do not fit the machine, or a probe that
+            reads whole states.
+        MismatchError: a probe of another model.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        probes: Sequence[Artefact] = (),
+        settings: PagedSettings | None = None,
+    ) -> None:
+        from pillion.backends.continuous import ContinuousBatching
+        from pillion.backends.transformers import TransformersBackend
+
+        if not isinstance(backend, TransformersBackend):
+            raise ConfigError(
+                f"Continuous batching needs a model of transformers, got {backend.identity.name!r};"
+                " serve that one with PlainEngine."
+            )
+        self.backend = backend
+        self.identity, self.end_ids = backend.identity, backend.end_ids
+        self._batching = ContinuousBatching(backend, settings or PagedSettings(), self._deliver)
+        self._classifier = Classifier(backend, self._batching.paused)
+        self._flights: dict[str, Flight] = {}
+        self._ids = count()
+        self._swap = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        self._counts = EngineStats()
+        self._readings: list[PagedReading] = []
+        self._use(self._checked(probes), self._new_reading(probes))
+
+    @property
+    def probes(self) -> Mapping[str, Artefact]:
+        """The probes that ride now, by name."""
+        return dict(self._probes)
+
+    def encode(self, text: str, template: Template) -> list[int]:
+        """Token ids of a text, wrapped as the template says."""
+        return self.backend.encode(text, template)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a conversation, up to where the answer begins."""
+        return self.backend.encode_chat(messages)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids, without special tokens."""
+        return self.backend.decode(token_ids)
+
+    async def start(self) -> None:
+        """Begins to take steps."""
+        self._loop = asyncio.get_running_loop()
+        self._batching.start()
+
+    async def submit(self, request: Request) -> AsyncGenerator[Event]:
+        """The events of one request; see `Engine.submit`."""
+        check_room(request, min(self.identity.context_tokens, self._batching.capacity_tokens))
+        ticket = self._ticket(request)
+        flight = Flight(self._reading, len(request.token_ids))
+        if flight.reading is not None:
+            flight.reading.enter(ticket.request, len(request.token_ids))
+        self._flights[ticket.request] = flight
+        over = False
+        try:
+            self._batching.add(ticket)
+            text, first = Detokenizer(self.backend), True
+            while not over:
+                said = await flight.inbox.get()
+                over = said.drawn.failure is not None or said.drawn.finished is not None
+                for event in self._events(said, flight, text, first):
+                    yield event
+                first = False
+        finally:
+            self._land(ticket.request, flight, over)
+
+    async def classify(
+        self, rows: Sequence[Sequence[int]], probes: Sequence[str] | None = None
+    ) -> list[dict[str, Verdict]]:
+        """Verdicts of token rows; see `Engine.classify`. Calls that wait run together."""
+        artefacts = chosen(self._probes, probes)
+        check_rows(rows, self.identity.context_tokens)
+        if not artefacts or not rows:
+            return [{} for _ in rows]
+        return await self._classifier.classify(rows, artefacts)
+
+    async def set_probes(self, probes: Sequence[Artefact]) -> None:
+        """Replaces the riding probes; requests in flight begin again, with those that they had."""
+        async with self._swap:
+            named = self._checked(probes)
+            reading = await asyncio.to_thread(self._new_reading, probes)
+            await asyncio.to_thread(self._replace, named, reading)
+
+    def stats(self) -> EngineStats:
+        """What has been done and what is going on."""
+        seconds = sum(reading.seconds for reading in self._readings)
+        return replace(
+            self._counts,
+            waiting=self._batching.waiting,
+            running=self._batching.running,
+            preemptions=self._batching.preemptions,
+            probe_seconds=self._counts.probe_seconds + seconds + self._classifier.seconds,
+        )
+
+    async def close(self) -> None:
+        """Stops; what is in flight ends with a RunError."""
+        self._closed = True
+        await asyncio.to_thread(self._batching.close)
+
+    # -- inside, on the event loop
+
+    def _ticket(self, request: Request) -> Ticket:
+        draw = Sampler(request.sampling, self.backend.device)
+        return Ticket(
+            request=f"{next(self._ids)}",  # a name may come again while it is being cancelled
+            token_ids=request.token_ids,
+            max_tokens=request.max_tokens,
+            draw=draw if request.sampling.temperature > 0 else None,
+            top_logprobs=request.top_logprobs,
+        )
+
+    def _events(
+        self, said: Said, flight: Flight, text: Detokenizer, first: bool
+    ) -> Iterator[Event]:
+        drawn, reading = said.drawn, flight.reading
+        if drawn.failure is not None:
+            why = "is shutting down" if self._closed else f"failed ({drawn.failure})"
+            raise RunError(f"The engine {why}; ask again when it is back.")
+        if said.fault is not None:
+            raise StateError(said.fault)
+        if first:
+            read = {} if reading is None else reading.verdicts(said.prompt)
+            yield PromptRead(read, said.cached_tokens)
+        verdicts = {} if reading is None else reading.verdicts(said.answer)
+        if drawn.token_id not in self.end_ids:
+            words = text.add(drawn.token_id, drawn.finished is not None)
+            logprobs = drawn.logprob, drawn.top_logprobs
+            yield TokenSampled(drawn.token_id, words, verdicts, *logprobs)
+        if drawn.finished is not None:
+            yield Finished(drawn.finished, verdicts)
+
+    def _land(self, request: str, flight: Flight, over: bool) -> None:
+        self._flights.pop(request, None)
+        if flight.reading is not None:
+            flight.reading.leave(request)
+        if over:
+            self._batching.forget(request)
+        else:
+            self._batching.cancel(request)
+
+    def _hand_out(self, said: Sequence[tuple[Flight, Said]]) -> None:
+        for flight, one in said:
+            flight.inbox.put_nowait(one)
+
+    # -- inside, in the engine's thread
+
+    def _deliver(self, drawn: list[Drawn]) -> None:
+        """What a step drew, with what the probes said in it, goes to the event loop."""
+        said: list[tuple[Flight, Said]] = []
+        for one in drawn:
+            flight = self._flights.get(one.request)
+            if flight is not None:
+                said.append((flight, self._said(one, flight)))
+        if len(self._readings) > 1:
+            self._drop_old_readings()
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._hand_out, said)
+
+    def _said(self, drawn: Drawn, flight: Flight) -> Said:
+        cached = self._batching.cached_tokens(drawn.request)
+        lane = flight.reading.lanes.get(drawn.request) if flight.reading else None
+        counts = self._counts
+        begun = not flight.begun and drawn.failure is None
+        flight.begun |= begun
+        self._counts = replace(
+            counts,
+            prompt_tokens=counts.prompt_tokens + begun * flight.prompt_tokens,
+            cached_tokens=counts.cached_tokens + begun * cached,
+            generated_tokens=counts.generated_tokens + (drawn.failure is None),
+        )
+        if lane is None:
+            return Said(drawn, None, None, None, cached)
+        return Said(drawn, lane.prompt, lane.answer, lane.fault, cached)
+
+    def _drop_old_readings(self) -> None:
+        """A reading that was replaced goes with the last request that it follows."""
+        used = {id(flight.reading) for flight in list(self._flights.values())}
+        kept = [r for r in self._readings if r is self._reading or id(r) in used]
+        if len(kept) < len(self._readings):
+            gone = sum(r.seconds for r in self._readings if r not in kept)
+            self._counts = replace(self._counts, probe_seconds=self._counts.probe_seconds + gone)
+            self._readings = kept
+            self._batching.watch(kept)
+
+    # -- inside, in a thread of the swap's own
+
+    def _replace(self, named: dict[str, Artefact], reading: PagedReading | None) -> None:
+        with self._batching.paused():
+            self._use(named, reading)
+            self._batching.restart()
+
+    def _use(self, named: dict[str, Artefact], reading: PagedReading | None) -> None:
+        if reading is not None:
+            self._readings = [*self._readings, reading]
+        self._probes, self._reading = named, reading
+        self._batching.watch(self._readings)
+
+    def _checked(self, probes: Sequence[Artefact]) -> dict[str, Artefact]:
+        for artefact in probes:
+            artefact.check(self.identity)
+        return {artefact.name: artefact for artefact in probes}
+
+    def _new_reading(self, probes: Sequence[Artefact]) -> PagedReading | None:
+        if not probes:
+            return None
+        slots = self._batching.num_slots
+        return PagedReading(probes, self.backend.device, self.backend.dtype, slots)

@@ -1,0 +1,306 @@
+"""The law of serving: whatever else is in flight, a verdict is that of the same tokens alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import torch
+
+from pillion.backends.transformers import TransformersBackend
+from pillion.probe import Artefact
+from pillion.runtime import (
+    ContinuousEngine,
+    Finished,
+    LanguageModel,
+    PagedSettings,
+    PromptRead,
+    Request,
+    TokenSampled,
+)
+from pillion.runtime.paged_group import PagedGroup, Span
+from tiny_models import (
+    all_artefacts,
+    full_states,
+    make_artefact,
+    offline,
+    probs_of,
+    random_ids,
+    tiny_model,
+    tiny_tokenizer,
+)
+
+SMALL = PagedSettings(page_tokens=4, cache_tokens=1024, max_chunk_tokens=32)
+"""Chunks shorter than most prompts."""
+TIGHT = PagedSettings(page_tokens=4, cache_tokens=160, max_chunk_tokens=32)
+"""A cache that the requests of a test do not fit in together."""
+EXACT = 1e-4
+
+
+@pytest.fixture(params=["llama", "qwen3"])
+def backend(request: pytest.FixtureRequest) -> TransformersBackend:
+    return TransformersBackend(tiny_model(request.param), tiny_tokenizer(), "tiny")
+
+
+@pytest.fixture
+def every(backend: TransformersBackend) -> list[Artefact]:
+    """Probes of every aggregator that can be tapped; some read other layers."""
+    probes = [a for a in all_artefacts(backend.identity) if a.network.tap() is not None]
+    return [*probes, make_artefact("first", backend.identity, layers=(0, 2), seed=9)]
+
+
+@asynccontextmanager
+async def serving(
+    backend: TransformersBackend, probes: Sequence[Artefact], settings: PagedSettings = SMALL
+) -> AsyncIterator[ContinuousEngine]:
+    engine = ContinuousEngine(backend, probes, settings)
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+async def answer(engine: ContinuousEngine, ids: Sequence[int], max_tokens: int = 9) -> list[Any]:
+    return [event async for event in engine.submit(Request("same", tuple(ids), max_tokens))]
+
+
+def prompts(count: int = 6) -> list[list[int]]:
+    """Prompts of 4 to 70 tokens; every other one begins like those before it."""
+    shared = random_ids(33, seed=50)
+    lengths = (4, 37, 1, 18, 25, 30, 9, 12)
+    return [
+        (shared if i % 2 else []) + random_ids(lengths[i % 8] + 3, seed=i) for i in range(count)
+    ]
+
+
+def tokens_of(events: Sequence[Any]) -> list[TokenSampled]:
+    return [event for event in events if isinstance(event, TokenSampled)]
+
+
+def worst(
+    backend: TransformersBackend, probes: Sequence[Artefact], ids: list[int], events: Sequence[Any]
+) -> float:
+    """The largest error of any probability in the events of a request, prompt and answer."""
+    first, *_, last = events
+    assert isinstance(first, PromptRead) and isinstance(last, Finished)
+    tokens = tokens_of(events)
+    states = full_states(backend, [*ids, *(token.token_id for token in tokens)])
+    errors: list[float] = []
+
+    def compare(verdicts: Any, begin: int, end: int) -> None:
+        assert set(verdicts) == {probe.name for probe in probes}
+        for probe in probes:
+            got = probs_of(verdicts[probe.name], probe)
+            errors.append((got - offline(probe, states[:, begin:end])).abs().max().item())
+
+    compare(first.verdicts, 0, len(ids))
+    assert tokens[0].verdicts == {}
+    for place in range(1, len(tokens), 3):
+        compare(tokens[place].verdicts, len(ids), len(ids) + place)
+    compare(last.verdicts, len(ids), len(ids) + len(tokens) - (last.reason == "length"))
+    return max(errors)
+
+
+def test_verdicts_under_load_are_those_of_the_tokens_alone(
+    backend: TransformersBackend, every: list[Artefact]
+) -> None:
+    async def load() -> tuple[list[Any], Any]:
+        async with serving(backend, every) as engine:
+            first = await asyncio.gather(*(answer(engine, ids) for ids in prompts()))
+            again = await asyncio.gather(*(answer(engine, ids) for ids in prompts()))
+            return [*first, *again], engine.stats()
+
+    found, stats = asyncio.run(load())
+    hits = [events[0].cached_tokens for events in found]
+    assert sum(hits) == stats.cached_tokens > 0
+    assert max(hits) >= 32, "no prefix of several pages was shared"
+    assert stats.running == stats.waiting == 0
+    assert stats.prompt_tokens == 2 * sum(map(len, prompts()))
+    assert stats.generated_tokens == sum(len(tokens_of(events)) for events in found)
+    for ids, events in zip([*prompts(), *prompts()], found, strict=True):
+        assert worst(backend, every, ids, events) < EXACT
+
+
+def test_verdicts_and_tokens_equal_those_of_the_language_model(
+    backend: TransformersBackend, every: list[Artefact]
+) -> None:
+    texts = ["A question?", "Another, longer question than the first.", "A question? And more."]
+    lm = LanguageModel(backend)
+
+    async def load() -> list[Any]:
+        async with serving(backend, every) as engine:
+            rows = [engine.encode(text, "raw") for text in texts]
+            return await asyncio.gather(*(answer(engine, ids) for ids in rows))
+
+    for text, events in zip(texts, asyncio.run(load()), strict=True):
+        (offline_verdicts,) = lm.score([text], every, "raw")
+        alone = lm.stream(text, every, max_tokens=9, template="raw")
+        assert [t.token_id for t in tokens_of(events)] == [t.token_id for t in alone]
+        assert alone.result is not None
+        for probe in every:
+            for got, want in (
+                (events[0].verdicts, offline_verdicts),
+                (events[-1].verdicts, alone.result.response),
+            ):
+                one, two = (probs_of(v[probe.name], probe) for v in (got, want))
+                assert (one - two).abs().max() < EXACT
+
+
+def test_pooling_only_the_rows_of_the_step_is_clearly_another_result(
+    backend: TransformersBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: without the slots, a prefix hit and a second chunk are forgotten."""
+    probe = make_artefact("p", backend.identity)
+
+    def step_only(self: Any, step: Any, span: Span) -> Any:
+        chunk = step.chunks[span.chunk_id]
+        return self._values[:, :, chunk.first : chunk.first + chunk.num_tokens]
+
+    monkeypatch.setattr(PagedGroup, "_of_span", step_only)
+    shared, other = random_ids(24, seed=50), random_ids(70, seed=3)
+
+    async def load() -> list[Any]:
+        async with serving(backend, [probe]) as engine:
+            await answer(engine, shared)
+            return [await answer(engine, [*shared, 5, 6]), await answer(engine, other)]
+
+    hit, chunked = asyncio.run(load())
+    assert hit[0].cached_tokens == 24
+    assert worst(backend, [probe], [*shared, 5, 6], hit) > 0.02
+    assert worst(backend, [probe], other, chunked) > 0.02
+
+
+def test_requests_that_are_put_back_and_begun_again_keep_their_verdicts(
+    backend: TransformersBackend, every: list[Artefact]
+) -> None:
+    rows = [random_ids(20 + i, seed=i) for i in range(5)]
+
+    async def load() -> tuple[list[Any], Any]:
+        async with serving(backend, every, TIGHT) as engine:
+            found = await asyncio.gather(*(answer(engine, ids, 28) for ids in rows))
+            return found, engine.stats()
+
+    found, stats = asyncio.run(load())
+    assert stats.preemptions > 0, "nothing was put back"
+    for ids, events in zip(rows, found, strict=True):
+        assert len(tokens_of(events)) == 28
+        assert worst(backend, every, ids, events) < EXACT
+
+
+def test_requests_that_are_given_up_leave_their_slots_and_others_alone(
+    backend: TransformersBackend, every: list[Artefact]
+) -> None:
+    rows = [random_ids(20 + i, seed=i) for i in range(8)]
+
+    async def give_up(engine: ContinuousEngine, ids: list[int], after: int) -> None:
+        events = engine.submit(Request("same", tuple(ids), 60))
+        for _ in range(after):
+            await anext(events)
+        await events.aclose()
+
+    async def load() -> tuple[list[Any], Any]:
+        async with serving(backend, every, TIGHT) as engine:
+            for _ in range(2):  # all of them: those who wait must still get their turn
+                await asyncio.gather(*(give_up(engine, ids, 3) for ids in rows))
+            found, _ = await asyncio.gather(
+                asyncio.gather(*(answer(engine, ids, 12) for ids in rows[:4])),
+                asyncio.gather(*(give_up(engine, ids, 5) for ids in rows[4:])),
+            )
+            while engine.stats().running:
+                await asyncio.sleep(0.01)
+            assert await answer(engine, random_ids(100, seed=3), 40)  # nearly the whole cache
+            return found, engine.stats()
+
+    found, stats = asyncio.run(load())
+    assert stats.running == stats.waiting == 0
+    for ids, events in zip(rows[:4], found, strict=True):
+        assert worst(backend, every, ids, events) < EXACT
+
+
+def test_probes_are_swapped_between_steps_and_old_prefixes_are_dropped(
+    backend: TransformersBackend, every: list[Artefact]
+) -> None:
+    old, new = every[:3], [make_artefact("new", backend.identity, seed=11)]
+    ids, other = random_ids(30, seed=1), random_ids(21, seed=2)
+
+    async def load() -> tuple[list[Any], list[Any], list[Any], list[Any]]:
+        async with serving(backend, old) as engine:
+            await answer(engine, ids)
+            early = engine.submit(Request("early", tuple(other), 30))
+            events = [await anext(early) for _ in range(4)]
+            await engine.set_probes(new)
+            assert list(engine.probes) == ["new"]
+            first, (rest) = await asyncio.gather(answer(engine, ids), _rest(early))
+            hit = await answer(engine, ids)
+            await engine.set_probes([])
+            bare = await answer(engine, ids)
+            assert bare[0].verdicts == bare[-1].verdicts == {}
+            return [*events, *rest], first, hit, bare
+
+    early, first, hit, bare = asyncio.run(load())
+    assert first[0].cached_tokens == bare[0].cached_tokens == 0 < hit[0].cached_tokens
+    assert worst(backend, old, other, early) < EXACT
+    for events in (first, hit):
+        assert worst(backend, new, ids, events) < EXACT
+
+
+async def _rest(events: Any) -> list[Any]:
+    return [event async for event in events]
+
+
+def test_texts_are_classified_while_others_are_answered(
+    backend: TransformersBackend, every: list[Artefact]
+) -> None:
+    rows = prompts(7)
+
+    async def load() -> tuple[list[Any], list[Any], list[Any]]:
+        async with serving(backend, every) as engine:
+            answered = [asyncio.create_task(answer(engine, ids, 20)) for ids in rows[:3]]
+            await asyncio.sleep(0.05)
+            one_by_one = await asyncio.gather(*(engine.classify([row]) for row in rows))
+            together = await engine.classify(rows)
+            return [found[0] for found in one_by_one], together, await asyncio.gather(*answered)
+
+    one_by_one, together, answered = asyncio.run(load())
+    for ids, *found in zip(rows, one_by_one, together, strict=True):
+        states = full_states(backend, ids)
+        for verdicts in found:
+            for probe in every:
+                got = probs_of(verdicts[probe.name], probe)
+                assert (got - offline(probe, states)).abs().max() < EXACT
+    for ids, events in zip(rows, answered, strict=False):
+        assert worst(backend, every, ids, events) < EXACT
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("dtype, near", [(torch.float32, EXACT), (torch.bfloat16, 0.05)], ids=str)
+def test_the_embedded_model_serves_the_verdicts_that_it_scores(
+    dtype: torch.dtype, near: float
+) -> None:
+    from pillion.backends import load_backend
+
+    backend = load_backend(dtype=str(dtype).removeprefix("torch."))
+    assert isinstance(backend, TransformersBackend)
+    probes = [make_artefact(name, backend.identity, seed=i) for i, name in enumerate("abc")]
+    shared = "You are a careful assistant. Answer in one short sentence, and never guess. "
+    texts = [shared + question for question in ("Why is the sky blue?", "What is a lake?", "Hm?")]
+    settings = PagedSettings(page_tokens=8, cache_tokens=1024, max_chunk_tokens=24)
+
+    async def load() -> tuple[list[Any], Any]:
+        async with serving(backend, probes, settings) as engine:
+            rows = [engine.encode(text, "chat") for text in texts]
+            first = await answer(engine, rows[0], 6)
+            others = await asyncio.gather(*(answer(engine, ids, 6) for ids in rows[1:]))
+            return [first, *others], engine.stats()
+
+    found, stats = asyncio.run(load())
+    assert stats.cached_tokens > 0
+    wanted = LanguageModel(backend).score(texts, probes, "chat")
+    for events, verdicts in zip(found, wanted, strict=True):
+        for probe in probes:
+            one, two = (probs_of(v[probe.name], probe) for v in (events[0].verdicts, verdicts))
+            assert (one - two).abs().max() < near
