@@ -31,7 +31,7 @@ from pillion.runtime import (
     pad_batch,
     watch,
 )
-from pillion.runtime.reading import HELD_TOKENS
+from pillion.runtime.reading import FOLDED_TOKENS, HELD_TOKENS
 from tiny_models import (
     all_artefacts,
     distance,
@@ -659,8 +659,9 @@ def held(backend: Backend, probes: Sequence[Artefact], tokens: int) -> tuple[int
 
 
 def test_gates_keep_less_than_2_percent_of_the_states_bytes(backend: TransformersBackend) -> None:
-    probes = [a for a in all_artefacts(backend.identity) if a.card.probe.startswith("gate")]
-    said, counted, states = held(backend, probes, 512)
+    known = all_artefacts(backend.identity)
+    probes = [a for a in known if a.card.probe in {"gate", "gate-paper"}]
+    said, counted, states = held(backend, probes, FOLDED_TOKENS + 1)
 
     assert len(probes) == 4
     assert 0 < said < 0.02 * states
@@ -684,7 +685,19 @@ def test_a_kv_cache_is_freed_as_soon_as_nobody_else_holds_it(
 def test_what_gates_keep_does_not_grow_with_the_prompt(backend: TransformersBackend) -> None:
     probe = make_artefact("p", backend.identity)
 
-    assert held(backend, [probe], 40)[0] == held(backend, [probe], 400)[0]
+    one, two = (held(backend, [probe], FOLDED_TOKENS + more)[0] for more in (1, 200))
+    assert one == two
+
+
+def test_a_chunk_that_is_folded_in_one_go_keeps_its_values_and_no_states(
+    backend: TransformersBackend,
+) -> None:
+    probe = make_artefact("p", backend.identity)
+    tap = probe.network.tap()
+    assert tap is not None
+    values = len(probe.card.layers) * FOLDED_TOKENS * tap.num_values * 4
+    for measured in held(backend, [probe], FOLDED_TOKENS)[:2]:
+        assert values <= measured < 1.05 * values
 
 
 def test_the_count_of_bytes_sees_states_that_are_kept(backend: TransformersBackend) -> None:

@@ -56,18 +56,44 @@ class Group:
             return 0
         return sum(t.numel() * t.element_size() for t in (self.own, self.common))
 
+    def empty_values(
+        self, num_layers: int, batch: int, chunk: int
+    ) -> Float[Tensor, "layer batch chunk tap"]:
+        """Room for the values of so many layers."""
+        taps = self.own.shape[-1] + self.common.shape[-1]
+        return torch.empty(num_layers, batch, chunk, taps, device=self.own.device)
+
     def layer_values(
-        self, index: int, hidden: Float[Tensor, "batch chunk dim"]
+        self,
+        index: int,
+        hidden: Float[Tensor, "batch chunk dim"],
+        out: Float[Tensor, "batch chunk tap"] | None = None,
     ) -> Float[Tensor, "1 batch chunk tap"]:
-        """Values of one layer, the index-th of `layers`, in fp32."""
+        """Values of one layer, the index-th of `layers`, in fp32.
+
+        Args:
+            index: of the layer.
+            hidden: its states.
+            out: where the values go; None for a place of their own.
+        """
         if not self.tapped:
             return hidden.float()[None]
-        states = hidden.to(self.dtype)
-        own, common = states @ self.own[index], states @ self.common
-        values = torch.cat([own, common], -1).float()
+        if out is None:
+            (out,) = self.empty_values(1, *hidden.shape[:2])
+        states = hidden.to(self.dtype).reshape(-1, hidden.shape[-1])
+        flat, width = out.view(len(states), -1), self.own.shape[-1]
+        # Each product goes straight to its columns: no copy puts them side by side.
+        for columns, weight in (
+            (flat[:, :width], self.own[index]),
+            (flat[:, width:], self.common),
+        ):
+            if self.dtype == out.dtype:
+                torch.mm(states, weight, out=columns)
+            else:
+                columns.copy_(states @ weight)
         if self.normalise:
-            values *= inverse_rms(states.float())[..., None]
-        return values[None]
+            flat *= inverse_rms(states.float())[:, None]
+        return out[None]
 
     def all_values(
         self, hidden: Float[Tensor, "layer batch chunk dim"]

@@ -26,6 +26,10 @@ HELD_TOKENS = 16
 """Chunks up to this many tokens (all rows) are tapped in one go after the last layer: their states
 are a few kilobytes a layer, and few large operations beat many small ones."""
 
+FOLDED_TOKENS = 512
+"""Chunks up to this many tokens (all rows) keep the values of all layers, a few megabytes, and fold
+them in one go; a longer chunk folds each layer where it is seen."""
+
 
 _NO_STEP = Step(torch.zeros(0, 0, dtype=torch.bool), None, 0)
 
@@ -81,6 +85,7 @@ class Reading:
         self._before: Track | None = None
         self._segments: Segments | None = None
         self._held: list[Tensor] = []
+        self._values: list[Tensor | None] = []
         self._folded: list[list[State]] = []
         self._cache: weakref.ref[object] | None = None
         self._own: weakref.ref[object] | None = None
@@ -99,6 +104,11 @@ class Reading:
             return
         self._step, self._held = step, []
         self._folded = [[] for _ in self.groups]
+        together = HELD_TOKENS < step.mask.numel() <= FOLDED_TOKENS
+        self._values = [
+            g.empty_values(len(g.layers), *step.mask.shape) if together and g.tapped else None
+            for g in self.groups
+        ]
         self._before = self._tracks.get(step.cache) if step.past_tokens else None
         if step.past_tokens and (
             self._before is None or self._before.num_tokens != step.past_tokens
@@ -124,11 +134,13 @@ class Reading:
         if self._step.mask.numel() <= HELD_TOKENS:
             self._held.append(hidden)
             return
-        for one, place, states in zip(self.groups, self._place, self._folded, strict=True):
-            if layer in place:
-                values = one.layer_values(place[layer], hidden)
-                self._check((layer,), values)
-                states.append(self._summarise(one, values))
+        for i, (one, place) in enumerate(zip(self.groups, self._place, strict=True)):
+            index, room = place.get(layer), self._values[i]
+            if index is None:
+                continue
+            values = one.layer_values(index, hidden, None if room is None else room[index])
+            if room is None:
+                self._fold(i, (layer,), values)
 
     def end(self, cache: object | None) -> None:
         """The pass is over: what was folded is merged with what was read before."""
@@ -136,8 +148,11 @@ class Reading:
             return
         if self._held:
             self._fold_held()
+        for i, values in enumerate(self._values):
+            if values is not None:
+                self._fold(i, self.groups[i].layers, values)
         new = tuple(join(states) for states in self._folded)
-        self._held, self._folded = [], []
+        self._held, self._values, self._folded = [], [], []
         old = self._before
         if old is None:
             rows = len(self._step.mask if self._segments is None else self._segments.mask)
@@ -208,7 +223,7 @@ class Reading:
         track = self._track
         kept = [*(track.states or ()), *track.prompt] if track else []
         tensors = {id(t): t for state in kept for t in state.values()}
-        tensors |= {id(t): t for t in self._held}
+        tensors |= {id(t): t for t in (*self._held, *self._values) if t is not None}
         tensors |= {id(t): t for g in self._folded for s in g for t in s.values()}
         return sum(t.numel() * t.element_size() for t in tensors.values())
 
@@ -221,9 +236,14 @@ class Reading:
             hidden = every
             if one.layers != self.layers:
                 hidden = every[[self.layers.index(layer) for layer in place]]
-            values = one.all_values(hidden)
-            self._check(one.layers, values)
-            self._folded[i] = [self._summarise(one, values)]
+            self._fold(i, one.layers, one.all_values(hidden))
+
+    def _fold(
+        self, group_id: int, layers: tuple[int, ...], values: Float[Tensor, "layer batch chunk tap"]
+    ) -> None:
+        """Folds the values of some of a group's layers."""
+        self._check(layers, values)
+        self._folded[group_id].append(self._summarise(self.groups[group_id], values))
 
     def _summarise(self, one: Group, values: Float[Tensor, "layer batch chunk tap"]) -> State:
         if self._segments is None:
