@@ -10,7 +10,7 @@ import torch
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 from pillion.backends import load_backend
-from pillion.backends.loading import fast_dtype
+from pillion.core.arithmetic import fast_dtype
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 

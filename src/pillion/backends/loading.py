@@ -6,7 +6,7 @@ Knows where models come from, not what is read from them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from pillion.backends.embedded import embedded_model_path
 from pillion.backends.transformers import TransformersBackend
+from pillion.core.arithmetic import fast_dtype
 from pillion.errors import ConfigError
 
 
@@ -52,26 +53,6 @@ def load_transformers(
         ) from error
     known = stored if computed.itemsize > stored.itemsize else computed
     return TransformersBackend(network.to(device).eval(), tokenizer, model, known)
-
-
-def fast_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype to compute in: as stored, or float32 on a processor that has no other arithmetic.
-
-    Without bf16 instructions products in bf16 are several times slower than in fp32, whose
-    results are those of the same weights, less rounded.
-    """
-    if device.type != "cpu" or stored.itemsize >= 4:
-        return stored
-    native = _native_dtypes(torch.cpu.get_capabilities())
-    return stored if stored in native else torch.float32
-
-
-def _native_dtypes(capabilities: Mapping[str, Any]) -> set[torch.dtype]:
-    names = {
-        torch.bfloat16: ("amx_bf16", "avx512_bf16", "bf16"),
-        torch.float16: ("amx_fp16", "avx512_fp16", "fp16_arith"),
-    }
-    return {dtype for dtype, any_of in names.items() if any(map(capabilities.get, any_of))}
 
 
 @contextlib.contextmanager

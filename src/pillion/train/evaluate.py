@@ -49,11 +49,11 @@ def evaluate_networks(
         progress: told of every batch, as stage `evaluate`.
     """
     batches = batches_by_length(source.lengths, max_tokens)
+    device = next(networks[0].parameters()).device
     found = [torch.empty(len(source.lengths), n.shape.num_outputs) for n in networks]
     done, total = 0, sum(source.lengths)
-    for row_ids, (hidden, mask) in zip(batches, read_batches(source, batches), strict=True):
-        device = next(networks[0].parameters()).device
-        hidden, mask = hidden.to(device), mask.to(device)
+    states = read_batches(source, batches, device)
+    for row_ids, (hidden, mask) in zip(batches, states, strict=True):
         scale = shared_scale(networks, hidden)
         for network, probs in zip(networks, found, strict=True):
             network.eval()

@@ -182,11 +182,12 @@ class _Run:
         """Each step's rows and its pieces, which have to be used before the next step."""
         lengths, networks = self.training.source.lengths, [one.network for one in learners]
         cut = [parts(row_ids, lengths, self.settings.max_tokens) for row_ids in batches]
-        states = read_batches(self.training.source, [piece for pieces in cut for piece in pieces])
+        flat = [piece for pieces in cut for piece in pieces]
+        states = read_batches(self.training.source, flat, self.device)
 
         def pieces_of(pieces: list[list[int]], num_rows: int) -> Iterator[Part]:
             for piece in pieces:
-                hidden, mask = (tensor.to(self.device) for tensor in next(states))
+                hidden, mask = next(states)
                 scale = shared_scale(networks, hidden)
                 yield Part(hidden, mask, scale, self.targets[piece], 1 / num_rows)
 
