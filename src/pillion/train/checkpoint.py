@@ -20,7 +20,7 @@ from pillion.errors import ConfigError, StorageError
 from pillion.train.learner import Learner
 
 FILE_NAME = "training.safetensors"
-_COUNTS = ("best_epoch", "best_score", "seconds", "curve")
+_COUNTS = ("best_epoch", "best_score", "seconds", "curve", "num_steps")
 
 
 def save_checkpoint(folder: Path, run: str, epoch: int, learners: Sequence[Learner]) -> None:
@@ -74,6 +74,7 @@ def load_checkpoint(folder: Path, run: str, learners: Sequence[Learner]) -> int:
 
 def _tensors(learner: Learner) -> dict[str, Tensor]:
     named = {f"now/{n}": p for n, p in learner.network.named_parameters()}
+    named |= {f"mean/{n}": p for n, p in learner.average.named_parameters()}
     named |= {f"best/{n}": t for n, t in learner.best.items()}
     for name, parameter in learner.network.named_parameters():
         moments = learner.optimiser.state[parameter]
@@ -86,7 +87,9 @@ def _restore(learner: Learner, tensors: dict[str, Tensor]) -> None:
     for key, tensor in tensors.items():
         kind, name = key.split("/", 1)
         groups.setdefault(kind, {})[name] = tensor
-    now, best = groups.pop("now"), groups.pop("best", {})
+    now, mean, best = groups.pop("now"), groups.pop("mean"), groups.pop("best", {})
+    for name, parameter in learner.average.named_parameters():
+        parameter.data.copy_(mean[name])
     for name, parameter in learner.network.named_parameters():
         parameter.data.copy_(now[name])
         device = parameter.device

@@ -6,6 +6,7 @@ trains beside it, nor where states come from.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from dataclasses import dataclass, field
@@ -19,6 +20,10 @@ from pillion.errors import StateError
 from pillion.probe import Network, build, make_settings
 from pillion.probe.task import Task, loss
 from pillion.train.settings import ProbeConfig
+
+AVERAGE = 0.998
+"""What a step leaves of the running mean of the weights: it spans about 500 steps, and does better
+than the weights of any one step (`docs/log.md`)."""
 
 Curve = list[dict[str, float | None]]
 """Per epoch: name -> validation metric, and `loss`, the mean training loss."""
@@ -50,6 +55,7 @@ class Learner:
     Attributes:
         config: what it is.
         network: its current weights.
+        average: their running mean, which is validated and kept.
         optimiser: AdamW over them.
         best: the weights of the best epoch, by name.
         curve: validation metrics of every epoch.
@@ -57,10 +63,12 @@ class Learner:
         best_score: validation score of that epoch.
         seconds: time spent in steps.
         loss_sum: training loss of the running epoch, added up over its steps.
+        num_steps: steps taken.
     """
 
     config: ProbeConfig
     network: Network
+    average: Network
     optimiser: torch.optim.AdamW
     best: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     curve: Curve = field(default_factory=Curve)
@@ -68,6 +76,7 @@ class Learner:
     best_score: float = -math.inf
     seconds: float = 0.0
     loss_sum: float = 0.0
+    num_steps: int = 0
 
     @classmethod
     def start(cls, config: ProbeConfig, shape: Shape, device: torch.device) -> Learner:
@@ -82,7 +91,8 @@ class Learner:
             weight_decay=config.weight_decay,
             fused=True,
         )
-        return cls(config, network, optimiser)
+        average = copy.deepcopy(network).eval().requires_grad_(False)
+        return cls(config, network, average, optimiser)
 
     def accumulate(
         self, part: Part, task: Task, weights: Float[Tensor, " label"], step: int
@@ -116,14 +126,24 @@ class Learner:
             group["lr"] = self.config.rate * share
         self.optimiser.step()
         self.optimiser.zero_grad()
+        self._average()
         self.seconds += time.perf_counter() - began
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        self.num_steps += 1
+        # The first steps move far: the mean follows them until it has something to hold on to.
+        kept = min(AVERAGE, self.num_steps / (self.num_steps + 9))
+        for mean, now in zip(self.average.parameters(), self.network.parameters(), strict=True):
+            # What is exactly zero was pruned, and stays so.
+            mean.lerp_(now, 1 - kept).mul_(now != 0)
 
     def note(self, metrics: dict[str, float | None], score: float) -> None:
         """Takes down an epoch's validation, and its weights if they are the best so far."""
         self.curve.append(metrics)
         if score > self.best_score:
             self.best_score, self.best_epoch = score, len(self.curve)
-            self.best = {n: p.detach().clone() for n, p in self.network.named_parameters()}
+            self.best = {n: p.detach().clone() for n, p in self.average.named_parameters()}
 
     def stopped(self, patience: int) -> bool:
         """Whether it has gone too long without a better score."""

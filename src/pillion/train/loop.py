@@ -114,9 +114,10 @@ def train(
 
 
 def _trained(learner: Learner) -> Trained:
-    learner.network.load_state_dict(learner.best)
-    network = learner.network.eval().requires_grad_(False)
-    return Trained(learner.config, network, learner.curve, learner.best_epoch, learner.seconds)
+    learner.average.load_state_dict(learner.best)
+    return Trained(
+        learner.config, learner.average, learner.curve, learner.best_epoch, learner.seconds
+    )
 
 
 class _Run:
@@ -195,7 +196,7 @@ class _Run:
             yield row_ids, pieces_of(pieces, len(row_ids))
 
     def _validate(self, learners: list[Learner]) -> None:
-        networks = [one.network for one in learners]
+        networks = [one.average for one in learners]
         probs = evaluate_networks(networks, self.validation.source, self.task)
         targets = torch.as_tensor(self.validation.targets)
         for learner, found in zip(learners, probs, strict=True):
