@@ -8,6 +8,7 @@ from pillion.cli import (
     generate,
     inspect,
     predict,
+    serve,
     setup,
     train,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "inspect",
     "main",
     "predict",
+    "serve",
     "setup",
     "train",
 ]

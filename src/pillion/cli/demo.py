@@ -164,7 +164,7 @@ def _cost_line(cost: dict[str, float], num_probes: int) -> str:
 
 
 def _facts(probes: Any, answers: Any, cost: dict[str, float], clock: Clock) -> dict[str, Any]:
-    from pillion.cli.output import as_json
+    from pillion.core import verdict_json
 
     return {
         "probes": {p.name: p.card.metrics for p in probes},
@@ -172,8 +172,8 @@ def _facts(probes: Any, answers: Any, cost: dict[str, float], clock: Clock) -> d
             {
                 "prompt": prompt,
                 "text": answer.text,
-                "prompt_verdicts": {n: as_json(v) for n, v in answer.prompt.items()},
-                "response_verdicts": {n: as_json(v) for n, v in answer.response.items()},
+                "prompt_verdicts": {n: verdict_json(v) for n, v in answer.prompt.items()},
+                "response_verdicts": {n: verdict_json(v) for n, v in answer.response.items()},
             }
             for prompt, answer in zip(PROMPTS, answers, strict=True)
         ],

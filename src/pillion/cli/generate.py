@@ -18,8 +18,8 @@ from pillion.cli.app import (
     app,
     print_json,
 )
-from pillion.cli.output import as_json as verdict_json
 from pillion.cli.output import check_text
+from pillion.core import verdict_json
 from pillion.errors import ConfigError
 
 

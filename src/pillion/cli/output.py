@@ -10,27 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pillion.core import Verdict
+from pillion.core import Verdict, verdict_json
 from pillion.errors import DataError, StorageError
-
-
-def as_json(verdict: Verdict, multilabel: bool = False) -> dict[str, Any]:
-    """A verdict as JSON: `label` (a list for a multi-label probe), `probs`, `threshold`.
-
-    A probe that may abstain adds `decision` (the label, or `abstain`), one with conformal sets
-    `prediction_set`.
-    """
-    label = list(verdict.labels) if multilabel else verdict.label
-    content = {
-        "label": label,
-        "probs": {label: round(prob, 6) for label, prob in verdict.probs.items()},
-        "threshold": verdict.threshold,
-    }
-    if verdict.abstained is not None:
-        content["decision"] = verdict.decision if verdict.abstained else label
-    if verdict.prediction_set is not None:
-        content["prediction_set"] = list(verdict.prediction_set)
-    return content
 
 
 def as_line(verdicts: Mapping[str, Verdict], multilabel: set[str]) -> dict[str, Any]:
@@ -40,7 +21,7 @@ def as_line(verdicts: Mapping[str, Verdict], multilabel: set[str]) -> dict[str, 
         verdicts: probe name -> verdict.
         multilabel: names of the probes whose label is a list.
     """
-    named = {name: as_json(v, name in multilabel) for name, v in verdicts.items()}
+    named = {name: verdict_json(v, name in multilabel) for name, v in verdicts.items()}
     first = next(iter(named.values()))
     return first if len(named) == 1 else {**first, "verdicts": named}
 

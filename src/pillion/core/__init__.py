@@ -5,6 +5,15 @@ Knows neither models, nor disk, nor network.
 
 from pillion.core.identity import ModelIdentity, OnTooLong, Template
 from pillion.core.shape import Shape
-from pillion.core.verdict import TokenEvent, Verdict
+from pillion.core.verdict import ABSTAIN, TokenEvent, Verdict, verdict_json
 
-__all__ = ["ModelIdentity", "OnTooLong", "Shape", "Template", "TokenEvent", "Verdict"]
+__all__ = [
+    "ABSTAIN",
+    "ModelIdentity",
+    "OnTooLong",
+    "Shape",
+    "Template",
+    "TokenEvent",
+    "Verdict",
+    "verdict_json",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 ABSTAIN = "abstain"
 """The decision of a probe that leaves it to somebody else."""
@@ -38,6 +39,25 @@ class Verdict:
     def decision(self) -> str:
         """The label to act on, or `abstain`. A label may have that name: `abstained` tells."""
         return ABSTAIN if self.abstained else self.label
+
+
+def verdict_json(verdict: Verdict, multilabel: bool = False) -> dict[str, Any]:
+    """A verdict as JSON: `label` (a list for a multi-label probe), `probs`, `threshold`.
+
+    A probe that may abstain adds `decision` (the label, or `abstain`), one with conformal sets
+    `prediction_set`.
+    """
+    label = list(verdict.labels) if multilabel else verdict.label
+    content: dict[str, Any] = {
+        "label": label,
+        "probs": {label: round(prob, 6) for label, prob in verdict.probs.items()},
+        "threshold": verdict.threshold,
+    }
+    if verdict.abstained is not None:
+        content["decision"] = verdict.decision if verdict.abstained else label
+    if verdict.prediction_set is not None:
+        content["prediction_set"] = list(verdict.prediction_set)
+    return content
 
 
 @dataclass(frozen=True)

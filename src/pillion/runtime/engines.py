@@ -1,0 +1,48 @@
+"""Serving engines by name; heavy ones are imported when they are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from pillion.backends import EMBEDDED, load_backend
+from pillion.errors import unknown_name
+from pillion.probe import Artefact
+from pillion.runtime.engine import Engine
+from pillion.runtime.plain_engine import PlainEngine
+
+
+def _transformers(model: str, dtype: str, device: str, probes: Sequence[Artefact]) -> Engine:
+    return PlainEngine(load_backend(model, dtype, device), probes)
+
+
+ENGINES: dict[str, Callable[[str, str, str, Sequence[Artefact]], Engine]] = {
+    "transformers": _transformers,
+}
+"""Engines that serve a model of that name."""
+
+
+def load_engine(
+    name: str = "transformers",
+    model: str = EMBEDDED,
+    probes: Sequence[Artefact] = (),
+    dtype: str = "auto",
+    device: str = "auto",
+) -> Engine:
+    """An engine with its model, not started yet.
+
+    Args:
+        name: a key of `ENGINES`; the model `fake` is served by the plain engine in any case.
+        model: `embedded`, `fake`, a folder, or a hub name.
+        probes: those that ride from the start.
+        dtype: of the weights.
+        device: `cpu`, `cuda`, ...
+
+    Raises:
+        ConfigError: for an unknown engine, or a model that cannot be loaded.
+        MismatchError: if a probe belongs to another model.
+    """
+    if name not in ENGINES:
+        raise unknown_name("engine", name, ENGINES)
+    if model == "fake":
+        return PlainEngine(load_backend(model), probes)
+    return ENGINES[name](model, dtype, device, probes)

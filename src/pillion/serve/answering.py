@@ -1,0 +1,319 @@
+"""One answer from the engine's events: policies followed, tokens held back, stop strings found.
+
+Gives parts; how they look on the wire is somebody else's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from pillion.core import Verdict
+from pillion.errors import PillionError
+from pillion.runtime import Event, Finished, PromptRead, Request, Sampling, TokenSampled
+from pillion.serve.answers import Closed, Opened, Part, Piece, tell
+from pillion.serve.call import Call
+from pillion.serve.decide import Answer, Outcome, decide, fails_closed, hold_back, label_of
+from pillion.serve.policy import Block, Escalate, Policy
+from pillion.serve.refusal import Refused, refusal_of
+from pillion.serve.service import Service
+from pillion.serve.stops import StopFinder
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One answer that is wanted.
+
+    Attributes:
+        token_ids: the prompt.
+        text: the same, for judges.
+        max_tokens: of the answer.
+        sampling: how tokens are drawn.
+        stops: strings that end the answer.
+        top_logprobs: likeliest tokens to report; None: no logprobs.
+    """
+
+    token_ids: tuple[int, ...]
+    text: str
+    max_tokens: int
+    sampling: Sampling
+    stops: tuple[str, ...] = ()
+    top_logprobs: int | None = None
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A prompt that was read and judged.
+
+    Attributes:
+        ask: what is wanted.
+        events: the tokens to come.
+        read: the engine's event.
+        act: the policy to follow; None: answer.
+        told: its verdicts and decisions, as JSON.
+    """
+
+    ask: Ask
+    events: AsyncGenerator[Event]
+    read: PromptRead
+    act: Policy | None
+    told: dict[str, Any]
+
+    @property
+    def refusal(self) -> str | None:
+        """What is said in the place of an answer; None if it may be given."""
+        return self.act.refusal if isinstance(self.act, Block | Escalate) else None
+
+
+async def open_prompt(service: Service, call: Call, ask: Ask, number: int = 0) -> Opening:
+    """Has a prompt read, and decides what is to be done about it.
+
+    Args:
+        service: the server.
+        call: the request that it belongs to.
+        ask: what is wanted.
+        number: of the choice, for the engine's id.
+
+    Raises:
+        Refused: the prompt does not fit, too many wait, or time is over.
+    """
+    events = _submit(service, call, ask, number)
+    with service.queue() as begin:
+        read = await _next(events, call)
+    assert isinstance(read, PromptRead)
+    begin()
+    service.metrics.count_verdicts("prompt", read.verdicts)
+    counsel = Counsel(service, "prompt")
+    outcome = await counsel.decide(read.verdicts, ask.text)
+    if isinstance(outcome.act, Block | Escalate):
+        await events.aclose()
+    told = tell(read.verdicts, outcome.decisions, service.multilabel)
+    return Opening(ask, events, read, outcome.act, told)
+
+
+async def answer(service: Service, call: Call, opening: Opening) -> AsyncGenerator[Part]:
+    """The parts of an answer, to a prompt that was read."""
+    yield Opened(opening.told)
+    if opening.refusal is not None:
+        yield Piece(opening.refusal, {}, 0)
+        yield Closed("content_filter", {}, 0, 0)
+        return
+    async for part in _speak(service, call, opening):
+        yield part
+
+
+async def answer_again(
+    service: Service, call: Call, opening: Opening, ask: Ask, number: int
+) -> AsyncGenerator[Part]:
+    """Another answer to the same prompt, decided as it was."""
+    if opening.refusal is None:
+        events = _submit(service, call, ask, number)
+        await _next(events, call)  # the same prompt: its verdicts are known
+        opening = replace(opening, ask=ask, events=events)
+    async for part in answer(service, call, opening):
+        yield part
+
+
+class Counsel:
+    """What is decided about one text: policies, judges, and what a dry run would have done.
+
+    Args:
+        service: the server.
+        part: which policies count.
+    """
+
+    def __init__(self, service: Service, part: Literal["prompt", "response"]) -> None:
+        self.service, self.part = service, part
+        self.policies = service.policies.of(part)
+        self._answers: dict[Escalate, Answer] = {}
+        self._told: set[Policy] = set()
+
+    async def decide(
+        self, verdicts: Mapping[str, Verdict], text: str, num_tokens: int | None = None
+    ) -> Outcome:
+        """The outcome, after asking whom it needs; a dry run acts on nothing."""
+        while True:
+            outcome = decide(self.policies, verdicts, self._answers, num_tokens)
+            if outcome.ask is None:
+                break
+            self._answers[outcome.ask] = await self._judge(outcome.ask, verdicts, text)
+        if outcome.act is not None:
+            self._tell(outcome.act, verdicts)
+        return replace(outcome, act=None) if self.service.settings.dry_run else outcome
+
+    async def _judge(self, policy: Escalate, verdicts: Mapping[str, Verdict], text: str) -> Answer:
+        if self.service.settings.dry_run:
+            self._tell(policy, verdicts)
+            return "no"
+        verdict = verdicts.get(policy.probe)
+        if verdict is None:
+            return "failed"
+        said = await self.service.upstreams.ask(policy.judge, label_of(policy, verdict), text)
+        self.service.metrics.judged.labels(policy.judge, said).inc()
+        return said
+
+    def _tell(self, policy: Policy, verdicts: Mapping[str, Verdict]) -> None:
+        """Writes down, once a text, that a policy acts."""
+        if policy in self._told:
+            return
+        self._told.add(policy)
+        dry_run = self.service.settings.dry_run
+        self.service.metrics.actions.labels(policy.probe, policy.action, str(dry_run).lower()).inc()
+        verdict = verdicts.get(policy.probe)
+        self.service.log(
+            "policy",
+            action=policy.action,
+            probe=policy.probe,
+            part=self.part,
+            label=verdict and verdict.label,
+            probs=verdict and {k: round(p, 4) for k, p in verdict.probs.items()},
+            dry_run=dry_run,
+        )
+
+
+class _Voice:
+    """An answer's text on its way out: stop strings are found, tokens wait for those after them.
+
+    Args:
+        stops: strings that end the answer.
+        hold: how many tokens wait.
+
+    Attributes:
+        num_tokens: that were said.
+        text: of all of them.
+    """
+
+    def __init__(self, stops: tuple[str, ...], hold: int) -> None:
+        self.num_tokens, self.text, self.hold = 0, "", hold
+        self._finder = StopFinder(stops)
+        self._went = 0
+        self._unsaid: deque[tuple[int, TokenSampled]] = deque()
+        self._held: deque[Piece] = deque()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was met."""
+        return self._finder.found
+
+    def say(self, token: TokenSampled, told: dict[str, Any]) -> Iterator[Piece]:
+        """Takes a token, and gives what has waited long enough."""
+        self.text += token.text
+        self._unsaid.append((len(self.text), token))
+        self._held.append(self._piece(self._finder.add(token.text), told))
+        self.num_tokens += 1
+        while len(self._held) > self.hold:
+            yield self._held.popleft()
+
+    def drop(self) -> None:
+        """Nothing of what waits is said."""
+        self._held.clear()
+
+    def drop_last(self) -> None:
+        """The last token is not said, nor what was held back as the beginning of a stop string."""
+        self._held.pop()
+        self._finder.found = True
+
+    def end(self, told: dict[str, Any]) -> Iterator[Piece]:
+        """Everything that waits."""
+        yield from self._held
+        last = self._piece(self._finder.flush(), told)
+        if last.text:
+            yield last
+
+    def _piece(self, text: str, told: dict[str, Any]) -> Piece:
+        self._went += len(text)
+        tokens: list[TokenSampled] = []
+        while self._unsaid and self._unsaid[0][0] <= self._went:
+            tokens.append(self._unsaid.popleft()[1])
+        return Piece(text, told, self.num_tokens, tuple(tokens))
+
+
+async def _speak(service: Service, call: Call, opening: Opening) -> AsyncGenerator[Part]:
+    """The main loop of an answer: judge what was read, take the new token, let old ones go."""
+    ask, counsel = opening.ask, Counsel(service, "response")
+    voice = _Voice(ask.stops, 0 if service.settings.dry_run else hold_back(counsel.policies))
+    clock = _Clock(service, call)
+    async with aclosing(opening.events):
+        while True:
+            event = await _next(opening.events, call)
+            if isinstance(event, TokenSampled) and event.token_id in service.engine.end_ids:
+                continue
+            assert not isinstance(event, PromptRead)
+            unread = isinstance(event, Finished) and event.reason == "length"
+            num_read = voice.num_tokens - unread
+            outcome = await counsel.decide(event.verdicts, voice.text, num_read)
+            told = tell(event.verdicts, outcome.decisions, service.multilabel)
+            if outcome.act is not None:
+                reason = "content_filter"
+                voice.drop()
+                break
+            if isinstance(event, Finished) or voice.stopped or voice.num_tokens == ask.max_tokens:
+                full = voice.num_tokens == ask.max_tokens
+                reason = "stop" if voice.stopped or not full else "length"
+                if unread and voice.hold and fails_closed(counsel.policies):
+                    voice.drop_last()
+                break
+            clock.token()
+            for piece in voice.say(event, told):
+                yield piece
+            if voice.stopped and not voice.hold:
+                reason = "stop"
+                break
+    if reason != "content_filter":
+        for piece in voice.end(told):
+            yield piece
+    service.metrics.count_verdicts("response", event.verdicts)
+    yield Closed(reason, told, num_read, voice.num_tokens)
+
+
+class _Clock:
+    """Times the tokens of one answer."""
+
+    def __init__(self, service: Service, call: Call) -> None:
+        self.metrics, self.call = service.metrics, call
+        self.last: float | None = None
+
+    def token(self) -> None:
+        now = time.perf_counter()
+        if self.last is None:
+            first = now - self.call.began
+            self.metrics.first_token_seconds.observe(first)
+            self.call.facts.setdefault("first_token_seconds", round(first, 4))
+        else:
+            self.metrics.token_gap_seconds.observe(now - self.last)
+        self.last = now
+
+
+def _submit(service: Service, call: Call, ask: Ask, number: int) -> AsyncGenerator[Event]:
+    """Hands a request to the engine, with one token more if the last one has to be read."""
+    policies = service.policies.of("response")
+    room = service.engine.identity.context_tokens - len(ask.token_ids)
+    more = hold_back(policies) > 0 and not service.settings.dry_run and ask.max_tokens < room
+    request = Request(
+        f"{call.id}-{number}",
+        ask.token_ids,
+        ask.max_tokens + more,
+        ask.sampling,
+        ask.top_logprobs,
+    )
+    return service.engine.submit(request)
+
+
+async def _next(events: AsyncGenerator[Event], call: Call) -> Event:
+    """The engine's next event.
+
+    Raises:
+        Refused: time is over, or the engine refuses or fails.
+    """
+    try:
+        async with asyncio.timeout(call.seconds_left):
+            return await anext(events)
+    except TimeoutError as error:
+        raise Refused(504, "The answer took too long; ask for less.", "timeout") from error
+    except PillionError as error:
+        raise refusal_of(error) from error

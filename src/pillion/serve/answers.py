@@ -1,0 +1,260 @@
+"""What clients get: OpenAI's bodies and chunks, with verdicts. Pure functions of values.
+
+Does not know where texts and verdicts come from, nor how they are sent.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+from pillion.core import Verdict, verdict_json
+from pillion.runtime import TokenSampled
+
+Decode = Callable[[Sequence[int]], str]
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A choice begins; the prompt was read.
+
+    Attributes:
+        verdicts: probe -> verdict and decision, as JSON.
+    """
+
+    verdicts: Json
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text of a choice that goes out.
+
+    Attributes:
+        text: may be empty.
+        verdicts: on the answer so far, as JSON.
+        num_read: tokens of the answer that they cover.
+        tokens: those that the text completed.
+    """
+
+    text: str
+    verdicts: Json
+    num_read: int
+    tokens: tuple[TokenSampled, ...] = ()
+
+
+@dataclass(frozen=True)
+class Closed:
+    """A choice is over.
+
+    Attributes:
+        reason: `stop`, `length` or `content_filter`.
+        verdicts: on the whole answer, as JSON.
+        num_read: tokens of the answer that they cover.
+        num_tokens: of the answer.
+    """
+
+    reason: str
+    verdicts: Json
+    num_read: int
+    num_tokens: int
+
+
+Part = Opened | Piece | Closed
+
+
+@dataclass
+class Choice:
+    """One answer, gathered from its parts."""
+
+    prompt: Json = field(default_factory=dict[str, Any])
+    text: str = ""
+    tokens: list[TokenSampled] = field(default_factory=list[TokenSampled])
+    end: Closed = field(default_factory=lambda: Closed("stop", {}, 0, 0))
+
+    def add(self, part: Part) -> None:
+        """Takes the next part."""
+        if isinstance(part, Opened):
+            self.prompt = part.verdicts
+        elif isinstance(part, Piece):
+            self.text += part.text
+            self.tokens.extend(part.tokens)
+        else:
+            self.end = part
+
+
+def tell(
+    verdicts: Mapping[str, Verdict], decisions: Mapping[str, str], multilabel: set[str]
+) -> Json:
+    """Probe -> label, probs, threshold, decision.
+
+    Args:
+        verdicts: probe -> verdict.
+        decisions: probe -> what the policies make of it.
+        multilabel: names of the probes whose label is a list.
+    """
+    return {
+        name: verdict_json(verdict, name in multilabel) | {"decision": decisions[name]}
+        for name, verdict in verdicts.items()
+    }
+
+
+def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> Json:
+    """OpenAI's usage object."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": cached_tokens},
+    }
+
+
+class Shape(ABC):
+    """How an answer looks on the wire.
+
+    Args:
+        id: of the answer, without its prefix.
+        model: as the client called it.
+        created: seconds since 1970.
+        decode: token ids to text.
+        logprobs: whether they were asked for.
+        dry_run: whether the decisions beside the verdicts were only written down.
+    """
+
+    prefix: str
+    whole: str
+    chunk: str
+
+    def __init__(
+        self,
+        id: str,
+        model: str,
+        created: int,
+        decode: Decode,
+        logprobs: bool = False,
+        dry_run: bool = False,
+    ) -> None:
+        self.head = {"id": f"{self.prefix}-{id}", "created": created, "model": model}
+        self.decode, self.logprobs = decode, logprobs
+        self._notes: Json = {"dry_run": True} if dry_run else {}
+        self._offsets: dict[int, int] = {}
+
+    def verdicts(self, prompt: Json, end: Closed | None = None) -> Json:
+        """The `verdicts` object of a prompt, or of prompt and response.
+
+        `response_tokens` says how many tokens of the response its verdicts cover.
+        """
+        response, num_read = (end.verdicts, end.num_read) if end else ({}, 0)
+        told = {"prompt": prompt, "response": response, "response_tokens": num_read}
+        return told | self._notes
+
+    def body(self, choices: Sequence[Choice], used: Json) -> Json:
+        """A whole answer; with several choices each has verdicts of its own as well."""
+        entries = [self._entry(i, choice) for i, choice in enumerate(choices)]
+        if len(choices) > 1:
+            for entry, choice in zip(entries, choices, strict=True):
+                entry["verdicts"] = self.verdicts(choice.prompt, choice.end)
+        first = self.verdicts(choices[0].prompt, choices[0].end)
+        rest = {"choices": entries, "usage": used, "verdicts": first}
+        return {**self.head, "object": self.whole, **rest}
+
+    def event(self, index: int, part: Part, prompt: Json) -> Json:
+        """One part of a choice, as a chunk of a stream.
+
+        Args:
+            index: of the choice.
+            part: what came.
+            prompt: the verdicts on the prompt, told once more at the end.
+        """
+        reason = part.reason if isinstance(part, Closed) else None
+        entry = {"index": index, **self._delta(index, part), "finish_reason": reason}
+        if isinstance(part, Piece):
+            verdicts = {"response": part.verdicts, "response_tokens": part.num_read}
+        else:
+            verdicts = self.verdicts(prompt, part if isinstance(part, Closed) else None)
+        return {**self.head, "object": self.chunk, "choices": [entry], "verdicts": verdicts}
+
+    def usage_event(self, used: Json) -> Json:
+        """The chunk behind the last one, with the usage and no choice."""
+        return {**self.head, "object": self.chunk, "choices": [], "usage": used}
+
+    @abstractmethod
+    def _entry(self, index: int, choice: Choice) -> Json: ...
+
+    @abstractmethod
+    def _delta(self, index: int, part: Part) -> Json: ...
+
+
+class ChatShape(Shape):
+    """Of `/v1/chat/completions`."""
+
+    prefix, whole, chunk = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def _entry(self, index: int, choice: Choice) -> Json:
+        message = {"role": "assistant", "content": choice.text, "refusal": None}
+        return {
+            "index": index,
+            "message": message,
+            "logprobs": self._logs(choice.tokens),
+            "finish_reason": choice.end.reason,
+        }
+
+    def _delta(self, index: int, part: Part) -> Json:
+        if isinstance(part, Opened):
+            return {"delta": {"role": "assistant", "content": ""}, "logprobs": None}
+        if isinstance(part, Piece):
+            return {"delta": {"content": part.text}, "logprobs": self._logs(part.tokens)}
+        return {"delta": {}, "logprobs": None}
+
+    def _logs(self, tokens: Sequence[TokenSampled]) -> Json | None:
+        if not self.logprobs:
+            return None
+        content = [
+            self._log(token.token_id, token.logprob or 0.0)
+            | {"top_logprobs": [self._log(*pair) for pair in token.top_logprobs]}
+            for token in tokens
+        ]
+        return {"content": content, "refusal": None}
+
+    def _log(self, token_id: int, logprob: float) -> Json:
+        text = self.decode([token_id])
+        # A part of a character has no text of its own, and its bytes are the tokenizer's secret.
+        own = None if "\ufffd" in text else list(text.encode())
+        return {"token": text, "logprob": logprob, "bytes": own}
+
+
+class CompletionShape(Shape):
+    """Of `/v1/completions`."""
+
+    prefix, whole, chunk = "cmpl", "text_completion", "text_completion"
+
+    def _entry(self, index: int, choice: Choice) -> Json:
+        return {
+            "index": index,
+            "text": choice.text,
+            "logprobs": self._logs(index, choice.tokens),
+            "finish_reason": choice.end.reason,
+        }
+
+    def _delta(self, index: int, part: Part) -> Json:
+        if isinstance(part, Piece):
+            return {"text": part.text, "logprobs": self._logs(index, part.tokens)}
+        return {"text": "", "logprobs": None}
+
+    def _logs(self, index: int, tokens: Sequence[TokenSampled]) -> Json | None:
+        if not self.logprobs:
+            return None
+        texts = [self.decode([token.token_id]) for token in tokens]
+        # Offsets go on from those of the choice's last piece.
+        *offsets, end = accumulate(map(len, texts), initial=self._offsets.get(index, 0))
+        self._offsets[index] = end
+        tops = [{self.decode([i]): log for i, log in token.top_logprobs} for token in tokens]
+        return {
+            "tokens": texts,
+            "token_logprobs": [token.logprob for token in tokens],
+            "top_logprobs": tops,
+            "text_offset": offsets,
+        }

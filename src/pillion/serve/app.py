@@ -1,0 +1,157 @@
+"""The application: routes, errors, and the life of the engine behind them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from pillion.errors import unknown_name
+from pillion.runtime import Engine
+from pillion.serve.classify import classify_routes
+from pillion.serve.front import Front, refusal_response
+from pillion.serve.generate import generate_routes
+from pillion.serve.probes import probe_routes
+from pillion.serve.refusal import Refused
+from pillion.serve.requests import (
+    ChatRequest,
+    ClassifyRequest,
+    CompletionRequest,
+    Message,
+    ModerationRequest,
+    ProbeRequest,
+    StreamOptions,
+    SwapRequest,
+)
+from pillion.serve.service import Service
+from pillion.serve.settings import Settings
+
+PAGE = Path(__file__).parent / "page" / "index.html"
+_BODIES: dict[str, type[Any]] = {
+    "/v1/chat/completions": ChatRequest,
+    "/v1/completions": CompletionRequest,
+    "/v1/moderations": ModerationRequest,
+    "/v1/classify": ClassifyRequest,
+    "/v1/probes": ProbeRequest,
+    "/v1/probes/{name}": SwapRequest,
+}
+
+
+def create_app(
+    engine: Engine,
+    settings: Settings | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> FastAPI:
+    """An ASGI application that serves an engine; the engine lives as long as its lifespan.
+
+    Args:
+        engine: not started yet.
+        settings: what the operator chose.
+        transport: in the place of the network to upstreams, for tests.
+
+    Raises:
+        ConfigError: the policies do not fit the probes.
+    """
+    service = Service(engine, settings or Settings(), transport)
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncGenerator[None]:
+        await service.start()
+        try:
+            yield
+        finally:
+            await service.close()
+
+    # No documentation pages: they would load scripts from elsewhere.
+    app = FastAPI(title="pillion", lifespan=life, docs_url=None, redoc_url=None)
+    app.state.service = service
+    for routes in (generate_routes, classify_routes, probe_routes):
+        app.include_router(routes(service))
+    _add_plain_routes(app, service)
+    app.add_exception_handler(HTTPException, _refuse)
+    app.add_exception_handler(RequestValidationError, _refuse_body)
+    app.add_middleware(Front, service=service)
+    return app
+
+
+def _add_plain_routes(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/models")
+    async def models() -> JSONResponse:
+        """The model, in OpenAI's list."""
+        return JSONResponse({"object": "list", "data": [_model(name) for name in service.names]})
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> JSONResponse:
+        """One model."""
+        service.check_model(name)
+        return JSONResponse(_model(name))
+
+    @app.get("/health")
+    async def health() -> JSONResponse:
+        """Whether the process lives."""
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/ready")
+    async def ready() -> JSONResponse:
+        """Whether requests are taken."""
+        if service.draining or not service.ready:
+            word = "draining" if service.draining else "starting"
+            return JSONResponse({"status": word}, 503, {"Retry-After": "1"})
+        return JSONResponse({"status": "ready"})
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Numbers for Prometheus."""
+        return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        """The page."""
+        if not PAGE.is_file():
+            raise Refused(404, "This installation has no page.", "not_found")
+        return FileResponse(PAGE, headers={"Cache-Control": "no-cache"})
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "pillion"}
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if not isinstance(error, Refused):  # the framework's own: no such route, no such method
+        error = Refused(error.status_code, str(error.detail), None, None, error.headers)
+    return refusal_response(error)
+
+
+async def _refuse_body(request: Request, error: Exception) -> Response:
+    """What is wrong with a body, in OpenAI's shape: its first fault, by the parameter's name."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"][1:]]
+    kind, param = first["type"], ".".join(path) or None
+    if kind == "json_invalid":
+        return refusal_response(Refused(400, "The body is no JSON.", "invalid_json"))
+    if kind == "extra_forbidden":
+        route = getattr(request.scope.get("route"), "path", "")
+        message = str(unknown_name("parameter", path[-1][:80], _known(route, path[:-1])))
+        return refusal_response(Refused(400, message, "unknown_parameter", param))
+    message = f"{param or 'The body'}: {first['msg'].removeprefix('Value error, ')}."
+    code = {"missing": "missing_parameter", "unsupported": "unsupported_parameter"}.get(
+        kind, "invalid_value"
+    )
+    return refusal_response(Refused(400, message, code, param))
+
+
+def _known(route: str, parents: list[str]) -> list[str]:
+    """Parameters that a body has at a place."""
+    inner = {"messages": Message, "stream_options": StreamOptions}
+    kind = inner.get(parents[0]) if parents else _BODIES.get(route)
+    return list(kind.model_fields) if kind else []

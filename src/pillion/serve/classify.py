@@ -1,0 +1,209 @@
+"""`/v1/classify` and `/v1/moderations`: verdicts on texts, without an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from pillion.core import Template, Verdict
+from pillion.errors import PillionError
+from pillion.serve.answers import tell
+from pillion.serve.call import Call, call_of
+from pillion.serve.decide import ALLOW, applies, decide
+from pillion.serve.policy import Escalate
+from pillion.serve.refusal import Refused, refusal_of
+from pillion.serve.requests import ClassifyRequest, ModerationRequest
+from pillion.serve.service import Service
+from pillion.serve.streaming import until_gone
+
+CATEGORIES = (
+    *("harassment", "harassment/threatening", "hate", "hate/threatening"),
+    *("illicit", "illicit/violent", "self-harm", "self-harm/instructions", "self-harm/intent"),
+    *("sexual", "sexual/minors", "violence", "violence/graphic"),
+)
+"""OpenAI's: every result has them, since clients read them by name. Those that no probe judges are
+not flagged, have a score of 0, and no input type in `category_applied_input_types`."""
+
+
+def classify_routes(service: Service) -> APIRouter:
+    """The two routes that only read."""
+    routes = APIRouter()
+
+    @routes.post("/v1/classify")
+    async def classify(body: ClassifyRequest, request: Request) -> JSONResponse:
+        """Verdicts of many probes on many texts, in one pass a text."""
+        if body.model is not None:
+            service.check_model(body.model)
+        names = _probes(service, body.probes)
+        work = _read(service, call_of(request.scope), body.input, names, body.template)
+        rows, num_tokens = await until_gone(request, work)
+        policies = service.policies.of("prompt")
+        data: list[dict[str, Any]] = []
+        for i, row in enumerate(rows):
+            decisions = decide([p for p in policies if p.probe in row], row).decisions
+            told = tell(row, decisions, service.multilabel)
+            data.append({"index": i, "object": "classification", "verdicts": told})
+        return JSONResponse(
+            {
+                "id": f"classify-{call_of(request.scope).id}",
+                "object": "list",
+                "model": service.names[0],
+                "data": data,
+                "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
+            }
+        )
+
+    @routes.post("/v1/moderations")
+    async def moderations(body: ModerationRequest, request: Request) -> JSONResponse:
+        """OpenAI's moderation of texts, by one probe."""
+        name = _moderator(service, body.model)
+        work = _read(service, call_of(request.scope), body.input, [name], None)
+        rows, _ = await until_gone(request, work)
+        results = [moderation(service, row[name]) for row in rows]
+        return JSONResponse(
+            {"id": f"modr-{call_of(request.scope).id}", "model": name, "results": results}
+        )
+
+    return routes
+
+
+def moderation(service: Service, verdict: Verdict) -> dict[str, Any]:
+    """One of OpenAI's results.
+
+    A text is flagged for the labels that a policy on prompts waits for; without policies for the
+    positive label of a binary probe, or for any label of a multi-label one.
+    """
+    flags = flagged(service, verdict)
+    scores = dict(verdict.probs)
+    judged = {label: ["text"] for label in scores}
+    return {
+        "flagged": any(flags.values()),
+        "categories": dict.fromkeys(CATEGORIES, False) | flags,
+        "category_scores": dict.fromkeys(CATEGORIES, 0.0) | scores,
+        "category_applied_input_types": {c: [] for c in CATEGORIES} | judged,
+    }
+
+
+def flagged(service: Service, verdict: Verdict) -> dict[str, bool]:
+    """Label -> whether the text is flagged for it.
+
+    Raises:
+        Refused: nobody has said which labels of a multi-class probe are harmful.
+    """
+    flags, labels = dict.fromkeys(verdict.probs, False), list(verdict.probs)
+    policies = [
+        p
+        for p in service.policies.of("prompt")
+        if p.probe == verdict.probe and not isinstance(p, Escalate)
+    ]
+    if policies:
+        for policy in policies:
+            label = policy.label or labels[-1]
+            flags[label] |= applies(policy, verdict)
+        return flags
+    task = service.engine.probes[verdict.probe].card.task
+    if task == "multiclass":
+        raise Refused(
+            400,
+            f"Probe {verdict.probe!r} has {len(labels)} labels, and no policy says which are "
+            "harmful; add one that annotates, or name a probe of two labels as the model.",
+            "invalid_value",
+            "model",
+        )
+    harmful = labels[-1:] if task == "binary" else labels
+    return flags | {label: label in verdict.labels for label in harmful}
+
+
+def _probes(service: Service, names: Sequence[str] | None) -> list[str]:
+    known = service.engine.probes
+    if not known:
+        raise Refused(400, "No probe is loaded; load one first.", "no_probe", "probes")
+    for name in names or ():
+        if name not in known:
+            raise _unknown(name, known, "probes")
+    return list(dict.fromkeys(names or known))
+
+
+def _moderator(service: Service, name: str | None) -> str:
+    """The probe that moderates: by name; else the first that a policy acts by; else the first."""
+    known = service.engine.probes
+    if name is not None and not name.startswith(("omni-moderation", "text-moderation")):
+        if name not in known:
+            raise _unknown(name, known, "model")
+        return name
+    if not known:
+        raise Refused(400, "No probe is loaded; load one first.", "no_probe", "model")
+    acting = [p.probe for p in service.policies.of("prompt") if p.probe in known]
+    return (acting or list(known))[0]
+
+
+def _unknown(name: str, known: Any, param: str) -> Refused:
+    listed = ", ".join(known) or "none"
+    return Refused(404, f"No probe {name[:80]!r}; known: {listed}.", "probe_not_found", param)
+
+
+async def _read(
+    service: Service,
+    call: Call,
+    texts: Sequence[str],
+    names: Sequence[str],
+    template: Template | None,
+) -> tuple[list[dict[str, Verdict]], int]:
+    """Verdicts a text, and how many tokens were read.
+
+    Probes that were trained on texts wrapped in the same way are read in one pass.
+    """
+    service.check_chars(sum(map(len, texts)), "input")
+    if len(texts) > (most := service.settings.limits.texts):
+        raise Refused(
+            400, f"Got {len(texts):,} texts, this server takes {most:,}.", "invalid_value", "input"
+        )
+    probes = service.engine.probes
+    ways: dict[Template, list[str]] = {}
+    for name in names:
+        ways.setdefault(template or probes[name].card.template, []).append(name)
+    rows: list[dict[str, Verdict]] = [{} for _ in texts]
+    num_tokens = 0
+    with service.queue():
+        for way, group in ways.items():
+            ids = await service.encode(lambda w=way: [service.engine.encode(t, w) for t in texts])
+            num_tokens += sum(map(len, ids))
+            found = await _classify(service, call, _checked(service, ids), group)
+            for row, verdicts in zip(rows, found, strict=True):
+                row |= verdicts
+    for row in rows:
+        service.metrics.count_verdicts("text", row)
+    call.facts |= {"num_texts": len(texts), "prompt_tokens": num_tokens}
+    return [{name: row[name] for name in names} for row in rows], num_tokens
+
+
+async def _classify(
+    service: Service, call: Call, ids: list[list[int]], names: Sequence[str]
+) -> list[dict[str, Verdict]]:
+    try:
+        async with asyncio.timeout(call.seconds_left):
+            return await service.engine.classify(ids, names)
+    except TimeoutError as error:
+        raise Refused(504, "The texts took too long; send fewer.", "timeout") from error
+    except PillionError as error:
+        raise refusal_of(error) from error
+
+
+def _checked(service: Service, ids: list[list[int]]) -> list[list[int]]:
+    window = service.engine.identity.context_tokens
+    for i, row in enumerate(ids):
+        if not 0 < len(row) <= window:
+            raise Refused(
+                400,
+                f"Text {i + 1} has {len(row):,} tokens, this model takes 1 to {window:,}.",
+                "context_length_exceeded",
+                "input",
+            )
+    return ids
+
+
+__all__ = ["ALLOW", "classify_routes"]

@@ -1,0 +1,189 @@
+"""Around every request: its id, who asks, how much it may send, its line in the log.
+
+The outermost handler: whatever nobody foresaw becomes a 500 in OpenAI's shape.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pillion.serve.call import Call
+from pillion.serve.keys import Role
+from pillion.serve.refusal import Refused, error_body
+from pillion.serve.service import Service
+from pillion.serve.tracing import request_span
+
+OPEN_PATHS = ("/", "/health", "/ready", "/metrics", "/openapi.json")
+"""Answered without a key: they say nothing of texts."""
+
+_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_LOOPBACK_HOST = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", re.IGNORECASE)
+
+
+class Front:
+    """Outermost ASGI application.
+
+    Args:
+        app: what answers.
+        service: whose settings, log and metrics count.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app, self.service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one request; other protocols are passed on."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        call = Call(path=scope["path"])
+        call.deadline = call.began + self.service.settings.limits.seconds
+        scope["pillion.call"] = call
+        answer = _Answer(send, headers.get("x-request-id", ""), call)
+        try:
+            with request_span(scope["method"], headers, call):
+                call.role = self._admit(scope, headers)
+                limited = _limited(receive, headers, self.service.settings.limits.body_bytes)
+                await self.app(scope, limited, answer.send)
+        except Refused as error:
+            await answer.refuse(error, scope, receive)
+        except Exception as error:
+            self.service.log.failure(error, request_id=answer.id, path=call.path)
+            failure = Refused(500, "The server failed; its log says more.", "internal_error")
+            await answer.refuse(failure, scope, receive)
+        finally:
+            self._write(scope, call, answer)
+
+    def _admit(self, scope: Scope, headers: Headers) -> Role:
+        """The role of who asks.
+
+        Raises:
+            Refused: 401, 403; or 503 while the server drains.
+        """
+        keys = self.service.settings.keys
+        if not keys:
+            _check_local(scope, headers)
+            role: Role | None = "admin"
+        elif scope["path"] in OPEN_PATHS:
+            role = "user"
+        else:
+            role = keys.role(headers.get("authorization", "").removeprefix("Bearer ").strip())
+        if role is None:
+            raise Refused(
+                401,
+                "No valid API key; send one as Authorization: Bearer KEY.",
+                "invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        if self.service.draining and scope["path"].startswith("/v1/"):
+            raise Refused(
+                503,
+                "The server is shutting down; ask another one.",
+                "draining",
+                headers={"Retry-After": "1", "Connection": "close"},
+            )
+        return role
+
+    def _write(self, scope: Scope, call: Call, answer: _Answer) -> None:
+        route = getattr(scope.get("route"), "path", "none")
+        status = answer.status or 499
+        self.service.metrics.requests.labels(route, str(status)).inc()
+        self.service.metrics.request_seconds.labels(route).observe(call.seconds)
+        if scope["path"] in OPEN_PATHS and status < 400:
+            return
+        self.service.log(
+            "request",
+            call.texts,
+            request_id=answer.id,
+            method=scope["method"],
+            route=route,
+            status=status,
+            seconds=round(call.seconds, 4),
+            **call.facts,
+        )
+
+
+class _Answer:
+    """Watches what is sent: the status is remembered, the request's id added."""
+
+    def __init__(self, send: Send, wanted_id: str, call: Call) -> None:
+        self._send = send
+        # The client's own id goes to the log and back; inside, every request has one of ours.
+        self.id = wanted_id if _ID.fullmatch(wanted_id) else call.id
+        self.status: int | None = None
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            MutableHeaders(scope=message)["x-request-id"] = self.id
+        await self._send(message)
+
+    async def refuse(self, error: Refused, scope: Scope, receive: Receive) -> None:
+        """Answers with an error, if nothing was sent yet."""
+        if self.status is None:
+            await refusal_response(error)(scope, receive, self.send)
+
+
+def refusal_response(error: Refused) -> JSONResponse:
+    """A refusal as a response."""
+    body: dict[str, Any] = error_body(error.status_code, error.detail, error.code, error.param)
+    return JSONResponse(body, error.status_code, error.headers)
+
+
+def _check_local(scope: Scope, headers: Headers) -> None:
+    """Without keys only this machine may ask; a page of another site must not, by a false name."""
+    client = scope.get("client")
+    host = headers.get("host", "localhost")
+    if (client is None or _is_loopback(client[0])) and _LOOPBACK_HOST.fullmatch(host):
+        return
+    raise Refused(
+        403,
+        "This server has no API keys and answers its own machine only (as localhost); start it "
+        "with keys to open it to others.",
+        "loopback_only",
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host in {"", "localhost"}
+
+
+def _limited(receive: Receive, headers: Headers, limit: int) -> Receive:
+    """Receives up to a number of bytes.
+
+    Raises:
+        Refused: 413, at once if the client says how much it sends.
+    """
+    announced = headers.get("content-length", "")
+    if announced.isdigit() and int(announced[:20]) > limit:
+        raise _too_large(limit)
+    got = 0
+
+    async def limited() -> Message:
+        nonlocal got
+        message = await receive()
+        got += len(message.get("body", b""))
+        if got > limit:
+            raise _too_large(limit)
+        return message
+
+    return limited
+
+
+def _too_large(limit: int) -> Refused:
+    return Refused(
+        413,
+        f"The body is larger than {limit:,} bytes; send less at once.",
+        "body_too_large",
+        headers={"Connection": "close"},
+    )

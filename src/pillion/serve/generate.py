@@ -1,0 +1,165 @@
+"""`/v1/chat/completions` and `/v1/completions`: a body becomes a job and a shape."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from pillion.runtime import Sampling
+from pillion.serve.answering import Ask
+from pillion.serve.answers import ChatShape, CompletionShape, Decode
+from pillion.serve.call import call_of
+from pillion.serve.refusal import Refused
+from pillion.serve.requests import ChatRequest, CompletionRequest
+from pillion.serve.respond import Job, respond
+from pillion.serve.service import Service
+
+COMPLETION_TOKENS = 16
+"""Of a completion that names no limit, as OpenAI has it."""
+
+_Request = ChatRequest | CompletionRequest
+
+
+def generate_routes(service: Service) -> APIRouter:
+    """The two routes that generate."""
+    routes = APIRouter()
+
+    @routes.post("/v1/chat/completions")
+    async def chat_completions(body: ChatRequest, request: Request) -> Response:
+        """An answer to a conversation, with verdicts on both."""
+        service.check_model(body.model)
+        turns = [
+            {"role": _role(message.role), "content": message.content} for message in body.messages
+        ]
+        service.check_chars(sum(len(turn["content"]) for turn in turns), "messages")
+        ids = await service.encode(lambda: service.engine.encode_chat(turns))
+        text = "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+        limit = body.max_completion_tokens or body.max_tokens
+        top = (body.top_logprobs or 0) if body.logprobs else None
+        ask = _ask(service, body, ids, text, limit, top, "messages")
+        job = _job(service, body, [ask], "/chat/completions")
+        shape = ChatShape(*_head(service, body, request, top is not None))
+        return await respond(request, service, job, shape)
+
+    @routes.post("/v1/completions")
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        """What follows a text, with verdicts on both."""
+        service.check_model(body.model)
+        service.check_chars(sum(len(prompt) for prompt in body.prompt), "prompt")
+        asks: list[Ask] = []
+        for prompt in body.prompt:
+            ids = await _prompt_ids(service, prompt)
+            text = prompt if isinstance(prompt, str) else service.engine.decode(ids)
+            limit = body.max_tokens or COMPLETION_TOKENS
+            asks.append(_ask(service, body, ids, text, limit, body.logprobs, "prompt"))
+        job = _job(service, body, asks, "/completions")
+        shape = CompletionShape(*_head(service, body, request, body.logprobs is not None))
+        return await respond(request, service, job, shape)
+
+    return routes
+
+
+def _role(role: str) -> str:
+    """The name that chat templates know."""
+    return "system" if role == "developer" else role
+
+
+async def _prompt_ids(service: Service, prompt: str | list[int]) -> list[int]:
+    if isinstance(prompt, str):
+        return await service.encode(lambda: service.engine.encode(prompt, "raw"))
+    try:
+        service.engine.decode(prompt)
+        if min(prompt) < 0:
+            raise OverflowError
+    except (OverflowError, IndexError, ValueError, TypeError) as error:
+        raise Refused(
+            400, "The prompt holds a token id that this model has not.", "invalid_value", "prompt"
+        ) from error
+    return prompt
+
+
+def _ask(
+    service: Service,
+    body: _Request,
+    ids: Sequence[int],
+    text: str,
+    limit: int | None,
+    top_logprobs: int | None,
+    param: str,
+) -> Ask:
+    seed = secrets.randbits(32) if body.seed is None else body.seed % 2**32
+    sampling = Sampling(
+        1.0 if body.temperature is None else body.temperature,
+        1.0 if body.top_p is None else body.top_p,
+        seed,
+    )
+    return Ask(
+        tuple(ids),
+        text,
+        _max_tokens(service, len(ids), limit, param),
+        sampling,
+        tuple(body.stop),
+        top_logprobs,
+    )
+
+
+def _max_tokens(service: Service, prompt_tokens: int, limit: int | None, param: str) -> int:
+    """Tokens that the answer may have.
+
+    Raises:
+        Refused: the prompt is empty or leaves no room, or more is asked for than is given.
+    """
+    most = service.settings.limits.output_tokens
+    window = service.engine.identity.context_tokens
+    if prompt_tokens == 0:
+        raise Refused(400, "The prompt is empty; give it some words.", "invalid_value", param)
+    if limit is not None and limit > most:
+        raise Refused(
+            400,
+            f"max_tokens is {limit:,}, this server gives up to {most:,}; ask for less.",
+            "invalid_value",
+            "max_tokens",
+        )
+    room = window - prompt_tokens
+    if room < (limit or 1):
+        wanted = f" and {limit:,} for the answer" if limit else ""
+        raise Refused(
+            400,
+            f"This model's context is {window:,} tokens, the request needs {prompt_tokens:,}"
+            f"{wanted}; shorten the prompt or ask for less.",
+            "context_length_exceeded",
+            param,
+        )
+    return limit or min(room, most)
+
+
+def _job(service: Service, body: _Request, asks: Sequence[Ask], path: str) -> Job:
+    n, most = body.n or 1, service.settings.limits.choices
+    if n * len(asks) > most:
+        raise Refused(
+            400,
+            f"The request wants {n * len(asks)} answers, this server gives up to {most} at once.",
+            "invalid_value",
+            "n",
+        )
+    options = body.stream_options
+    return Job(
+        tuple(asks),
+        n,
+        bool(body.stream),
+        bool(options and options.include_usage),
+        path,
+        body.model_dump(exclude_unset=True),
+    )
+
+
+def _head(
+    service: Service, body: _Request, request: Request, logprobs: bool
+) -> tuple[str, str, int, Decode, bool, bool]:
+    """What is the same in all chunks of an answer."""
+    id, now, dry_run = call_of(request.scope).id, int(time.time()), service.settings.dry_run
+    return id, body.model, now, service.engine.decode, logprobs, dry_run

@@ -1,0 +1,309 @@
+"""The file of policies: what follows from a verdict, stated per probe and checked before serving.
+
+Strict: an unknown key names the nearest known one. Does not decide anything itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pillion.errors import ConfigError, unknown_name
+from pillion.probe import Artefact
+
+REFUSAL = "I can't help with that."
+Part = Literal["prompt", "response"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+
+class _Policy(_Strict):
+    """What all policies have.
+
+    Attributes:
+        probe: whose verdict it looks at.
+        label: the label that it waits for; None: the positive one of a binary probe.
+    """
+
+    probe: str
+    label: str | None = None
+
+
+class _Crossing(_Policy):
+    """A policy that acts when a line is crossed.
+
+    Attributes:
+        threshold: the label's probability from which it acts; None: where the probe decides so.
+    """
+
+    threshold: Annotated[float | None, Field(ge=0, le=1)] = None
+
+
+class Annotate(_Crossing):
+    """The decision is told beside the verdict; nothing else happens."""
+
+    action: Literal["annotate"]
+    on: Part = "prompt"
+
+
+class Block(_Crossing):
+    """A refusal instead of an answer, before the first token."""
+
+    action: Literal["block"]
+    on: Literal["prompt"] = "prompt"
+    fail: Literal["open", "closed"]
+    refusal: str = REFUSAL
+
+
+class Stop(_Crossing):
+    """The answer ends at the token that crosses the line.
+
+    Attributes:
+        hold_back: tokens that wait for those after them to be read; 1 or more: the token that
+            crosses the line is not sent, nor the hold_back - 1 before it.
+        after_tokens: verdicts of fewer tokens than this are not acted on.
+    """
+
+    action: Literal["stop"]
+    on: Literal["response"] = "response"
+    fail: Literal["open", "closed"]
+    hold_back: Annotated[int, Field(ge=0, le=1024)] = 1
+    after_tokens: Annotated[int, Field(ge=1)] = 1
+
+
+class Route(_Crossing):
+    """Another server answers."""
+
+    action: Literal["route"]
+    on: Literal["prompt"] = "prompt"
+    fail: Literal["open", "closed"]
+    upstream: str
+
+
+class Escalate(_Policy):
+    """Where the probe is unsure, a judge decides: yes blocks a prompt or stops an answer.
+
+    Attributes:
+        band: probabilities of the label, from the first up to but without the second, in which the
+            judge is asked; None: where the probe abstains by its card.
+        judge: a name of the file's judges.
+    """
+
+    action: Literal["escalate"]
+    on: Part = "prompt"
+    fail: Literal["open", "closed"]
+    judge: str
+    band: tuple[float, float] | None = None
+    refusal: str = REFUSAL
+    hold_back: Annotated[int, Field(ge=0, le=1024)] = 1
+    after_tokens: Annotated[int, Field(ge=1)] = 1
+
+
+Policy = Annotate | Block | Stop | Route | Escalate
+ACTIONS: dict[str, type[_Policy]] = {
+    get_args(kind.model_fields["action"].annotation)[0]: kind for kind in get_args(Policy)
+}
+
+
+class Upstream(_Strict):
+    """An OpenAI-compatible server.
+
+    Attributes:
+        url: up to and with `/v1`.
+        model: as it calls the model.
+        api_key_env: environment variable that holds its key.
+        seconds: longest wait for its answer to begin.
+    """
+
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/]+")]
+    model: str
+    api_key_env: str | None = None
+    seconds: Annotated[float, Field(gt=0)] = 30.0
+
+
+class Judge(Upstream):
+    """An upstream that is asked whether a label applies.
+
+    Attributes:
+        question: what it is asked; `{label}` stands for the label. It has to answer yes or no.
+        max_tokens: of its answer.
+    """
+
+    question: str = (
+        "You judge texts. Does the label '{label}' apply to the text that follows? "
+        "Answer with one word, yes or no."
+    )
+    max_tokens: Annotated[int, Field(ge=1)] = 8
+
+
+class Policies(_Strict):
+    """A whole file.
+
+    Attributes:
+        policies: in order: of those that act on the same text, the first decides.
+        upstreams: servers that `route` names.
+        judges: servers that `escalate` names.
+    """
+
+    policies: tuple[Policy, ...] = ()
+    upstreams: dict[str, Upstream] = {}
+    judges: dict[str, Judge] = {}
+
+    def of(self, part: Part) -> tuple[Policy, ...]:
+        """Those that look at a prompt, or at a response."""
+        return tuple(policy for policy in self.policies if policy.on == part)
+
+    def check(self, probes: Mapping[str, Artefact]) -> None:
+        """Returns if every policy can be followed with these probes.
+
+        Raises:
+            ConfigError: a policy names a probe, label or band that is not there.
+        """
+        for number, policy in enumerate(self.policies, start=1):
+            where = f"Policy {number} ({policy.action})"
+            if policy.probe not in probes:
+                raise _at(where, unknown_name("probe", policy.probe, probes))
+            card = probes[policy.probe].card
+            if policy.label is None and card.task != "binary":
+                raise ConfigError(
+                    f"{where}: probe {policy.probe!r} is {card.task}; say which label it waits "
+                    f"for ({', '.join(card.labels)})."
+                )
+            if policy.label is not None and policy.label not in card.labels:
+                raise _at(where, unknown_name("label", policy.label, card.labels))
+            if isinstance(policy, Escalate) and policy.band is None and card.abstain is None:
+                raise ConfigError(
+                    f"{where}: the card of probe {policy.probe!r} has no band to abstain in; give "
+                    "one, such as band: [0.3, 0.7]."
+                )
+
+
+def read_policies(path: Path) -> Policies:
+    """The policies of a YAML (`.yaml`, `.yml`), TOML (`.toml`) or JSON (`.json`) file.
+
+    Raises:
+        ConfigError: in a sentence, what cannot be used and where.
+    """
+    content = _parse(path)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no mapping; begin it with policies:.")
+    try:
+        return make_policies(content)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def make_policies(content: Mapping[str, Any]) -> Policies:
+    """Policies of a file's content.
+
+    Raises:
+        ConfigError: in a sentence, what cannot be used and where.
+    """
+    _known("key", content, Policies.model_fields)
+    listed = content.get("policies") or []
+    if not isinstance(listed, list):
+        raise ConfigError("policies is no list; give one, each entry with probe and action.")
+    facts: dict[str, Any] = {
+        "policies": tuple(_policy(one, f"policies[{i}]") for i, one in enumerate(listed)),
+        "upstreams": _named(content, "upstreams", Upstream),
+        "judges": _named(content, "judges", Judge),
+    }
+    found = Policies(**facts)
+    for i, policy in enumerate(found.policies):
+        if isinstance(policy, Route) and policy.upstream not in found.upstreams:
+            raise _at(f"policies[{i}]", unknown_name("upstream", policy.upstream, found.upstreams))
+        if isinstance(policy, Escalate) and policy.judge not in found.judges:
+            raise _at(f"policies[{i}]", unknown_name("judge", policy.judge, found.judges))
+    return found
+
+
+def api_key(server: Upstream) -> str | None:
+    """The key of an upstream or judge.
+
+    Raises:
+        ConfigError: its environment variable is not set.
+    """
+    if server.api_key_env is None:
+        return None
+    key = os.environ.get(server.api_key_env, "")
+    if not key:
+        raise ConfigError(
+            f"{server.url} wants the key in the environment variable {server.api_key_env}, which "
+            "is not set; set it, or leave api_key_env out."
+        )
+    return key
+
+
+def _parse(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--policy {path} cannot be read ({error}).") from error
+    if path.suffix in {".yaml", ".yml"}:
+        import yaml
+
+        try:
+            return yaml.safe_load(text)
+        except (yaml.YAMLError, RecursionError) as error:
+            raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}.") from error
+    parse = {".toml": tomllib.loads, ".json": json.loads}.get(path.suffix)
+    if parse is None:
+        raise ConfigError(f"--policy {path} ends in {path.suffix!r}; .yaml, .yml or .toml is read.")
+    try:
+        return parse(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is no {path.suffix[1:].upper()}: {error}.") from error
+
+
+def _policy(content: Any, where: str) -> _Policy:
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where} is no mapping; give probe and action.")
+    action = content.get("action")
+    if not isinstance(action, str):
+        raise ConfigError(f"{where}: say its action ({', '.join(ACTIONS)}).")
+    if action not in ACTIONS:
+        raise _at(where, unknown_name("action", action, ACTIONS))
+    made = _make(ACTIONS[action], content, where)
+    if isinstance(made, Escalate) and made.band and not 0 <= made.band[0] < made.band[1] <= 1:
+        raise ConfigError(f"{where}.band is {list(made.band)}; give [low, high] within 0 to 1.")
+    return made
+
+
+def _named(content: Mapping[str, Any], key: str, kind: type[_Strict]) -> dict[str, Any]:
+    found = content.get(key) or {}
+    if not isinstance(found, dict):
+        raise ConfigError(f"{key} is no mapping from names to servers.")
+    return {str(name): _make(kind, facts, f"{key}.{name}") for name, facts in found.items()}
+
+
+def _make(kind: type[Any], content: Any, where: str) -> Any:
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where} is no mapping.")
+    _known(f"key in {where}", content, kind.model_fields)
+    facts = {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}
+    try:
+        return kind.model_validate(facts)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join([where, *(str(part) for part in first["loc"])])
+        hint = " Say whether it fails open or closed." if first["loc"] == ("fail",) else ""
+        raise ConfigError(f"{place}: {first['msg']}.{hint}") from error
+
+
+def _known(kind: str, content: Mapping[Any, Any], known: Iterable[str]) -> None:
+    names = list(known)
+    for key in content:
+        if key not in names:
+            raise unknown_name(kind, str(key), names)
+
+
+def _at(where: str, error: ConfigError) -> ConfigError:
+    return ConfigError(f"{where}: {error}")

@@ -1,0 +1,190 @@
+"""From a wanted answer to a response: prompts opened, policies followed, whole or as a stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from starlette.responses import Response
+
+from pillion.serve.answering import Ask, Opening, answer, answer_again, open_prompt
+from pillion.serve.answers import Choice, Closed, Json, Opened, Part, Shape, usage
+from pillion.serve.call import Call, call_of
+from pillion.serve.policy import Route
+from pillion.serve.refusal import Refused
+from pillion.serve.service import Service
+from pillion.serve.streaming import EventStream, merge, until_gone
+from pillion.serve.upstream import UpstreamError
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a request wants.
+
+    Attributes:
+        asks: one a prompt.
+        n: answers a prompt.
+        stream: whether they are sent as they come.
+        include_usage: whether a stream ends with the usage.
+        path: below `/v1`, for an upstream that answers instead.
+        body: as the client sent it, for the same.
+    """
+
+    asks: tuple[Ask, ...]
+    n: int
+    stream: bool
+    include_usage: bool
+    path: str
+    body: Mapping[str, Any]
+
+
+async def respond(request: Request, service: Service, job: Job, shape: Shape) -> Response:
+    """The response to a job.
+
+    Raises:
+        Refused: in the place of an answer, as long as nothing was sent.
+    """
+    call = call_of(request.scope)
+    call.texts["prompts"] = [ask.text for ask in job.asks]
+    async with AsyncExitStack() as stack:
+        openings = await until_gone(request, _open(service, call, job, stack))
+        routed = next((o.act for o in openings if isinstance(o.act, Route)), None)
+        if routed is not None:
+            response = await until_gone(
+                request, _route(service, routed, openings, job, shape, stack)
+            )
+            if response is not None:
+                return response
+        choices = _choices(service, call, openings, job)
+        if job.stream:
+            chunks = _chunks(call, openings, choices, job, shape)
+            seconds = service.settings.limits.send_seconds
+            return EventStream(chunks, stack.pop_all(), seconds)
+        done = await until_gone(request, _gather(choices))
+        call.texts["answers"] = [choice.text for choice in done]
+        used = _usage(call, openings, [choice.end for choice in done])
+        return JSONResponse(shape.body(done, used))
+
+
+async def _open(service: Service, call: Call, job: Job, stack: AsyncExitStack) -> list[Opening]:
+    """Every prompt, read and decided about."""
+
+    async def one(number: int, ask: Ask) -> Opening:
+        opening = await open_prompt(service, call, ask, number * job.n)
+        stack.push_async_callback(opening.events.aclose)
+        return opening
+
+    tasks = [asyncio.ensure_future(one(i, ask)) for i, ask in enumerate(job.asks)]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _choices(
+    service: Service, call: Call, openings: Sequence[Opening], job: Job
+) -> list[AsyncGenerator[Part]]:
+    """The answers: n for every prompt, in order."""
+    found: list[AsyncGenerator[Part]] = []
+    for i, opening in enumerate(openings):
+        found.append(answer(service, call, opening))
+        for k in range(1, job.n):
+            # Each answer draws with a seed of its own, so that they differ and can be repeated.
+            sampling = opening.ask.sampling
+            ask = replace(opening.ask, sampling=replace(sampling, seed=sampling.seed + k))
+            found.append(answer_again(service, call, opening, ask, i * job.n + k))
+    return found
+
+
+async def _gather(choices: Sequence[AsyncGenerator[Part]]) -> list[Choice]:
+    done = [Choice() for _ in choices]
+    async for index, part in merge(choices):
+        done[index].add(part)
+    return done
+
+
+async def _chunks(
+    call: Call,
+    openings: Sequence[Opening],
+    choices: Sequence[AsyncGenerator[Part]],
+    job: Job,
+    shape: Shape,
+) -> AsyncGenerator[Json]:
+    """The events of a stream."""
+    ends: list[Closed] = []
+    async for index, part in merge(choices):
+        event = shape.event(index, part, openings[index // job.n].told)
+        if isinstance(part, Closed):
+            ends.append(part)
+        if job.include_usage:
+            event["usage"] = None
+        yield event
+    used = _usage(call, openings, ends)
+    if job.include_usage:
+        yield shape.usage_event(used)
+
+
+def _usage(call: Call, openings: Sequence[Opening], ends: Sequence[Closed]) -> Json:
+    """Usage of all prompts and answers; also written down for the log."""
+    used = usage(
+        sum(len(o.ask.token_ids) for o in openings),
+        sum(end.num_tokens for end in ends),
+        sum(o.read.cached_tokens for o in openings),
+    )
+    call.facts |= {k: used[k] for k in ("prompt_tokens", "completion_tokens")}
+    call.facts["finish_reason"] = ends[0].reason if ends else None
+    return used
+
+
+async def _route(
+    service: Service,
+    policy: Route,
+    openings: Sequence[Opening],
+    job: Job,
+    shape: Shape,
+    stack: AsyncExitStack,
+) -> Response | None:
+    """An upstream's answer with our verdicts on the prompt; None if we have to answer after all.
+
+    Raises:
+        Refused: 502 if the upstream fails and the policy fails closed.
+    """
+    if len(openings) > 1:
+        raise Refused(
+            400,
+            "One of several prompts would be answered by another server; send them one by one.",
+            "cannot_route",
+            "prompt",
+        )
+    verdicts = shape.verdicts(openings[0].told)
+    try:
+        if not job.stream:
+            body = await service.upstreams.post(policy.upstream, job.path, job.body)
+            return JSONResponse({**body, "verdicts": verdicts})
+        chunks = service.upstreams.stream(policy.upstream, job.path, job.body)
+        stack.push_async_callback(chunks.aclose)
+        first = await anext(chunks, None)
+    except UpstreamError as error:
+        if policy.fail == "closed":
+            raise Refused(502, str(error), "upstream_failed") from error
+        service.log("upstream_failed", upstream=policy.upstream)
+        return None
+
+    async def routed() -> AsyncGenerator[Json]:
+        yield shape.event(0, Opened(openings[0].told), openings[0].told)
+        if first is not None:
+            yield first
+        try:
+            async for chunk in chunks:
+                yield chunk
+        except UpstreamError as error:
+            raise Refused(502, str(error), "upstream_failed") from error
+
+    return EventStream(routed(), stack.pop_all(), service.settings.limits.send_seconds)

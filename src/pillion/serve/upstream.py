@@ -1,0 +1,145 @@
+"""Other servers: judges that are asked, upstreams that answer instead. The only outgoing requests.
+
+What is sent comes from pure functions. Knows no verdicts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+import httpx
+
+from pillion.errors import RunError
+from pillion.serve.decide import Answer
+from pillion.serve.policy import Judge, Policies, Upstream, api_key
+
+
+class UpstreamError(RunError):
+    """Another server could not be reached, or did not answer as it should."""
+
+
+class Upstreams:
+    """The servers that a file of policies names.
+
+    Args:
+        policies: the file.
+        transport: in the place of the network, for tests.
+
+    Raises:
+        ConfigError: the key of one is not in the environment.
+    """
+
+    def __init__(
+        self, policies: Policies, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self.upstreams, self.judges = policies.upstreams, policies.judges
+        servers = [*self.upstreams.values(), *self.judges.values()]
+        self._headers = {server: _headers(api_key(server)) for server in servers}
+        self._client = httpx.AsyncClient(transport=transport, follow_redirects=False)
+
+    async def close(self) -> None:
+        """Closes connections."""
+        await self._client.aclose()
+
+    async def ask(self, name: str, label: str, text: str) -> Answer:
+        """Whether a label applies to a text, by a judge; `failed` if it does not say."""
+        judge = self.judges[name]
+        try:
+            answer = await self._client.post(
+                f"{judge.url.rstrip('/')}/chat/completions",
+                json=judge_request(judge, label, text),
+                headers=self._headers[judge],
+                timeout=judge.seconds,
+            )
+            answer.raise_for_status()
+            return read_answer(answer.json())
+        except (httpx.HTTPError, ValueError):
+            return "failed"
+
+    async def post(self, name: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer of an upstream to a body of ours.
+
+        Raises:
+            UpstreamError: it could not be reached, or refused.
+        """
+        server = self.upstreams[name]
+        try:
+            answer = await self._client.post(
+                f"{server.url.rstrip('/')}{path}",
+                json=upstream_request(server, body),
+                headers=self._headers[server],
+                timeout=server.seconds,
+            )
+            answer.raise_for_status()
+            content = answer.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise UpstreamError(f"Upstream {name!r} did not answer ({_brief(error)}).") from error
+        if not isinstance(content, dict):
+            raise UpstreamError(f"Upstream {name!r} did not answer with a JSON object.")
+        return content
+
+    async def stream(
+        self, name: str, path: str, body: Mapping[str, Any]
+    ) -> AsyncGenerator[dict[str, Any]]:
+        """The chunks of an upstream's answer to a body of ours.
+
+        Raises:
+            UpstreamError: it could not be reached, refused, or broke off.
+        """
+        server = self.upstreams[name]
+        try:
+            async with self._client.stream(
+                "POST",
+                f"{server.url.rstrip('/')}{path}",
+                json=upstream_request(server, body),
+                headers=self._headers[server],
+                timeout=server.seconds,
+            ) as answer:
+                answer.raise_for_status()
+                async for line in answer.aiter_lines():
+                    data = line.removeprefix("data:").strip()
+                    if line.startswith("data:") and data != "[DONE]":
+                        yield json.loads(data)
+        except (httpx.HTTPError, ValueError) as error:
+            raise UpstreamError(f"Upstream {name!r} did not answer ({_brief(error)}).") from error
+
+
+def judge_request(judge: Judge, label: str, text: str) -> dict[str, Any]:
+    """What a judge is sent."""
+    return {
+        "model": judge.model,
+        "messages": [
+            {"role": "system", "content": judge.question.replace("{label}", label)},
+            {"role": "user", "content": text},
+        ],
+        "max_tokens": judge.max_tokens,
+        "temperature": 0,
+    }
+
+
+def read_answer(body: Any) -> Answer:
+    """What a judge's answer begins with: yes or no."""
+    try:
+        said = str(body["choices"][0]["message"]["content"]).strip().lower()
+    except (KeyError, IndexError, TypeError):
+        return "failed"
+    if said.startswith("yes"):
+        return "yes"
+    return "no" if said.startswith("no") else "failed"
+
+
+def upstream_request(server: Upstream, body: Mapping[str, Any]) -> dict[str, Any]:
+    """A client's body, for another server's model."""
+    return {**body, "model": server.model}
+
+
+def _headers(key: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _brief(error: Exception) -> str:
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"status {error.response.status_code}"
+    return type(error).__name__

@@ -1,0 +1,115 @@
+"""An engine that says what a test wrote down: tokens, and the score of one probe after each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pillion.backends.fake import FakeBackend
+from pillion.core import Template, Verdict
+from pillion.probe import Artefact
+from pillion.runtime import (
+    Engine,
+    EngineStats,
+    Event,
+    Finished,
+    PromptRead,
+    Request,
+    TokenSampled,
+)
+from tiny_models import make_artefact
+
+
+@dataclass
+class ScriptedEngine(Engine):
+    """Says `words` one by one, then ends.
+
+    Attributes:
+        words: the answer, a token each.
+        scores: probability of `yes` after each word; the last one goes on.
+        prompt_score: of the prompt; None: no verdict.
+        seconds: a token takes.
+        submitted: every request that came.
+        closed: ids of those whose events were closed, at their end or before.
+    """
+
+    words: Sequence[str] = ("one ", "two ", "three ", "four ", "five ")
+    scores: Sequence[float | None] = (0.1,)
+    prompt_score: float | None = 0.1
+    seconds: float = 0.0
+    submitted: list[Request] = field(default_factory=list[Request])
+    closed: list[str] = field(default_factory=list[str])
+    abstains: bool = False
+    failure: Exception | None = None
+
+    def __post_init__(self) -> None:
+        self.backend = FakeBackend()
+        self.identity, self.end_ids = self.backend.identity, self.backend.end_ids
+        self.riding = {"p": make_artefact("p", self.identity)}
+
+    @property
+    def probes(self) -> Mapping[str, Artefact]:
+        return self.riding
+
+    def encode(self, text: str, template: Template) -> list[int]:
+        return self.backend.encode(text, template)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        return self.backend.encode_chat(messages)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return "".join(self.words[i] for i in token_ids)
+
+    async def start(self) -> None:
+        pass
+
+    def verdicts(self, score: float | None) -> dict[str, Verdict]:
+        if score is None:
+            return {}
+        label = "yes" if score >= 0.5 else "no"
+        probs = {"no": 1 - score, "yes": score}
+        abstained = 0.4 <= score < 0.6 if self.abstains else None
+        return {"p": Verdict("p", label, probs, 0.5, (label,), abstained)}
+
+    def after(self, num_tokens: int) -> dict[str, Verdict]:
+        """Verdicts of the first tokens of the answer."""
+        if num_tokens == 0:
+            return {}
+        return self.verdicts(self.scores[min(num_tokens, len(self.scores)) - 1])
+
+    async def submit(self, request: Request) -> AsyncGenerator[Event]:
+        self.submitted.append(request)
+        try:
+            await asyncio.sleep(self.seconds)
+            if self.failure is not None:
+                raise self.failure
+            yield PromptRead(self.verdicts(self.prompt_score), cached_tokens=2)
+            said = min(len(self.words), request.max_tokens)
+            for i, word in enumerate(self.words[:said]):
+                await asyncio.sleep(self.seconds)
+                logs: Any = (-0.5, ((i, -0.5), (0, -2.0))) if request.top_logprobs else ()
+                yield TokenSampled(i, word, self.after(i), *logs)
+            if said == request.max_tokens:
+                yield Finished("length", self.after(said - 1))
+            else:
+                yield Finished("stop", self.after(said))
+        finally:
+            self.closed.append(request.id)
+
+    async def classify(
+        self, rows: Sequence[Sequence[int]], probes: Sequence[str] | None = None
+    ) -> list[dict[str, Verdict]]:
+        await asyncio.sleep(self.seconds)
+        return [self.verdicts(self.prompt_score) for _ in rows]
+
+    async def set_probes(self, probes: Sequence[Artefact]) -> None:
+        self.riding = {probe.name: probe for probe in probes}
+
+    def stats(self) -> EngineStats:
+        running = len(self.submitted) - len(self.closed)
+        return EngineStats(running=running, generated_tokens=7)
+
+    async def close(self) -> None:
+        pass

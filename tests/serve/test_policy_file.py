@@ -1,0 +1,151 @@
+"""The file of policies: what is read, and the sentences for what cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pillion.backends.fake import FakeBackend
+from pillion.errors import ConfigError
+from pillion.serve.policy import Block, Escalate, Route, Stop, api_key, make_policies, read_policies
+from tiny_models import make_artefact
+
+YAML = """
+policies:
+  - probe: p
+    action: block
+    label: "yes"
+    threshold: 0.9
+    fail: closed
+    refusal: No.
+  - {probe: p, action: stop, fail: open, hold_back: 4}
+  - {probe: p, action: route, fail: open, upstream: careful}
+  - {probe: p, action: escalate, fail: closed, judge: big, band: [0.3, 0.7]}
+  - {probe: p, action: annotate, "on": response}
+upstreams:
+  careful: {url: "http://h/v1", model: large}
+judges:
+  big: {url: "https://j/v1", model: judge, api_key_env: JUDGE_KEY}
+"""
+
+TOML = """
+[[policies]]
+probe = "p"
+action = "stop"
+fail = "closed"
+"""
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_a_yaml_file_states_every_policy(tmp_path: Path) -> None:
+    found = read_policies(write(tmp_path, "p.yaml", YAML))
+    kinds = [type(policy).__name__ for policy in found.policies]
+    assert kinds == ["Block", "Stop", "Route", "Escalate", "Annotate"]
+    assert [p.action for p in found.of("response")] == ["stop", "annotate"]
+    block, stop, route, escalate, _ = found.policies
+    assert isinstance(block, Block) and block.refusal == "No." and block.threshold == 0.9
+    assert isinstance(stop, Stop) and stop.hold_back == 4 and stop.fail == "open"
+    assert isinstance(route, Route) and found.upstreams[route.upstream].model == "large"
+    assert isinstance(escalate, Escalate) and escalate.band == (0.3, 0.7)
+
+
+def test_a_toml_file_says_the_same(tmp_path: Path) -> None:
+    (stop,) = read_policies(write(tmp_path, "p.toml", TOML)).policies
+    assert stop == Stop(probe="p", action="stop", fail="closed")
+
+
+BLOCK = {"probe": "p", "action": "block", "fail": "open"}
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"polices": []}, "Unknown key 'polices'.*Did you mean 'policies'"),
+        ({"policies": {}}, ""),
+        ({"policies": 3}, "policies is no list"),
+        ({"policies": [3]}, r"policies\[0\] is no mapping"),
+        ({"policies": [{"probe": "p"}]}, r"policies\[0\]: say its action \(annotate, block"),
+        ({"policies": [{"probe": "p", "action": "blok"}]}, "Did you mean 'block'"),
+        ({"policies": [{**BLOCK, "refusl": "x"}]}, "Did you mean 'refusal'"),
+        ({"policies": [{"probe": "p", "action": "block"}]}, "fail.*open or closed"),
+        ({"policies": [{**BLOCK, "fail": "maybe"}]}, "fail: Input should be 'open' or 'closed'"),
+        ({"policies": [{**BLOCK, "threshold": 2}]}, r"policies\[0\].threshold"),
+        ({"policies": [{**BLOCK, "threshold": "0.5"}]}, r"policies\[0\].threshold"),
+        ({"policies": [{**BLOCK, "on": "response"}]}, r"policies\[0\].on"),
+        ({"policies": [{**BLOCK, "action": "stop", "hold_back": -1}]}, "hold_back"),
+        ({"policies": [{**BLOCK, "action": "route", "upstream": "u"}]}, "Unknown upstream 'u'"),
+        ({"policies": [{**BLOCK, "action": "escalate", "judge": "j"}]}, "Unknown judge 'j'"),
+        (
+            {"policies": [{**BLOCK, "action": "escalate", "judge": "j", "band": [0.7, 0.3]}]},
+            r"band is \[0.7, 0.3\]",
+        ),
+        ({"upstreams": {"u": {"url": "ftp://x", "model": "m"}}}, r"upstreams.u.url"),
+        ({"judges": {"j": {"url": "http://x", "modl": "m"}}}, "Did you mean 'model'"),
+        ({"judges": []}, ""),
+        ({"judges": ["a"]}, "judges is no mapping"),
+    ],
+)
+def test_what_cannot_be_used_is_named(content: dict[str, Any], sentence: str) -> None:
+    if not sentence:  # an empty list or mapping is none
+        assert make_policies(content).policies == ()
+        return
+    with pytest.raises(ConfigError, match=sentence):
+        make_policies(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("p.yaml", "a: [", "is no YAML"),
+        ("p.toml", "a = ", "is no TOML"),
+        ("p.txt", "a", "ends in '.txt'"),
+        ("p.yaml", "- a", "holds no mapping"),
+        ("p.yaml", "polices: []", "p.yaml: Unknown key 'polices'"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_sentence(
+    tmp_path: Path, name: str, text: str, sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        read_policies(write(tmp_path, name, text))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_policies(tmp_path / "none.yaml")
+
+
+def test_policies_are_checked_against_the_probes() -> None:
+    identity = FakeBackend().identity
+    probes = {
+        "p": make_artefact("p", identity),
+        "q": make_artefact("q", identity, task="multiclass"),
+    }
+
+    def check(**facts: Any) -> None:
+        judges = {"j": {"url": "http://x/v1", "model": "m"}}
+        make_policies({"policies": [{**BLOCK, **facts}], "judges": judges}).check(probes)
+
+    check()
+    check(probe="q", label="b")
+    for facts, sentence in (
+        ({"probe": "pp"}, "Did you mean 'p'"),
+        ({"probe": "q"}, r"is multiclass; say which label it waits for \(a, b, c\)"),
+        ({"label": "yess"}, "Did you mean 'yes'"),
+        ({"action": "escalate", "judge": "j"}, "no band to abstain in"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            check(**facts)
+
+
+def test_the_key_of_a_server_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = {"url": "http://x/v1", "model": "m", "api_key_env": "KEY_OF_X"}
+    upstream = make_policies({"upstreams": {"u": server}}).upstreams["u"]
+    with pytest.raises(ConfigError, match="KEY_OF_X, which is not set"):
+        api_key(upstream)
+    monkeypatch.setenv("KEY_OF_X", "secret")
+    assert api_key(upstream) == "secret"
