@@ -80,6 +80,11 @@ def serve(
     log_prompts: Annotated[
         bool, typer.Option("--log-prompts", help="Write prompts and answers to the log.")
     ] = False,
+    cache_tokens: Annotated[
+        int,
+        typer.Option(min=1, help="Tokens of all requests and cached prefixes that are held."),
+    ] = 32768,
+    max_requests: Annotated[int, typer.Option(min=1, help="Requests that run together.")] = 64,
     dtype: Dtype = "auto",
     device: Device = "auto",
     as_json: Json = False,
@@ -94,7 +99,7 @@ def serve(
     'Content-Type: application/json' -d '{"model": "embedded", "messages": [{"role": "user",
     "content": "Hello!"}]}'
     """
-    from pillion.runtime.engines import load_engine
+    from pillion.runtime import PagedSettings, load_engine
     from pillion.serve import Limits, Policies, Settings, load_keys, read_policies
     from pillion.serve.run import Place, bind, check_place
     from pillion.serve.run import serve as run
@@ -121,7 +126,8 @@ def serve(
     artefacts = [_probe(one) for one in probe or []]
     settings.policies.check({a.name: a for a in artefacts})
     with bind(place) as bound:
-        loaded = load_engine(engine, model, artefacts, dtype, device)
+        sizes = PagedSettings(cache_tokens=cache_tokens, max_requests=max_requests)
+        loaded = load_engine(engine, model, artefacts, dtype, device, sizes)
         _say(bound.getsockname()[:2], settings.names[0], [a.name for a in artefacts], as_json)
         run(loaded, settings, place, bound)
 

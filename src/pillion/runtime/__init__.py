@@ -16,6 +16,7 @@ from pillion.runtime.engine import (
     Request,
     TokenSampled,
 )
+from pillion.runtime.engines import ENGINES, load_engine
 from pillion.runtime.language_model import (
     Generation,
     LanguageModel,
@@ -28,6 +29,7 @@ from pillion.runtime.reading import Reading
 from pillion.runtime.sampling import Sampler, Sampling
 
 __all__ = [
+    "ENGINES",
     "ContinuousEngine",
     "Engine",
     "EngineStats",
@@ -48,6 +50,7 @@ __all__ = [
     "attach",
     "decode_steps",
     "encode_rows",
+    "load_engine",
     "pad_batch",
     "resolve",
     "watch",

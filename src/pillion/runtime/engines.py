@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pillion.backends import EMBEDDED, load_backend
+from pillion.backends.paged import PagedSettings
 from pillion.errors import unknown_name
 from pillion.probe import Artefact
+from pillion.runtime.continuous_engine import ContinuousEngine
 from pillion.runtime.engine import Engine
 from pillion.runtime.plain_engine import PlainEngine
 
+Loader = Callable[[str, str, str, Sequence[Artefact], PagedSettings], Engine]
+"""Of model, dtype, device, probes and sizes."""
 
-def _transformers(model: str, dtype: str, device: str, probes: Sequence[Artefact]) -> Engine:
-    return PlainEngine(load_backend(model, dtype, device), probes)
+
+def _transformers(
+    model: str, dtype: str, device: str, probes: Sequence[Artefact], sizes: PagedSettings
+) -> Engine:
+    return ContinuousEngine(load_backend(model, dtype, device), probes, sizes)
 
 
-ENGINES: dict[str, Callable[[str, str, str, Sequence[Artefact]], Engine]] = {
+ENGINES: dict[str, Loader] = {
     "transformers": _transformers,
 }
 """Engines that serve a model of that name."""
@@ -27,6 +34,7 @@ def load_engine(
     probes: Sequence[Artefact] = (),
     dtype: str = "auto",
     device: str = "auto",
+    sizes: PagedSettings | None = None,
 ) -> Engine:
     """An engine with its model, not started yet.
 
@@ -36,6 +44,7 @@ def load_engine(
         probes: those that ride from the start.
         dtype: of the weights.
         device: `cpu`, `cuda`, ...
+        sizes: how much is held and done at once; None for the defaults.
 
     Raises:
         ConfigError: for an unknown engine, or a model that cannot be loaded.
@@ -45,4 +54,4 @@ def load_engine(
         raise unknown_name("engine", name, ENGINES)
     if model == "fake":
         return PlainEngine(load_backend(model), probes)
-    return ENGINES[name](model, dtype, device, probes)
+    return ENGINES[name](model, dtype, device, probes, sizes or PagedSettings())
