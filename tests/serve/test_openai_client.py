@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 from collections.abc import Generator
@@ -19,6 +20,7 @@ from pillion.serve import load_keys, make_policies
 from tiny_models import make_artefact
 
 openai = pytest.importorskip("openai", reason="the openai package is not installed")
+RECIPES = Path(__file__).parents[2] / "recipes"
 HELLO: Any = [{"role": "user", "content": "hello"}]
 
 
@@ -141,6 +143,18 @@ def test_a_client_that_goes_away_frees_the_engine(client: Any, url: str) -> None
         if "pillion_running 0.0" in text:
             break
     assert "pillion_running 0.0" in text
+
+
+def test_the_recipe_for_clients_reads_verdicts(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    recipe = runpy.run_path(str(RECIPES / "read_verdicts.py"))
+    verdicts = recipe["main"]([url])
+    assert verdicts["prompt"]["safe"]["decision"] == "annotate"
+    assert set(verdicts["response"]["safe"]["probs"]) == {"no", "yes"}
+    shown = capsys.readouterr().out
+    assert shown.startswith("prompt: safe ") and "response: safe " in shown
 
 
 NODE = """
