@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.tiny_models import distance, full_states, random_ids, tiny_model
 from torch import Tensor
 
 from pillion.backends.fake import FakeBackend
+from pillion.backends.transformers import TransformersBackend
 from pillion.cache import CacheReader, CacheSpec
 from pillion.errors import Interrupted, StateError, StorageError
 from pillion.extract import cache_key, cache_spec, extract, fill, size_sentence
@@ -73,6 +75,38 @@ def test_every_row_holds_the_states_that_it_has_alone(
         for row_id, row in enumerate(rows):
             for place, layer in enumerate(LAYERS):
                 torch.testing.assert_close(reader.read(row_id)[place], alone(row, layer))
+
+
+@pytest.mark.parametrize("kind", ["fake", "llama", "qwen3", "gpt2", "mixtral"])
+def test_a_beginning_that_rows_share_is_run_once_and_changes_no_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    backend = FakeBackend() if kind == "fake" else TransformersBackend(tiny_model(kind))
+    opening = random_ids(20)
+    rows = [[*opening, *random_ids(tokens, seed=tokens)] for tokens in (1, 9, 4)]
+    layers = range(backend.identity.num_layers + 1)
+    run: list[int] = []
+    forward = backend.forward
+
+    def counted(ids: Tensor, *rest: Any) -> Tensor | None:
+        run.append(ids.numel())
+        return forward(ids, *rest)
+
+    monkeypatch.setattr(backend, "forward", counted)
+    with extract(backend, rows, layers, tmp_path / "cache", "key") as cache:
+        assert run == [20, 3 * 9]
+        for row_id, row in enumerate(rows):
+            assert distance(cache.read(row_id), full_states(backend, row)) < 1e-5
+
+
+def test_a_shared_beginning_is_not_run_apart_where_the_highest_blocks_need_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A KV cache would want every block."""
+    backend, rows = FakeBackend(), [[*range(20), token] for token in (30, 40)]
+    monkeypatch.setattr(backend, "new_cache", None)
+    with extract(backend, rows, (0, 1), tmp_path / "cache", "key") as cache:
+        assert distance(cache.read(1), full_states(backend, rows[1])[[0, 1]]) < 1e-6
 
 
 def test_rows_without_tokens_stay_empty(tmp_path: Path, rows: list[list[int]]) -> None:

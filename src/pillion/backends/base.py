@@ -119,5 +119,14 @@ class Backend(ABC):
         """An empty KV cache."""
 
     @abstractmethod
+    def repeat(self, cache: object, num_rows: int) -> object | None:
+        """A KV cache of one row as one of several equal rows; None if the model's cannot be.
+
+        Args:
+            cache: of a single row; not to be used again.
+            num_rows: 1 or more.
+        """
+
+    @abstractmethod
     def watch(self, watcher: Watcher, layers: Sequence[int]) -> AbstractContextManager[None]:
         """Shows the watcher these layers of every forward pass, until the context ends."""

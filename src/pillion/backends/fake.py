@@ -83,6 +83,12 @@ class FakeBackend(Backend):
         """An empty cache."""
         return FakeCache()
 
+    def repeat(self, cache: object, num_rows: int) -> object:
+        """The row's sums and counts, once a row."""
+        assert isinstance(cache, FakeCache) and cache.counts is not None
+        sums = [one.expand(num_rows, -1, -1) for one in cache.sums]
+        return FakeCache(cache.tokens, sums, cache.counts.expand(num_rows, -1, -1))
+
     @torch.inference_mode()
     def forward(
         self,

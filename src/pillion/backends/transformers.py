@@ -130,6 +130,16 @@ class TransformersBackend(Backend):
 
         return DynamicCache(config=self.model.config)
 
+    def repeat(self, cache: object, num_rows: int) -> object | None:
+        """The cache with its row repeated, where every layer keeps plain keys and values."""
+        from transformers.cache_utils import DynamicCache, DynamicLayer
+
+        assert isinstance(cache, DynamicCache)
+        if any(type(layer) is not DynamicLayer for layer in cache.layers):
+            return None
+        cache.batch_repeat_interleave(num_rows)
+        return cache
+
     @contextmanager
     def watch(self, watcher: Watcher, layers: Sequence[int]) -> Generator[None]:
         """Shows the watcher these layers of every forward pass; leaves no hook behind."""

@@ -20,9 +20,13 @@ class Collector:
 
     Args:
         layers: those that are watched, in the order of the blocks.
+
+    Attributes:
+        layers: as given.
     """
 
     def __init__(self, layers: Sequence[int]) -> None:
+        self.layers = tuple(layers)
         self._places = {layer: place for place, layer in enumerate(layers)}
         self._by_layer: list[tuple[Tensor, ...]] = []
 
@@ -47,15 +51,45 @@ class Collector:
         """Nothing to move: passes here keep no KV cache."""
 
 
+MIN_SHARED_TOKENS = 8
+"""A beginning that all rows share is run once if it has so many tokens, as a chat template has."""
+
+
 def run_batch(
     backend: Backend,
     collector: Collector,
     rows: Sequence[Sequence[int]],
     blocks: Sequence[Float[Tensor, "layer _token dim"]],
 ) -> None:
-    """Runs one padded batch of rows through a watched model, into their blocks."""
-    collector.aim(blocks)
-    backend.forward(*pad(rows))
+    """Runs one padded batch of rows through a watched model, into their blocks.
+
+    What the rows begin with in common is run once, and its KV cache repeated; but not where the
+    highest blocks need not run at all, which a KV cache would want.
+    """
+    shared, cache = shared_tokens(rows), None
+    if backend.identity.num_layers in collector.layers and shared >= MIN_SHARED_TOKENS:
+        first, *others = [block[:, :shared] for block in blocks]
+        collector.aim([first])
+        cache = backend.new_cache()
+        backend.forward(*pad([rows[0][:shared]]), cache)
+        for block in others:
+            block.copy_(first)
+        cache = backend.repeat(cache, len(rows))
+    known = 0 if cache is None else shared
+    collector.aim([block[:, known:] for block in blocks])
+    token_ids, mask = pad([row[known:] for row in rows])
+    before = torch.ones(len(rows), known, dtype=torch.bool)
+    backend.forward(token_ids, torch.cat([before, mask], dim=1), cache)
+
+
+def shared_tokens(rows: Sequence[Sequence[int]]) -> int:
+    """How many tokens several rows begin with in common; each has one more at least."""
+    if len(rows) < 2:
+        return 0
+    # Of sorted rows the first and the last differ most.
+    first, last = min(rows), max(rows)
+    most = min(map(len, rows)) - 1
+    return next((i for i in range(most) if first[i] != last[i]), most)
 
 
 def pad(
