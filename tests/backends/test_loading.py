@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny_models import tiny_model, tiny_tokenizer
 
 from pillion.backends import load_backend
 from pillion.core.arithmetic import fast_dtype
+from tiny_models import tiny_model, tiny_tokenizer
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 

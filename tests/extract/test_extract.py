@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny_models import distance, full_states, random_ids, tiny_model
 from torch import Tensor
 
 from pillion.backends.fake import FakeBackend
@@ -15,6 +14,7 @@ from pillion.backends.transformers import TransformersBackend
 from pillion.cache import CacheReader, CacheSpec
 from pillion.errors import Interrupted, StateError, StorageError
 from pillion.extract import cache_key, cache_spec, extract, fill, size_sentence
+from tiny_models import distance, full_states, random_ids, tiny_model
 
 TEXTS = ["a", "bb bb", "a longer text than the others", "x" * 40, "yes", "no, not at all"]
 LAYERS = (0, 2, 3)
