@@ -14,14 +14,19 @@ PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
 RUNTIME := $(VENV)/.installed-runtime
 DEV := $(VENV)/.installed-dev
 
-.PHONY: run test check bench install
+.PHONY: run test test-vllm check bench install
 .DELETE_ON_ERROR:
 
 run: $(RUNTIME)
 	$(BIN)/pillion demo
 
 test: $(DEV)
-	$(BIN)/python -m pytest -m "not gpu and not vllm and not ray and not browser"
+	$(BIN)/python -m pytest -m "not gpu and not vllm"
+
+# vLLM pins its own versions of everything: it gets an environment of its own.
+test-vllm:
+	@PYTHON=$(PYTHON) bash tests/vllm/install.sh $(VENV)-vllm
+	OMP_NUM_THREADS=1 $(VENV)-vllm/bin/python -m pytest -m vllm tests/vllm
 
 check: $(DEV)
 	$(BIN)/ruff format --check
