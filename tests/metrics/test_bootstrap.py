@@ -7,7 +7,7 @@ import pytest
 from jaxtyping import TypeCheckError
 
 from pillion.errors import ConfigError, DataError
-from pillion.metrics import interval, paired_interval
+from pillion.metrics import interval, intervals, paired_interval
 
 
 def mean(values: np.ndarray) -> float:
@@ -101,3 +101,17 @@ def test_arrays_of_different_lengths_are_refused() -> None:
         interval(accuracy, np.ones(3), np.ones(4))
     with pytest.raises(DataError, match="at least one array"):
         interval(mean)
+
+
+def test_several_metrics_share_their_draws() -> None:
+    values = drawn()
+
+    def both(rows: np.ndarray) -> dict[str, float | None]:
+        return {"mean": mean(rows), "twice": 2 * mean(rows), "never": None}
+
+    got = intervals(both, values, num_resamples=50, seed=4)
+    assert got["mean"] == interval(mean, values, num_resamples=50, seed=4)
+    assert got["never"] is None
+    one, two = got["mean"], got["twice"]
+    assert one is not None and two is not None
+    assert two.low == pytest.approx(2 * one.low) and two.high == pytest.approx(2 * one.high)

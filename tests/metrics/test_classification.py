@@ -12,7 +12,7 @@ from sklearn.metrics import (
 )
 
 from pillion.errors import ConfigError, DataError
-from pillion.metrics import best_f1_threshold, confusion, decide, evaluate
+from pillion.metrics import confusion, decide, evaluate
 from pillion.metrics.classification import METRICS
 
 TASKS = ("binary", "multiclass", "multilabel")
@@ -210,41 +210,6 @@ def test_multilabel_confusion_has_one_table_a_label() -> None:
     got = confusion(probs, targets, "multilabel")
     assert got.shape == (3, 2, 2)
     assert got.sum(axis=(1, 2)).tolist() == [200, 200, 200]
-
-
-def test_the_best_threshold_lies_midway_between_scores() -> None:
-    assert best_f1_threshold(np.array([0.1, 0.2, 0.6, 0.8]), ids(0, 0, 1, 1)) == pytest.approx(0.4)
-
-
-def test_no_threshold_at_a_score_has_a_higher_f1_than_the_best_one() -> None:
-    probs, label_ids = drawn("binary")
-    best = best_f1_threshold(probs[:, 0], label_ids)
-    reached = evaluate(probs, label_ids, "binary", best)["f1"]
-    others = [evaluate(probs, label_ids, "binary", float(limit))["f1"] for limit in probs[:, 0]]
-    assert reached == pytest.approx(max(value or 0.0 for value in others))
-
-
-def test_of_equally_good_thresholds_the_highest_is_taken() -> None:
-    # At 0.9: precision 1, recall 1/2. At 0.2: precision 1/2, recall 1. Both have F1 = 2/3.
-    probs = np.array([0.9, 0.5, 0.4, 0.2])
-    assert best_f1_threshold(probs, ids(1, 0, 0, 1)) == pytest.approx(0.7)
-
-
-def test_when_every_row_is_best_labelled_the_threshold_is_below_all_scores() -> None:
-    probs = np.array([0.4, 0.6])
-    assert best_f1_threshold(probs, ids(1, 0)) == pytest.approx(0.2)
-
-
-def test_neighbouring_floats_are_still_told_apart() -> None:
-    low = 0.5
-    high = float(np.nextafter(low, 1))
-    best = best_f1_threshold(np.array([low, high]), ids(0, 1))
-    assert low < best <= high
-
-
-@pytest.mark.parametrize("label_id", [0, 1])
-def test_one_class_says_nothing_about_the_best_threshold(label_id: int) -> None:
-    assert best_f1_threshold(np.array([0.1, 0.2]), ids(label_id, label_id)) == 0.5
 
 
 def test_an_unknown_task_is_refused_with_the_known_ones() -> None:

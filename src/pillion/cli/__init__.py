@@ -1,6 +1,7 @@
 """The command line: one file a verb; each parses, builds a configuration and makes one call."""
 
 from pillion.cli import (
+    calibrate,
     demo,
     doctor,
     evaluate,
@@ -8,6 +9,7 @@ from pillion.cli import (
     generate,
     inspect,
     predict,
+    report,
     serve,
     setup,
     train,
@@ -15,6 +17,7 @@ from pillion.cli import (
 from pillion.cli.app import main
 
 __all__ = [
+    "calibrate",
     "demo",
     "doctor",
     "evaluate",
@@ -23,6 +26,7 @@ __all__ = [
     "inspect",
     "main",
     "predict",
+    "report",
     "serve",
     "setup",
     "train",

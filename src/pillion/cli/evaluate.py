@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,10 +18,13 @@ from pillion.cli.app import (
     TextColumnName,
     TooLong,
     app,
+    json_line,
     out,
     print_json,
     progress_bar,
 )
+from pillion.cli.output import write_lines
+from pillion.cli.places import check_file
 
 
 @app.command()
@@ -30,6 +34,14 @@ def evaluate(
         str,
         typer.Option(help="Labelled texts: a Parquet, CSV or JSON Lines file, or hf:NAME[:SPLIT]."),
     ],
+    out_file: Annotated[
+        Path | None,
+        typer.Option("--out", help="Result file with all predictions, for pillion report."),
+    ] = None,
+    examples: Annotated[
+        int,
+        typer.Option(min=0, help="Texts of each kind that --out keeps for the report; 0: none."),
+    ] = 0,
     text_column: TextColumnName = "text",
     label_column: LabelColumnName = "label",
     model: Model = "embedded",
@@ -43,25 +55,30 @@ def evaluate(
 
     Prints accuracy, F1, AUPRC and more, at the thresholds that were chosen in training.
     """
-    from pillion.data import LabelSpace, read_rows
-    from pillion.evals import measure
+    from pillion.data import read_rows
+    from pillion.evals import Labelled, measure, result_of, score_rows
     from pillion.runtime import LanguageModel, resolve
 
+    if out_file is not None:
+        check_file(out_file, "--out")
     artefact = resolve(probe)
-    rows = read_rows(data, text_column, label_column)
-    assert rows.labels is not None
-    targets = LabelSpace(artefact.card.labels, artefact.card.task).encode(rows.labels)
+    labelled = Labelled.of(artefact.card, read_rows(data, text_column, label_column))
     language_model = LanguageModel.load(model, dtype, device)
     with progress_bar() as bar:
-        verdicts = language_model.score(
-            rows.texts,
-            [artefact],
+        verdicts = score_rows(
+            language_model,
+            artefact,
+            labelled,
             on_too_long=on_too_long,
             progress=partial(bar, "evaluate"),
             allow_mismatch=allow_mismatch,
         )
-    metrics = measure(artefact.card, [row[artefact.name] for row in verdicts], targets)
-    _show({**metrics, "rows": len(rows.texts), "data_sha256": rows.sha256}, as_json)
+    metrics = measure(artefact.card, verdicts, labelled.targets)
+    if out_file is not None:
+        found = result_of(language_model, artefact, labelled, verdicts, on_too_long, examples)
+        write_lines([json_line(found)], out_file)
+    rows = labelled.rows
+    _show({**metrics, "rows": len(rows), "data_sha256": rows.sha256}, as_json)
 
 
 def _show(numbers: dict[str, Any], as_json: bool) -> None:

@@ -1,5 +1,23 @@
-"""How good verdicts are: metrics of a probe on labelled rows. Knows no plots."""
+"""How good verdicts are, and where to decide: measured and chosen on labelled rows.
 
+Knows no plots.
+"""
+
+from pillion.evals.calibrate import CalibrationSettings, calibrate, raw_artefact
+from pillion.evals.evaluation import evaluation, result_of
 from pillion.evals.measure import measure
+from pillion.evals.operating import Operating
+from pillion.evals.scoring import Labelled, probs_of, score_rows
 
-__all__ = ["measure"]
+__all__ = [
+    "CalibrationSettings",
+    "Labelled",
+    "Operating",
+    "calibrate",
+    "evaluation",
+    "measure",
+    "probs_of",
+    "raw_artefact",
+    "result_of",
+    "score_rows",
+]

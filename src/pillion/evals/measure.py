@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from pillion.core import Verdict
+from pillion.evals.scoring import probs_of
 from pillion.metrics import evaluate
 from pillion.probe import Card
 
@@ -22,6 +23,4 @@ def measure(
         verdicts: one a row.
         targets: label ids, or 0/1 a label for a multi-label probe.
     """
-    columns = card.labels[1:] if card.task == "binary" else card.labels
-    probs = np.array([[verdict.probs[label] for label in columns] for verdict in verdicts])
-    return evaluate(probs, targets, card.task, card.thresholds)
+    return evaluate(probs_of(card, verdicts), targets, card.task, card.thresholds)

@@ -4,15 +4,17 @@ Promises pure functions of arrays: same arrays and seed, same numbers; what is u
 Does not know files, models or label names.
 """
 
-from pillion.metrics.bootstrap import Interval, interval, paired_interval
-from pillion.metrics.classification import best_f1_threshold, confusion, decide, evaluate
+from pillion.metrics.bootstrap import Interval, interval, intervals, paired_interval
+from pillion.metrics.classification import confusion, decide, evaluate
+from pillion.metrics.thresholds import f1_threshold
 
 __all__ = [
     "Interval",
-    "best_f1_threshold",
     "confusion",
     "decide",
     "evaluate",
+    "f1_threshold",
     "interval",
+    "intervals",
     "paired_interval",
 ]

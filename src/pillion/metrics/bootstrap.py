@@ -57,19 +57,47 @@ def interval(
         DataError: arrays with different numbers of rows, or none.
         ConfigError: `num_resamples` or `level` out of range.
     """
+    return intervals(
+        lambda *rows: {"it": metric(*rows) if len(rows[0]) else None},
+        *arrays,
+        num_resamples=num_resamples,
+        seed=seed,
+        level=level,
+    )["it"]
+
+
+def intervals(
+    metrics: Callable[..., dict[str, float | None]],
+    *arrays: Shaped[np.ndarray, "row ..."],
+    num_resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Interval | None]:
+    """`interval` of several metrics at once: every draw of rows serves them all.
+
+    Args:
+        metrics: name -> value, or None where undefined; the same names in every call.
+        arrays: as in `interval`.
+        num_resamples: as in `interval`.
+        seed: as in `interval`.
+        level: as in `interval`.
+    """
     _check_options(num_resamples, level)
     num_rows = _count_rows(arrays)
-    estimate = metric(*arrays) if num_rows else None
-    if estimate is None:
-        return None
+    estimates = metrics(*arrays)
+    nothing = not num_rows or set(estimates.values()) == {None}
     rng = np.random.default_rng(seed)
-    draws = (rng.integers(num_rows, size=num_rows) for _ in range(num_resamples))
-    resampled = [metric(*(array[rows] for array in arrays)) for rows in draws]
-    defined = [value for value in resampled if value is not None]
-    if not defined:
-        return None
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(estimate), float(low), float(high), len(defined))
+    draws = (rng.integers(num_rows, size=num_rows) for _ in range(0 if nothing else num_resamples))
+    resampled = [metrics(*(array[rows] for array in arrays)) for rows in draws]
+    found: dict[str, Interval | None] = {}
+    for name, estimate in estimates.items():
+        defined = [one[name] for one in resampled if one[name] is not None]
+        found[name] = None
+        if estimate is not None and defined:
+            values = np.array(defined, dtype=np.float64)
+            low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+            found[name] = Interval(float(estimate), float(low), float(high), len(defined))
+    return found
 
 
 def paired_interval(

@@ -12,12 +12,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 from sklearn.metrics import (
-    accuracy_score,
     average_precision_score,
     brier_score_loss,
     confusion_matrix,
-    f1_score,
-    precision_recall_curve,
     roc_auc_score,
     roc_curve,
 )
@@ -47,8 +44,9 @@ def evaluate(
     label_ids: Shaped[np.ndarray, "row ..."],
     task: str,
     thresholds: float | Sequence[float] | None = None,
+    names: Sequence[str] = METRICS,
 ) -> dict[str, float | None]:
-    """Every metric of `METRICS`, each None where the rows or the task leave it undefined.
+    """Every metric of `METRICS`, or some: None where the rows or the task leave one undefined.
 
     `f1`, `auprc` and `auroc` are of the positive label for a binary task, else macro averages over
     the labels that the rows hold (for the two curves: that some rows hold and some do not). Which
@@ -71,6 +69,7 @@ def evaluate(
             multi-label.
         task: `binary`, `multiclass` or `multilabel`.
         thresholds: as in `decide`.
+        names: the metrics that are wanted; curves of many labels take their time.
 
     Raises:
         ConfigError: an unknown task, or thresholds that do not fit it.
@@ -79,19 +78,23 @@ def evaluate(
     scores, targets = _columns(probs, label_ids, task)
     decisions = decide(probs, task, thresholds)
     if not len(targets):
-        return dict.fromkeys(METRICS)
+        return dict.fromkeys(names)
     binary = task == "binary"
-    return {
-        "accuracy": float(accuracy_score(targets, decisions)),
-        "f1": _macro(_f1, targets, decisions),
-        "f1_micro": None if binary else _f1(targets.ravel(), decisions.ravel()),
-        "auprc": _macro(_auprc, targets, scores),
-        "auroc": _macro(_auroc, targets, scores),
-        "tpr_at_fpr_1": _tpr_at_fpr(targets[:, 0], scores[:, 0], 0.01) if binary else None,
-        "tpr_at_fpr_01": _tpr_at_fpr(targets[:, 0], scores[:, 0], 0.001) if binary else None,
-        "ece": _ece_of_task(targets, scores, task),
-        "brier": _brier_of_task(targets, scores, task),
+    first = targets[:, 0], scores[:, 0]
+    metrics: dict[str, Callable[[], float | None]] = {
+        "accuracy": lambda: float((targets == decisions).all(axis=1).mean()),
+        "f1": lambda: _f1(targets, decisions),
+        "f1_micro": lambda: (
+            None if binary else _f1(targets.reshape(-1, 1), decisions.reshape(-1, 1))
+        ),
+        "auprc": lambda: _macro(_auprc, targets, scores),
+        "auroc": lambda: _macro(_auroc, targets, scores),
+        "tpr_at_fpr_1": lambda: _tpr_at_fpr(*first, 0.01) if binary else None,
+        "tpr_at_fpr_01": lambda: _tpr_at_fpr(*first, 0.001) if binary else None,
+        "ece": lambda: _ece_of_task(targets, scores, task),
+        "brier": lambda: _brier_of_task(targets, scores, task),
     }
+    return {name: metrics[name]() for name in names}
 
 
 def decide(
@@ -151,37 +154,6 @@ def confusion(
     return counts[0] if task == "binary" else counts
 
 
-def best_f1_threshold(
-    probs: Float[np.ndarray, " row"], targets: Shaped[np.ndarray, " row"]
-) -> float:
-    """The threshold in [0, 1] that maximises F1 when rows at or above it are labelled.
-
-    It lies midway between the lowest score that is labelled and the next one below (or zero), so
-    that rounding does not move a row across. Of equal ones it is the highest. With rows of one
-    class only, where the scores say nothing about the border, it is 0.5.
-
-    Args:
-        probs: probability of the label, one a row.
-        targets: one where the row has the label, else zero.
-
-    Raises:
-        DataError: lengths, targets or probabilities that cannot be used.
-    """
-    scores, columns = _columns(probs[:, None], targets, "binary")
-    if not _has_both(columns):
-        return DEFAULT_THRESHOLD
-    precision, recall, thresholds = precision_recall_curve(columns[:, 0], scores[:, 0])
-    # The curve ends in a point without a threshold; F1 = 0 where both rates are 0.
-    total = (precision + recall)[:-1]
-    f1 = 2 * (precision * recall)[:-1] / np.where(total > 0, total, 1)
-    # Equal F1 values may differ in their last bit, so ties are found with a tolerance.
-    best = int(np.flatnonzero(f1 >= f1.max() - 1e-12)[-1])
-    upper = float(thresholds[best])
-    lower = float(scores[scores < upper].max(initial=0.0))
-    middle = (lower + upper) / 2
-    return middle if middle > lower else upper
-
-
 def _columns(
     probs: np.ndarray, label_ids: np.ndarray, task: str
 ) -> tuple[Float[np.ndarray, "row label"], Int[np.ndarray, "row label"]]:
@@ -237,8 +209,13 @@ def _macro(metric: _ColumnMetric, targets: np.ndarray, values: np.ndarray) -> fl
 
 
 def _f1(targets: np.ndarray, decisions: np.ndarray) -> float | None:
-    # Without a positive row recall is undefined, and F1 would only repeat that none was there.
-    return float(f1_score(targets, decisions)) if targets.any() else None
+    """The mean F1 of the columns that have a positive row."""
+    # Without one recall is undefined, and F1 would only repeat that none was there.
+    positives = targets.sum(axis=0)
+    known = positives > 0
+    hits, decided = (targets * decisions).sum(axis=0), decisions.sum(axis=0)
+    each = 2 * hits[known] / (positives + decided)[known]
+    return float(each.mean()) if known.any() else None
 
 
 def _auprc(targets: np.ndarray, scores: np.ndarray) -> float | None:

@@ -22,8 +22,9 @@ class Affine(Facts):
     """Logits are scaled and shifted before they become probabilities.
 
     `temperature` (Guo et al. 2017, section 4.2): `softmax(scale * logits)`, or the sigmoid; there
-    are no offsets. `platt` (Platt 1999): `sigmoid(scale * logit + offset)`, for multi-class one
-    against the rest and divided by their sum (Zadrozny and Elkan 2002).
+    are no offsets. `platt` (Platt 1999): `sigmoid(scale * logit + offset)`; for multi-class one
+    against the rest, with logits that are log-probabilities, and divided by their sum (Zadrozny and
+    Elkan 2002).
 
     Attributes:
         method: which of the two.
@@ -49,8 +50,8 @@ class Affine(Facts):
 class Isotonic(Facts):
     """A rising line of pieces from logit to probability (Zadrozny and Elkan 2002).
 
-    Outside the outermost knots it is flat. For multi-class one against the rest, divided by their
-    sum; where all are zero every label is as likely.
+    Outside the outermost knots it is flat. For multi-class as with `platt`; where all are zero
+    every label is as likely.
 
     Attributes:
         method: `isotonic`.
@@ -101,6 +102,9 @@ class Calibrator:
     def __call__(self, logits: Float[Tensor, "batch output"]) -> Float[Tensor, "batch output"]:
         """Calibrated probabilities in [0, 1], in fp32."""
         self._numbers = [some.to(logits.device) for some in self._numbers]
+        if self._normalise:
+            # Of multi-class logits only differences say something; one label alone needs a scale.
+            logits = logits.double().log_softmax(-1)
         if isinstance(self.calibration, Isotonic):
             probs = self._interpolated(logits.double())
         else:

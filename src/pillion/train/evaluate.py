@@ -15,7 +15,9 @@ from torch import Tensor
 
 from pillion.core.batching import batches_by_length
 from pillion.extract import Progress, StateSource, silent
-from pillion.metrics import best_f1_threshold, evaluate
+from pillion.metrics import evaluate
+from pillion.metrics.classification import DEFAULT_THRESHOLD
+from pillion.metrics.thresholds import f1_threshold
 from pillion.probe import Network
 from pillion.probe.network import inverse_rms_by_layer
 from pillion.probe.task import Task, probabilities
@@ -96,13 +98,15 @@ def score(metrics: dict[str, float | None]) -> float:
 def choose_thresholds(
     task: Task, probs: Float[Tensor, "row output"], targets: Shaped[np.ndarray, "row ..."]
 ) -> tuple[float, ...] | None:
-    """The thresholds of best F1 on these (validation) rows, one an output; None for multi-class."""
+    """The thresholds of best expected F1 on these (validation) rows; None for multi-class.
+
+    One an output: that of `f1_threshold`, or one half where the rows tell none.
+    """
     if task == "multiclass":
         return None
     columns = targets.reshape(len(targets), -1)
-    return tuple(
-        best_f1_threshold(probs[:, i].numpy(), columns[:, i]) for i in range(columns.shape[1])
-    )
+    found = [f1_threshold(probs[:, i].numpy(), columns[:, i]) for i in range(columns.shape[1])]
+    return tuple(DEFAULT_THRESHOLD if line is None else line for line in found)
 
 
 def _log_loss(task: Task, probs: Tensor, targets: Tensor) -> float:

@@ -1,0 +1,219 @@
+"""`pillion calibrate`: probabilities that mean what they say, and where to decide."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from pillion.cli.app import (
+    SEED_MAX,
+    AllowMismatch,
+    Device,
+    Dtype,
+    Json,
+    LabelColumnName,
+    Model,
+    TextColumnName,
+    TooLong,
+    app,
+    out,
+    print_json,
+    progress_bar,
+)
+from pillion.cli.places import check_probe_folder
+from pillion.errors import ConfigError
+
+COSTS = ("cost_of_errors_alone", "cost_of_errors", "cost_of_escalation")
+MAX_LABELS = 20
+"""Labels whose lines are printed."""
+
+
+@app.command()
+def calibrate(
+    probe: Annotated[str, typer.Option(metavar="DIR", help="Folder of a trained probe.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Labelled texts that the probe was not trained on: Parquet, CSV, JSON Lines or "
+            "hf:NAME[:SPLIT]."
+        ),
+    ],
+    out_folder: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for the calibrated probe; default: --probe itself."),
+    ] = None,
+    method: Annotated[
+        Literal["temperature", "platt", "isotonic", "none"],
+        typer.Option(help="How logits become probabilities; temperature keeps their ranking."),
+    ] = "temperature",
+    best_f1: Annotated[bool, typer.Option("--best-f1", help="Threshold of best F1.")] = False,
+    target_fpr: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Threshold of this false positive rate, such as 0.01."),
+    ] = None,
+    target_precision: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Threshold of this precision.")
+    ] = None,
+    cost_fp: Annotated[
+        float | None, typer.Option(metavar="COST", help="Of a wrong label; with --cost-fn.")
+    ] = None,
+    cost_fn: Annotated[
+        float | None, typer.Option(metavar="COST", help="Of a missed label; with --cost-fp.")
+    ] = None,
+    abstain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE|LOW,HIGH",
+            help="Leave a share of the texts undecided, those nearest to the threshold (0.08), or "
+            "those with a probability in a band (0.2,0.7).",
+        ),
+    ] = None,
+    target_fnr: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="A lower threshold, of this false negative rate; between it and that of "
+            "--target-fpr texts are left undecided.",
+        ),
+    ] = None,
+    cost_escalation: Annotated[
+        float | None,
+        typer.Option(
+            metavar="COST",
+            help="Of handing an undecided text on; with --cost-fp it chooses the band.",
+        ),
+    ] = None,
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="Add sets of labels that hold the true one this often, as 0.9."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=SEED_MAX, help="Of folds and resamples.")] = 0,
+    text_column: TextColumnName = "text",
+    label_column: LabelColumnName = "label",
+    model: Model = "embedded",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    on_too_long: TooLong = "error",
+    allow_mismatch: AllowMismatch = False,
+    as_json: Json = False,
+) -> None:
+    """Calibrate a probe and choose where it decides.
+
+    Fits the calibration on labelled texts, and chooses thresholds, a band to abstain in and
+    prediction sets as asked. All of it is kept on the probe's card, and predict, generate and serve
+    go by it. Without a wish for thresholds the decisions stay as they are.
+    """
+    from pillion.data import read_rows
+    from pillion.evals import (
+        CalibrationSettings,
+        Labelled,
+        Operating,
+        probs_of,
+        raw_artefact,
+        score_rows,
+    )
+    from pillion.evals import calibrate as choose
+    from pillion.runtime import LanguageModel, resolve
+
+    operating = Operating(
+        best_f1=best_f1,
+        target_fpr=target_fpr,
+        target_fnr=target_fnr,
+        target_precision=target_precision,
+        cost_fp=cost_fp,
+        cost_fn=cost_fn,
+        cost_escalation=cost_escalation,
+        **_abstain(abstain),
+    )
+    settings = CalibrationSettings(method, operating, coverage, seed)
+    artefact = resolve(probe)
+    target = Path(probe) if out_folder is None else out_folder
+    check_probe_folder(target)
+    labelled = Labelled.of(artefact.card, read_rows(data, text_column, label_column))
+    raw = raw_artefact(artefact)
+    language_model = LanguageModel.load(model, dtype, device)
+    with progress_bar() as bar:
+        verdicts = score_rows(
+            language_model,
+            raw,
+            labelled,
+            on_too_long=on_too_long,
+            progress=partial(bar, "calibrate"),
+            allow_mismatch=allow_mismatch,
+        )
+    probs = probs_of(raw.card, verdicts)
+    revised, found = choose(artefact, probs, labelled.targets, settings, labelled.facts)
+    revised.save(target)
+    _show({"out": str(target), **found, **_numbers(revised.card)}, as_json)
+
+
+def _abstain(words: str | None) -> dict[str, Any]:
+    """A share, or the two ends of a band."""
+    if words is None:
+        return {}
+    try:
+        numbers = tuple(float(word) for word in words.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) == 1:
+        return {"abstain_share": numbers[0]}
+    if len(numbers) == 2:
+        return {"abstain_band": numbers}
+    raise ConfigError(
+        f"--abstain is {words!r}; give a share of the texts, such as 0.08, or a band of "
+        "probabilities, such as 0.2,0.7."
+    )
+
+
+def _numbers(card: Any) -> dict[str, Any]:
+    """What the card now holds, under its own keys."""
+    content = card.model_dump(mode="json")
+    return {name: content[name] for name in ("calibration", "abstain", "conformal")}
+
+
+def _show(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        return print_json(found)
+    out.print(f"{found['data']['num_rows']:,} rows of {found['data']['path']}, {found['method']}")
+    out.print(f"{'':<18}{'before':>10}{'after':>10}   (after: on rows left out of the fit)")
+    for name, before in found["before"].items():
+        out.print(f"  {name:<16}{_number(before):>10}{_number(found['after'][name]):>10}")
+    for line in found["thresholds"][:MAX_LABELS]:
+        out.print(
+            f"{line['label']}: threshold {_spread(line, 'threshold')}, "
+            + ", ".join(f"{rate} {_spread(line, rate)}" for rate in ("fpr", "recall", "precision"))
+        )
+    if len(found["thresholds"]) > MAX_LABELS:
+        out.print(f"... and {len(found['thresholds']) - MAX_LABELS} more labels (--json has all)")
+    if found["escalation"] is not None:
+        _show_escalation(found["escalation"])
+    if found["conformal"] is not None:
+        sets = found["conformal"]
+        out.print(f"prediction sets: coverage {sets['coverage']:g}, from {sets['limit']:.4f} on")
+    out.print(f"Saved in {found['out']}.")
+
+
+def _show_escalation(found: dict[str, Any]) -> None:
+    decided = found["decided"]
+    out.print(
+        f"left undecided: {_spread(found, 'share')} of the rows; of the others accuracy "
+        f"{_number(decided['accuracy'])}, F1 {_number(decided['f1'])}"
+    )
+    costs = [f"{name.replace('_', ' ')} {_number(found[name])}" for name in COSTS if name in found]
+    if costs:
+        out.print("a row: " + ", ".join(costs))
+
+
+def _spread(found: dict[str, Any], name: str) -> str:
+    around = found[f"{name}_interval"]
+    where = f" [{around[0]:.4f}, {around[1]:.4f}]" if around else ""
+    return _number(found[name]) + where
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"

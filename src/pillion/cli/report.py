@@ -1,0 +1,103 @@
+"""`pillion report`: one HTML file of result files, or of a probe on labelled data."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pillion.cli.app import (
+    AllowMismatch,
+    Device,
+    Dtype,
+    Json,
+    LabelColumnName,
+    Model,
+    TextColumnName,
+    TooLong,
+    app,
+    out,
+    print_json,
+    progress_bar,
+)
+from pillion.cli.places import check_file
+from pillion.errors import ConfigError
+
+
+@app.command()
+def report(
+    results: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Result files: of evaluate --out, bench, layers, or a benchmark."),
+    ] = None,
+    out_file: Annotated[
+        Path, typer.Option("--out", help="The HTML file; it needs no network and no other file.")
+    ] = Path("report.html"),
+    probe: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of a probe to measure on --data.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Labelled texts: Parquet, CSV, JSON Lines, or hf:NAME[:SPLIT]."),
+    ] = None,
+    examples: Annotated[
+        int,
+        typer.Option(min=0, help="Texts of each kind to show, behind a click; 0 keeps all out."),
+    ] = 8,
+    title: Annotated[str, typer.Option(help="Of the page.")] = "pillion report",
+    text_column: TextColumnName = "text",
+    label_column: LabelColumnName = "label",
+    model: Model = "embedded",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    on_too_long: TooLong = "error",
+    allow_mismatch: AllowMismatch = False,
+    as_json: Json = False,
+) -> None:
+    """Make one HTML page of results.
+
+    Of result files, of a probe that is measured on labelled data, or of both: tables, reliability,
+    ROC and precision-recall curves, the confusion matrix, decisions, costs, and examples behind a
+    click. Metrics that the rows leave undefined are printed as undefined.
+    """
+    from pillion.report.page import read_content, write_report
+
+    if (probe is None) != (data is None):
+        raise ConfigError("--probe and --data go together; give both or neither.")
+    if not results and probe is None:
+        raise ConfigError("Give result files, or a probe with --probe and labelled texts (--data).")
+    check_file(out_file, "--out")
+    contents = [read_content(path) for path in results or []]
+    if probe is not None and data is not None:
+        how = {"on_too_long": on_too_long, "allow_mismatch": allow_mismatch}
+        names = (text_column, label_column)
+        contents.insert(0, _measured(probe, data, names, (model, dtype, device), examples, how))
+    num_bytes = write_report(contents, out_file, title)
+    if as_json:
+        sections = [content["name"] for content in contents]
+        return print_json({"out": str(out_file), "sections": sections, "bytes": num_bytes})
+    out.print(f"{out_file}: {len(contents)} sections, {num_bytes / 1e3:,.0f} KB.")
+
+
+def _measured(
+    probe: str,
+    data: str,
+    columns: tuple[str, str],
+    engine: tuple[str, str, str],
+    num_examples: int,
+    how: dict[str, Any],
+) -> dict[str, Any]:
+    """The content of the result file of a probe on labelled data."""
+    from pillion.data import read_rows
+    from pillion.evals import Labelled, result_of, score_rows
+    from pillion.runtime import LanguageModel, resolve
+
+    artefact = resolve(probe)
+    labelled = Labelled.of(artefact.card, read_rows(data, *columns))
+    language_model = LanguageModel.load(*engine)
+    with progress_bar() as bar:
+        progress = partial(bar, "evaluate")
+        verdicts = score_rows(language_model, artefact, labelled, progress=progress, **how)
+    return result_of(language_model, artefact, labelled, verdicts, how["on_too_long"], num_examples)

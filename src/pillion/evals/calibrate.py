@@ -1,0 +1,233 @@
+"""A probe's calibration, thresholds, bands and conformal sets, chosen on labelled rows.
+
+Promises a revised artefact and what was found, as JSON values: every number with the rows that it
+came from. Rows that the probe was trained on make it look better than it is; who calls must bring
+others. Does not know the command line.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from sklearn.model_selection import KFold, StratifiedKFold
+from threadpoolctl import threadpool_limits
+
+from pillion.errors import ConfigError, DataError
+from pillion.evals.conformal import fit_conformal
+from pillion.evals.operating import Operating, choose_bands, choose_thresholds
+from pillion.evals.rates import describe_escalation, describe_thresholds
+from pillion.metrics import evaluate
+from pillion.metrics.calibration import fit_isotonic, fit_platt, fit_temperature
+from pillion.metrics.thresholds import to_logits
+from pillion.probe import Artefact, Card
+from pillion.probe.calibration import Affine, Calibrator, Isotonic
+from pillion.probe.task import Task, probabilities
+
+Method = Literal["temperature", "platt", "isotonic", "none"]
+
+NUM_FOLDS = 5
+"""Parts that take turns at being measured on the calibration of the others."""
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """What is wanted of the decisions.
+
+    Attributes:
+        method: how logits become probabilities.
+        operating: where the probe decides.
+        coverage: of the conformal sets; None for no sets.
+        seed: of folds and bootstrap.
+    """
+
+    method: Method = "temperature"
+    operating: Operating = field(default_factory=Operating)
+    coverage: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.coverage is not None and not 0 < self.coverage < 1:
+            raise ConfigError(
+                f"--coverage is {self.coverage:g}; give a share between 0 and 1, such as 0.9."
+            )
+
+
+def raw_artefact(artefact: Artefact) -> Artefact:
+    """The probe as training left it but for its thresholds; what calibration starts from."""
+    return artefact.revised(calibration=None, abstain=None, conformal=None, decisions=None)
+
+
+# Hundreds of fits of two numbers: threads would only wait for each other.
+@threadpool_limits.wrap(limits=1)
+def calibrate(
+    artefact: Artefact,
+    probs: Float[np.ndarray, "row output"],
+    targets: Shaped[np.ndarray, "row ..."],
+    settings: CalibrationSettings,
+    data: dict[str, Any],
+) -> tuple[Artefact, dict[str, Any]]:
+    """The probe with decisions chosen on labelled rows, and what was found.
+
+    Args:
+        artefact: of the probe.
+        probs: of `raw_artefact(artefact)` for the rows.
+        targets: label ids, or 0/1 a label for a multi-label probe.
+        settings: what is wanted.
+        data: of the rows: `sha256`, `path` and `num_rows`; kept on the card.
+
+    Returns:
+        The revised artefact, and the mapping that its card holds as `decisions`.
+
+    Raises:
+        DataError: rows that do not allow what is wanted.
+        ConfigError: wishes that do not fit the task.
+    """
+    card, wanted = artefact.card, settings.operating
+    if data["sha256"] == card.data.sha256:
+        warnings.warn(
+            f"{data['path']} is the file that the probe was trained on: what it says of its own "
+            "training rows is too sure; bring other rows.",
+            stacklevel=2,
+        )
+    task = card.task
+    names = card.labels[1:] if task == "binary" else card.labels
+    logits = np.log(np.maximum(probs, 1e-30)) if task == "multiclass" else to_logits(probs)
+    calibration = fit_calibration(task, logits, targets, settings.method)
+    now = apply(task, calibration, logits)
+    lines = None
+    if wanted.rules:
+        lines = choose_thresholds(wanted, task, now, targets, names)
+    elif task != "multiclass":
+        lines = _kept_thresholds(card, calibration)
+    bands = choose_bands(wanted, task, now, targets, lines or (), names)
+    # Rows say too much good of a calibration that was fitted on them: others' is used instead.
+    unseen = _cross_fitted(task, logits, targets, settings)
+    conformal = None
+    if settings.coverage is not None:
+        conformal = fit_conformal(task, unseen, targets, settings.coverage)
+    thresholds = None if task == "multiclass" else lines
+    found: dict[str, Any] = {
+        "method": settings.method,
+        "wishes": {**wanted.wishes(), "coverage": settings.coverage},
+        "data": data,
+        "seed": settings.seed,
+        "thresholds": describe_thresholds(wanted, task, now, targets, lines, names, settings.seed),
+        "escalation": describe_escalation(
+            wanted, task, now, targets, thresholds, bands, settings.seed
+        ),
+        "before": evaluate(apply(task, card.calibration, logits), targets, task, card.thresholds),
+        "after": evaluate(unseen, targets, task, thresholds),
+    }
+    revised = artefact.revised(
+        calibration=calibration,
+        thresholds=thresholds,
+        abstain=bands,
+        conformal=conformal,
+        decisions=found,
+    )
+    return revised, found
+
+
+def fit_calibration(
+    task: Task, logits: np.ndarray, targets: np.ndarray, method: Method
+) -> Affine | Isotonic | None:
+    """The calibration that fits these rows; None for `none`.
+
+    Args:
+        task: what the logits mean.
+        logits: (row, output); for multi-class up to a constant a row.
+        targets: label ids, or 0/1 a label for multi-label.
+        method: of calibration.
+
+    Raises:
+        DataError: a label with rows of one side only, or scores that rank it the wrong way round.
+    """
+    if method == "none":
+        return None
+    outputs = logits.shape[1]
+    if method == "temperature" and task == "multiclass":
+        scale = fit_temperature(logits, targets)
+        return Affine(method=method, scales=(scale,) * outputs, offsets=(0.0,) * outputs)
+    columns = list(zip(logits.T, _columns(task, targets, outputs).T, strict=True))
+    if method == "temperature":
+        scales = tuple(fit_temperature(x[:, None], y) for x, y in columns)
+        return Affine(method=method, scales=scales, offsets=(0.0,) * outputs)
+    if method == "isotonic":
+        lines = [fit_isotonic(x, y) for x, y in columns]
+        return Isotonic(logits=tuple(x for x, _ in lines), probs=tuple(y for _, y in lines))
+    curves = [fit_platt(x, y) for x, y in columns]
+    if min(scale for scale, _ in curves) <= 0:
+        raise DataError(
+            "The rows with a label score no higher than those without it, so there is nothing to "
+            "calibrate; check that the labels are those that the probe was trained on."
+        )
+    return Affine(
+        method=method, scales=tuple(a for a, _ in curves), offsets=tuple(b for _, b in curves)
+    )
+
+
+def apply(task: Task, calibration: Affine | Isotonic | None, logits: np.ndarray) -> np.ndarray:
+    """Probabilities as the artefact would give them, in float64."""
+    tensor = torch.from_numpy(logits)
+    if calibration is None:
+        return probabilities(task, tensor).double().numpy()
+    return Calibrator(task, calibration)(tensor).double().numpy()
+
+
+def _columns(task: Task, targets: np.ndarray, outputs: int) -> np.ndarray:
+    """Zeros and ones, (row, output)."""
+    if task == "multiclass":
+        return np.eye(outputs, dtype=np.int64)[targets]
+    return targets.reshape(-1, outputs).astype(np.int64)
+
+
+def _cross_fitted(
+    task: Task, logits: np.ndarray, targets: np.ndarray, settings: CalibrationSettings
+) -> np.ndarray:
+    """Probabilities of every row by a calibration of the other rows."""
+    if settings.method == "none":
+        return apply(task, None, logits)
+    folds = KFold if task == "multilabel" or not _can_stratify(targets) else StratifiedKFold
+    splitter = folds(min(NUM_FOLDS, len(targets)), shuffle=True, random_state=settings.seed)
+    probs = np.empty_like(logits)
+    for rest, held in splitter.split(logits, None if folds is KFold else targets):
+        try:
+            fitted = fit_calibration(task, logits[rest], targets[rest], settings.method)
+        except DataError as error:
+            raise DataError(
+                f"There are too few rows to try the calibration on others ({error}) Give more."
+            ) from error
+        probs[held] = apply(task, fitted, logits[held])
+    return probs
+
+
+def _can_stratify(targets: np.ndarray) -> bool:
+    counts = np.bincount(targets)
+    return int(counts[counts > 0].min()) >= NUM_FOLDS
+
+
+def _kept_thresholds(card: Card, calibration: Affine | Isotonic | None) -> tuple[float, ...]:
+    """Thresholds that decide as those on the card do, on probabilities of another calibration."""
+    lines = card.thresholds or (0.5,) * card.shape.num_outputs
+    logits = to_logits(np.array(lines))
+    if isinstance(card.calibration, Affine):
+        logits = (logits - card.calibration.offsets) / card.calibration.scales
+    elif isinstance(card.calibration, Isotonic):
+        knots = zip(lines, card.calibration.logits, card.calibration.probs, strict=True)
+        logits = np.array([_first_logit(*line) for line in knots])
+    return tuple(apply(card.task, calibration, logits[None])[0].tolist())
+
+
+def _first_logit(prob: float, x: Sequence[float], y: Sequence[float]) -> float:
+    """The lowest logit that a rising line takes to a probability or above; see `to_logits`."""
+    if prob <= y[0] or prob > y[-1]:
+        return float(to_logits(np.array(float(prob > y[-1]))))
+    right = int(np.searchsorted(y, prob))
+    share = (prob - y[right - 1]) / (y[right] - y[right - 1])
+    return x[right - 1] + share * (x[right] - x[right - 1])

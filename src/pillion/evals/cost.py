@@ -1,0 +1,57 @@
+"""What a probe costs a pass: its size, and time against the bare model, measured in turns.
+
+Knows the runtime, no labels.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pillion.probe import Artefact
+from pillion.runtime import LanguageModel, pad_batch, watch
+
+PAIRS = 5
+SAMPLE_TEXTS, SAMPLE_TOKENS = 8, 512
+"""Texts of the timed batch, and the longest of them: small, for it is run a dozen times."""
+
+
+def probe_cost(
+    model: LanguageModel, artefact: Artefact, rows: Sequence[Sequence[int]]
+) -> dict[str, Any]:
+    """Size of the probe, and medians of the time of one batch with and without it.
+
+    Args:
+        model: that it rides on.
+        artefact: of the probe; it belongs to the model.
+        rows: token ids of texts; the first few of them are the batch.
+    """
+    ids, mask = pad_batch([row[:SAMPLE_TOKENS] for row in rows[:SAMPLE_TEXTS]])
+
+    def bare() -> None:
+        model.backend.forward(ids, mask)
+
+    def ridden() -> None:
+        with watch(model.backend, [artefact], allow_mismatch=True) as reading:
+            model.backend.forward(ids, mask)
+            reading.probabilities()
+
+    pairs = [(_seconds(bare), _seconds(ridden)) for _ in range(PAIRS + 1)][1:]
+    tap = artefact.network.tap()
+    columns = None if tap is None else tap.per_layer.shape[-1] + tap.shared.shape[-1]
+    return {
+        "parameters": artefact.network.num_parameters,
+        "layers_read": len(artefact.card.layers),
+        "values_a_token_and_layer": columns,
+        "tokens_of_the_timed_batch": int(mask.sum()),
+        "seconds_of_the_bare_pass": statistics.median(one for one, _ in pairs),
+        "time_with_the_probe_over_bare": statistics.median(two / one for one, two in pairs),
+    }
+
+
+def _seconds(run: Callable[[], None]) -> float:
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin

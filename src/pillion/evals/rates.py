@@ -1,0 +1,149 @@
+"""What thresholds and bands give on labelled rows: rates with intervals, escalations, costs.
+
+Promises JSON values; None where the rows leave a number undefined. Chooses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pillion.evals.operating import Operating, columns, threshold
+from pillion.metrics import Interval, evaluate, interval
+from pillion.probe.decisions import Band
+from pillion.probe.task import Task
+
+NUM_RESAMPLES = 200
+
+
+def describe_thresholds(
+    wanted: Operating,
+    task: Task,
+    probs: np.ndarray,
+    targets: np.ndarray,
+    thresholds: Sequence[float] | None,
+    names: Sequence[str],
+    seed: int,
+) -> list[dict[str, Any]]:
+    """For each output its threshold, where the rule puts it in resamples, and its rates.
+
+    Args:
+        wanted: with the rule, if there is one.
+        task: what the probabilities mean.
+        probs: (row, output).
+        targets: label ids, or 0/1 a label.
+        thresholds: one an output; None for a multi-class probe without.
+        names: label of each output.
+        seed: of the resamples.
+    """
+    if thresholds is None:
+        return []
+    each = zip(names, thresholds, columns(task, probs, targets), strict=True)
+    return [
+        {
+            "label": name,
+            "threshold": line,
+            "threshold_interval": _threshold_interval(wanted, scores, truth, seed),
+            **_rates(scores, truth, line, seed),
+        }
+        for name, line, (scores, truth) in each
+    ]
+
+
+def describe_escalation(
+    wanted: Operating,
+    task: Task,
+    probs: np.ndarray,
+    targets: np.ndarray,
+    thresholds: Sequence[float] | None,
+    bands: Sequence[Band] | None,
+    seed: int,
+) -> dict[str, Any] | None:
+    """The share of rows that are handed on, how the others are decided, and what both cost.
+
+    Costs are a row of all rows; whoever decides in the probe's place is taken to be right. None
+    without bands. Arguments are those of `describe_thresholds`.
+    """
+    if bands is None:
+        return None
+    handed_on = undecided(task, probs, bands)
+    found = _with_interval("share", interval(_mean, handed_on, num_resamples=NUM_RESAMPLES))
+    kept = ~handed_on
+    found["decided"] = evaluate(probs[kept], targets[kept], task, thresholds)
+    if wanted.cost_escalation is not None:
+        found["cost_of_escalation"] = float(handed_on.mean() * wanted.cost_escalation)
+    if wanted.cost_fp is not None and task != "multiclass":
+        assert thresholds is not None
+        errors = _error_costs(wanted, task, probs, targets, thresholds)
+        found["cost_of_errors_alone"] = float(errors.mean())
+        found["cost_of_errors"] = float((errors * kept).mean())
+    return found
+
+
+def undecided(task: Task, probs: np.ndarray, bands: Sequence[Band]) -> np.ndarray:
+    """Which rows are left undecided, as `pillion.probe.decisions.abstains` says of one."""
+    low, high = np.array(bands).T
+    inside = (probs >= low) & (probs < high)
+    if task == "multiclass":
+        return np.take_along_axis(inside, probs.argmax(axis=1)[:, None], axis=1)[:, 0]
+    return inside.any(axis=1)
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean())
+
+
+def _with_interval(name: str, around: Interval | None) -> dict[str, Any]:
+    if around is None:
+        return {name: None, f"{name}_interval": None}
+    return {name: around.estimate, f"{name}_interval": [around.low, around.high]}
+
+
+def _threshold_interval(
+    wanted: Operating, scores: np.ndarray, truth: np.ndarray, seed: int
+) -> list[float] | None:
+    if not wanted.rules:
+        return None
+
+    def rule(scores: np.ndarray, truth: np.ndarray) -> float | None:
+        return threshold(wanted, scores, truth)
+
+    found = interval(rule, scores, truth, num_resamples=NUM_RESAMPLES, seed=seed)
+    return None if found is None else [found.low, found.high]
+
+
+def _rates(scores: np.ndarray, truth: np.ndarray, line: float, seed: int) -> dict[str, Any]:
+    chosen = (scores >= line).astype(np.int64)
+    rates = {"fpr": (truth == 0, chosen), "recall": (truth == 1, chosen)}
+    rates["precision"] = (chosen == 1, truth)
+    found: dict[str, Any] = {}
+    for name, (among, hits) in rates.items():
+        counted = interval(
+            _share, hits, among.astype(np.int64), num_resamples=NUM_RESAMPLES, seed=seed
+        )
+        found |= _with_interval(name, counted)
+    return found
+
+
+def _share(hits: np.ndarray, among: np.ndarray) -> float | None:
+    count = int(among.sum())
+    return float((hits * among).sum() / count) if count else None
+
+
+def _error_costs(
+    wanted: Operating,
+    task: Task,
+    probs: np.ndarray,
+    targets: np.ndarray,
+    thresholds: Sequence[float],
+) -> np.ndarray:
+    """What each row costs if the probe decides it."""
+    assert wanted.cost_fp is not None and wanted.cost_fn is not None
+    costs = np.zeros(len(probs))
+    for line, (scores, truth) in zip(thresholds, columns(task, probs, targets), strict=True):
+        chosen = scores >= line
+        costs += wanted.cost_fp * (chosen & (truth == 0))
+        costs += wanted.cost_fn * (~chosen & (truth == 1))
+    return costs

@@ -1,0 +1,77 @@
+"""What a probe says of labelled rows, as arrays: the input of every measure.
+
+Knows the runtime, no metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from pillion.core import OnTooLong, Verdict
+from pillion.data import LabelSpace, Rows
+from pillion.errors import DataError
+from pillion.probe import Artefact, Card
+from pillion.runtime import LanguageModel
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Rows with the ids of their labels.
+
+    Attributes:
+        rows: texts and labels.
+        targets: label ids, or 0/1 a label for a multi-label probe.
+    """
+
+    rows: Rows
+    targets: Shaped[np.ndarray, "row ..."]
+
+    @classmethod
+    def of(cls, card: Card, rows: Rows) -> Labelled:
+        """The rows by the labels of a probe.
+
+        Raises:
+            DataError: no labels, or one that the probe does not know.
+        """
+        if rows.labels is None:
+            raise DataError(f"{rows.path} has no labels; give a label for every text.")
+        try:
+            return cls(rows, LabelSpace(card.labels, card.task).encode(rows.labels))
+        except DataError as error:
+            raise DataError(f"{rows.path}: {error}") from error
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Where the rows came from, as a card keeps it."""
+        path = self.rows.path.replace("\\", "/").rsplit("/", 1)[-1]
+        return {"path": path, "sha256": self.rows.sha256, "num_rows": len(self.rows)}
+
+
+def score_rows(
+    model: LanguageModel,
+    artefact: Artefact,
+    labelled: Labelled,
+    on_too_long: OnTooLong = "error",
+    progress: Callable[[int, int], None] | None = None,
+    allow_mismatch: bool = False,
+) -> list[Verdict]:
+    """The verdict of every row; see `LanguageModel.score`."""
+    found = model.score(
+        labelled.rows.texts,
+        [artefact],
+        on_too_long=on_too_long,
+        progress=progress,
+        allow_mismatch=allow_mismatch,
+    )
+    return [row[artefact.name] for row in found]
+
+
+def probs_of(card: Card, verdicts: Sequence[Verdict]) -> Float[np.ndarray, "row output"]:
+    """Probabilities as the network gives them: one column for a binary probe."""
+    outputs = card.labels[1:] if card.task == "binary" else card.labels
+    return np.array([[verdict.probs[label] for label in outputs] for verdict in verdicts])

@@ -1,0 +1,305 @@
+"""Calibration and decisions chosen on labelled rows, and what the revised probe then says."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from made_probes import LABELS, made_artefact
+from pillion.errors import ConfigError, DataError
+from pillion.evals import CalibrationSettings, Operating, calibrate, raw_artefact
+from pillion.evals.calibrate import Method
+from pillion.evals.rates import undecided
+from pillion.metrics.thresholds import to_logits
+from pillion.probe import Artefact
+from pillion.probe.decisions import abstains
+
+DATA = {"path": "rows.csv", "sha256": "f" * 64, "num_rows": 600}
+TASKS = tuple(LABELS)
+
+
+def rows(task: str, count: int = 600, seed: int = 0) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
+    """Probabilities of an overconfident probe, targets, and the logits behind them."""
+    rng = np.random.default_rng(seed)
+    if task == "multiclass":
+        targets = rng.integers(3, size=count)
+        logits = 3 * (rng.normal(size=(count, 3)) + 2 * np.eye(3)[targets])
+    else:
+        shape = (count, 1 if task == "binary" else 3)
+        targets = (rng.random(shape) < 0.3).astype(np.int64)
+        logits = 3 * (rng.normal(size=shape) * 1.5 + np.where(targets, 1.0, -2.0))
+        targets = targets[:, 0] if task == "binary" else targets.astype(np.float32)
+    tensor = torch.tensor(logits, dtype=torch.float32)
+    return made_artefact(task).probabilities(tensor).double().numpy(), targets, tensor
+
+
+def revised(
+    task: str, wanted: CalibrationSettings, count: int = 600, **facts: Any
+) -> tuple[Artefact, dict[str, Any]]:
+    probs, targets, _ = rows(task, count)
+    return calibrate(made_artefact(task, **facts), probs, targets, wanted, DATA)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("method", ["temperature", "platt", "isotonic"])
+def test_calibration_brings_the_error_down_on_other_rows(task: str, method: Method) -> None:
+    probe, found = revised(task, CalibrationSettings(method))
+    probs, targets, logits = rows(task, seed=1)
+    before = np.abs(probs - _columns(task, targets)).mean()
+    assert found["after"]["brier"] < found["before"]["brier"]
+    assert found["after"]["ece"] < found["before"]["ece"] - 0.02
+    now = probe.probabilities(logits).double().numpy()
+    squared = [((p - _columns(task, targets)) ** 2).sum() for p in (now, probs)]
+    assert squared[0] < squared[1], before
+
+
+def _columns(task: str, targets: np.ndarray) -> np.ndarray:
+    return np.eye(3)[targets] if task == "multiclass" else targets.reshape(len(targets), -1)
+
+
+@pytest.mark.parametrize("method", ["temperature", "platt"])
+@pytest.mark.parametrize("task", ["binary", "multilabel"])
+def test_without_a_wish_for_thresholds_decisions_stay_as_they_are(
+    task: str, method: Method
+) -> None:
+    lines = (0.2,) if task == "binary" else (0.2, 0.5, 0.9)
+    probe, _ = revised(task, CalibrationSettings(method), thresholds=lines)
+    _, _, logits = rows(task, seed=1)
+    old = made_artefact(task, thresholds=lines)
+    for row in range(len(logits)):
+        now, before = (
+            one.verdict(one.probabilities(logits[row : row + 1])[0].tolist()).labels
+            for one in (probe, old)
+        )
+        assert now == before
+
+
+def test_decisions_stay_through_a_second_calibration_too() -> None:
+    once, _ = revised("binary", CalibrationSettings("platt"), thresholds=(0.2,))
+    probs, targets, _ = rows("binary", seed=2)
+    twice, found = calibrate(once, probs, targets, CalibrationSettings("temperature"), DATA)
+    _, _, logits = rows("binary", seed=1)
+    chosen = [
+        one.probabilities(logits)[:, 0] >= (one.card.thresholds or (0.5,))[0]
+        for one in (made_artefact("binary", thresholds=(0.2,)), once, twice)
+    ]
+    assert torch.equal(chosen[0], chosen[1]) and torch.equal(chosen[0], chosen[2])
+    # What the second calls `before` is what the first had made of the probe.
+    now = once.probabilities(torch.from_numpy(to_logits(probs))).double().numpy()
+    assert found["before"]["brier"] == pytest.approx(((now[:, 0] - targets) ** 2).mean(), abs=1e-6)
+
+
+def test_a_threshold_on_an_isotonic_line_is_found_again() -> None:
+    once, _ = revised("binary", CalibrationSettings("isotonic"), thresholds=(0.2,))
+    probs, targets, _ = rows("binary", seed=2)
+    twice, _ = calibrate(once, probs, targets, CalibrationSettings("platt"), DATA)
+    _, _, logits = rows("binary", seed=1)
+    chosen = [
+        one.probabilities(logits)[:, 0] >= (one.card.thresholds or (0.5,))[0]
+        for one in (once, twice)
+    ]
+    # All of a flat piece is on one side of a threshold, so a few rows may change.
+    assert 0.2 < chosen[0].float().mean() < 0.5
+    assert (chosen[0] != chosen[1]).float().mean() < 0.05
+
+
+def test_a_multiclass_calibration_by_temperature_keeps_the_label() -> None:
+    probe, _ = revised("multiclass", CalibrationSettings("temperature"))
+    _, _, logits = rows("multiclass", seed=1)
+    assert torch.equal(probe.probabilities(logits).argmax(1), logits.argmax(1))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_card_on_disk_holds_what_was_found(task: str, tmp_path: Path) -> None:
+    wanted = CalibrationSettings("platt", Operating(target_precision=0.6), coverage=0.9)
+    probe, found = revised(task, wanted)
+    probe.save(tmp_path / "mood")
+    loaded = Artefact.load(tmp_path / "mood")
+    assert loaded.card == probe.card
+    assert loaded.card.decisions == json.loads(json.dumps(found))
+    assert found["data"] == DATA
+    assert found["wishes"] == {"target_precision": 0.6, "coverage": 0.9}
+    assert raw_artefact(loaded).card.calibration is None
+
+
+def test_a_target_rate_is_kept_on_the_rows_and_its_interval_holds_the_threshold() -> None:
+    _, found = revised("binary", CalibrationSettings("platt", Operating(target_fpr=0.05)))
+    (line,) = found["thresholds"]
+    assert line["label"] == "yes"
+    assert line["fpr"] <= 0.05
+    low, high = line["threshold_interval"]
+    assert low <= line["threshold"] <= high
+    for rate in ("fpr", "recall", "precision"):
+        assert line[f"{rate}_interval"][0] <= line[rate] <= line[f"{rate}_interval"][1]
+
+
+def test_every_label_of_a_multilabel_probe_has_a_threshold_of_its_own() -> None:
+    probe, found = revised("multilabel", CalibrationSettings("none", Operating(best_f1=True)))
+    assert [line["label"] for line in found["thresholds"]] == list(LABELS["multilabel"])
+    assert probe.card.thresholds == tuple(line["threshold"] for line in found["thresholds"])
+
+
+def test_costs_move_the_threshold_to_where_they_balance() -> None:
+    wanted = Operating(cost_fp=1.0, cost_fn=4.0)
+    probe, found = revised("binary", CalibrationSettings("platt", wanted), count=4000)
+    assert probe.card.thresholds is not None
+    assert probe.card.thresholds[0] == pytest.approx(0.2, abs=0.02)
+    assert found["escalation"] is None
+
+
+def test_two_thresholds_hand_on_what_lies_between_and_say_what_it_costs() -> None:
+    wanted = Operating(target_fpr=0.02, target_fnr=0.02, cost_escalation=2.0)
+    probe, found = revised("binary", CalibrationSettings("platt", wanted))
+    assert probe.card.abstain is not None and probe.card.thresholds is not None
+    ((low, high),) = probe.card.abstain
+    assert low < high == probe.card.thresholds[0]
+    said = found["escalation"]
+    _, targets, logits = rows("binary")
+    verdicts = [probe.verdict(p) for p in probe.probabilities(logits).tolist()]
+    assert said["share"] == pytest.approx(np.mean([v.abstained for v in verdicts]))
+    assert said["cost_of_escalation"] == pytest.approx(2 * said["share"])
+    right = [v.label == LABELS["binary"][t] for v, t in zip(verdicts, targets, strict=True)]
+    sure = [ok for ok, v in zip(right, verdicts, strict=True) if not v.abstained]
+    assert said["decided"]["accuracy"] == pytest.approx(np.mean(sure))
+    assert np.mean(sure) > np.mean(right)
+
+
+def test_costs_choose_the_band_and_a_dear_escalation_leaves_none() -> None:
+    def share(cost: float) -> float:
+        wanted = Operating(cost_fp=1.0, cost_fn=1.0, cost_escalation=cost)
+        _, found = revised("binary", CalibrationSettings("platt", wanted))
+        said = found["escalation"]
+        assert said["cost_of_errors"] + said["cost_of_escalation"] <= (
+            said["cost_of_errors_alone"] + 1e-9
+        )
+        return said["share"]
+
+    assert share(0.6) == 0
+    assert 0 < share(0.3) < share(0.05)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_share_to_abstain_on_is_the_share_of_these_rows(task: str) -> None:
+    wanted = CalibrationSettings("platt", Operating(abstain_share=0.1))
+    _, found = revised(task, wanted)
+    assert found["escalation"]["share"] == pytest.approx(0.1, abs=0.01)
+    low, high = found["escalation"]["share_interval"]
+    assert low < 0.1 < high
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_arrays_are_left_undecided_just_as_single_rows_are(task: str) -> None:
+    probs, _, _ = rows(task)
+    bands = ((0.2, 0.9), (0.0, 0.99), (0.4, 0.4))[: probs.shape[1]]
+    single = [abstains(task, row, bands) for row in probs.tolist()]  # type: ignore[arg-type]
+    np.testing.assert_array_equal(undecided(task, probs, bands), single)  # type: ignore[arg-type]
+
+
+def test_a_multiclass_precision_holds_among_the_rows_that_are_decided() -> None:
+    wanted = CalibrationSettings("temperature", Operating(target_precision=0.9))
+    probe, found = revised("multiclass", wanted)
+    assert probe.card.thresholds is None
+    assert all(line["precision"] >= 0.9 for line in found["thresholds"])
+    assert found["escalation"]["decided"]["accuracy"] >= 0.9 > found["before"]["accuracy"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_conformal_sets_cover_new_rows_as_often_as_they_promise(task: str) -> None:
+    covered: list[float] = []
+    for seed in range(8):
+        probs, targets, _ = rows(task, 120, seed)
+        wanted = CalibrationSettings("temperature", coverage=0.9, seed=seed)
+        probe, _ = calibrate(made_artefact(task), probs, targets, wanted, DATA)
+        _, truth, logits = rows(task, 300, seed + 100)
+        verdicts = [probe.verdict(p) for p in probe.probabilities(logits).tolist()]
+        for verdict, row in zip(verdicts, _columns(task, truth), strict=True):
+            names = _names(task, row)
+            assert verdict.prediction_set is not None
+            if names:
+                held = [name in verdict.prediction_set for name in names]
+                covered.append(float(np.mean(held)))
+    assert 0.88 < np.mean(covered) < 0.97
+
+
+def _names(task: str, row: np.ndarray) -> list[str]:
+    if task == "binary":
+        return [LABELS["binary"][int(row[0])]]
+    return [name for name, has in zip(LABELS[task], row, strict=True) if has]
+
+
+def test_the_probes_own_training_rows_are_warned_of() -> None:
+    probs, targets, _ = rows("binary")
+    data = {**DATA, "sha256": "d"}
+    with pytest.warns(UserWarning, match="trained on"):
+        calibrate(made_artefact("binary"), probs, targets, CalibrationSettings(), data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        calibrate(made_artefact("binary"), probs, targets, CalibrationSettings(), DATA)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "words"),
+    [
+        ({"target_fpr": 0.0}, "share between 0 and 1"),
+        ({"target_precision": 1.0}, "share between 0 and 1"),
+        ({"cost_fp": 1.0}, "go together"),
+        ({"cost_fp": -1.0, "cost_fn": 1.0}, "above 0"),
+        ({"best_f1": True, "target_fpr": 0.1}, "--best-f1 and --target-fpr"),
+        ({"target_fnr": 0.1}, "give --target-fpr too"),
+        ({"target_fpr": 0.1, "target_fnr": 0.1, "abstain_share": 0.1}, "both choose the band"),
+        ({"abstain_band": (0.7, 0.2)}, "from low to high"),
+    ],
+)
+def test_wishes_that_contradict_each_other_are_refused(wishes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Operating(**wishes)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "words"),
+    [
+        ({"best_f1": True}, "likeliest label decides"),
+        ({"cost_fp": 1.0, "cost_fn": 2.0}, "likeliest label decides"),
+        ({"target_fpr": 0.1, "target_fnr": 0.1}, "--target-fnr is for"),
+        ({"target_fpr": 0.1, "abstain_share": 0.1}, "leave --abstain out"),
+    ],
+)
+def test_wishes_that_a_multiclass_probe_has_no_use_for_are_refused(
+    wishes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        revised("multiclass", CalibrationSettings("none", Operating(**wishes)))
+
+
+def test_rows_that_cannot_show_a_rate_are_told_how_many_it_takes() -> None:
+    wanted = CalibrationSettings("none", Operating(target_fpr=0.001))
+    with pytest.raises(
+        DataError, match=r"'yes': 600 rows cannot show --target-fpr 0\.001.*999 rows"
+    ):
+        revised("binary", wanted)
+    with pytest.raises(DataError, match=r"no threshold has a precision of 0\.9999"):
+        revised("binary", CalibrationSettings("none", Operating(target_precision=0.9999)))
+
+
+def test_rows_that_cannot_be_calibrated_say_why() -> None:
+    probs, targets, _ = rows("binary")
+    for wrong, words in (
+        (np.zeros_like(targets), "All rows agree"),
+        (1 - targets, "score no higher"),
+    ):
+        with pytest.raises(DataError, match=words):
+            calibrate(made_artefact("binary"), probs, wrong, CalibrationSettings("platt"), DATA)
+    few, one = np.linspace(0.1, 0.9, 6)[:, None], np.array([0, 0, 0, 0, 0, 1])
+    with pytest.raises(DataError, match="too few rows"):
+        calibrate(made_artefact("binary"), few, one, CalibrationSettings("platt"), DATA)
+    with pytest.raises(DataError, match="takes 99 rows"):
+        settings = CalibrationSettings("none", coverage=0.99)
+        calibrate(made_artefact("binary"), probs[:50], targets[:50], settings, DATA)
+    with pytest.raises(ConfigError, match="--coverage is 1"):
+        CalibrationSettings(coverage=1.0)

@@ -1,0 +1,91 @@
+"""The result file of a probe on labelled rows."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from made_probes import LABELS, made_artefact, made_probs, made_rows
+from pillion.evals import Labelled, evaluation, measure
+from pillion.probe import Artefact
+
+TASKS = tuple(LABELS)
+
+
+def made(
+    task: str, count: int = 90, num_examples: int = 0, **facts: Any
+) -> tuple[dict[str, Any], Artefact, Labelled]:
+    probe = made_artefact(task, **facts)
+    rng = np.random.default_rng(1)
+    names = LABELS[task]
+    labels: list[Any] = [names[i % len(names)] for i in range(count)]
+    if task == "multilabel":
+        labels = [[n for n in names if rng.random() < 0.4] for _ in range(count)]
+    rows = made_rows(probe, [f"text {i}" for i in range(count)], labels)
+    verdicts = [probe.verdict(p) for p in made_probs(probe, rows).tolist()]
+    tokens = [1 + 40 * (i % 3) for i in range(count)]
+    return evaluation(probe, rows, verdicts, tokens, {"parameters": 4}, num_examples), probe, rows
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_its_numbers_are_those_of_measure_and_it_is_plain_json(task: str) -> None:
+    content, probe, rows = made(task)
+    verdicts = [probe.verdict(p) for p in made_probs(probe, rows).tolist()]
+    wanted = measure(probe.card, verdicts, rows.targets)
+    assert {e["metric"]: e["value"] for e in content["results"]} == wanted
+    for entry in content["results"]:
+        if entry["value"] is not None:
+            low, high = entry["interval"]
+            assert low <= entry["value"] <= high or entry["metric"] == "ece"
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_labels_and_lengths_are_counted_over_all_rows(task: str) -> None:
+    content, _, rows = made(task)
+    truth = rows.targets
+    columns = np.eye(3)[truth] if task == "multiclass" else truth.reshape(len(truth), -1)
+    wanted = columns.sum(0).astype(int).tolist()
+    assert [line["rows"] for line in content["per_label"]] == wanted
+    groups = [(line["from"], line["to"], line["rows"]) for line in content["by_length"]]
+    assert groups == [(1, 1, 30), (17, 64, 30), (65, 256, 30)]
+
+
+def test_without_examples_no_text_is_kept() -> None:
+    content, _, _ = made("binary")
+    assert content["examples"] == {}
+    assert "text 1" not in json.dumps(content)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_examples_are_the_surest_mistakes_the_least_sure_and_the_surest_right(task: str) -> None:
+    content, _, _ = made(task, num_examples=5)
+    kinds = content["examples"]
+    assert set(kinds) == {"wrong", "unsure", "right"}
+    assert all(len(kinds[kind]) == 5 for kind in kinds)
+    assert all(sorted(e["label"]) != sorted(e["decided"]) for e in kinds["wrong"])
+    assert all(sorted(e["label"]) == sorted(e["decided"]) for e in kinds["right"])
+    assert all(e["text"] == f"text {e['row'] - 1}" for e in kinds["unsure"])
+
+
+def test_a_label_that_no_row_has_is_undefined_rather_than_zero() -> None:
+    probe = made_artefact("multiclass", ("a", "b", "c"))
+    rows = made_rows(probe, ["x", "y"], ["a", "b"])
+    verdicts = [probe.verdict(p) for p in ([0.8, 0.1, 0.1], [0.7, 0.2, 0.1])]
+    content = evaluation(probe, rows, verdicts, [1, 1], {})
+    absent = content["per_label"][2]
+    assert absent["rows"] == 0
+    assert [absent[k] for k in ("precision", "recall", "f1", "auprc", "auroc")] == [None] * 5
+    assert content["per_label"][1]["precision"] is None  # never decided for
+    assert content["per_label"][1]["recall"] == 0
+
+
+def test_prediction_sets_are_counted_against_the_labels() -> None:
+    conformal = {"method": "lac", "coverage": 0.9, "limit": 0.3}
+    content, _, _ = made("multiclass", conformal=conformal)
+    assert 0.5 < content["sets"]["coverage"] <= 1
+    assert sum(content["sets"]["sizes"].values()) == 90
+    assert made("multiclass")[0]["sets"] is None

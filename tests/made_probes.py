@@ -1,0 +1,51 @@
+"""Untrained probes of any task and labels, for tests of what is said of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pillion.core import ModelIdentity, Shape
+from pillion.data import Rows
+from pillion.evals import Labelled
+from pillion.probe import Artefact, build
+
+MODEL = ModelIdentity("tiny", "a", "b", "c", num_layers=1, dim=4, dtype="float32", context_tokens=9)
+LABELS = {"binary": ("no", "yes"), "multiclass": ("a", "b", "c"), "multilabel": ("a", "b", "c")}
+
+
+def made_artefact(task: str, labels: tuple[str, ...] | None = None, **facts: Any) -> Artefact:
+    """A probe that reads layer 0, with the facts that are given on its card."""
+    labels = labels or LABELS[task]
+    network = build("pooling", Shape(1, 4, 1 if task == "binary" else len(labels)))
+    known: dict[str, Any] = {
+        "probe": "pooling",
+        "task": task,
+        "labels": labels,
+        "layers": (0,),
+        "template": "raw",
+        "model": MODEL,
+        "data": {"sha256": "d", "path": "train.csv", "num_rows": 10, "split": "train"},
+        "seed": 0,
+        "training": {},
+        "metrics": {},
+    }
+    return Artefact.of("mood", network, **{**known, **facts})
+
+
+def made_rows(artefact: Artefact, texts: list[str], labels: list[Any]) -> Labelled:
+    """Rows of a file that never was."""
+    return Labelled.of(artefact.card, Rows.of(texts, labels, "rows.csv"))
+
+
+def made_probs(artefact: Artefact, labelled: Labelled, seed: int = 0) -> np.ndarray:
+    """Probabilities that mostly are right, (row, output)."""
+    rng = np.random.default_rng(seed)
+    card, targets = artefact.card, labelled.targets
+    outputs = 1 if card.task == "binary" else len(card.labels)
+    truth = np.eye(outputs)[targets] if card.task == "multiclass" else targets
+    logits = rng.normal(size=(len(targets), outputs)) + 3 * truth.reshape(-1, outputs)
+    if card.task == "multiclass":
+        return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return 1 / (1 + np.exp(1.5 - logits))
