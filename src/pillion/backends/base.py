@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pillion.core import ModelIdentity, Template
+from pillion.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,31 @@ class Backend(ABC):
             logits: whether to compute the next-token logits of the last position.
         """
 
+    def unembed(self, hidden: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead vocab"]:
+        """Next-token logits of states of the last layer (before the final norm), in fp32.
+
+        Law: `forward(..., logits=True)` of a text equals this of its last token's state.
+
+        Raises:
+            ConfigError: an engine that keeps its head to itself.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} gives no logits of states; use a transformers model."
+        )
+
     @abstractmethod
     def new_cache(self) -> object:
         """An empty KV cache."""
+
+    def fork(self, cache: object, num_rows: int) -> object:
+        """A new KV cache with that many copies of the only row of another, which stays as it is.
+
+        Raises:
+            ConfigError: an engine whose caches cannot be copied.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} cannot copy a KV cache; use a transformers model."
+        )
 
     @abstractmethod
     def watch(self, watcher: Watcher, layers: Sequence[int]) -> AbstractContextManager[None]:

@@ -1,6 +1,7 @@
 """The command line: one file a verb; each parses, builds a configuration and makes one call."""
 
 from pillion.cli import (
+    bench,
     demo,
     doctor,
     evaluate,
@@ -14,6 +15,7 @@ from pillion.cli import (
 from pillion.cli.app import main
 
 __all__ = [
+    "bench",
     "demo",
     "doctor",
     "evaluate",

@@ -35,7 +35,7 @@ SEED_MAX = 2**32 - 1
 
 VERBS = (
     *("setup", "doctor", "demo"),
-    *("train", "predict", "evaluate", "generate", "inspect", "extract"),
+    *("train", "predict", "evaluate", "generate", "inspect", "extract", "bench"),
 )
 """In the order in which a newcomer meets them."""
 
