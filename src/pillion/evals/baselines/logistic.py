@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 
 from pillion.data.labels import Task
 
-STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
+STRENGTHS = (1.0, 10.0, 100.0)
 """Values of C: the larger, the weaker the penalty."""
 
 Features = Any
@@ -67,7 +67,7 @@ def fit_logistic(
     task: Task,
     num_outputs: int,
     strengths: Sequence[float] = STRENGTHS,
-    max_iter: int = 300,
+    max_iter: int = 100,
 ) -> Logistic:
     """The model whose penalty gives the smallest log-loss on validation.
 

@@ -21,7 +21,7 @@ from pillion.evals.baselines.logistic import Logistic, fit_logistic
 from pillion.evals.problem import Part
 from pillion.evals.states import Pooling
 
-STRENGTHS = (0.0001, 0.001, 0.01, 0.1)
+STRENGTHS = (0.001, 0.01, 0.1)
 LAYER_STRENGTH = 0.01
 """C at which layers are compared; the best one then gets its own."""
 
@@ -37,7 +37,7 @@ class PooledSettings(Settings):
 
     pooling: Pooling = "mean"
     strengths: tuple[float, ...] = STRENGTHS
-    max_iter: int = 200
+    max_iter: int = 100
 
 
 class PooledMethod(Method):
