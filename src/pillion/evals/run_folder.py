@@ -80,9 +80,10 @@ class RunFolder:
             replace_file(path.with_suffix(".safetensors"), save(dict(cell.probs)))
         write_json(path, cell.facts)
 
-    def times(self, data: str, method: str) -> dict[str, Any] | None:
-        """What was measured of a method's time, if anything was."""
-        return read_json(self._times(data, method))
+    def times(self, data: str, method: str, digest: str) -> dict[str, Any] | None:
+        """What was measured of the method's time, if it was of what the digest stands for."""
+        facts = read_json(self._times(data, method))
+        return facts if facts is not None and facts.get("digest") == digest else None
 
     def keep_times(self, data: str, method: str, facts: dict[str, Any]) -> None:
         """Writes down what was measured of a method's time."""

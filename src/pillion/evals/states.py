@@ -117,10 +117,6 @@ class States:
             kept[part.name] = pooled(self.source(part), how, self.progress)
         return kept[part.name]
 
-    def forget_pooled(self) -> None:
-        """Frees the memory of `pooled`."""
-        self._pooled = None
-
     def last_states(self, part: Part, template: Template | None = None) -> Float[Tensor, "row dim"]:
         """The last token's state of the last layer: what the first answered token comes from.
 
