@@ -151,7 +151,7 @@ def test_states_are_extracted_once_for_all_methods(run: Run, place: Path) -> Non
 def test_a_method_that_cannot_be_used_is_said_and_the_rest_is_measured(
     run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def why_not(self: Method, problem: object) -> str:
+    def why_not(self: Method, problem: object, backend: object) -> str:
         return "It has no head for this."
 
     monkeypatch.setattr(METHODS["tfidf"], "why_not", why_not)

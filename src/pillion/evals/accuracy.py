@@ -143,7 +143,7 @@ def _entries(suite: Suite, data: str) -> list[Entry]:
 def _cells(run: _Run, entry: Entry) -> list[Cell]:
     """The cells of a method: those that lie there; the missing ones too, if it is asked for."""
     data, folder = run.problem.name, run.folder
-    reason = entry.method.why_not(run.problem)
+    reason = entry.method.why_not(run.problem, run.backend)
     found: dict[int, Cell] = {}
     for seed in entry.seeds:
         known = folder.cell(data, entry.name, seed, digest(entry, run.problem, run.backend, seed))
@@ -182,7 +182,7 @@ def _times(run: _Run, entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
         made_from = digest(entry, run.problem, run.backend, 0)
         known = run.folder.times(data, entry.name, made_from)
         wanted = settings.times and run.is_asked(entry)
-        if known is None and wanted and entry.method.why_not(run.problem) is None:
+        if known is None and wanted and entry.method.why_not(run.problem, run.backend) is None:
             clock = clock or Clock(run.states, run.problem, settings.times)
             settings.say(f"{data}, {entry.name}: time")
             known = measure_times(clock, entry.method.serving(run.place(made_from)))

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from pillion.backends import Backend
 from pillion.evals.problem import Problem
 from pillion.evals.states import States
 from pillion.evals.suite import Strict
@@ -58,7 +59,7 @@ class Outcome:
         chosen: what was chosen on validation, and what it was chosen from.
     """
 
-    validation: Float[np.ndarray, "row output"]
+    validation: Float[np.ndarray, "held output"]
     test: Float[np.ndarray, "row output"]
     parameters: int
     chosen: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -104,7 +105,7 @@ class Method(ABC):
         """Whether there is chance in it, so that seeds differ."""
         return False
 
-    def why_not(self, problem: Problem) -> str | None:
+    def why_not(self, problem: Problem, backend: Backend) -> str | None:
         """Why it cannot be used on these rows or this machine, in a sentence; None if it can."""
         return None
 

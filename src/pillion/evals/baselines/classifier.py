@@ -16,6 +16,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from pillion.backends import Backend
 from pillion.errors import ConfigError, unknown_name
 from pillion.evals.baselines.base import Method, Outcome, Serving, Settings, Workplace
 from pillion.evals.baselines.encoder import EMBEDDER, encoder_path, why_no_encoder
@@ -54,7 +55,7 @@ class Classifier(Method):
         """Only training has chance in it."""
         return self.settings.epochs > 0
 
-    def why_not(self, problem: Problem) -> str | None:
+    def why_not(self, problem: Problem, backend: Backend) -> str | None:
         """The model may be missing."""
         return why_no_encoder(self.settings.model)
 

@@ -63,7 +63,7 @@ class Logistic:
 
 def fit_logistic(
     train: tuple[Features, Shaped[np.ndarray, "row ..."]],
-    validation: tuple[Features, Shaped[np.ndarray, "row ..."]],
+    validation: tuple[Features, Shaped[np.ndarray, "held ..."]],
     task: Task,
     num_outputs: int,
     strengths: Sequence[float] = STRENGTHS,

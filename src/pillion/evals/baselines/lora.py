@@ -17,8 +17,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from pillion.backends import Backend
 from pillion.backends.transformers import TransformersBackend
-from pillion.errors import ConfigError
 from pillion.evals.baselines.base import Method, Outcome, Role, Serving, Settings, Workplace
 from pillion.evals.baselines.finetune import Rates, described, finetune, predict
 from pillion.evals.problem import Problem
@@ -58,8 +58,10 @@ class Lora(Method):
         """See `Method.seeded`."""
         return True
 
-    def why_not(self, problem: Problem) -> str | None:
-        """Needs `peft`."""
+    def why_not(self, problem: Problem, backend: Backend) -> str | None:
+        """Needs `peft` and a model of transformers."""
+        if not isinstance(backend, TransformersBackend):
+            return f"LoRA adapts models of transformers, and {type(backend).__name__} is none."
         if importlib.util.find_spec("peft") is None:
             return "LoRA needs the peft package: pip install 'pillion[bench]'"
         return None
@@ -109,11 +111,7 @@ class Adapted(nn.Module):
         from peft import LoraConfig, get_peft_model
 
         super().__init__()
-        if not isinstance(backend, TransformersBackend):
-            raise ConfigError(
-                f"LoRA adapts models of transformers, and {type(backend).__name__} is none; leave "
-                "the method out."
-            )
+        assert isinstance(backend, TransformersBackend), "as `why_not` has seen"
         config = LoraConfig(
             r=how.rank,
             lora_alpha=how.alpha,

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from pillion.backends import Backend
 from pillion.core.batching import batches_by_length
-from pillion.errors import DataError
 from pillion.evals.baselines.base import Method, Outcome, Serving, Settings, Workplace
 from pillion.evals.problem import Part, Problem
 from pillion.extract import Progress, silent
@@ -57,12 +56,16 @@ class Prompting(Method):
         """Examples are drawn."""
         return self.settings.shots > 0
 
-    def why_not(self, problem: Problem) -> str | None:
+    def why_not(self, problem: Problem, backend: Backend) -> str | None:
         """Only single labels can be answered in one token."""
         if problem.task == "multilabel":
             return "A prompt for one label cannot be read as several."
         if len(problem.space.names) > 20:
             return f"{len(problem.space.names)} label names do not fit a prompt (20 at most)."
+        answers = _answers(backend, problem.space.names)
+        if len(set(answers)) < len(answers):
+            shown = ", ".join(backend.decode([token]) for token in answers)
+            return f"Label names begin with the same token ({shown}), and the first one answers."
         return None
 
     def fit(self, place: Workplace, seeds: Sequence[int]) -> list[Outcome]:
@@ -119,20 +122,12 @@ class Asker:
     Attributes:
         answers: the first tokens of the label names, as text.
         prefix: the tokens that all questions begin with.
-
-    Raises:
-        DataError: two label names begin with the same token.
     """
 
     def __init__(self, backend: Backend, head: str, names: Sequence[str], max_tokens: int) -> None:
         self.backend, self.head, self.max_tokens = backend, head, max_tokens
-        self.answer_ids = [backend.encode(name, "raw")[0] for name in names]
+        self.answer_ids = _answers(backend, names)
         self.answers = [backend.decode([token]) for token in self.answer_ids]
-        if len(set(self.answer_ids)) < len(names):
-            raise DataError(
-                f"Label names begin with the same token ({', '.join(self.answers)}), and the first "
-                "one answers; give the labels other names for prompting."
-            )
         self.prefix = _common(self._question("a"), self._question("Z"))
         self.cache = backend.new_cache()
         backend.forward(*pad_batch([self.prefix]), cache=self.cache)
@@ -158,6 +153,11 @@ class Asker:
         if len(tokens) > self.max_tokens:
             text = self.backend.decode(tokens[: self.max_tokens]).strip("\ufffd")
         return self.backend.encode(f"{self.head}\n\n{_shown(text, '')}".rstrip(), "chat")
+
+
+def _answers(backend: Backend, names: Sequence[str]) -> list[int]:
+    """The first token of each label name."""
+    return [backend.encode(name, "raw")[0] for name in names]
 
 
 def _shown(text: str, label: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from pillion.backends import Backend
 from pillion.evals.baselines.base import Method, Outcome, Role, Serving, Settings, Workplace
 from pillion.evals.problem import Part, Problem
 
@@ -45,9 +46,9 @@ class Shuffled(Method):
         """See `Method.seeded`."""
         return True
 
-    def why_not(self, problem: Problem) -> str | None:
+    def why_not(self, problem: Problem, backend: Backend) -> str | None:
         """Whatever keeps the method from being used."""
-        return self.method.why_not(problem)
+        return self.method.why_not(problem, backend)
 
     def fit(self, place: Workplace, seeds: Sequence[int]) -> list[Outcome]:
         """See `Method.fit`; each seed deals the labels anew."""

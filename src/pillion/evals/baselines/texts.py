@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
+from pillion.backends import Backend
 from pillion.evals.baselines.base import Method, Outcome, Role, Serving, Settings, Workplace
 from pillion.evals.baselines.encoder import EMBEDDER, Encoder, why_no_encoder
 from pillion.evals.baselines.logistic import STRENGTHS, Features, Logistic, fit_logistic
@@ -127,7 +128,7 @@ class Embeddings(TextMethod):
 
     Settings: ClassVar[type[Settings]] = EmbeddingSettings
 
-    def why_not(self, problem: Problem) -> str | None:
+    def why_not(self, problem: Problem, backend: Backend) -> str | None:
         """The encoder may be missing."""
         return why_no_encoder(self.settings.model)
 
