@@ -63,7 +63,13 @@ def result() -> AccuracyResult:
                 entry("test_f1", "length", None),
                 entry("test_tpr_at_fpr_01", "gate", None, **few),
                 {"metric": "parameters", "method": "gate", "value": 21894},
-                {"metric": "added_ms", "method": "gate", "value": 1.26, "bare_ms": 80.0},
+                {
+                    "metric": "added_ms",
+                    "method": "gate",
+                    "value": 1.26,
+                    "bare_ms": 80.0,
+                    "weights_bytes": 700_000,
+                },
                 {"metric": "not_measured", "method": "lora", "value": None, "reason": "..."},
             ],
         }
@@ -88,7 +94,8 @@ def test_a_cell_is_mean_and_spread_or_a_word(result: AccuracyResult) -> None:
     assert table["`gate`"]["F1"] == "0.800 ± 0.014"
     assert table["`gate`"]["TPR at 0.1 % FPR"] == "not enough negatives"
     assert table["`gate`"]["F1 against the best baseline"] == "+0.100 [+0.050, +0.150]"
-    assert (table["`gate`"]["parameters"], table["`gate`"]["ms added"]) == ("21,894", "1.3")
+    assert table["`gate`"]["parameters"] == "21,894"
+    assert (table["`gate`"]["ms added"], table["`gate`"]["MB kept"]) == ("1.3", "0.7")
     assert table["length (control)"]["F1"] == "undefined"
     assert table["muli (baseline)"]["F1 against the best baseline"] == "–"
     assert "accuracy" not in head, "no method has it"

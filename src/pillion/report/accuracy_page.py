@@ -148,6 +148,7 @@ def _table(result: AccuracyResult, metrics: Sequence[str]) -> list[str]:
         f"{TITLES[first]} against the best baseline",
         "parameters",
         "ms added",
+        "MB kept",
     ]
     lines = [_line(titles), _line(["---", *["---:"] * (len(titles) - 1)])]
     for name in result.methods():
@@ -157,6 +158,7 @@ def _table(result: AccuracyResult, metrics: Sequence[str]) -> list[str]:
             _difference(result, name, first),
             _count(result.value(name, "parameters")),
             _milliseconds(result, name),
+            _megabytes(result, name),
         ]
         lines.append(_line(cells))
     return lines
@@ -191,6 +193,12 @@ def _count(value: float | None) -> str:
 def _milliseconds(result: AccuracyResult, method: str) -> str:
     value = result.value(method, "added_ms")
     return NOTHING if value is None else f"{value:.1f}"
+
+
+def _megabytes(result: AccuracyResult, method: str) -> str:
+    """What has to be in memory beside the language model."""
+    found = result.entry(method, "added_ms")
+    return NOTHING if found is None else f"{found['weights_bytes'] / 1e6:,.1f}"
 
 
 def _notes(result: AccuracyResult, metrics: Sequence[str]) -> list[str]:
