@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 import os
-import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
+from pillion.evals.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results"
 DATA = Path(os.environ.get("PILLION_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
-PACKAGES = ("pillion", "torch", "transformers", "numpy", "scikit-learn")
 
 
 def write_result(
@@ -37,33 +33,23 @@ def write_result(
     """
     content = {
         "name": name,
-        "date": datetime.date.today().isoformat(),
-        "machine": machine(),
-        "versions": {"python": platform.python_version()}
-        | {package: metadata.version(package) for package in PACKAGES},
+        **provenance(),
         "seed": seed,
         "data": data or [],
         "settings": settings,
         "results": results,
     }
-    path = RESULTS / f"{name}.json"
+    return write_content(content)
+
+
+def write_content(content: dict[str, Any]) -> Path:
+    """Writes the whole of a result file, named by what it holds."""
+    path = RESULTS / f"{content['name']}.json"
     temporary = path.with_suffix(f".{os.getpid()}")
     temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, path)
     print(f"wrote {path.name}")
     return path
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    cuda = torch.cuda.is_available()
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if cuda else "cpu",
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-    }
 
 
 def data_entry(path: Path, split: str) -> dict[str, str]:

@@ -105,7 +105,8 @@ def test_a_marker_of_several_entries_is_refused(results: Path) -> None:
 
 def test_the_readme_lists_every_verb() -> None:
     verbs = {row[0] for row in table(ROOT / "README.md", "verb")}
-    assert verbs == {command.callback.__name__ for command in app.registered_commands}
+    groups = {group.name for group in app.registered_groups}
+    assert verbs == {command.callback.__name__ for command in app.registered_commands} | groups
 
 
 @pytest.mark.parametrize("name", AGGREGATORS)

@@ -14,6 +14,8 @@ from torch import Tensor
 from pillion.backends import Backend, Watcher
 from pillion.backends.fake import FakeBackend
 from pillion.backends.transformers import TransformersBackend
+from pillion.errors import ConfigError
+from pillion.runtime import pad_batch
 from tiny_models import CONFIGS, Recorder, distance, hooks_of, random_ids, tiny_model
 
 each_config = pytest.mark.parametrize("kind", CONFIGS)
@@ -210,3 +212,48 @@ def test_watching_does_not_change_what_the_model_says(name: str) -> None:
     assert bare is not None
     assert watched is not None
     assert torch.equal(bare, watched)
+
+
+# --- logits of states, copies of a cache
+
+
+@each_backend
+def test_logits_of_the_last_layers_state_are_those_of_the_pass(name: str) -> None:
+    backend = BACKENDS[name]()
+    ids, mask = batch_of("left")
+    states = seen(backend, ids, mask)
+    wanted = backend.forward(ids, mask, logits=True)
+    assert wanted is not None
+    last = backend.identity.num_layers
+    assert distance(backend.unembed(states[last][:, -1]), wanted) < 1e-5
+    assert distance(backend.unembed(states[last - 1][:, -1]), wanted) > 0.01
+
+
+def test_a_model_that_does_more_to_a_state_than_norm_and_head_is_refused() -> None:
+    other = TransformersBackend(tiny_model("llama"))
+    scaled = other.model.forward
+    other.model.forward = lambda *a, **k: _scaled(scaled(*a, **k))
+    with pytest.raises(ConfigError, match="does more than a final norm and a linear head"):
+        other.unembed(torch.ones(1, other.identity.dim))
+
+
+def _scaled(output: Any) -> Any:
+    output.logits = output.logits * 2
+    return output
+
+
+@each_backend
+def test_a_forked_cache_goes_on_as_the_whole_text_does(name: str) -> None:
+    backend = BACKENDS[name]()
+    head, tails = random_ids(6), [random_ids(4, 1), random_ids(2, 2)]
+    cache = backend.new_cache()
+    backend.forward(*pad_batch([head]), cache=cache)
+    ids, mask = pad_batch(tails)
+    seen_mask = torch.cat([mask.new_ones(2, len(head)), mask], 1)
+    found = [backend.forward(ids, seen_mask, backend.fork(cache, 2), logits=True) for _ in range(2)]
+    wanted = [backend.forward(*pad_batch([head + tail]), logits=True) for tail in tails]
+    assert found[0] is not None and found[1] is not None
+    assert distance(found[0], torch.cat([row for row in wanted if row is not None])) < 1e-5
+    assert torch.equal(found[0], found[1]), "the cache that was copied has changed"
+    alone = backend.forward(ids, mask, logits=True)
+    assert alone is not None and distance(found[0], alone) > 0.01

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pillion.core import ModelIdentity, Template
+from pillion.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -114,17 +115,27 @@ class Backend(ABC):
             logits: whether to compute the next-token logits of the last position.
         """
 
+    def unembed(self, hidden: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead vocab"]:
+        """Next-token logits of states of the last layer (before the final norm), in fp32.
+
+        Law: `forward(..., logits=True)` of a text equals this of its last token's state.
+
+        Raises:
+            ConfigError: an engine that keeps its head to itself.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} gives no logits of states; use a transformers model."
+        )
+
     @abstractmethod
     def new_cache(self) -> object:
         """An empty KV cache."""
 
     @abstractmethod
-    def repeat(self, cache: object, num_rows: int) -> object | None:
-        """A KV cache of one row as one of several equal rows; None if the model's cannot be.
+    def fork(self, cache: object, num_rows: int) -> object | None:
+        """A new KV cache with that many copies of the only row of another, which stays as it is.
 
-        Args:
-            cache: of a single row; not to be used again.
-            num_rows: 1 or more.
+        None for a model whose caches cannot be copied.
         """
 
     @abstractmethod

@@ -79,15 +79,19 @@ class FakeBackend(Backend):
         """The bytes as text, without special tokens."""
         return bytes(i for i in token_ids if i < START).decode(errors="replace")
 
+    def unembed(self, hidden: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead vocab"]:
+        """Logits of states of the last layer; see `Backend.unembed`."""
+        return hidden.float() @ self.embeddings.T
+
     def new_cache(self) -> object:
         """An empty cache."""
         return FakeCache()
 
-    def repeat(self, cache: object, num_rows: int) -> object:
-        """The row's sums and counts, once a row."""
+    def fork(self, cache: object, num_rows: int) -> object:
+        """Copies of the only row of a cache; see `Backend.fork`."""
         assert isinstance(cache, FakeCache) and cache.counts is not None
-        sums = [one.expand(num_rows, -1, -1) for one in cache.sums]
-        return FakeCache(cache.tokens, sums, cache.counts.expand(num_rows, -1, -1))
+        sums = [one.repeat(num_rows, 1, 1) for one in cache.sums]
+        return FakeCache(cache.tokens, sums, cache.counts.repeat(num_rows, 1, 1))
 
     @torch.inference_mode()
     def forward(

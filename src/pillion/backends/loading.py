@@ -37,7 +37,7 @@ def load_transformers(
     path = str(embedded_model_path()) if model == "embedded" else model
     local = Path(path).is_dir()
     try:
-        with _quiet():
+        with quiet():
             config = AutoConfig.from_pretrained(path, local_files_only=local)
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local)
             stored = getattr(config.get_text_config(), "dtype", None) or torch.float32
@@ -56,7 +56,7 @@ def load_transformers(
 
 
 @contextlib.contextmanager
-def _quiet() -> Generator[None]:
+def quiet() -> Generator[None]:
     """No progress bars of the library while a model loads; as it was, afterwards."""
     from transformers.utils import logging
 

@@ -6,11 +6,13 @@ output of the last block is layer N, before the final norm. Does not know what i
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,6 +29,10 @@ SAMPLES = 4096
 
 _CACHE_WORDS = ("cache", "past_key_values")
 """What models call their KV cache; the second until transformers 5.23."""
+
+
+FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f")
+"""What the norm between the last block and the head is called in transformers."""
 
 
 class TransformersBackend(Backend):
@@ -124,21 +130,50 @@ class TransformersBackend(Backend):
             return None
         return self.model(**keywords, logits_to_keep=1).logits[:, -1]
 
+    @torch.inference_mode()
+    def unembed(self, hidden: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead vocab"]:
+        """Logits of states of the last layer; see `Backend.unembed`.
+
+        Raises:
+            ConfigError: the model does more to a state than a final norm and a linear head.
+        """
+        return self._head(hidden.to(self.device, self.dtype)).float()
+
+    @cached_property
+    def _head(self) -> nn.Sequential:
+        """Final norm and output embeddings, once they have been seen to give the model's logits."""
+        norms = [getattr(self.decoder, name, None) for name in FINAL_NORMS]
+        parts = [*filter(None, norms), self.model.get_output_embeddings()]
+        if len(parts) == 2 and parts[1] is not None:
+            head = nn.Sequential(*parts)
+            tokens = torch.arange(1, 9)[None]
+            last = _LastLayer()
+            with self.watch(last, [len(self.blocks)]):
+                wanted = self.forward(tokens, torch.ones_like(tokens, dtype=torch.bool), None, True)
+            assert wanted is not None and last.hidden is not None
+            if torch.allclose(head(last.hidden[:, -1]), wanted, rtol=1e-2, atol=1e-2):
+                return head
+        raise ConfigError(
+            f"{type(self.model).__name__} does more than a final norm and a linear head before "
+            "its logits; use a model of the Llama kind for what reads logits."
+        )
+
     def new_cache(self) -> object:
         """An empty KV cache."""
         from transformers import DynamicCache
 
         return DynamicCache(config=self.model.config)
 
-    def repeat(self, cache: object, num_rows: int) -> object | None:
-        """The cache with its row repeated, where every layer keeps plain keys and values."""
+    def fork(self, cache: object, num_rows: int) -> object | None:
+        """Copies of the only row of a cache, where every layer keeps plain keys and values."""
         from transformers.cache_utils import DynamicCache, DynamicLayer
 
         assert isinstance(cache, DynamicCache)
         if any(type(layer) is not DynamicLayer for layer in cache.layers):
             return None
-        cache.batch_repeat_interleave(num_rows)
-        return cache
+        copied = copy.deepcopy(cache)
+        copied.batch_repeat_interleave(num_rows)
+        return copied
 
     @contextmanager
     def watch(self, watcher: Watcher, layers: Sequence[int]) -> Generator[None]:
@@ -198,6 +233,26 @@ class _Seen(Exception):
 
 def _stop(_: nn.Module, __: tuple[Any, ...]) -> None:
     raise _Seen
+
+
+class _LastLayer:
+    """Keeps the states of the last layer of one pass."""
+
+    def __init__(self) -> None:
+        self.hidden: Tensor | None = None
+
+    def start(self, step: Step) -> None:
+        """Nothing to prepare."""
+
+    def see(self, layer: int, hidden: Float[Tensor, "batch chunk dim"]) -> None:
+        """Keeps them."""
+        self.hidden = hidden.clone()
+
+    def end(self, cache: object | None) -> None:
+        """Nothing to do."""
+
+    def move(self, cache: object, rows: Int[Tensor, " row"]) -> None:
+        """Nothing to move."""
 
 
 def find_blocks(model: Any) -> tuple[nn.Module, nn.ModuleList]:

@@ -1,6 +1,7 @@
 """The command line: one file a verb; each parses, builds a configuration and makes one call."""
 
 from pillion.cli import (
+    bench,
     calibrate,
     demo,
     doctor,
@@ -17,6 +18,7 @@ from pillion.cli import (
 from pillion.cli.app import main
 
 __all__ = [
+    "bench",
     "calibrate",
     "demo",
     "doctor",

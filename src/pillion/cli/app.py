@@ -36,7 +36,7 @@ SEED_MAX = 2**32 - 1
 VERBS = (
     *("setup", "doctor", "demo"),
     *("train", "predict", "evaluate", "calibrate", "report", "generate", "inspect", "extract"),
-    "serve",
+    *("serve", "bench"),
 )
 """In the order in which a newcomer meets them."""
 

@@ -74,7 +74,7 @@ def run_batch(
         backend.forward(*pad([rows[0][:shared]]), cache)
         for block in others:
             block.copy_(first)
-        cache = backend.repeat(cache, len(rows))
+        cache = backend.fork(cache, len(rows))
     known = 0 if cache is None else shared
     collector.aim([block[:, known:] for block in blocks])
     token_ids, mask = pad([row[known:] for row in rows])

@@ -6,9 +6,11 @@ Does not know files, models or label names.
 
 from pillion.metrics.bootstrap import Interval, interval, intervals, paired_interval
 from pillion.metrics.classification import confusion, decide, evaluate
+from pillion.metrics.paired import PAIRED, paired_difference
 from pillion.metrics.thresholds import f1_threshold
 
 __all__ = [
+    "PAIRED",
     "Interval",
     "confusion",
     "decide",
@@ -16,5 +18,6 @@ __all__ = [
     "f1_threshold",
     "interval",
     "intervals",
+    "paired_difference",
     "paired_interval",
 ]

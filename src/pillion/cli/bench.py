@@ -1,0 +1,101 @@
+"""`pillion bench accuracy`: every method of a suite on every data set, into result files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pillion.cli.app import Json, app, err, out, print_json, progress_bar
+from pillion.cli.places import check_file, check_folder
+
+bench = typer.Typer(
+    help="Measure methods against each other, into result files.", no_args_is_help=True
+)
+app.add_typer(bench, name="bench")
+
+
+@bench.callback()
+def group() -> None:
+    """Measure methods against each other, into result files."""
+
+
+@bench.command()
+def accuracy(
+    out_folder: Annotated[
+        Path,
+        typer.Option("--out", help="Folder of the run; run again, it does what is missing there."),
+    ],
+    suite: Annotated[
+        str, typer.Option(help="A .toml or .yaml file, or default, the suite that ships.")
+    ] = "default",
+    data_root: Annotated[
+        Path, typer.Option(help="Folder that the paths of the suite are below.")
+    ] = Path(),
+    states: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps hidden states; default: states in --out."),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A data set of the suite; repeat it; default: all."),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A method of the suite; repeat it; default: all."),
+    ] = None,
+    times: Annotated[
+        int,
+        typer.Option(min=0, help="Texts that a method's time is measured on; 0: no times."),
+    ] = 20,
+    page: Annotated[
+        Path | None,
+        typer.Option(help="Markdown page whose tables are written anew; plots go to plots/ there."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure every method of a suite on every data set.
+
+    A cell is one method on one data set with one seed; each is kept when it is done, and what is
+    there is not done again unless its settings, data or model have changed. Hidden states are
+    extracted once a data set. Everything is chosen on validation rows.
+    """
+    from pillion.evals.accuracy import RunSettings, bench_accuracy
+    from pillion.evals.suite import load_suite
+    from pillion.report import write_accuracy_page
+
+    check_folder(out_folder, "--out")
+    if states is not None:
+        check_folder(states, "--states")
+    if page is not None:
+        check_file(page, "--page")
+    with progress_bar() as bar:
+        files = bench_accuracy(
+            load_suite(suite),
+            RunSettings(
+                root=data_root,
+                out=out_folder,
+                states=states,
+                data=tuple(data or ()),
+                methods=tuple(method or ()),
+                times=times,
+                progress=bar,
+                say=err.print,
+            ),
+        )
+    if page is not None:
+        write_accuracy_page(files, page)
+    if as_json:
+        return print_json({"results": [str(file) for file in files]})
+    for file in files:
+        _show(file)
+
+
+def _show(file: Path) -> None:
+    from pillion.report import AccuracyResult, plain_table, read_result
+
+    result = AccuracyResult(read_result(file))
+    out.print(f"{result.data_set} ({file})")
+    for line in plain_table(result):
+        out.print(f"  {line}")

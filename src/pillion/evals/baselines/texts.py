@@ -1,0 +1,142 @@
+"""Controls and baselines that read the text alone: TF-IDF, length, sentence embeddings.
+
+No language model is needed. Each is logistic regression on its own features.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float
+
+from pillion.backends import Backend
+from pillion.evals.baselines.base import Method, Outcome, Role, Serving, Settings, Workplace
+from pillion.evals.baselines.encoder import EMBEDDER, Encoder, why_no_encoder
+from pillion.evals.baselines.logistic import STRENGTHS, Features, Logistic, fit_logistic
+from pillion.evals.problem import Problem
+
+Featurise = Callable[[Sequence[str]], Features]
+
+
+class TextSettings(Settings):
+    """Settings of logistic regression on features of texts.
+
+    Attributes:
+        strengths: values of C that validation chooses from.
+    """
+
+    strengths: tuple[float, ...] = STRENGTHS
+
+
+class TextMethod(Method):
+    """Logistic regression on features of the text."""
+
+    Settings: ClassVar[type[Settings]] = TextSettings
+
+    @abstractmethod
+    def featurisers(self, texts: Sequence[str]) -> dict[str, Featurise]:
+        """Ways to turn texts into features, fitted on the training texts; validation chooses."""
+
+    def weights_bytes(self, model: Logistic, name: str) -> int:
+        """What has to be kept in memory to serve."""
+        return model.parameters * 8
+
+    def fit(self, place: Workplace, seeds: Sequence[int]) -> list[Outcome]:
+        """See `Method.fit`."""
+        problem = place.problem
+        tried: list[tuple[str, Featurise, Logistic, Features]] = []
+        for name, featurise in self.featurisers(problem.train.texts).items():
+            validation = featurise(problem.validation.texts)
+            model = fit_logistic(
+                (featurise(problem.train.texts), problem.train.targets),
+                (validation, problem.validation.targets),
+                problem.task,
+                problem.num_outputs,
+                self.settings.strengths,
+            )
+            tried.append((name, featurise, model, validation))
+        name, featurise, model, validation = min(tried, key=lambda one: one[2].log_loss)
+        chosen = {
+            "features": name,
+            "C": model.strength,
+            "tried": {one[0]: round(one[2].log_loss, 4) for one in tried},
+        }
+        test = model.predict(featurise(problem.test.texts))
+        return [Outcome(model.predict(validation), test, model.parameters, chosen)]
+
+    def serving(self, place: Workplace) -> Serving:
+        """See `Method.serving`."""
+        problem = place.problem
+        name, featurise = next(iter(self.featurisers(problem.train.texts).items()))
+        rows = (featurise(problem.train.texts[:2000]), problem.train.targets[:2000])
+        model = fit_logistic(rows, rows, problem.task, problem.num_outputs, (1.0,), max_iter=20)
+        return Serving(
+            self.weights_bytes(model, name),
+            beside=lambda text: model.predict(featurise([text])),
+        )
+
+
+class Tfidf(TextMethod):
+    """TF-IDF of words and word pairs, or of character n-grams inside words."""
+
+    def featurisers(self, texts: Sequence[str]) -> dict[str, Featurise]:
+        """Words with punctuation as words of its own: no text is without one."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        words = TfidfVectorizer(
+            ngram_range=(1, 2), token_pattern=r"(?u)\w+|[^\w\s]", sublinear_tf=True
+        )
+        characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
+        return {
+            name: made.fit(texts).transform
+            for name, made in {"words": words, "characters": characters}.items()
+        }
+
+
+class Length(TextMethod):
+    """The logarithms of the numbers of characters and words: what a label owes to length alone."""
+
+    role: ClassVar[Role] = "control"
+
+    def featurisers(self, texts: Sequence[str]) -> dict[str, Featurise]:
+        """Needs no fitting."""
+        return {"length": _lengths}
+
+
+def _lengths(texts: Sequence[str]) -> Float[np.ndarray, "row 2"]:
+    counts = [(len(text), len(text.split())) for text in texts]
+    return np.log1p(np.array(counts, dtype=np.float64).reshape(-1, 2))
+
+
+class EmbeddingSettings(TextSettings):
+    """Settings of sentence embeddings.
+
+    Attributes:
+        model: a sentence encoder: a folder, a hub name, or `minilm` (a package brings it).
+        max_tokens: of a text; what is longer is cut.
+    """
+
+    model: str = EMBEDDER
+    max_tokens: int = 256
+
+
+class Embeddings(TextMethod):
+    """Sentence embeddings of an encoder of its own: mean of the last states, length one."""
+
+    Settings: ClassVar[type[Settings]] = EmbeddingSettings
+
+    def why_not(self, problem: Problem, backend: Backend) -> str | None:
+        """The encoder may be missing."""
+        return why_no_encoder(self.settings.model)
+
+    def featurisers(self, texts: Sequence[str]) -> dict[str, Featurise]:
+        """The encoder is used as it is."""
+        self._encoder = Encoder.load(self.settings.model, self.settings.max_tokens)
+        return {"embeddings": self._encoder.embed}
+
+    def weights_bytes(self, model: Logistic, name: str) -> int:
+        """The encoder is a second model in memory."""
+        return self._encoder.weights_bytes + model.parameters * 8

@@ -1,0 +1,112 @@
+"""How a cell is made: one method fitted with its seeds, measured on validation and test rows.
+
+Promises that a cell's digest stands for everything that its numbers depend on. Does not know where
+cells are kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pillion.backends import Backend
+from pillion.evals.baselines import Method, Outcome, Workplace
+from pillion.evals.problem import Problem
+from pillion.evals.run_folder import Cell, digest_of
+from pillion.metrics import evaluate
+from pillion.train import choose_thresholds
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method of a suite on one data set.
+
+    Attributes:
+        name: in the suite.
+        kind: of `pillion.evals.baselines.METHODS`.
+        method: with its settings on this data set.
+        seeds: one or more; one for a method without chance in it.
+    """
+
+    name: str
+    kind: str
+    method: Method
+    seeds: tuple[int, ...]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a cell says of its method."""
+        settings = self.method.settings.model_dump()
+        return {"kind": self.kind, "role": self.method.role, "settings": settings}
+
+
+def digest(entry: Entry, problem: Problem, backend: Backend, seed: int) -> str:
+    """What a cell is made from, as a hash (hex)."""
+    identity = backend.identity
+    return digest_of(
+        {
+            "data": problem.spec.model_dump(exclude={"metrics"}),
+            "files": problem.files,
+            "kind": entry.kind,
+            "settings": entry.method.settings.model_dump(),
+            "seed": seed,
+            "model": [identity.weights_sha256, identity.template_sha256, identity.dtype],
+        }
+    )
+
+
+def fitted_cells(entry: Entry, place: Workplace, digests: Mapping[int, str]) -> list[Cell]:
+    """Fits a method and measures it, once a seed.
+
+    Args:
+        entry: the method.
+        place: rows, states and model.
+        digests: of each seed's cell.
+    """
+    begin = time.perf_counter()
+    outcomes = entry.method.fit(place, list(digests))
+    seconds = round((time.perf_counter() - begin) / len(digests), 1)
+    return [
+        _cell(
+            place.problem, outcome, {**entry.facts, "seed": seed, "digest": digests[seed]}, seconds
+        )
+        for seed, outcome in zip(digests, outcomes, strict=True)
+    ]
+
+
+def unused_cell(entry: Entry, seed: int, made_from: str, reason: str) -> Cell:
+    """The cell of a method that cannot be used here, and why."""
+    return Cell({**entry.facts, "seed": seed, "digest": made_from, "not_measured": reason}, {})
+
+
+def _cell(problem: Problem, outcome: Outcome, facts: dict[str, Any], seconds: float) -> Cell:
+    """Metrics of an outcome, at thresholds chosen on validation."""
+    task = problem.task
+    held, test = (
+        np.clip(probs.astype(np.float32), 0, 1) for probs in (outcome.validation, outcome.test)
+    )
+    thresholds = choose_thresholds(task, torch.from_numpy(held), problem.validation.targets)
+    unseen = problem.unseen()
+    subsets = {
+        "validation": (held, problem.validation.targets),
+        "test": (test, problem.test.targets),
+        "test_unseen": (test[unseen], problem.test.targets[unseen]),
+    }
+    measured = {
+        subset: evaluate(probs, targets, task, thresholds)
+        for subset, (probs, targets) in subsets.items()
+    }
+    rest = {
+        "metrics": measured,
+        "rows": {subset: len(probs) for subset, (probs, _) in subsets.items()},
+        "thresholds": thresholds,
+        "parameters": outcome.parameters,
+        "chosen": outcome.chosen,
+        "fit_seconds": seconds,
+    }
+    return Cell({**facts, **rest}, {"validation": held, "test": test})

@@ -1,0 +1,179 @@
+"""A data set made ready: texts and targets to train on, to validate on and to test on.
+
+Promises the same rows for the same files and spec, on any machine. Does not know models or methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Int, Shaped
+
+from pillion.data import Label, LabelSpace, Rows, read_rows, split_validation
+from pillion.data.labels import Task
+from pillion.errors import DataError
+from pillion.evals.suite import DataSpec
+
+PartName = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some rows of a data set.
+
+    Attributes:
+        name: `train`, `validation` or `test`.
+        texts: one a row.
+        targets: as `LabelSpace.encode` gives them.
+        store: which rows keep their states together: `train`, `validation` or `test`.
+        row_ids: the rows of that store which these are.
+    """
+
+    name: PartName
+    texts: tuple[str, ...]
+    targets: Shaped[np.ndarray, "row ..."]
+    store: PartName
+    row_ids: Int[np.ndarray, " row"]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A data set, ready to be learnt and tested.
+
+    Attributes:
+        name: of the data set.
+        spec: what it was made from.
+        space: its labels.
+        train: rows to learn from.
+        validation: rows that everything is chosen on.
+        test: rows that are looked at once.
+        stores: the texts whose states are kept together, by name; parts are rows of these.
+        files: path, hash and use of every file.
+        notes: what a reader of the numbers has to know.
+    """
+
+    name: str
+    spec: DataSpec
+    space: LabelSpace
+    train: Part
+    validation: Part
+    test: Part
+    stores: dict[PartName, tuple[str, ...]]
+    files: tuple[dict[str, str], ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def task(self) -> Task:
+        """`binary`, `multiclass` or `multilabel`."""
+        return self.space.task
+
+    @property
+    def num_outputs(self) -> int:
+        """Columns of probabilities: one for a binary task, else one a label."""
+        return 1 if self.task == "binary" else len(self.space.names)
+
+    def unseen(self) -> Bool[np.ndarray, " row"]:
+        """Test rows whose text stands in neither train nor validation, but for case and space."""
+        known = {_plain(text) for part in (self.train, self.validation) for text in part.texts}
+        return np.array([_plain(text) not in known for text in self.test.texts])
+
+
+def open_problem(name: str, spec: DataSpec, root: Path) -> Problem:
+    """Reads the files of a data set and splits its rows.
+
+    Args:
+        name: of the data set.
+        spec: its files, below `root`, and how they are split.
+        root: folder of the data.
+
+    Raises:
+        DataError: a file, text or label that cannot be used.
+    """
+    rows = {"train": _rows(spec.train, spec, root)}
+    for split in ("validation", "test"):
+        source = getattr(spec, split)
+        if isinstance(source, str):
+            rows[split] = _rows(source, spec, root)
+    space = LabelSpace.of(_labels(rows["train"]), spec.positive)
+    files = tuple(_entry(read, split, getattr(spec, split)) for split, read in rows.items())
+    stores: dict[PartName, tuple[str, ...]] = {}
+    ids: dict[PartName, np.ndarray] = {}
+    for split, read in rows.items():
+        assert split in ("train", "validation", "test")
+        limit = {"train": spec.max_train_rows, "test": spec.max_test_rows}.get(split)
+        kept = drawn(len(read), limit, spec.seed)
+        stores[split] = tuple(read.texts[row] for row in kept)
+        try:
+            ids[split] = space.encode(_chosen(_labels(read), kept))
+        except DataError as error:
+            raise DataError(f"{read.path}: {error}") from error
+    parts, notes = _parts(spec, stores, ids)
+    return Problem(name, spec, space, *parts, stores=stores, files=files, notes=notes)
+
+
+def drawn(num_rows: int, limit: int | None, seed: int) -> Int[np.ndarray, " row"]:
+    """At most so many row ids, drawn at random without repetition, ascending."""
+    if limit is None or limit >= num_rows:
+        return np.arange(num_rows)
+    return np.sort(np.random.default_rng(seed).permutation(num_rows)[:limit])
+
+
+def _parts(
+    spec: DataSpec, stores: dict[PartName, tuple[str, ...]], ids: dict[PartName, np.ndarray]
+) -> tuple[tuple[Part, Part, Part], tuple[str, ...]]:
+    """Train, validation and test, and what there is to say of them."""
+    notes: list[str] = []
+    rest = np.arange(len(ids["train"]))
+    chosen: dict[PartName, tuple[PartName, np.ndarray]] = {}
+    held_out: tuple[PartName, ...] = ("test", "validation")
+    for split in held_out:
+        share = getattr(spec, split)
+        if isinstance(share, str):
+            chosen[split] = (split, np.arange(len(ids[split])))
+            continue
+        kept, held = split_validation(ids["train"][rest], share, spec.seed)
+        if not len(held):
+            notes.append(
+                f"No row can be held out for {split} (every label has a single one): its numbers "
+                "are of the training rows themselves."
+            )
+            held = kept
+        here: tuple[PartName, np.ndarray] = ("train", rest[held])
+        chosen[split], rest = here, rest[kept]
+    chosen["train"] = ("train", rest)
+
+    def part(name: PartName) -> Part:
+        store, rows = chosen[name]
+        texts = tuple(stores[store][row] for row in rows)
+        return Part(name, texts, ids[store][rows], store, rows)
+
+    return (part("train"), part("validation"), part("test")), tuple(notes)
+
+
+def _chosen(labels: Sequence[Label], rows: Int[np.ndarray, " row"]) -> list[Label]:
+    return [labels[int(row)] for row in rows]
+
+
+def _rows(source: str, spec: DataSpec, root: Path) -> Rows:
+    where = source if source.startswith("hf:") else str(root / source)
+    return read_rows(where, spec.text_column, spec.label_column)
+
+
+def _labels(rows: Rows) -> Sequence[Label]:
+    assert rows.labels is not None
+    return rows.labels
+
+
+def _entry(rows: Rows, split: str, source: str) -> dict[str, str]:
+    return {"path": source, "sha256": rows.sha256, "split": split}
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())

@@ -1,0 +1,193 @@
+"""From cells to a result file: mean and spread over seeds, intervals against the best baseline.
+
+Promises that what is undefined is null with a reason beside it. Does not know how cells were made
+nor how they are shown.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pillion.core import ModelIdentity
+from pillion.evals.problem import Problem
+from pillion.evals.provenance import provenance
+from pillion.evals.run_folder import Cell
+from pillion.evals.suite import Suite
+from pillion.metrics import PAIRED, paired_difference
+from pillion.metrics.classification import METRICS
+
+LEADING = {
+    "binary": ("f1", "auprc"),
+    "multiclass": ("accuracy", "f1"),
+    "multilabel": ("f1", "auprc"),
+}
+"""The metrics that lead a table, by task."""
+
+_NEGATIVES_NEEDED = {"tpr_at_fpr_1": 100, "tpr_at_fpr_01": 1000}
+
+Cells = Mapping[str, Sequence[Cell]]
+
+
+def summarise(
+    suite: Suite,
+    problem: Problem,
+    model: ModelIdentity,
+    cells: Cells,
+    times: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The result file of one data set.
+
+    Args:
+        suite: what was measured.
+        problem: the data set.
+        model: whose states were read.
+        cells: of every method that has any, one a seed.
+        times: of every method whose time was measured.
+    """
+    return {
+        "name": f"{suite.name}-{problem.name}",
+        **provenance(),
+        "seed": problem.spec.seed,
+        "data": list(problem.files),
+        "settings": {
+            "suite": suite.name,
+            "data_set": problem.name,
+            "data": problem.spec.model_dump(),
+            "task": problem.task,
+            "num_labels": len(problem.space.names),
+            "leading": list(leading_metrics(problem)),
+            "rows": {part.name: len(part) for part in (problem.train, problem.validation)}
+            | {"test": len(problem.test)},
+            "model": {
+                "name": model.name,
+                "weights_sha256": model.weights_sha256,
+                "dtype": model.dtype,
+            },
+            "notes": list(problem.notes),
+            "methods": {name: _chosen(own) for name, own in cells.items()},
+        },
+        "results": [*_quality(problem, cells), *_prices(cells, times)],
+    }
+
+
+def leading_metrics(problem: Problem) -> tuple[str, ...]:
+    """The metrics that lead this data set's table."""
+    return problem.spec.metrics or LEADING[problem.task]
+
+
+def _chosen(cells: Sequence[Cell]) -> dict[str, Any]:
+    first = cells[0].facts
+    kept = {name: first[name] for name in ("kind", "role", "settings")}
+    if "not_measured" in first:
+        return {**kept, "not_measured": first["not_measured"]}
+    seeds = [
+        {name: cell.facts[name] for name in ("seed", "thresholds", "chosen", "fit_seconds")}
+        for cell in cells
+    ]
+    return {**kept, "seeds": seeds}
+
+
+def _quality(problem: Problem, cells: Cells) -> Iterator[dict[str, Any]]:
+    """One entry a method, subset and metric."""
+    measured = {name: own for name, own in cells.items() if own and own[0].probs}
+    rivals = {metric: best_baseline(measured, metric) for metric in PAIRED}
+    for name, own in cells.items():
+        if name not in measured:
+            reason = own[0].facts["not_measured"]
+            yield {"metric": "not_measured", "method": name, "value": None, "reason": reason}
+            continue
+        for subset, values in own[0].facts["metrics"].items():
+            for metric in METRICS:
+                if metric not in values:
+                    continue
+                entry = _entry(problem, name, own, subset, metric)
+                if subset == "test" and metric in PAIRED:
+                    entry |= _against(problem, measured, name, rivals[metric], metric)
+                yield entry
+
+
+def _entry(
+    problem: Problem, name: str, own: Sequence[Cell], subset: str, metric: str
+) -> dict[str, Any]:
+    """Mean and spread (standard deviation over seeds, n - 1) of one metric."""
+    values = [cell.facts["metrics"][subset][metric] for cell in own]
+    defined = [value for value in values if value is not None]
+    entry: dict[str, Any] = {
+        "metric": f"{subset}_{metric}",
+        "method": name,
+        "role": own[0].facts["role"],
+        "rows": own[0].facts["rows"][subset],
+        "seeds": [cell.facts["seed"] for cell in own],
+        "value": statistics.fmean(defined) if defined else None,
+        "spread": statistics.stdev(defined) if len(defined) > 1 else None,
+        "per_seed": values,
+    }
+    if not defined:
+        entry["reason"] = _why_undefined(problem, subset, metric)
+    return entry
+
+
+def _why_undefined(problem: Problem, subset: str, metric: str) -> str:
+    part = problem.validation if subset == "validation" else problem.test
+    if metric in _NEGATIVES_NEEDED and problem.task == "binary":
+        needed, found = _NEGATIVES_NEEDED[metric], int((part.targets == 0).sum())
+        if found < needed:
+            return f"not enough negatives ({found:,} of {needed:,})"
+    return f"undefined for these rows of a {problem.task} task"
+
+
+def best_baseline(measured: Cells, metric: str) -> str | None:
+    """The baseline with the highest mean on the test rows: the hardest one to beat."""
+    means: dict[str, float] = {}
+    for name, own in measured.items():
+        values = [cell.facts["metrics"]["test"][metric] for cell in own]
+        if own[0].facts["role"] == "baseline" and None not in values:
+            means[name] = statistics.fmean(values)
+    return max(means, key=means.__getitem__) if means else None
+
+
+def _against(
+    problem: Problem, measured: Cells, name: str, rival: str | None, metric: str
+) -> dict[str, Any]:
+    """The paired difference to the best baseline, and to the upper mark where there is one."""
+    found: dict[str, Any] = {}
+    if rival is not None and rival != name:
+        found |= {"baseline": rival, **_difference(problem, measured, name, rival, metric, "")}
+    marks = [other for other, own in measured.items() if own[0].facts["role"] == "mark"]
+    if marks and name not in marks:
+        found |= {"mark": marks[0]}
+        found |= _difference(problem, measured, name, marks[0], metric, "mark_")
+    return found
+
+
+def _difference(
+    problem: Problem, measured: Cells, name: str, rival: str, metric: str, prefix: str
+) -> dict[str, Any]:
+    ours, theirs = (
+        [(cell.probs["test"], _lines(cell)) for cell in measured[one]] for one in (name, rival)
+    )
+    found = paired_difference(metric, ours, theirs, problem.test.targets, problem.task)
+    if found is None:
+        return {}
+    interval = [found.low, found.high]
+    return {f"{prefix}difference": found.estimate, f"{prefix}interval": interval}
+
+
+def _lines(cell: Cell) -> tuple[float, ...] | None:
+    thresholds = cell.facts["thresholds"]
+    return None if thresholds is None else tuple(thresholds)
+
+
+def _prices(cells: Cells, times: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    for name, own in cells.items():
+        if own and own[0].probs:
+            yield {
+                "metric": "parameters",
+                "method": name,
+                "value": own[0].facts["parameters"],
+            }
+    for name, found in times.items():
+        rest = {key: value for key, value in found.items() if key != "added_ms"}
+        yield {"metric": "added_ms", "method": name, "value": found["added_ms"], **rest}

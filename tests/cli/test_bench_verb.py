@@ -1,0 +1,218 @@
+"""`pillion bench accuracy`, on the shipped engine without weights."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from program import Ran, Refused, Run, write_rows
+
+from pillion.evals.baselines import METHODS, Method
+from pillion.evals.run_folder import RunFolder
+
+TEXTS = {
+    "fine": ("what a lovely day {}", "good work, thank you {}"),
+    "poor": ("awful, it broke {}", "bad, bad idea {}"),
+    'so, "so"': ("it is okay {}", "neither here nor there {}"),
+}
+SUITE = """
+name = "mini"
+model = "fake"
+seeds = [0, 1]
+[data.mood]
+train = "rows.jsonl"
+test = 0.3
+[methods.gate]
+kind = "probe"
+settings = { learning_rate = 0.03, train = { epochs = 2 } }
+[methods.best-layer]
+kind = "best-layer"
+[methods.all-layers]
+kind = "all-layers"
+settings = { strengths = [0.01, 0.1] }
+[methods.tfidf]
+kind = "tfidf"
+settings = { strengths = [1.0] }
+[methods.length]
+kind = "length"
+[methods.shuffled]
+kind = "shuffled"
+"""
+
+
+def dealt(labels: list[str], num_rows: int = 120) -> list[dict[str, Any]]:
+    draw = random.Random(0)
+    rows: list[dict[str, Any]] = []
+    for i in range(num_rows):
+        label = draw.choice(labels)
+        rows.append({"text": draw.choice(TEXTS[label]).format(i), "label": label})
+    return rows
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A data file of three classes, one with commas and quotes, and a suite."""
+    write_rows(tmp_path / "rows.jsonl", dealt(list(TEXTS)))
+    (tmp_path / "suite.toml").write_text(SUITE, encoding="utf-8")
+    return tmp_path
+
+
+def bench(run: Run, place: Path, *words: str | Path) -> Ran:
+    given = ("--suite", place / "suite.toml", "--data-root", place, "--out", place / "run")
+    return run("bench", "accuracy", *given, *words)
+
+
+def result(place: Path) -> dict[str, Any]:
+    return json.loads((place / "run" / "mini-mood.json").read_text())
+
+
+def values(place: Path, metric: str) -> dict[str, Any]:
+    return {e["method"]: e["value"] for e in result(place)["results"] if e["metric"] == metric}
+
+
+def test_every_method_is_measured_on_the_same_rows(run: Run, place: Path) -> None:
+    ran = bench(run, place, "--json", "--times", "3")
+    assert ran.code == 0, ran.err
+    assert ran.json == {"results": [str(place / "run" / "mini-mood.json")]}
+    accuracy = values(place, "test_accuracy")
+    assert accuracy.keys() == {
+        *("gate", "best-layer", "all-layers", "tfidf", "length", "shuffled"),
+    }
+    assert accuracy["tfidf"] > 0.9 > 0.7 > accuracy["shuffled"]
+    entries = result(place)["results"]
+    assert {e["rows"] for e in entries if e["metric"].startswith("test_")} == {36}
+    (gate,) = (e for e in entries if (e["method"], e["metric"]) == ("gate", "test_accuracy"))
+    assert gate["seeds"] == [0, 1] and len(gate["per_seed"]) == 2 and gate["spread"] is not None
+    assert gate["interval"][0] <= gate["difference"] <= gate["interval"][1]
+    assert all(value > 0 for value in values(place, "parameters").values())
+    assert values(place, "added_ms").keys() == accuracy.keys()
+
+
+def test_what_is_undefined_is_a_word_and_never_a_number(run: Run, place: Path) -> None:
+    write_rows(place / "rows.jsonl", dealt(["fine", "poor"]))
+    page = place / "page.md"
+    ran = bench(run, place, "--method", "length", "--times", "0", "--page", page)
+    assert ran.code == 0, ran.err
+    (entry,) = (e for e in result(place)["results"] if e["metric"] == "test_tpr_at_fpr_1")
+    assert entry["value"] is None and entry["reason"].startswith("not enough negatives (")
+    text = page.read_text(encoding="utf-8")
+    assert "| not enough negatives |" in text and " of 1,000)." in text
+
+
+def test_what_is_done_is_not_done_again(
+    run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bench(run, place, "--times", "0").code == 0
+    before = result(place)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a method was fitted again")
+
+    for method in set(METHODS.values()):
+        monkeypatch.setattr(method, "fit", refuse)
+    assert bench(run, place, "--times", "0").code == 0
+    assert result(place) == before
+    changed = SUITE.replace("learning_rate = 0.03", "learning_rate = 0.02")
+    (place / "suite.toml").write_text(changed, encoding="utf-8")
+    ran = bench(run, place, "--times", "0")
+    assert ran.code == 1 and "fitted again" in ran.err
+
+
+def test_an_interrupted_run_goes_on(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = METHODS["tfidf"].fit
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(METHODS["tfidf"], "fit", interrupted)
+    ran = bench(run, place, "--times", "0")
+    assert ran.code == 1 and "the same command goes on" in ran.err
+    cells = {path.parent.name for path in (place / "run" / "cells" / "mood").rglob("*.json")}
+    assert cells == {"gate", "best-layer", "all-layers"}
+    monkeypatch.setattr(METHODS["tfidf"], "fit", whole)
+    kept = RunFolder(place / "run").path / "cells" / "mood" / "gate" / "seed-0.json"
+    before = kept.stat().st_mtime_ns
+    assert bench(run, place, "--times", "0").code == 0
+    assert kept.stat().st_mtime_ns == before
+    assert "tfidf" in values(place, "test_f1")
+
+
+def test_states_are_extracted_once_for_all_methods(run: Run, place: Path) -> None:
+    ran = bench(run, place, "--times", "0", "--states", place / "states")
+    assert ran.code == 0
+    assert ran.err.count("on disk") == 1
+    assert (place / "states" / "mood" / "train" / "manifest.json").exists()
+    assert not (place / "run" / "states").exists()
+
+
+def test_a_method_that_cannot_be_used_is_said_and_the_rest_is_measured(
+    run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def why_not(self: Method, problem: object, backend: object) -> str:
+        return "It has no head for this."
+
+    monkeypatch.setattr(METHODS["tfidf"], "why_not", why_not)
+    page = place / "page.md"
+    assert bench(run, place, "--times", "0", "--page", page).code == 0
+    assert "tfidf" not in values(place, "test_accuracy")
+    assert "tfidf: not measured. It has no head for this." in page.read_text(encoding="utf-8")
+
+
+def test_a_page_keeps_what_stands_around_its_tables(run: Run, place: Path) -> None:
+    page = place / "page.md"
+    page.write_text(
+        "# Mine\n\nBefore.\n\n<!-- accuracy: mood -->\nold\n<!-- end: mood -->\n\nAfter.\n",
+        encoding="utf-8",
+    )
+    words = ("--method", "length", "--times", "0", "--page", page)
+    assert bench(run, place, *words).code == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("# Mine\n\nBefore.\n") and text.endswith("\n\nAfter.\n")
+    assert "old" not in text and "| length (control) |" in text
+    assert (place / "plots" / "mini-mood.png").read_bytes().startswith(b"\x89PNG")
+    bench(run, place, *words)
+    assert page.read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize(
+    ("labels", "why"),
+    [
+        ([str(i) for i in range(40)], "one row a label"),
+        (["1", "0"] * 20, "numbers"),
+        ([f"class {i}" for i in range(200)] * 2, "200 classes"),
+    ],
+)
+def test_odd_labels_still_give_a_report(run: Run, place: Path, labels: list[str], why: str) -> None:
+    write_rows(
+        place / "rows.jsonl",
+        [{"text": f"{label} and {i}", "label": label} for i, label in enumerate(labels)],
+    )
+    words = ("--method", "gate", "--method", "best-layer", "--method", "tfidf", "--times", "0")
+    ran = bench(run, place, *words, "--page", place / "page.md")
+    assert ran.code == 0, (why, ran.err)
+    assert values(place, "test_accuracy").keys() == {"gate", "best-layer", "tfidf"}
+
+
+def test_short_and_long_texts_still_give_a_report(run: Run, place: Path) -> None:
+    rows = dealt(["fine", "poor"], 40)
+    rows[0]["text"], rows[1]["text"], rows[2]["text"] = "a", "!", "b" * 500
+    write_rows(place / "rows.jsonl", rows)
+    assert bench(run, place, "--times", "2").code == 0
+    rows[3]["text"] = "c" * 600
+    write_rows(place / "rows.jsonl", rows)
+    ran = bench(run, place, "--times", "0")
+    assert ran.code == 2
+    assert "mood, train: Row 4: the text has 600 tokens, the model takes 512" in ran.err
+
+
+def test_names_that_are_not_there_are_refused(refused: Refused, place: Path) -> None:
+    given = ("--suite", place / "suite.toml", "--data-root", place, "--out", place / "run")
+    words = ("bench", "accuracy", *given)
+    assert "Did you mean 'mood'" in refused(*words, "--data", "moods")
+    assert "Did you mean 'tfidf'" in refused(*words, "--method", "tfdf")
+    assert "does not exist" in refused(*words[:-4], "--data-root", place / "no", *words[-2:])
+    assert "give one" in refused("bench", "accuracy", "--out", place / "run", "--suite", "x.ini")
+    assert not (place / "run").exists()

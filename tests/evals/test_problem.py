@@ -1,0 +1,81 @@
+"""Rows are split the same way every time, and nothing is on two sides."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pillion.errors import DataError
+from pillion.evals.problem import Problem, drawn, open_problem
+from pillion.evals.suite import DataSpec
+
+
+def rows(path: Path, labels: list[str], start: int = 0) -> None:
+    lines = [
+        json.dumps({"text": f"text {start + i}", "label": label}) for i, label in enumerate(labels)
+    ]
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def problem_of(folder: Path, **spec: object) -> Problem:
+    return open_problem("mood", DataSpec(train="train.jsonl", **spec), folder)  # type: ignore[arg-type]
+
+
+def test_shares_are_cut_from_train_and_no_row_is_twice(tmp_path: Path) -> None:
+    rows(tmp_path / "train.jsonl", ["a", "b", "c"] * 40)
+    problem = problem_of(tmp_path, test=0.25, validation=0.1)
+    parts = (problem.train, problem.validation, problem.test)
+    assert [len(part) for part in parts] == [81, 9, 30]
+    texts = [text for part in parts for text in part.texts]
+    assert sorted(texts) == sorted(f"text {i}" for i in range(120))
+    assert problem_of(tmp_path, test=0.25, validation=0.1).test.texts == problem.test.texts
+    assert problem_of(tmp_path, test=0.25, seed=1).test.texts != problem.test.texts
+
+
+def test_a_part_names_the_rows_of_its_store(tmp_path: Path) -> None:
+    rows(tmp_path / "train.jsonl", ["a", "b"] * 30)
+    rows(tmp_path / "test.jsonl", ["a", "b"] * 5, start=100)
+    problem = problem_of(tmp_path, test="test.jsonl", max_train_rows=40, max_test_rows=6)
+    for part in (problem.train, problem.validation, problem.test):
+        stored = problem.stores[part.store]
+        assert [stored[row] for row in part.row_ids] == list(part.texts)
+    assert len(problem.train) + len(problem.validation) == 40 and len(problem.test) == 6
+
+
+def test_drawn_rows_are_ascending_and_of_the_seed() -> None:
+    assert drawn(5, None, 0).tolist() == drawn(5, 9, 0).tolist() == [0, 1, 2, 3, 4]
+    few = drawn(100, 10, 3)
+    assert len(set(few.tolist())) == 10 and (np.diff(few) > 0).all()
+    assert few.tolist() != drawn(100, 10, 4).tolist()
+
+
+def test_one_row_a_label_is_said_and_not_refused(tmp_path: Path) -> None:
+    rows(tmp_path / "train.jsonl", ["a", "b", "c"])
+    problem = problem_of(tmp_path, test=0.3)
+    assert len(problem.train) == 3 and problem.test.texts == problem.train.texts
+    assert all("its numbers are of the training rows" in note for note in problem.notes)
+    assert len(problem.notes) == 2
+
+
+def test_labels_that_no_drawn_row_has_are_known_all_the_same(tmp_path: Path) -> None:
+    rows(tmp_path / "train.jsonl", [f"label {i}" for i in range(50)] * 2)
+    rows(tmp_path / "test.jsonl", [f"label {i}" for i in range(50)])
+    problem = problem_of(tmp_path, test="test.jsonl", max_train_rows=20)
+    assert len(problem.space.names) == problem.num_outputs == 50
+
+
+def test_a_test_label_that_train_lacks_names_the_file(tmp_path: Path) -> None:
+    rows(tmp_path / "train.jsonl", ["a", "b"] * 10)
+    rows(tmp_path / "test.jsonl", ["a", "z"])
+    with pytest.raises(DataError, match=r"test\.jsonl.*'z'"):
+        problem_of(tmp_path, test="test.jsonl")
+
+
+def test_seen_texts_are_found_whatever_their_case_and_space(tmp_path: Path) -> None:
+    rows(tmp_path / "train.jsonl", ["a", "b"] * 10)
+    lines = [{"text": " Text  3", "label": "a"}, {"text": "text 30", "label": "b"}]
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    assert problem_of(tmp_path, test="test.jsonl").unseen().tolist() == [False, True]

@@ -1,0 +1,85 @@
+"""Paired differences equal those of the plain bootstrap, resample by resample."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pillion.errors import ConfigError
+from pillion.metrics import PAIRED, evaluate, paired_difference, paired_interval
+
+ROWS = 60
+
+
+def system(seed: int, task: str, targets: np.ndarray) -> np.ndarray:
+    """Probabilities that know something of the targets, with ties among them."""
+    random = np.random.default_rng(seed)
+    if task == "multiclass":
+        raw = random.random((ROWS, 3)) + 0.7 * np.eye(3)[targets]
+        return raw / raw.sum(1, keepdims=True)
+    wide = targets.reshape(ROWS, -1)
+    return np.round((random.random(wide.shape) + 0.5 * wide) / 1.5, 1)
+
+
+def targets_of(task: str) -> np.ndarray:
+    random = np.random.default_rng(9)
+    if task == "multilabel":
+        return (random.random((ROWS, 3)) < 0.3).astype(np.float32)
+    return random.integers(0, 2 if task == "binary" else 3, ROWS)
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])
+@pytest.mark.parametrize("metric", PAIRED)
+def test_it_is_the_plain_paired_interval(task: str, metric: str) -> None:
+    targets = targets_of(task)
+    a, b = system(1, task, targets), system(2, task, targets)
+
+    def measured(probs: np.ndarray, wanted: np.ndarray) -> float | None:
+        return evaluate(probs, wanted, task)[metric]
+
+    plain = paired_interval(measured, a, b, targets, num_resamples=40, seed=5)
+    fast = paired_difference(
+        metric, [(a, None)], [(b, None)], targets, task, num_resamples=40, seed=5
+    )
+    other = paired_difference(
+        metric, [(a, None)], [(b, None)], targets, task, num_resamples=40, seed=6
+    )
+    assert plain is not None and fast is not None and other is not None
+    numbers = [plain.estimate, plain.low, plain.high]
+    assert [fast.estimate, fast.low, fast.high] == pytest.approx(numbers, abs=1e-12)
+    assert fast.num_resamples == plain.num_resamples
+    assert [other.low, other.high] != pytest.approx(numbers[1:], abs=1e-12)
+
+
+def test_several_seeds_are_averaged_within_each_resample() -> None:
+    targets = targets_of("binary")
+    a, b, c = (system(seed, "binary", targets) for seed in (1, 2, 3))
+    both = paired_difference("auprc", [(a, None), (b, None)], [(c, None)], targets, "binary")
+    alone = [
+        paired_difference("auprc", [(one, None)], [(c, None)], targets, "binary") for one in (a, b)
+    ]
+    assert both is not None
+    means = [one.estimate for one in alone if one is not None]
+    assert both.estimate == pytest.approx(np.mean(means))
+
+
+def test_thresholds_decide() -> None:
+    targets = targets_of("binary")
+    probs = system(1, "binary", targets)
+    found = paired_difference("accuracy", [(probs, (0.4,))], [(probs, (0.9,))], targets, "binary")
+    assert found is not None
+    lines = [evaluate(probs, targets, "binary", line)["accuracy"] for line in (0.4, 0.9)]
+    assert found.estimate == pytest.approx(lines[0] - lines[1])  # type: ignore[operator]
+
+
+def test_it_is_undefined_where_the_metric_is() -> None:
+    targets = np.zeros(ROWS, dtype=np.int64)
+    probs = np.full((ROWS, 1), 0.3)
+    assert paired_difference("f1", [(probs, None)], [(probs, None)], targets, "binary") is None
+
+
+def test_an_unknown_metric_is_refused() -> None:
+    targets = targets_of("binary")
+    probs = system(1, "binary", targets)
+    with pytest.raises(ConfigError, match="Unknown paired metric 'auroc'; known: accuracy"):
+        paired_difference("auroc", [(probs, None)], [(probs, None)], targets, "binary")
