@@ -22,10 +22,12 @@ class LeftOut:
 
     Attributes:
         scores: one a row and target; above 0 is more like the target's 1 than its -1.
+        error: mean squared difference of scores and targets.
         penalty: the share of the mean eigenvalue that was taken.
     """
 
     scores: Float[Tensor, "row target"]
+    error: float
     penalty: float
 
 
@@ -42,27 +44,41 @@ def leave_one_out(
     """Scores of every row by the ridge regression on all the others.
 
     With the hat matrix `H = 11'/n + U diag(s / (s + p)) U'` of centred features, a left-out residual
-    is `(y - H y) / (1 - H_ii)`, exactly (Cook 1977; Golub, Heath and Wahba 1979, equation 1.4).
+    is `(y - H y) / (1 - H_ii)`, exactly (Allen 1974; Golub, Heath and Wahba 1979).
 
     Args:
         features: with columns of mean 0, as `standardised` gives them.
         targets: 1 and -1.
     """
-    basis, spectrum = _spectrum(features)
-    mean = targets.double().mean(0)
-    offset = targets.double() - mean
+    return _left_out(*_spectrum(features), targets)
+
+
+def left_out_of_kernel(
+    kernel: Float[Tensor, "row row"], targets: Float[Tensor, "row target"]
+) -> LeftOut:
+    """The same from the products of all pairs of rows; kernels of concatenated features add up."""
+    values, vectors = torch.linalg.eigh(kernel)
+    return _left_out(vectors, values.clamp(min=0), targets)
+
+
+def _left_out(
+    basis: Float[Tensor, "row rank"],
+    spectrum: Float[Tensor, " rank"],
+    targets: Float[Tensor, "row target"],
+) -> LeftOut:
+    offset = targets.double() - targets.double().mean(0)
     inside, squares = basis.T @ offset, basis.square()
-    best: tuple[float, Tensor, float] | None = None
+    best: LeftOut | None = None
     for share in PENALTIES:
         kept = spectrum / (spectrum + share * spectrum.mean()).clamp(min=1e-300)
         fitted = basis @ (kept[:, None] * inside)
         free = (1 - squares @ kept - 1 / len(basis)).clamp(min=1e-9)
         residuals = (offset - fitted) / free[:, None]
         error = float(residuals.square().mean())
-        if best is None or error < best[0]:
-            best = error, targets.double() - residuals, share
+        if best is None or error < best.error:
+            best = LeftOut(targets.double() - residuals, error, share)
     assert best is not None
-    return LeftOut(best[1], best[2])
+    return best
 
 
 def _spectrum(
