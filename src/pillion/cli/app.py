@@ -35,7 +35,8 @@ SEED_MAX = 2**32 - 1
 
 VERBS = (
     *("setup", "doctor", "demo"),
-    *("train", "predict", "evaluate", "generate", "inspect", "extract"),
+    *("layers", "train", "predict", "explain", "evaluate", "generate"),
+    *("inspect", "extract"),
     "serve",
 )
 """In the order in which a newcomer meets them."""

@@ -7,7 +7,7 @@ Does not know files, models or label names.
 from pillion.metrics.bootstrap import Interval, interval, paired_interval
 from pillion.metrics.classification import best_f1_threshold, confusion, decide, evaluate
 from pillion.metrics.fisher import fisher_ratio
-from pillion.metrics.silhouette import silhouette, silhouettes
+from pillion.metrics.silhouette import mean_silhouette, mean_silhouettes
 
 __all__ = [
     "Interval",
@@ -17,7 +17,7 @@ __all__ = [
     "evaluate",
     "fisher_ratio",
     "interval",
+    "mean_silhouette",
+    "mean_silhouettes",
     "paired_interval",
-    "silhouette",
-    "silhouettes",
 ]

@@ -7,9 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def fisher_ratio(
-    states: Float[Tensor, "row dim"], class_ids: Int[Tensor, " row"]
-) -> float | None:
+def fisher_ratio(states: Float[Tensor, "row dim"], class_ids: Int[Tensor, " row"]) -> float | None:
     """Between-class scatter over within-class scatter, each summed over components.
 
     `sum_c N_c |m_c - m|^2 / sum_i |x_i - m_c(i)|^2`, the trace form of Fisher (1936), in fp64: 0 or

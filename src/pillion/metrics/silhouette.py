@@ -1,7 +1,7 @@
 """Mean silhouette coefficient of labelled rows: how apart the classes lie, layer by layer.
 
-Three forms: Euclidean, exact and blocked (what Gwak & Jung, KNIT 2025, read layers with), and cosine
-and squared Euclidean in closed form, which need no pairs. Knows neither files nor models.
+Three forms: Euclidean, exact and blocked (what Gwak & Jung, KNIT 2025, read layers with), and
+cosine and squared Euclidean in closed form, which need no pairs. Knows neither files nor models.
 
 With a the mean distance of a row to the others of its class and b the smallest mean distance to
 another class, its coefficient is `(b - a) / max(a, b)`: 0 for the only row of a class, as in
@@ -31,25 +31,25 @@ NEAR_OF_SQUARE = 1e-2
 """The same for the closed forms: share of a row's squared norm."""
 
 
-def silhouettes(
+def mean_silhouettes(
     states: Float[Tensor, "layer row dim"],
     class_ids: Int[Tensor, " row"],
     distance: Distance = "euclidean",
 ) -> list[float | None]:
-    """`silhouette` of every layer, one layer in memory at a time."""
-    return [silhouette(layer, class_ids, distance) for layer in states]
+    """`mean_silhouette` of every layer, one layer in memory at a time."""
+    return [mean_silhouette(layer, class_ids, distance) for layer in states]
 
 
-def silhouette(
+def mean_silhouette(
     states: Float[Tensor, "row dim"],
     class_ids: Int[Tensor, " row"],
     distance: Distance = "euclidean",
 ) -> float | None:
-    """The mean silhouette coefficient of all rows; None with fewer than two classes, or only
-    classes of one row.
+    """The mean silhouette coefficient of all rows, in [-1, 1].
 
-    Euclidean takes all pairs, each once, in fp32 blocks on centred states with sums in fp64, and
-    memory for one block and for (row, class). The others take O(rows * classes * dim), from
+    None with fewer than two classes, or where every class has one row. Euclidean takes all pairs,
+    each once, in fp32 blocks on centred states with sums in fp64, and memory for one block and for
+    (row, class). The others take O(rows * classes * dim), from
     `sum_j |x - y_j|^2 = N |x|^2 + sum |y_j|^2 - 2 x . sum y_j`; a cosine distance is half the
     squared distance of unit vectors.
 

@@ -165,7 +165,9 @@ class Mha(Network):
             value = qkv.chunk(3, dim=-1)[2].unflatten(-1, (heads, -1))
             received.append((value * got[..., None]).flatten(-2))
         pooled = torch.stack([r.sum(1) for r in received])
-        over = (torch.einsum("lbw,lwd->lbd", pooled, self.token_out) @ self.layer_qkv).transpose(0, 1)
+        over = (torch.einsum("lbw,lwd->lbd", pooled, self.token_out) @ self.layer_qkv).transpose(
+            0, 1
+        )
         every = torch.ones(over.shape[:2], dtype=torch.bool, device=over.device)
         by_layer = attention_received(over, every, heads, causal=False)  # [batch, layer, head]
         to_class = (self.layer_out @ self.weight).unflatten(0, (heads, -1))

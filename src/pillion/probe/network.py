@@ -164,7 +164,7 @@ class Network(nn.Module, ABC):
 
     @property
     def additive(self) -> bool:
-        """Whether the logits are exactly a sum over tokens and layers, given the weights of both."""
+        """Whether the logits are a sum over tokens and layers, given the weights of both."""
         return False
 
     def contributions(

@@ -36,4 +36,6 @@ def save(figure: Figure, path: Path) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise StorageError(f"{path} could not be written ({error}); choose another place.") from error
+        raise StorageError(
+            f"{path} could not be written ({error}); choose another place."
+        ) from error

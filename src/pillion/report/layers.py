@@ -26,7 +26,7 @@ def plot_layers(study: Mapping[str, Any], path: Path) -> None:
     axes.plot(layers, _numbers(rows, "score"), color=FIRST, marker="o", markersize=4)
     axes.set_xlabel("layer (0: embeddings)")
     axes.set_ylabel(f"{study['score']} of a ridge classifier, left-out rows", color=FIRST)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xticks(layers[:: max(1, len(layers) // 16)])
     other = axes.twinx()
     values = _numbers(rows, "silhouette")
     other.plot(layers, values, color=SECOND, marker="s", markersize=3, linestyle="--")

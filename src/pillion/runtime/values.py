@@ -5,38 +5,30 @@ Promises the very values that a verdict is folded from, before they are folded. 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pillion.backends import Backend, Step
-from pillion.core.batching import batches_by_length
 from pillion.probe import Artefact
-from pillion.runtime.attach import check
 from pillion.runtime.group import Group
-from pillion.runtime.language_model import pad_batch
 
 
 class ValueKeeper:
     """A watcher that keeps a probe's values of the last pass.
 
     Args:
+        backend: the model; show it what runs with `backend.watch(keeper, keeper.layers)`.
         artefact: the probe.
-        device: where the model runs.
-        dtype: of the model's states.
         wide: keep the states themselves, in fp32, instead of the tapped values.
     """
 
-    def __init__(
-        self, artefact: Artefact, device: torch.device, dtype: torch.dtype, wide: bool = False
-    ) -> None:
-        self.group = Group([artefact], device, dtype)
+    def __init__(self, backend: Backend, artefact: Artefact, wide: bool = False) -> None:
+        self.group = Group([artefact], backend.device, backend.dtype)
         self.layers, self._wide = self.group.layers, wide
         self._place = {layer: i for i, layer in enumerate(self.layers)}
         self._kept: list[Tensor] = []
+        self._device = backend.device
         self.mask: Bool[Tensor, "batch token"] = torch.zeros(0, 0, dtype=torch.bool)
 
     @property
@@ -46,7 +38,7 @@ class ValueKeeper:
 
     def start(self, step: Step) -> None:
         """A pass begins: what is kept is dropped."""
-        self._kept, self.mask = [], step.mask.to(self.group.device)
+        self._kept, self.mask = [], step.mask.to(self._device)
 
     def see(self, layer: int, hidden: Float[Tensor, "batch chunk dim"]) -> None:
         """Taps a layer."""

@@ -1,12 +1,13 @@
 """The shape of a curve over layers: where it changes, and where it bends.
 
-Pure arithmetic on a list of numbers. Gwak & Jung (KNIT 2025) read layers by the inflection points and
-the relative change of the silhouette coefficient, without a formula for either; these are ours.
+Pure arithmetic on a list of numbers. Gwak & Jung (KNIT 2025) read layers by the inflection points
+and the relative change of the silhouette coefficient, without a formula for either; these are ours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 BEND = 0.1
 """Smallest bend of an inflection point, as a share of the curve's range."""
@@ -18,7 +19,7 @@ def relative_changes(curve: Sequence[float]) -> list[float | None]:
     Divided by the range, not by the value: silhouette coefficients pass through zero.
     """
     span = max(curve) - min(curve)
-    steps = [later - earlier for earlier, later in zip(curve, curve[1:], strict=False)]
+    steps = [later - earlier for earlier, later in pairwise(curve)]
     return [None, *(step / span if span > 0 else 0.0 for step in steps)]
 
 
@@ -32,9 +33,9 @@ def inflections(curve: Sequence[float]) -> list[int]:
     Args:
         curve: one number a layer, in their order.
     """
-    span = max(curve) - min(curve)
-    if len(curve) < 3 or span <= 0:
+    if len(curve) < 3 or max(curve) == min(curve):
         return []
+    span = max(curve) - min(curve)
     inner = range(1, len(curve) - 1)
     bends = [0.0, *(abs(curve[i + 1] - 2 * curve[i] + curve[i - 1]) for i in inner), 0.0]
     return [

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 PENALTIES = tuple(10.0**power for power in (-3, -2, -1, 0, 1, 2))
-"""Of the mean eigenvalue; the one with the smallest leave-one-out squared error is taken."""
+"""Shares of the rows' mean square; the smallest leave-one-out squared error takes one of them."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class LeftOut:
     Attributes:
         scores: one a row and target; above 0 is more like the target's 1 than its -1.
         error: mean squared difference of scores and targets.
-        penalty: the share of the mean eigenvalue that was taken.
+        penalty: of `PENALTIES`, the one that was taken.
     """
 
     scores: Float[Tensor, "row target"]
@@ -43,8 +43,8 @@ def leave_one_out(
 ) -> LeftOut:
     """Scores of every row by the ridge regression on all the others.
 
-    With the hat matrix `H = 11'/n + U diag(s / (s + p)) U'` of centred features, a left-out residual
-    is `(y - H y) / (1 - H_ii)`, exactly (Allen 1974; Golub, Heath and Wahba 1979).
+    With the hat matrix `H = 11'/n + U diag(s / (s + p)) U'` of centred features, a left-out
+    residual is `(y - H y) / (1 - H_ii)`, exactly (Allen 1974; Golub, Heath and Wahba 1979).
 
     Args:
         features: with columns of mean 0, as `standardised` gives them.
@@ -68,9 +68,11 @@ def _left_out(
 ) -> LeftOut:
     offset = targets.double() - targets.double().mean(0)
     inside, squares = basis.T @ offset, basis.square()
+    # Per row, not per dimension: then both ways to the spectrum mean the same penalties.
+    mean = spectrum.sum() / len(basis)
     best: LeftOut | None = None
     for share in PENALTIES:
-        kept = spectrum / (spectrum + share * spectrum.mean()).clamp(min=1e-300)
+        kept = spectrum / (spectrum + share * mean).clamp(min=1e-300)
         fitted = basis @ (kept[:, None] * inside)
         free = (1 - squares @ kept - 1 / len(basis)).clamp(min=1e-9)
         residuals = (offset - fitted) / free[:, None]

@@ -7,14 +7,14 @@ ridge classifier on rows that it has not seen. Knows no engine and no files.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from pillion.metrics import evaluate, fisher_ratio, silhouette
+from pillion.metrics import evaluate, fisher_ratio, mean_silhouette
 from pillion.select.curve import inflections, relative_changes
 from pillion.select.ridge import leave_one_out, standardised
 
@@ -105,31 +105,31 @@ def study_layers(
         weights: mean layer weights of a trained gate.
         on_layer: told of every layer.
     """
-    class_ids, signs = targets.class_ids, targets.signs
-    measured: list[tuple[float | None, ...]] = []
-    for place, layer_states in enumerate(states):
-        score = targets.score(leave_one_out(standardised(layer_states), signs).scores)
-        apart = (silhouette(layer_states, class_ids, how) for how in SHOWN)
-        measured.append((*apart, fisher_ratio(layer_states, class_ids), score))
+    measured: list[LayerRow] = []
+    for place, (layer, layer_states) in enumerate(zip(layers, states, strict=True)):
+        row = _measure(layer, layer_states, targets)
+        weight = None if weights is None else weights[place]
+        measured.append(replace(row, weight=weight))
         on_layer(place + 1, len(layers))
-    curve = [row[0] for row in measured if row[0] is not None]
     # Undefined for one layer is undefined for all: it depends on the labels alone.
-    changes = relative_changes(curve) if curve else [None] * len(layers)
+    curve = [row.silhouette for row in measured if row.silhouette is not None]
+    changes = relative_changes(curve) if curve else [None] * len(measured)
     bends = set(inflections(curve))
     return [
-        LayerRow(
-            layer,
-            *apart,
-            changes[place],
-            place in bends,
-            fisher,
-            score,
-            weights[place] if weights is not None else None,
-        )
-        for place, (layer, (*apart, fisher, score)) in enumerate(
-            zip(layers, measured, strict=True)
-        )
+        replace(row, relative_change=change, inflection=place in bends)
+        for place, (row, change) in enumerate(zip(measured, changes, strict=True))
     ]
 
 
-SHOWN = ("euclidean", "cosine", "squared")
+def _measure(layer: int, states: Float[Tensor, "row dim"], targets: Targets) -> LayerRow:
+    class_ids = targets.class_ids
+    return LayerRow(
+        layer=layer,
+        silhouette=mean_silhouette(states, class_ids, "euclidean"),
+        cosine=mean_silhouette(states, class_ids, "cosine"),
+        squared=mean_silhouette(states, class_ids, "squared"),
+        relative_change=None,
+        inflection=False,
+        fisher=fisher_ratio(states, class_ids),
+        score=targets.score(leave_one_out(standardised(states), targets.signs).scores),
+    )
