@@ -61,8 +61,8 @@ def parse_layers(text: str | None, num_layers: int) -> tuple[int, ...] | None:
     return tuple(sorted(found))
 
 
-@app.command("layers")
-def layers_verb(
+@app.command()
+def layers(
     data: Annotated[
         str,
         typer.Option(help="Labelled texts: a Parquet, CSV or JSON Lines file, or hf:NAME[:SPLIT]."),

@@ -49,7 +49,7 @@ def plot_explanation(explanation: Mapping[str, Any], label: str, path: Path) -> 
     pairs = zip(explanation["tokens"], explanation["token_ids"], strict=True)
     names = [token or f"⟨{token_id}⟩" for token, token_id in pairs]
     values, names, first = _cut(values, names)
-    figure = new_figure(min(16, 3 + 0.16 * len(names)), 5.5)
+    figure = new_figure(min(16.0, 3 + 0.16 * len(names)), 5.5)
     axes = figure.subplots()
     most = float(np.abs(values).max()) or 1.0
     image = axes.imshow(values, "PuOr_r", aspect="auto", origin="lower", vmin=-most, vmax=most)
@@ -80,7 +80,7 @@ def plot_profiles(profiles: Mapping[str, Any], path: Path) -> None:
     """
     names = list(profiles["classes"])[:12]
     rows = -(-len(names) // 3)
-    figure = new_figure(4 * min(3, len(names)), 2.6 * rows)
+    figure = new_figure(4.0 * min(3, len(names)), 2.6 * rows)
     grid = figure.subplots(rows, min(3, len(names)), squeeze=False, sharex=True)
     for axes, name in zip(grid.flat, names, strict=False):
         one = profiles["classes"][name]

@@ -19,7 +19,7 @@ def plot_layers(study: Mapping[str, Any], path: Path) -> None:
     Raises:
         StorageError: the file cannot be written.
     """
-    figure = new_figure(8, 4.5)
+    figure = new_figure(8.0, 4.5)
     axes = figure.subplots()
     rows = study["layers"]
     layers = [row["layer"] for row in rows]
