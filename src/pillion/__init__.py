@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pillion.api import Probe
     from pillion.core import TokenEvent, Verdict
-    from pillion.runtime import Generation, LanguageModel, Sampling, attach
+    from pillion.runtime import Explanation, Generation, LanguageModel, Sampling, attach, explain
     from pillion.sklearn import ProbeClassifier
 
 _HOME = {
+    "Explanation": "pillion.runtime",
     "Generation": "pillion.runtime",
     "LanguageModel": "pillion.runtime",
     "Probe": "pillion.api",
@@ -23,9 +24,11 @@ _HOME = {
     "TokenEvent": "pillion.core",
     "Verdict": "pillion.core",
     "attach": "pillion.runtime",
+    "explain": "pillion.runtime",
 }
 
 __all__ = [
+    "Explanation",
     "Generation",
     "LanguageModel",
     "Probe",
@@ -34,6 +37,7 @@ __all__ = [
     "TokenEvent",
     "Verdict",
     "attach",
+    "explain",
 ]
 
 

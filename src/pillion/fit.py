@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from pillion.extract import (
 from pillion.metrics import evaluate
 from pillion.probe import Artefact
 from pillion.runtime import LanguageModel, encode_rows
+from pillion.select import MAX_ROWS, Targets, choose_layers, sample
 from pillion.train import (
     FEW_ROWS,
     Examples,
@@ -58,7 +59,8 @@ class FitSettings:
 
     Attributes:
         template: how a text is wrapped.
-        layers: those to read; None for all, embeddings included.
+        layers: those to read; None for all, embeddings included; `auto` for those that
+            `pillion.select` chooses on training rows.
         on_too_long: what happens to a text beyond the context window.
         validation_share: of the training rows, where no validation rows are given; None: a tenth,
             or a fifth where rows are few and a tenth would say little.
@@ -69,7 +71,7 @@ class FitSettings:
     """
 
     template: Template = "chat"
-    layers: tuple[int, ...] | None = None
+    layers: tuple[int, ...] | Literal["auto"] | None = None
     on_too_long: OnTooLong = "error"
     validation_share: float | None = None
     positive: str | None = None
@@ -166,10 +168,22 @@ class _Reader:
         with _naming(rows):
             return encode_rows(self.model.backend, rows.texts, how.template, how.on_too_long)
 
+    def choosing(
+        self, space: LabelSpace, ids: Shaped[np.ndarray, "row ..."], tokens: list[list[int]]
+    ) -> _Reader:
+        """The same with the layers that suit some training rows, where they are to be chosen."""
+        if self.settings.layers != "auto":
+            return self
+        taken = sample(len(ids), MAX_ROWS)
+        targets = Targets(ids[taken], space.task, len(space.names))
+        chosen = [tokens[row] for row in taken]
+        layers = choose_layers(self.model.backend, chosen, targets, self.progress)
+        self.say(f"Chosen from {len(taken):,} training rows: layers {', '.join(map(str, layers))}.")
+        return replace(self, settings=replace(self.settings, layers=layers))
+
     def source(self, tokens: list[list[int]], name: str) -> StateSource:
         if self.settings.live:
-            layers = self.settings.layers or all_layers(self.model)
-            return LiveSource(self.model.backend, tokens, layers)
+            return LiveSource(self.model.backend, tokens, _layers(self.model, self.settings))
         folder = (self.settings.cache or self.work) / name
         source = cached_states(self.model, tokens, folder, self.settings, self.progress, self.say)
         self.opened.enter_context(source.reader)
@@ -185,8 +199,9 @@ def _examples(
         space = LabelSpace.of(labels, reader.settings.positive)
     ids, tokens = space.encode(labels), reader.encode(rows)
     if validation is None:
-        source = reader.source(tokens, "train")
         train_ids, held_ids = split_validation(ids, reader.settings.held_share(len(rows)))
+        reader = reader.choosing(space, ids[train_ids], [tokens[row] for row in train_ids])
+        source = reader.source(tokens, "train")
         if not len(held_ids):
             reader.say(
                 "No row can be held out (every label has a single one): thresholds and metrics "
@@ -197,6 +212,7 @@ def _examples(
     with _naming(validation):
         held_ids = space.encode(_labels(validation))
     held_tokens = reader.encode(validation)
+    reader = reader.choosing(space, ids, tokens)
     training = Examples(reader.source(tokens, "train"), ids)
     return training, Examples(reader.source(held_tokens, "validation"), held_ids), space
 
@@ -227,6 +243,11 @@ def all_layers(model: LanguageModel) -> tuple[int, ...]:
     return tuple(range(model.backend.identity.num_layers + 1))
 
 
+def _layers(model: LanguageModel, settings: FitSettings) -> tuple[int, ...]:
+    assert settings.layers != "auto"  # `_Reader.choosing` has replaced it
+    return settings.layers or all_layers(model)
+
+
 def cached_states(
     model: LanguageModel,
     tokens: list[list[int]],
@@ -249,7 +270,7 @@ def cached_states(
         StorageError: no room, or another cache lies there.
         Interrupted: by Ctrl-C; whole shards stay.
     """
-    identity, layers = model.backend.identity, settings.layers or all_layers(model)
+    identity, layers = model.backend.identity, _layers(model, settings)
     key = cache_key(identity, settings.template, settings.on_too_long, tokens)
     say(size_sentence(cache_spec(identity, layers, key, tokens)))
     return CachedSource(extract(model.backend, tokens, layers, folder, key, progress))

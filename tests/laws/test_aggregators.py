@@ -203,6 +203,63 @@ def test_another_state_of_a_token_is_clearly_another_result(
     assert distance(folded(network, other, mask), folded(network, hidden, mask)) > 0.01
 
 
+# --- what each token and layer adds
+
+each_additive = pytest.mark.parametrize(
+    "variant", [v for v in VARIANTS if make(v).additive], ids=_ids
+)
+
+
+@each_additive
+@each_output
+@each_side
+def test_contributions_and_the_bias_sum_to_the_logits(
+    variant: Any, outputs: int, side: str, generator: torch.Generator
+) -> None:
+    network = make(variant, outputs)
+    rows = rows_of(states(generator))
+    hidden, mask = padded(rows, TOKENS, side, 1e4), mask_of(LENGTHS, TOKENS, side)
+    values = tapped([network], hidden)
+    each = network.contributions(values, mask)
+
+    assert each.shape == (LAYERS, *mask.shape, outputs)
+    assert_equal(each.sum((0, 2)) + network.bias, alone(network, rows))
+    assert not each[:, ~mask].any()
+
+
+@each_additive
+def test_without_a_token_contributions_sum_to_clearly_other_logits(
+    variant: Any, generator: torch.Generator
+) -> None:
+    network, hidden = make(variant), states(generator)
+    mask = torch.ones(len(LENGTHS), TOKENS, dtype=torch.bool)
+    each = network.contributions(tapped([network], hidden), mask)
+
+    most = each.square().sum((0, 1, 3)).argmax()
+    kept = torch.arange(TOKENS) != most
+    assert distance(each[:, :, kept].sum((0, 2)) + network.bias, network(hidden, mask)) > 1e-3
+
+
+def test_gates_poolings_and_mean_attention_are_additive_and_perceptrons_are_not() -> None:
+    names = ("gate", "gate-paper", "mha", "mha-causal", "pooling", "pooling-max")
+    assert all(make((name, SMALL.get(name, {}))).additive for name in names)
+    assert not make(("mha", {"width": 8, "num_heads": 2, "pool": "max"})).additive
+    other = make(("gate-mlp", SMALL["gate-mlp"]))
+    assert not other.additive
+    with pytest.raises(NotImplementedError, match="no sum over tokens"):
+        other.contributions(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, dtype=torch.bool))
+
+
+def test_layer_weights_of_a_gate_sum_to_one_in_every_row(generator: torch.Generator) -> None:
+    network, hidden = make(("gate", {"num_heads": 2})), states(generator)
+    mask = mask_of(LENGTHS, TOKENS, "right")
+    weights = network.layer_weights(tapped([network], hidden), mask)
+
+    assert weights.shape == (LAYERS, len(LENGTHS))
+    torch.testing.assert_close(weights.sum(0), torch.ones(len(LENGTHS)))
+    assert weights.std() > 0.01
+
+
 # --- padding
 
 

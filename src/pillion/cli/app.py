@@ -35,8 +35,8 @@ SEED_MAX = 2**32 - 1
 
 VERBS = (
     *("setup", "doctor", "demo"),
-    *("train", "predict", "evaluate", "calibrate", "report", "generate", "inspect", "extract"),
-    *("serve", "bench"),
+    *("layers", "train", "predict", "explain", "evaluate", "calibrate", "report", "generate"),
+    *("inspect", "extract", "serve", "bench"),
 )
 """In the order in which a newcomer meets them."""
 

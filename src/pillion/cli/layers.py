@@ -1,10 +1,38 @@
-"""Layers as people type them: `0-15`, `0,4,8` or both."""
+"""`pillion layers`: which layers to read; and layers as people type them: `0-15`, `0,4,8`, both."""
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import typer
+
+from pillion.cli.app import (
+    Device,
+    Dtype,
+    Json,
+    LabelColumnName,
+    Model,
+    TextColumnName,
+    TooLong,
+    Wrapping,
+    app,
+    out,
+    print_json,
+    progress_bar,
+)
+from pillion.cli.output import write_lines
+from pillion.cli.places import check_file
 from pillion.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pillion.data import Rows
+    from pillion.select import Identification
+
+AUTO = "auto"
 
 
 def parse_layers(text: str | None, num_layers: int) -> tuple[int, ...] | None:
@@ -31,3 +59,166 @@ def parse_layers(text: str | None, num_layers: int) -> tuple[int, ...] | None:
             raise ConfigError(f"--layers has {part!r}; this model has layers 0 to {num_layers}.")
         found.update(range(first, last + 1))
     return tuple(sorted(found))
+
+
+@app.command()
+def layers(
+    data: Annotated[
+        str,
+        typer.Option(help="Labelled texts: a Parquet, CSV or JSON Lines file, or hf:NAME[:SPLIT]."),
+    ],
+    text_column: TextColumnName = "text",
+    label_column: LabelColumnName = "label",
+    rows: Annotated[
+        int, typer.Option(min=10, help="Rows to read, drawn at random; fewer if there are fewer.")
+    ] = 2000,
+    pool: Annotated[
+        Literal["mean", "mean-rms", "last"],
+        typer.Option(help="How a text's tokens become one vector a layer."),
+    ] = "mean",
+    probe: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="A trained gate, whose layer weights are shown too."),
+    ] = None,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="Write the numbers to this file, as JSON.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw score and silhouette over layers: a PNG file.")
+    ] = None,
+    template: Wrapping = "chat",
+    model: Model = "embedded",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    on_too_long: TooLong = "error",
+    as_json: Json = False,
+) -> None:
+    """Find out which layers to read, before any probe is trained.
+
+    Shows what each layer holds of the labels, which layer its rule recommends, by how much a sweep
+    would do better, and what reading 1, 2, 4, 8 or all layers gives and costs. One pass over the
+    texts; no state of a token is kept. `pillion train --layers auto` takes the set marked auto.
+    """
+    from pillion.data import read_rows
+
+    for path, option in ((out_file, "--out"), (plot, "--plot")):
+        if path is not None:
+            check_file(path, option)
+    read = read_rows(data, text_column, label_column)
+    found, num_rows, name = _identify(
+        read, rows, pool, probe, template, (model, dtype, device), on_too_long
+    )
+    study = as_study(found, Path(data).name, read.sha256, num_rows, name) | {"pool": pool}
+    if out_file is not None:
+        write_lines([json.dumps(study, indent=1)], out_file)
+    if plot is not None:
+        from pillion.report.layers import plot_layers
+
+        plot_layers(study, plot)
+    if as_json:
+        return print_json(study)
+    _show(study)
+
+
+def _identify(
+    read: Rows,
+    max_rows: int,
+    pool: Any,
+    probe: str | None,
+    template: Any,
+    engine: tuple[str, Any, str],
+    on_too_long: Any,
+) -> tuple[Identification, int, str]:
+    """What was found, on how many rows, of which model."""
+    from pillion.data import LabelSpace
+    from pillion.runtime import LanguageModel, checked, encode_rows
+    from pillion.select import Targets, identify, sample
+
+    assert read.labels is not None
+    space = LabelSpace.of(read.labels)
+    taken = sample(len(read), max_rows)
+    ids = space.encode(read.labels)[taken]
+    backend = LanguageModel.load(*engine).backend
+    gate = None if probe is None else checked(backend, probe)
+    texts = [read.texts[row] for row in taken]
+    tokens = encode_rows(backend, texts, template, on_too_long)
+    targets = Targets(ids, space.task, len(space.names))
+    with progress_bar() as bar:
+        found = identify(backend, tokens, targets, pool, gate, bar)
+    return found, len(taken), backend.identity.name
+
+
+def as_study(
+    found: Identification, data: str, sha256: str, num_rows: int, model: str
+) -> dict[str, Any]:
+    """A study as `--json` prints it and `report` draws it."""
+    scores = {row.layer: row.score for row in found.rows}
+    chosen = next((s for s in found.sets if s.layers == found.auto), None)
+    return {
+        "model": model,
+        "data": data,
+        "data_sha256": sha256,
+        "rows": num_rows,
+        "score": found.score_name,
+        "layers": [asdict(row) for row in found.rows],
+        "inflections": [row.layer for row in found.rows if row.inflection],
+        "recommended": {
+            "layer": found.recommended,
+            "score": scores.get(found.recommended) if found.recommended is not None else None,
+        },
+        "sweep": {
+            "layer": found.swept,
+            "score": scores.get(found.swept) if found.swept is not None else None,
+        },
+        "lost_against_sweep": found.lost,
+        "auto": {"layers": list(found.auto), "score": chosen.score if chosen else None},
+        "economics": [
+            {"num_layers": len(one.layers), "layers": list(one.layers), "score": one.score}
+            | asdict(cost)
+            for one, cost in zip(found.sets, found.costs, strict=True)
+        ],
+    }
+
+
+def _show(study: dict[str, Any]) -> None:
+    out.print(f"layer  {study['score']:>8}  silhouette  change  cosine   squared   fisher  weight")
+    for row in study["layers"]:
+        cells = [
+            f"{row['layer']:>5}",
+            f"{_number(row['score']):>8}",
+            f"{_number(row['silhouette']):>8}{' *' if row['inflection'] else '  '}",
+            f"{_number(row['relative_change'], '+.2f'):>6}" if row["layer"] else " " * 6,
+            f"{_number(row['cosine']):>8}",
+            f"{_number(row['squared']):>8}",
+            f"{_number(row['fisher']):>7}",
+            "" if row["weight"] is None else f"{row['weight']:>6.3f}",
+        ]
+        out.print("  ".join(cells).rstrip())
+    out.print("* inflection point of the silhouette curve")
+    name = study["score"]
+    best, rule = study["sweep"], study["recommended"]
+    out.print(
+        f"\nRecommended: layer {_layer(rule['layer'])} ({name} {_number(rule['score'])}). "
+        f"Best in a sweep: layer {_layer(best['layer'])} ({_number(best['score'])}), "
+        f"{_number(study['lost_against_sweep'])} more."
+    )
+    out.print(f"\nlayers  {name:>8}  read, ms/1k tokens  gate, KB  states, KB/token  blocks run")
+    for one in study["economics"]:
+        mark = "  <- auto" if one["layers"] == study["auto"]["layers"] else ""
+        out.print(
+            f"{one['num_layers']:>6}  {_number(one['score']):>8}  {one['milliseconds']:>18.2f}"
+            f"  {one['probe_bytes'] / 1e3:>8.0f}  {one['state_bytes_a_token'] / 1e3:>15.1f}"
+            f"  {one['blocks_share']:>10.0%}  {_listed(one['layers'])}{mark}"
+        )
+
+
+def _number(value: float | None, how: str = ".4f") -> str:
+    return "undef." if value is None else format(value, how)
+
+
+def _layer(layer: int | None) -> str:
+    return "undefined" if layer is None else str(layer)
+
+
+def _listed(layers: list[int]) -> str:
+    return ",".join(map(str, layers)) if len(layers) <= 8 else "all"

@@ -15,7 +15,6 @@ from pillion.cli.app import (
     Dtype,
     Json,
     LabelColumnName,
-    Layers,
     Model,
     TextColumnName,
     TooLong,
@@ -26,7 +25,7 @@ from pillion.cli.app import (
     print_json,
     progress_bar,
 )
-from pillion.cli.layers import parse_layers
+from pillion.cli.layers import AUTO, parse_layers
 from pillion.cli.places import check_folder, check_probe_folder, work_folder
 from pillion.errors import ConfigError
 
@@ -80,7 +79,13 @@ def train(
     positive: Annotated[
         str | None, typer.Option(help="Which of two labels is positive; default: by their names.")
     ] = None,
-    layers: Layers = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Layers to read, such as 0-15 or 0,4,8 (0: embeddings), or auto: the fewest that "
+            "hold nearly all, as pillion layers finds them; default: all."
+        ),
+    ] = None,
     template: Wrapping = "chat",
     model: Model = "embedded",
     dtype: Dtype = "auto",
@@ -115,9 +120,10 @@ def train(
     rows = read_rows(data, text_column, label_column)
     held = read_rows(validation, text_column, label_column) if validation is not None else None
     language_model = LanguageModel.load(model, dtype, device)
+    num_layers = language_model.backend.identity.num_layers
     settings = FitSettings(
         template=template,
-        layers=parse_layers(layers, language_model.backend.identity.num_layers),
+        layers="auto" if layers == AUTO else parse_layers(layers, num_layers),
         on_too_long=on_too_long,
         positive=positive,
         live=live,

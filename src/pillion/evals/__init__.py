@@ -7,6 +7,7 @@ from pillion.evals.calibrate import CalibrationSettings, calibrate, raw_artefact
 from pillion.evals.evaluation import evaluation, result_of
 from pillion.evals.measure import measure
 from pillion.evals.operating import Operating
+from pillion.evals.profiles import layer_profiles
 from pillion.evals.scoring import Labelled, probs_of, score_rows
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Operating",
     "calibrate",
     "evaluation",
+    "layer_profiles",
     "measure",
     "probs_of",
     "raw_artefact",

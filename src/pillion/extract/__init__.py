@@ -7,6 +7,7 @@ from pillion.core import OnTooLong
 from pillion.extract.fill import extract
 from pillion.extract.identity import cache_key, cache_spec, size_sentence
 from pillion.extract.live import LiveSource
+from pillion.extract.pooled import Pool, pooled_states
 from pillion.extract.progress import Progress, silent
 from pillion.extract.source import Batch, CachedSource, SelectedRows, StateSource
 from pillion.runtime.encoding import encode_rows
@@ -16,6 +17,7 @@ __all__ = [
     "CachedSource",
     "LiveSource",
     "OnTooLong",
+    "Pool",
     "Progress",
     "SelectedRows",
     "StateSource",
@@ -23,6 +25,7 @@ __all__ = [
     "cache_spec",
     "encode_rows",
     "extract",
+    "pooled_states",
     "silent",
     "size_sentence",
 ]

@@ -1,4 +1,4 @@
-"""How good and how well calibrated probabilities are, with bootstrap intervals.
+"""How good and how well calibrated probabilities are, and how far apart classes of states lie.
 
 Promises pure functions of arrays: same arrays and seed, same numbers; what is undefined is None.
 Does not know files, models or label names.
@@ -6,7 +6,9 @@ Does not know files, models or label names.
 
 from pillion.metrics.bootstrap import Interval, interval, intervals, paired_interval
 from pillion.metrics.classification import confusion, decide, evaluate
+from pillion.metrics.fisher import fisher_ratio
 from pillion.metrics.paired import PAIRED, paired_difference
+from pillion.metrics.silhouette import mean_silhouette, mean_silhouettes
 from pillion.metrics.thresholds import f1_threshold
 
 __all__ = [
@@ -16,8 +18,11 @@ __all__ = [
     "decide",
     "evaluate",
     "f1_threshold",
+    "fisher_ratio",
     "interval",
     "intervals",
+    "mean_silhouette",
+    "mean_silhouettes",
     "paired_difference",
     "paired_interval",
 ]

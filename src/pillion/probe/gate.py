@@ -111,6 +111,42 @@ class Gate(Network):
         return Tap(self.token_score.detach(), shared, self.settings.normalise)
 
     @property
+    def additive(self) -> bool:
+        """True: a weighted mean of tokens, then of layers, then a linear head."""
+        return True
+
+    @torch.no_grad()
+    def contributions(
+        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
+    ) -> Float[Tensor, "layer batch token output"]:
+        """`sum_k b[k,l] a[k,l,t] (W[k] x[l,t])`, of token weights a and layer weights b."""
+        heads = self.settings.num_heads
+        values = values.float().masked_fill(~mask[None, :, :, None], 0.0)
+        weights = self._token_weights(self._bound(values[..., :heads]), mask)
+        by_layer = self._layer_weights(weights, values[..., heads : 2 * heads])
+        weights = weights * by_layer[:, :, None]
+        classes = values[..., 2 * heads :].unflatten(-1, (heads, -1))
+        each = [torch.einsum("btk,btkc->btc", w, c) for w, c in zip(weights, classes, strict=True)]
+        return torch.stack(each)
+
+    @torch.no_grad()
+    def layer_weights(
+        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
+    ) -> Float[Tensor, "layer batch"]:
+        """How much each layer counts in each row: its softmax weight, the mean over heads."""
+        heads = self.settings.num_heads
+        values = values.float().masked_fill(~mask[None, :, :, None], 0.0)
+        weights = self._token_weights(self._bound(values[..., :heads]), mask)
+        return self._layer_weights(weights, values[..., heads : 2 * heads]).mean(2)
+
+    def _layer_weights(
+        self,
+        weights: Float[Tensor, "layer batch token head"],
+        scores: Float[Tensor, "layer batch token head"],
+    ) -> Float[Tensor, "layer batch head"]:
+        return self._bound((weights * scores).sum(2)).softmax(0)
+
+    @property
     def fold_key(self) -> tuple[object, ...]:
         """Gates share a fold if their scores are bounded alike and their states read alike."""
         return (type(self), self.settings.tanh, self.settings.normalise)

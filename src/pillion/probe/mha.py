@@ -149,6 +149,38 @@ class Mha(Network):
         return Tap(self.token_qkv.detach(), none, self.settings.normalise)
 
     @property
+    def additive(self) -> bool:
+        """With `pool="mean"`: attention weights given, all that follows is linear."""
+        return self.settings.pool == "mean"
+
+    @torch.no_grad()
+    def contributions(
+        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
+    ) -> Float[Tensor, "layer batch token output"]:
+        """A token's values times the attention it gets, through both projections to the classes."""
+        heads, causal = self.settings.num_heads, self.settings.causal
+        received: list[Tensor] = []  # a layer at a time: attention is token x token
+        for qkv in values.float().masked_fill(~mask[None, :, :, None], 0.0):
+            got = attention_received(qkv, mask, heads, causal)
+            value = qkv.chunk(3, dim=-1)[2].unflatten(-1, (heads, -1))
+            received.append((value * got[..., None]).flatten(-2))
+        pooled = torch.stack([r.sum(1) for r in received])
+        over = (torch.einsum("lbw,lwd->lbd", pooled, self.token_out) @ self.layer_qkv).transpose(
+            0, 1
+        )
+        every = torch.ones(over.shape[:2], dtype=torch.bool, device=over.device)
+        by_layer = attention_received(over, every, heads, causal=False)  # [batch, layer, head]
+        to_class = (self.layer_out @ self.weight).unflatten(0, (heads, -1))
+        value_of_layer = self.layer_qkv.chunk(3, dim=-1)[2].unflatten(-1, (heads, -1))
+        each: list[Tensor] = []
+        for layer, value in enumerate(received):
+            wide = torch.einsum("dhv,hvc->hdc", value_of_layer, to_class)
+            head = torch.einsum("wd,hdc->hwc", self.token_out[layer], wide)
+            mixed = torch.einsum("bh,hwc->bwc", by_layer[:, layer], head)
+            each.append(torch.einsum("btw,bwc->btc", value, mixed))
+        return torch.stack(each)
+
+    @property
     def fold_key(self) -> tuple[object, ...]:
         """Every attention folds alone."""
         return (id(self),)
@@ -262,6 +294,30 @@ def attend(
         parts[0][:, :, tokens - query_tokens :], parts[1], parts[2], attn_mask=allowed
     )
     return out.transpose(1, 2).reshape(layers, batch, query_tokens, columns // 3)
+
+
+def attention_received(
+    qkv: Float[Tensor, "batch token tap"],
+    mask: Bool[Tensor, "batch token"],
+    num_heads: int,
+    causal: bool,
+) -> Float[Tensor, "batch token head"]:
+    """How much attention each token gets, the mean over the tokens that pay it; as `attend` pays.
+
+    Args:
+        qkv: queries, keys and values side by side, each as wide as the others.
+        mask: which positions hold a token.
+        num_heads: attention heads, side by side in each of the three.
+        causal: whether a position attends to itself and the ones before it only.
+    """
+    query, key, _ = (part.unflatten(-1, (num_heads, -1)) for part in qkv.chunk(3, dim=-1))
+    scores = torch.einsum("bqhw,bthw->bhqt", query, key) / query.shape[-1] ** 0.5
+    allowed = mask[:, None, None, :]
+    if causal:
+        allowed = allowed & torch.ones_like(scores[0, 0], dtype=torch.bool).tril()
+    paid = scores.masked_fill(~allowed, -torch.inf).softmax(-1).nan_to_num()
+    share = mask.float() / mask.sum(1, keepdim=True).clamp(min=1)
+    return torch.einsum("bhqt,bq->bth", paid, share)
 
 
 def _itself(query_tokens: int, tokens: int, device: torch.device) -> Bool[Tensor, "query token"]:

@@ -163,6 +163,29 @@ class Network(nn.Module, ABC):
         """Networks with equal keys (and layers) can share one fold."""
 
     @property
+    def additive(self) -> bool:
+        """Whether the logits are a sum over tokens and layers, given the weights of both."""
+        return False
+
+    def contributions(
+        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
+    ) -> Float[Tensor, "layer batch token output"]:
+        """What each token at each layer adds to the logits; only where `additive`.
+
+        Law: summed over layers and tokens they are the logits less the bias; padding adds nothing.
+        The weights of a softmax count as given: a contribution says what was added, not what would
+        change if the token were another.
+
+        Args:
+            values: as a fold is given them: tapped, or the states themselves without a tap.
+            mask: which positions hold a token.
+
+        Raises:
+            NotImplementedError: by a network that is not additive.
+        """
+        raise NotImplementedError(f"The logits of {type(self).__name__} are no sum over tokens.")
+
+    @property
     def num_parameters(self) -> int:
         """Trained numbers."""
         return sum(p.numel() for p in self.parameters())

@@ -47,6 +47,18 @@ class MeanPooling(Network):
         return Tap(none, self.weight.detach(), normalise=False)
 
     @property
+    def additive(self) -> bool:
+        """True: a mean of linear values."""
+        return True
+
+    def contributions(
+        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
+    ) -> Float[Tensor, "layer batch token output"]:
+        """`W h[l,t]`, divided by the number of tokens and layers."""
+        share = mask.float() / (mask.sum(1, keepdim=True).clamp(min=1) * len(values))
+        return values.float().masked_fill(~mask[None, :, :, None], 0.0) * share[..., None]
+
+    @property
     def fold_key(self) -> tuple[object, ...]:
         """All mean poolings share a fold."""
         return (type(self),)
@@ -101,6 +113,25 @@ class MaxPooling(Network):
     def tap(self) -> None:
         """None: the values are the states themselves."""
         return
+
+    @property
+    def additive(self) -> bool:
+        """True: each component comes from one token of one layer."""
+        return True
+
+    @torch.no_grad()
+    def contributions(
+        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
+    ) -> Float[Tensor, "layer batch token output"]:
+        """A component's share of the logits goes to the (first) token and layer of its maximum."""
+        hidden = values.float().masked_fill(~mask[None, :, :, None], -torch.inf)
+        layers, batch, tokens, _ = hidden.shape
+        top, place = hidden.transpose(0, 1).flatten(1, 2).max(1)
+        top = top.masked_fill(top.isneginf(), 0.0)
+        out = top.new_zeros(batch, layers * tokens, self.weight.shape[1])
+        share = top[..., None] * self.weight.float()
+        out.scatter_add_(1, place[..., None].expand_as(share), share)
+        return out.view(batch, layers, tokens, -1).transpose(0, 1)
 
     @property
     def fold_key(self) -> tuple[object, ...]:

@@ -4,7 +4,7 @@ Knows neither HTTP nor training.
 """
 
 from pillion.backends.paged import PagedSettings
-from pillion.runtime.attach import ProbeLike, attach, resolve, watch
+from pillion.runtime.attach import ProbeLike, attach, checked, resolve, watch
 from pillion.runtime.continuous_engine import ContinuousEngine
 from pillion.runtime.encoding import encode_rows
 from pillion.runtime.engine import (
@@ -17,6 +17,7 @@ from pillion.runtime.engine import (
     TokenSampled,
 )
 from pillion.runtime.engines import ENGINES, load_engine
+from pillion.runtime.explanation import Explanation, explain
 from pillion.runtime.language_model import (
     Generation,
     LanguageModel,
@@ -34,6 +35,7 @@ __all__ = [
     "Engine",
     "EngineStats",
     "Event",
+    "Explanation",
     "Finished",
     "Generation",
     "LanguageModel",
@@ -48,8 +50,10 @@ __all__ = [
     "Stream",
     "TokenSampled",
     "attach",
+    "checked",
     "decode_steps",
     "encode_rows",
+    "explain",
     "load_engine",
     "pad_batch",
     "resolve",

@@ -27,9 +27,7 @@ def watch(
     Raises:
         MismatchError: if a probe belongs to another model.
     """
-    artefacts = [resolve(p) for p in probes]
-    for artefact in artefacts:
-        artefact.check(_comparable(backend.identity, artefact), allow_mismatch)
+    artefacts = [checked(backend, p, allow_mismatch) for p in probes]
     reading = Reading(artefacts, backend.device, backend.dtype)
     with backend.watch(reading, reading.layers):
         yield reading
@@ -58,6 +56,17 @@ def attach(
     several = probes if isinstance(probes, list | tuple) else [probes]
     with watch(TransformersBackend(model, tokenizer), several) as reading:
         yield reading
+
+
+def checked(backend: Backend, probe: ProbeLike, allow_mismatch: bool = False) -> Artefact:
+    """The artefact that a user means, if it belongs to this model.
+
+    Raises:
+        MismatchError: if it belongs to another model.
+    """
+    artefact = resolve(probe)
+    artefact.check(_comparable(backend.identity, artefact), allow_mismatch)
+    return artefact
 
 
 def _comparable(identity: ModelIdentity, artefact: Artefact) -> ModelIdentity:

@@ -144,8 +144,8 @@ class Asker:
             cache = self.backend.fork(self.cache, len(row_ids))
             if cache is None:
                 raise ConfigError(
-                    f"The KV cache of {self.backend.identity.name!r} cannot be copied, and prompting "
-                    "runs its examples once; leave the prompting baselines out."
+                    f"The KV cache of {self.backend.identity.name!r} cannot be copied, which "
+                    "prompting needs; leave the prompting baselines out."
                 )
             logits = self.backend.forward(ids, seen, cache, logits=True)
             assert logits is not None

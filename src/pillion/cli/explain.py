@@ -1,0 +1,198 @@
+"""`pillion explain`: why a verdict is what it is, token by token and layer by layer."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from rich.text import Text
+
+from pillion.cli.app import (
+    AllowMismatch,
+    Device,
+    Dtype,
+    Json,
+    LabelColumnName,
+    Model,
+    TextColumnName,
+    TooLong,
+    app,
+    out,
+    print_json,
+    progress_bar,
+)
+from pillion.cli.output import check_text, write_lines
+from pillion.cli.places import check_file
+from pillion.core import Template
+from pillion.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from pillion.runtime import Explanation
+
+BARS = " ▁▂▃▄▅▆▇█"
+TOP_TOKENS = 8
+FOR, AGAINST = (31, 95, 168), (196, 84, 28)
+
+
+@app.command()
+def explain(
+    probe: Annotated[str, typer.Option(metavar="DIR", help="Folder of a trained probe.")],
+    text: Annotated[str | None, typer.Option(help="One text to explain the verdict of.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Labelled texts instead: layer profiles of right and wrong items."),
+    ] = None,
+    text_column: TextColumnName = "text",
+    label_column: LabelColumnName = "label",
+    label: Annotated[
+        str | None, typer.Option(help="Explain this label's logit; default: the verdict's.")
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option(help="Draw layers and tokens (or profiles): a PNG file.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page of one file, for --text only.")
+    ] = None,
+    template: Annotated[
+        Template | None, typer.Option(help="How a text is wrapped; default: as in training.")
+    ] = None,
+    model: Model = "embedded",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    on_too_long: TooLong = "error",
+    allow_mismatch: AllowMismatch = False,
+    as_json: Json = False,
+) -> None:
+    """Show why a verdict is what it is.
+
+    For one text: what each token at each layer added to the logit of each label. For gates,
+    poolings and mean attention this is exact: the sum of all, plus the bias, is the logit. For
+    other probes it is gradient times input, marked as approximate. For labelled data: what each
+    layer added in items that came out right and wrong, class by class.
+    """
+    from pillion.runtime import LanguageModel, checked
+    from pillion.runtime import explain as explained
+
+    if (text is None) == (data is None):
+        raise ConfigError("Give either --text or --data, and not both.")
+    if data is not None and (html is not None or label is not None):
+        raise ConfigError("--html and --label go with --text; leave them out with --data.")
+    for path, option in ((png, "--png"), (html, "--html")):
+        if path is not None:
+            check_file(path, option)
+    language_model = LanguageModel.load(model, dtype, device)
+    artefact = checked(language_model.backend, probe, allow_mismatch)
+    if data is not None:
+        return _profiles(
+            language_model, artefact, (data, text_column, label_column), on_too_long, png, as_json
+        )
+    assert text is not None
+    if label is not None and label not in artefact.card.labels:
+        raise unknown_name("label", label, artefact.card.labels)
+    found = explained(
+        language_model,
+        artefact,
+        check_text(text, "--text"),
+        template,
+        on_too_long,
+        allow_mismatch,
+    )
+    _write(found, label, png, html)
+    if as_json:
+        return print_json(found.as_json())
+    _show(found, label or _shown_label(found))
+
+
+def _shown_label(found: Explanation) -> str:
+    """The verdict's label; for a multi-label verdict its likeliest."""
+    if found.verdict.label in found.verdict.probs:
+        return found.verdict.label
+    return max(found.verdict.probs, key=found.verdict.probs.__getitem__)
+
+
+def _write(found: Explanation, label: str | None, png: Path | None, html: Path | None) -> None:
+    from pillion.report.explanation import explanation_page, plot_explanation
+
+    if png is not None:
+        wanted = label or _shown_label(found)
+        plot_explanation(
+            found.as_json(), wanted if wanted in found.labels else found.labels[0], png
+        )
+    if html is not None:
+        write_lines(explanation_page(found.as_json()).splitlines(), html)
+
+
+def _show(found: Explanation, label: str) -> None:
+    """The text in colours, a bar a layer, the tokens that added most."""
+    values = found.to(label)
+    by_token, by_layer = values.sum(0), values.sum(1)
+    sign = 1 if label in found.labels else -1
+    place = found.labels.index(label) if label in found.labels else 0
+    out.print(f"{found.verdict.probe}: {found.verdict.label or 'none'}", end="  ")
+    out.print("  ".join(f"{name} {prob:.3f}" for name, prob in found.verdict.probs.items()))
+    how = "exact" if found.exact else f"{found.method}, approximate"
+    out.print(
+        f"logit of {label} {sign * found.logits[place]:+.3f} = tokens {by_token.sum():+.3f} "
+        f"and {'bias' if found.exact else 'rest'} {sign * found.rest[place]:+.3f} ({how})\n"
+    )
+    out.print(heat_line(found.tokens, by_token))
+    out.print(f"\nlayers {found.layers[0]}-{found.layers[-1]}  {bars(by_layer)}")
+    best = np.argsort(-np.abs(by_token))[:TOP_TOKENS]
+    for token in best:
+        name = found.tokens[token] or f"⟨{found.token_ids[token]}⟩"
+        layer = found.layers[int(np.abs(values[:, token]).argmax())]
+        out.print(f"{by_token[token]:+8.3f}  {name.strip()!r}, most at layer {layer}")
+
+
+def heat_line(tokens: tuple[str, ...], values: np.ndarray) -> Text:
+    """The text with a background a token: blue speaks for the label, orange against it."""
+    line, most = Text(), float(np.abs(values).max()) or 1.0
+    for token, value in zip(tokens, values.tolist(), strict=True):
+        share = abs(value) / most
+        red, green, blue = (round(c * share) for c in (FOR if value > 0 else AGAINST))
+        line.append(token, f"on rgb({red},{green},{blue})" if share > 0.05 else "")
+    return line
+
+
+def bars(values: np.ndarray) -> str:
+    """A character a value: its height is its share of the largest; below zero it is a dot."""
+    most = float(np.abs(values).max()) or 1.0
+    heights = (values / most * (len(BARS) - 1)).round().astype(int)
+    return "".join("·" if height < 0 else BARS[height] for height in heights.tolist())
+
+
+def _profiles(
+    model: Any,
+    artefact: Any,
+    source: tuple[str, str, str],
+    on_too_long: Any,
+    png: Path | None,
+    as_json: bool,
+) -> None:
+    """Layer profiles of a data set."""
+    from pillion.data import LabelSpace, read_rows
+    from pillion.evals import layer_profiles
+    from pillion.runtime import encode_rows
+
+    rows = read_rows(*source)
+    assert rows.labels is not None
+    targets = LabelSpace(artefact.card.labels, artefact.card.task).encode(rows.labels)
+    tokens = encode_rows(model.backend, rows.texts, artefact.card.template, on_too_long)
+    with progress_bar() as bar:
+        found = layer_profiles(model, artefact, tokens, targets, partial(bar))
+    found["data_sha256"] = rows.sha256
+    if png is not None:
+        from pillion.report.explanation import plot_profiles
+
+        plot_profiles(found, png)
+    if as_json:
+        return print_json(found)
+    for name, one in found["classes"].items():
+        for kind in ("correct", "wrong"):
+            if one[kind]["rows"]:
+                shown = bars(np.array(one[kind]["to_true"]))
+                out.print(f"{name:<16} {kind:<8} {one[kind]['rows']:>6} rows  {shown}")
+    out.print(f"layers {found['layers'][0]} to {found['layers'][-1]}: what each added to the label")

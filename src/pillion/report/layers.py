@@ -1,0 +1,51 @@
+"""The picture of a study of layers: score and silhouette coefficient over the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pillion.report.figure import FIRST, INK, QUIET, SECOND, new_figure, save
+
+
+def plot_layers(study: Mapping[str, Any], path: Path) -> None:
+    """Draws a study as a PNG file: what Gwak & Jung (KNIT 2025) show, with the choices marked.
+
+    Args:
+        study: as `pillion layers --json` prints it.
+        path: of the PNG file.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    figure = new_figure(8.0, 4.5)
+    axes = figure.subplots()
+    rows = study["layers"]
+    layers = [row["layer"] for row in rows]
+    axes.plot(layers, _numbers(rows, "score"), color=FIRST, marker="o", markersize=4)
+    axes.set_xlabel("layer (0: embeddings)")
+    axes.set_ylabel(f"{study['score']} of a ridge classifier, left-out rows", color=FIRST)
+    axes.set_xticks(layers[:: max(1, len(layers) // 16)])
+    other = axes.twinx()
+    values = _numbers(rows, "silhouette")
+    other.plot(layers, values, color=SECOND, marker="s", markersize=3, linestyle="--")
+    other.set_ylabel("mean silhouette coefficient (Euclidean)", color=SECOND)
+    for row, value in zip(rows, values, strict=True):
+        if row["inflection"]:
+            other.plot(row["layer"], value, "s", markersize=9, fillstyle="none", color=SECOND)
+    _mark(axes, study["sweep"]["layer"], "best by sweep", QUIET, ":")
+    _mark(axes, study["recommended"]["layer"], "recommended", INK, "-")
+    axes.legend(loc="lower right", frameon=False)
+    figure.suptitle(f"{study['data']}: {study['rows']:,} rows, {study['model']}", fontsize=11)
+    axes.set_title("squares: inflection points of the silhouette", fontsize=9, color=QUIET)
+    save(figure, path)
+
+
+def _numbers(rows: list[dict[str, Any]], name: str) -> list[float]:
+    return [float("nan") if row[name] is None else row[name] for row in rows]
+
+
+def _mark(axes: Any, layer: int | None, label: str, color: str, style: str) -> None:
+    if layer is not None:
+        axes.axvline(layer, color=color, linestyle=style, linewidth=1, label=f"{label}: {layer}")

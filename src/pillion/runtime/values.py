@@ -1,0 +1,54 @@
+"""Keeps what one probe reads of each token, for those who ask what the token was worth.
+
+Promises the very values that a verdict is folded from, before they are folded. Knows no engine.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pillion.backends import Backend, Step
+from pillion.probe import Artefact
+from pillion.runtime.group import Group
+
+
+class ValueKeeper:
+    """A watcher that keeps a probe's values of the last pass.
+
+    Args:
+        backend: the model; show it what runs with `backend.watch(keeper, keeper.layers)`.
+        artefact: the probe.
+        wide: keep the states themselves, in fp32, instead of the tapped values.
+    """
+
+    def __init__(self, backend: Backend, artefact: Artefact, wide: bool = False) -> None:
+        self.group = Group([artefact], backend.device, backend.dtype)
+        self.layers, self._wide = self.group.layers, wide
+        self._place = {layer: i for i, layer in enumerate(self.layers)}
+        self._kept: list[Tensor] = []
+        self._device = backend.device
+        self.mask: Bool[Tensor, "batch token"] = torch.zeros(0, 0, dtype=torch.bool)
+
+    @property
+    def values(self) -> Float[Tensor, "layer batch token tap"]:
+        """Of the last pass; the states themselves where they are kept wide or are not tapped."""
+        return torch.cat(self._kept)
+
+    def start(self, step: Step) -> None:
+        """A pass begins: what is kept is dropped."""
+        self._kept, self.mask = [], step.mask.to(self._device)
+
+    def see(self, layer: int, hidden: Float[Tensor, "batch chunk dim"]) -> None:
+        """Taps a layer."""
+        if self._wide:
+            self._kept.append(hidden.detach().float()[None])
+        else:
+            self._kept.append(self.group.layer_values(self._place[layer], hidden.detach()))
+
+    def end(self, cache: object | None) -> None:
+        """All layers are there."""
+
+    def move(self, cache: object, rows: Int[Tensor, " row"]) -> None:
+        """Nothing to move: passes here keep no KV cache."""

@@ -1,0 +1,31 @@
+"""Which layers are worth reading, before any probe is trained.
+
+Promises numbers of pooled states, and rules that are written down. Does not know training or HTTP.
+"""
+
+from pillion.select.economics import LayerSet, layer_sets
+from pillion.select.identify import (
+    MAX_ROWS,
+    Identification,
+    choose_layers,
+    identify,
+    recommend,
+    sample,
+    smallest_good,
+)
+from pillion.select.study import LayerRow, Targets, study_layers
+
+__all__ = [
+    "MAX_ROWS",
+    "Identification",
+    "LayerRow",
+    "LayerSet",
+    "Targets",
+    "choose_layers",
+    "identify",
+    "layer_sets",
+    "recommend",
+    "sample",
+    "smallest_good",
+    "study_layers",
+]

@@ -1,0 +1,155 @@
+"""Which layers to read: pooled states of some rows, a study of every layer, a choice by rule.
+
+The rules are two sentences. The recommended layer is the inflection point of the silhouette curve
+with the highest silhouette coefficient; where nothing bends, the layer with the highest one. The
+set for `--layers auto` is the smallest of 1, 2, 4, 8 and all layers whose ridge classifier scores
+within `TOLERANCE` of the best set's. Knows no files and no command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from pillion.backends import Backend
+from pillion.extract import Pool, Progress, pooled_states, silent
+from pillion.probe import Artefact
+from pillion.select.cost import ReadCost, read_costs
+from pillion.select.economics import LayerSet, layer_sets
+from pillion.select.study import LayerRow, OnLayer, Targets, study_layers
+from pillion.select.weights import learned_weights
+
+TOLERANCE = 0.005
+"""Score that a smaller set of layers may lose: half a point."""
+MAX_ROWS = 2000
+"""Rows that a study reads unless told otherwise."""
+WEIGHT_ROWS = 256
+"""Rows on which a trained gate's layer weights are averaged."""
+
+
+@dataclass(frozen=True)
+class Identification:
+    """What was found of the layers of a model for a task.
+
+    Attributes:
+        score_name: what `score` stands for: `accuracy` or `auprc`.
+        rows: a row of numbers for every layer.
+        recommended: the layer that the rule picks; None where silhouettes are undefined.
+        swept: the layer with the highest score; None where scores are undefined.
+        sets: 1, 2, 4, 8 and all layers, with their scores.
+        costs: of reading each set.
+        auto: the set that `--layers auto` takes.
+    """
+
+    score_name: str
+    rows: tuple[LayerRow, ...]
+    recommended: int | None
+    swept: int | None
+    sets: tuple[LayerSet, ...]
+    costs: tuple[ReadCost, ...]
+    auto: tuple[int, ...]
+
+    @property
+    def lost(self) -> float | None:
+        """How much worse the recommended layer scores than the best of the sweep; 0 or more."""
+        scores = {row.layer: row.score for row in self.rows}
+        if self.recommended is None or self.swept is None:
+            return None
+        best, found = scores[self.swept], scores[self.recommended]
+        return None if best is None or found is None else best - found
+
+
+def sample(num_rows: int, max_rows: int) -> Int[np.ndarray, " some"]:
+    """Row ids in random order, always the same ones; all rows where there are no more."""
+    return np.random.default_rng(0).permutation(num_rows)[:max_rows]
+
+
+def identify(
+    backend: Backend,
+    token_ids: Sequence[Sequence[int]],
+    targets: Targets,
+    pool: Pool = "mean",
+    gate: Artefact | None = None,
+    progress: Progress = silent,
+) -> Identification:
+    """Studies every layer on these rows; no probe is trained.
+
+    Args:
+        backend: the model.
+        token_ids: of the rows, in random order (`sample`).
+        targets: their labels.
+        pool: how a row's tokens become one vector.
+        gate: a trained gate whose layer weights are shown beside the rest.
+        progress: told of every batch and layer.
+
+    Raises:
+        ConfigError: `gate` is a probe without layer weights.
+        StateError: a state is not finite.
+    """
+    layers = range(backend.identity.num_layers + 1)
+    states = pooled_states(backend, token_ids, layers, pool, progress)
+    weights = None
+    if gate is not None:
+        known = learned_weights(backend, gate, token_ids[:WEIGHT_ROWS])
+        weights = [known.get(layer, 0.0) for layer in layers]
+    rows = study_layers(states, targets, layers, weights, _as(progress, "study"))
+    sets = layer_sets(states, targets, layers, _as(progress, "choose"))
+    costs = read_costs(backend, [one.layers for one in sets], targets.signs.shape[1])
+    return Identification(
+        targets.score_name,
+        tuple(rows),
+        recommend(rows),
+        _best(rows),
+        tuple(sets),
+        tuple(costs),
+        smallest_good(sets),
+    )
+
+
+def choose_layers(
+    backend: Backend,
+    token_ids: Sequence[Sequence[int]],
+    targets: Targets,
+    progress: Progress = silent,
+) -> tuple[int, ...]:
+    """The layers of `--layers auto` alone: as `identify` finds them, without the study.
+
+    Raises:
+        StateError: a state is not finite.
+    """
+    layers = range(backend.identity.num_layers + 1)
+    states = pooled_states(backend, token_ids, layers, progress=progress)
+    return smallest_good(layer_sets(states, targets, layers, _as(progress, "choose")))
+
+
+def recommend(rows: Sequence[LayerRow]) -> int | None:
+    """The layer that silhouettes alone recommend; None where they are undefined."""
+    known = [(row.silhouette, row) for row in rows if row.silhouette is not None]
+    bends = [pair for pair in known if pair[1].inflection]
+    found = max(bends or known, key=lambda pair: pair[0], default=None)
+    return None if found is None else found[1].layer
+
+
+def smallest_good(sets: Sequence[LayerSet]) -> tuple[int, ...]:
+    """The smallest set within `TOLERANCE` of the best; all layers where no score is known."""
+    best = max((one.score for one in sets if one.score is not None), default=None)
+    if best is None:
+        return sets[-1].layers
+    return next(
+        one.layers for one in sets if one.score is not None and one.score >= best - TOLERANCE
+    )
+
+
+def _best(rows: Sequence[LayerRow]) -> int | None:
+    known = [(row.score, -row.layer) for row in rows if row.score is not None]
+    return -max(known)[1] if known else None
+
+
+def _as(progress: Progress, stage: str) -> OnLayer:
+    def on_layer(done: int, total: int) -> None:
+        progress(stage, done, total)
+
+    return on_layer

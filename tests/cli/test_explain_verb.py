@@ -1,0 +1,51 @@
+"""`pillion explain`: one text, or a labelled file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from program import Refused, Run
+
+
+def test_it_shows_the_sum_the_text_and_the_tokens_that_added_most(run: Run, probe: Path) -> None:
+    ran = run("explain", "--probe", probe, "--model", "fake", "--text", "good day")
+
+    assert ran.code == 0, ran
+    assert "= tokens" in ran.out and "and bias" in ran.out and "(exact)" in ran.out
+    assert "good day" in ran.out and "layers 0-3" in ran.out and "most at layer" in ran.out
+
+
+def test_json_holds_every_contribution_and_files_are_written(
+    run: Run, probe: Path, tmp_path: Path
+) -> None:
+    png, html = tmp_path / "why.png", tmp_path / "why.html"
+    words = ["explain", "--probe", probe, "--model", "fake", "--text", "good <day>"]
+    ran = run(*words, "--json", "--png", png, "--html", html)
+
+    assert ran.code == 0, ran
+    found = ran.json
+    total = sum(map(sum, found["contributions"]["poor"])) + found["rest"]["poor"]
+    assert total == pytest.approx(found["logits"]["poor"], abs=1e-3)
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert "<day>" not in html.read_text() and '"\\u003c"' in html.read_text()
+
+
+def test_a_labelled_file_gives_profiles_of_right_and_wrong_items(
+    run: Run, probe: Path, data: Path, tmp_path: Path
+) -> None:
+    words = ["explain", "--probe", probe, "--model", "fake", "--data", data]
+    shown, found = run(*words), run(*words, "--json", "--png", tmp_path / "p.png").json
+
+    assert "fine" in shown.out and "correct" in shown.out
+    counts = [one[k]["rows"] for one in found["classes"].values() for k in ("correct", "wrong")]
+    assert sum(counts) == 40
+    assert (tmp_path / "p.png").exists()
+
+
+def test_what_does_not_go_together_is_refused(refused: Refused, probe: Path, data: Path) -> None:
+    words = ["explain", "--probe", probe, "--model", "fake"]
+    assert "either --text or --data" in refused(*words)
+    assert "either --text or --data" in refused(*words, "--text", "a", "--data", data)
+    assert "go with --text" in refused(*words, "--data", data, "--html", "x.html")
+    assert "Unknown label 'good'" in refused(*words, "--text", "a", "--label", "good")

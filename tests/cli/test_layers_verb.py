@@ -1,0 +1,82 @@
+"""`pillion layers`, and `train --layers auto`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from program import Refused, Run, two_classes, write_rows
+
+
+def test_it_prints_a_table_and_writes_json_and_a_picture(
+    run: Run, data: Path, tmp_path: Path
+) -> None:
+    out, plot = tmp_path / "layers.json", tmp_path / "layers.png"
+    ran = run(*["layers", "--data", data, "--model", "fake"], "--out", out, "--plot", plot)
+
+    assert ran.code == 0, ran
+    assert "Recommended: layer" in ran.out and "<- auto" in ran.out
+    study = json.loads(out.read_text())
+    assert [row["layer"] for row in study["layers"]] == [0, 1, 2, 3]
+    assert [row["num_layers"] for row in study["economics"]] == [1, 2, 4]
+    assert study["rows"] == 40 and study["score"] == "auprc"
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["layers.json", "layers.png", "rows.jsonl"]
+
+
+def test_json_is_the_same_study_and_a_gate_adds_its_weights(
+    run: Run, data: Path, probe: Path
+) -> None:
+    words = ["layers", "--data", data, "--model", "fake", "--rows", "30", "--json"]
+    plain, with_gate = run(*words).json, run(*words, "--probe", probe).json
+
+    assert plain["rows"] == 30
+    assert [row["weight"] for row in plain["layers"]] == [None] * 4
+    assert abs(sum(row["weight"] for row in with_gate["layers"]) - 1) < 1e-4
+    assert plain["inflections"] == with_gate["inflections"]
+
+
+def test_train_reads_the_layers_that_were_chosen(run: Run, data: Path, tmp_path: Path) -> None:
+    words = ["train", "--data", data, "--model", "fake", "--layers", "auto"]
+    ran = run(*words, "--out", tmp_path / "auto")
+
+    assert ran.code == 0, ran
+    assert "Chosen from 32 training rows: layers " in ran.err
+    card = run("inspect", tmp_path / "auto", "--json").json
+    chosen = ran.err.split("layers ")[1].split(".")[0]
+    assert card["layers"] == [int(layer) for layer in chosen.split(", ")]
+    live = run(*words, "--live", "--out", tmp_path / "live")
+    assert live.code == 0, live
+    assert run("inspect", tmp_path / "live", "--json").json["layers"] == card["layers"]
+
+
+def test_rows_of_one_label_each_give_a_table_with_undefined_silhouettes(
+    run: Run, tmp_path: Path
+) -> None:
+    rows = [{"text": f"text {i}", "label": f"label {i}"} for i in range(12)]
+    ran = run("layers", "--data", write_rows(tmp_path / "r.jsonl", rows), "--model", "fake")
+
+    assert ran.code == 0, ran
+    assert "undef." in ran.out and "layer undefined" in ran.out
+
+
+def test_what_cannot_be_studied_is_refused_in_a_sentence(
+    refused: Refused, data: Path, tmp_path: Path
+) -> None:
+    words = ["layers", "--data", data, "--model", "fake"]
+    assert "not there" in refused(*words, "--plot", tmp_path / "no" / "x.png")
+    assert "folder" in refused(*words, "--out", tmp_path)
+    one = write_rows(tmp_path / "one.jsonl", [r | {"label": "same"} for r in two_classes(20)])
+    assert "only 'same'" in refused("layers", "--data", one, "--model", "fake")
+    assert "--layers has 'auto'" in refused(
+        *["extract", "--data", data, "--model", "fake", "--layers", "auto"],
+        *["--out", tmp_path / "states"],
+    )
+
+
+def test_a_probe_without_layer_weights_is_refused(
+    run: Run, refused: Refused, data: Path, tmp_path: Path
+) -> None:
+    words = ["--data", data, "--model", "fake"]
+    assert run("train", *words, "--probe", "pooling", "--out", tmp_path / "p").code == 0
+    assert "no layer weights" in refused("layers", *words, "--probe", tmp_path / "p")

@@ -1,0 +1,132 @@
+"""Which layers are chosen, where it is known which ones hold the labels."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pillion.backends.fake import FakeBackend
+from pillion.extract import LiveSource, pooled_states
+from pillion.select import (
+    LayerRow,
+    LayerSet,
+    Targets,
+    choose_layers,
+    identify,
+    layer_sets,
+    recommend,
+    sample,
+    smallest_good,
+    study_layers,
+)
+
+LAYERS, ROWS, DIM = 12, 120, 8
+
+
+def material(generator: torch.Generator) -> tuple[Tensor, Targets]:
+    """Noise, but for layer 3, which holds one bit of four classes, and layer 9, the other one."""
+    ids = torch.randint(0, 4, (ROWS,), generator=generator)
+    states = torch.randn(LAYERS, ROWS, DIM, generator=generator)
+    states[3, :, 0] += 6 * (ids % 2)
+    states[9, :, 0] += 6 * (ids // 2)
+    return states, Targets(ids.numpy(), "multiclass", 4)
+
+
+def row(layer: int, silhouette: float | None, inflection: bool = False) -> LayerRow:
+    return LayerRow(layer, silhouette, None, None, None, inflection, None, None)
+
+
+def test_layers_that_hold_different_halves_of_the_labels_are_chosen_together(
+    generator: torch.Generator,
+) -> None:
+    sets = layer_sets(*material(generator), range(LAYERS))
+
+    assert [len(one.layers) for one in sets] == [1, 2, 4, 8, LAYERS]
+    assert sets[1].layers == (3, 9)
+    assert (sets[1].score or 0) > 0.85 and (sets[0].score or 1) < 0.7
+    for small, large in pairwise(sets):
+        assert set(small.layers) < set(large.layers)
+    assert smallest_good(sets) == (3, 9)
+
+
+def test_the_study_shows_which_layers_hold_anything(generator: torch.Generator) -> None:
+    rows = study_layers(*material(generator), range(LAYERS))
+    scores = [one.score or 0 for one in rows]
+
+    assert sorted(sorted(range(LAYERS), key=scores.__getitem__)[-2:]) == [3, 9]
+    assert {one.layer for one in rows if one.inflection} >= {3, 9}
+    assert recommend(rows) in (3, 9)
+
+
+def test_the_recommended_layer_is_the_highest_bend_else_the_highest_layer() -> None:
+    assert recommend([row(0, 0.9), row(1, 0.1, True), row(2, 0.3, True), row(3, 0.5)]) == 2
+    assert recommend([row(0, -0.2), row(1, -0.1), row(2, -0.3)]) == 1
+    assert recommend([row(0, None), row(1, None)]) is None
+
+
+def test_the_smallest_set_that_loses_half_a_point_at_most_is_taken() -> None:
+    sets = [LayerSet((4,), 0.8), LayerSet((4, 7), 0.896), LayerSet((1, 4, 7, 9), 0.9)]
+    assert smallest_good(sets) == (4, 7)
+    assert smallest_good([LayerSet((4,), None), LayerSet((0, 1, 4), None)]) == (0, 1, 4)
+
+
+@pytest.mark.parametrize("task", ["binary", "multilabel"])
+def test_other_tasks_are_scored_by_how_well_they_rank(
+    task: str, generator: torch.Generator
+) -> None:
+    states, four = material(generator)
+    ids = four.ids % 2 if task == "binary" else np.eye(4, dtype=np.float32)[four.ids]
+    targets = Targets(ids, task, 2 if task == "binary" else 4)
+    rows = study_layers(states, targets, range(LAYERS))
+
+    assert targets.score_name == "auprc"
+    assert len(targets.class_ids) == ROWS
+    assert (rows[3].score or 0) > 0.45 > 0.3 > min(one.score or 0 for one in rows) - 0.3
+
+
+def test_one_row_a_class_leaves_silhouettes_undefined_and_nothing_fails() -> None:
+    states = torch.randn(3, 4, DIM)
+    rows = study_layers(states, Targets(np.arange(4), "multiclass", 4), range(3))
+
+    assert all(one.silhouette is None and one.relative_change is None for one in rows)
+    assert recommend(rows) is None
+
+
+@pytest.mark.parametrize("pool", ["mean", "mean-rms", "last"])
+def test_pooled_states_are_those_of_each_row_alone(pool: str) -> None:
+    backend, layers = FakeBackend(), (0, 2, 3)
+    tokens = [backend.encode(text, "raw") for text in ("a", "bcd", "some longer text", "ef")]
+    got = pooled_states(backend, tokens, layers, pool)  # pyright: ignore[reportArgumentType]
+
+    for place, ids in enumerate(tokens):
+        hidden = LiveSource(backend, [ids], layers).read_batch([0])[0][:, 0]
+        if pool == "mean-rms":
+            hidden = hidden / (hidden.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+        wanted = hidden[:, -1] if pool == "last" else hidden.mean(1)
+        torch.testing.assert_close(got[:, place], wanted)
+
+
+def test_a_whole_identification_is_the_same_again_and_auto_is_its_set() -> None:
+    backend = FakeBackend()
+    texts = [f"{'good' if i % 2 else 'bad'} {i}" for i in range(30)]
+    tokens = [backend.encode(text, "raw") for text in texts]
+    targets = Targets(np.arange(30) % 2, "binary", 2)
+    found, again = (identify(backend, tokens, targets) for _ in range(2))
+
+    assert found.rows == again.rows and found.sets == again.sets
+    assert found.auto == choose_layers(backend, tokens, targets)
+    assert found.lost is not None and found.lost >= 0
+    assert [cost.state_bytes_a_token for cost in found.costs] == [64, 128, 256]
+    assert [cost.blocks_share for cost in found.costs][-1] == 1
+    assert all(cost.milliseconds > 0 for cost in found.costs)
+
+
+def test_rows_are_drawn_in_the_same_random_order_every_time() -> None:
+    assert (sample(50, 20) == sample(50, 20)).all()
+    assert len(set(sample(50, 20).tolist())) == 20
+    assert sorted(sample(5, 20).tolist()) == list(range(5))
+    assert sample(50, 50).tolist() != list(range(50))
