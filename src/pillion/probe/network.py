@@ -162,6 +162,17 @@ class Network(nn.Module, ABC):
     def fold_key(self) -> tuple[object, ...]:
         """Networks with equal keys (and layers) can share one fold."""
 
+    def shrink(self, rate: float) -> None:
+        """Called after every training step at a learning rate; for penalties. Does nothing."""
+
+    def pruned(self) -> tuple[Network, tuple[int, ...]]:
+        """The same function of fewer layers where training has left some without a say.
+
+        Returns:
+            The network, and the places of its layers among those of this one; by default all.
+        """
+        return self, tuple(range(self.shape.num_layers))
+
     @property
     def num_parameters(self) -> int:
         """Trained numbers."""

@@ -125,6 +125,7 @@ class Learner:
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.rate * share
         self.optimiser.step()
+        self.network.shrink(self.config.rate * share)
         self.optimiser.zero_grad()
         self._average()
         self.seconds += time.perf_counter() - began
