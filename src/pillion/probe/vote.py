@@ -9,7 +9,7 @@ files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -47,7 +47,7 @@ class VoteSettings(Settings):
         window: w of `rolling`, in tokens.
         prune: how `concat` loses layers in training: `group` takes a layer out as a whole
             (Group-Lasso), `l1` weight by weight; what is left at zero is not read any more.
-        penalty: its strength, as a share of a training step: from 0 to about 1.
+        penalty: its strength: a layer (or weight) stays whose gradients are typically larger.
         token_dropout: share of tokens hidden in training.
     """
 
@@ -58,7 +58,7 @@ class VoteSettings(Settings):
     slope: bool = False
     window: int = Field(default=10, ge=2)
     prune: Literal["none", "group", "l1"] = "none"
-    penalty: float = Field(default=0.1, ge=0)
+    penalty: float = Field(default=0.01, ge=0)
     token_dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
@@ -175,20 +175,23 @@ class Vote(Network):
         return (id(self),)
 
     @torch.no_grad()
-    def shrink(self, rate: float) -> None:
-        """The proximal step of the penalty on layers; at least the strongest layer stays.
+    def shrink(self, step_of: Callable[[nn.Parameter], Tensor]) -> None:
+        """The proximal step of `penalty sum_l sqrt(n) |W[l]|` or of `penalty |W|_1`.
 
-        Under AdamW a weight moves by about `rate` a step. The limit is a share of that, for a layer
-        (Group-Lasso) that of all its weights together, so one `penalty` suits every rate and width.
+        In the optimiser's own metric (ProxGen, arXiv 2006.07484), for under AdamW noise moves a
+        weight as far as signal does. A layer (of n weights) is shrunk by its mean step. At least
+        the strongest layer stays.
         """
         if self.settings.prune == "none":
             return
-        limit, layers = rate * self.settings.penalty, self.weight.flatten(1)
+        layers, limit = self.weight.flatten(1), self.settings.penalty * step_of(self.weight)
         if self.settings.prune == "l1":
-            shrunk = layers.sign() * (layers.abs() - limit).clamp(min=0)
+            shrunk = layers.sign() * (layers.abs() - limit.flatten(1)).clamp(min=0)
         else:
             size = layers.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-            shrunk = layers * (1 - limit * layers.shape[1] ** 0.5 / size).clamp(min=0)
+            # The harmonic mean: weights that hardly feel the loss must not decide for the layer.
+            limit = layers.shape[1] ** 0.5 / limit.flatten(1).reciprocal().mean(1, keepdim=True)
+            shrunk = layers * (1 - limit / size).clamp(min=0)
         if not shrunk.any():
             strongest = layers.norm(dim=1).argmax()
             shrunk[strongest] = layers[strongest]
