@@ -559,7 +559,7 @@ def test_separable_data_is_fitted_and_not_only_memorised(
     weights = torch.ones(2 if task == "binary" else 3)
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.03)
     train, held_out = slice(0, 192), slice(192, None)
-    for _ in range(48):
+    for _ in range(64):
         optimizer.zero_grad()
         logits = network(hidden[:, train], mask[train])
         loss(task, logits, targets[train], weights).mean().backward()
