@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import pillion
 from pillion.cli.app import app
 from pillion.core import Shape
-from pillion.probe import AGGREGATORS, build
+from pillion.probe import AGGREGATORS, Network, build
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -109,20 +110,45 @@ def test_the_readme_lists_every_verb() -> None:
     assert verbs == {command.callback.__name__ for command in app.registered_commands} | groups
 
 
-@pytest.mark.parametrize("name", AGGREGATORS)
-def test_the_readme_says_what_each_probe_is(name: str) -> None:
-    layers, width, labels = 31, 576, 6
-    network = build(name, Shape(layers, width, labels))
-    tap = network.tap()
-    yes = {True: "yes", False: "no"}
-    rows = {row[0]: row[1:] for row in table(ROOT / "README.md", "name")}
-    assert rows.keys() == AGGREGATORS.keys()
-    assert rows[name] == [
+def facts(name: str) -> list[str]:
+    """What the tables say of a probe on all layers of the embedded model, with 6 labels."""
+    layers, width = 31, 576
+    network = build(name, Shape(layers, width, 6))
+    tap, yes = network.tap(), {True: "yes", False: "no"}
+    values = tap.num_values if tap else width
+    return [
         yes[network.tappable],
         yes[network.streamable],
         f"{network.num_parameters:,}",
-        str(tap.num_values if tap else width),
+        str(values),
+        f"{layers * width * values / 1e6:.2f} M" if tap else "-",
+        kept(network, values),
     ]
+
+
+def kept(network: Network, values: int) -> str:
+    """Size of the fold's state, after as many tokens as make it as large as it gets."""
+    fold, size = network.fold_class([network]), list[int]()
+    for tokens in (16, 17):
+        every = torch.ones(1, tokens, dtype=torch.bool)
+        state = fold.summarise(torch.zeros(network.shape.num_layers, 1, tokens, values), every)
+        size.append(sum(t.numel() * t.element_size() for t in state.values()))
+    first, second = size
+    grows = second - first
+    return f"{grows / 1000:,.1f} kB a token" if grows else f"{first / 1000:,.1f} kB"
+
+
+@pytest.mark.parametrize("name", AGGREGATORS)
+def test_the_page_of_probes_says_what_each_probe_is(name: str) -> None:
+    rows = {row[0]: row[1:] for row in table(ROOT / "docs" / "probes.md", "name")}
+    assert rows.keys() == AGGREGATORS.keys()
+    assert rows[name] == facts(name)
+
+
+def test_the_readme_says_the_same_of_a_few_probes() -> None:
+    rows = {row[0]: row[1:] for row in table(ROOT / "README.md", "name")}
+    assert len(rows) > 4
+    assert all(row == facts(name)[: len(row)] for name, row in rows.items())
 
 
 def test_the_structure_names_every_part_once() -> None:

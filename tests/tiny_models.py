@@ -22,6 +22,10 @@ LABELS: dict[str, tuple[str, ...]] = {
 SMALL: dict[str, dict[str, Any]] = {
     "gate": {"num_heads": 3},
     "gate-mlp": {"num_heads": 3, "width": 4},
+    "attention": {"num_heads": 3},
+    "multimax": {"num_heads": 3},
+    "rolling": {"num_heads": 3, "window": 4},
+    "glot": {"width": 8, "num_heads": 2},
     "mha": {"width": 8, "num_heads": 2},
     "mha-causal": {"width": 8, "num_heads": 2},
 }

@@ -312,10 +312,12 @@ def _artefact(trained: Trained, held_out: Examples, facts: dict[str, Any]) -> Ar
     if _can_tell(held_out.targets):
         thresholds = choose_thresholds(task, probs, held_out.targets)
     metrics = evaluate(probs.numpy(), held_out.targets, task, thresholds)
+    network, kept = trained.network.to(torch.device("cpu")).pruned()
     rest = {name: value for name, value in facts.items() if name != "shared"}
+    rest["layers"] = tuple(facts["layers"][place] for place in kept)
     return Artefact.of(
         config.probe,
-        trained.network.to(torch.device("cpu")),
+        network,
         probe=config.probe,
         seed=config.seed,
         thresholds=thresholds,

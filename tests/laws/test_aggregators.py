@@ -25,6 +25,7 @@ from pillion.probe.gate import Gate
 from pillion.probe.mha import Mha
 from pillion.probe.network import Fold, State, inverse_rms, join, pick
 from pillion.probe.task import TASKS, loss, num_outputs, probabilities
+from pillion.probe.vote import Vote
 from tiny_models import SMALL
 
 LAYERS, DIM, TOKENS = 3, 6, 11
@@ -36,6 +37,17 @@ VARIANTS = [
     ("gate", {"num_heads": 1, "normalise": False}),
     ("gate", {"num_heads": 2, "tanh": True}),
     ("gate-mlp", {"num_heads": 1, "width": 5, "normalise": False}),
+    ("attention", {"num_heads": 2, "slope": False, "over_layers": "concat"}),
+    ("attention", {"num_heads": 2, "over_layers": "gate", "normalise": False}),
+    ("multimax", {"num_heads": 2, "over_layers": "max"}),
+    ("multimax", {"num_heads": 2, "over_layers": "gate"}),
+    ("rolling", {"num_heads": 2, "window": 2, "over_layers": "concat"}),
+    ("rolling", {"num_heads": 1, "window": 3, "over_layers": "gate"}),
+    ("rolling", {"num_heads": 2, "window": 40}),
+    ("last", {"num_heads": 2, "over_layers": "gate"}),
+    ("mean", {"num_heads": 2, "over_layers": "max"}),
+    ("glot", {"width": 6, "num_heads": 1, "num_blocks": 1}),
+    ("glot", {"width": 6, "num_heads": 3, "similarity": -1.0}),
     ("mha", {"width": 8, "num_heads": 2, "pool": "max"}),
     ("mha", {"width": 8, "num_heads": 1, "normalise": False}),
     ("mha-causal", {"width": 8, "num_heads": 4, "normalise": False}),
@@ -179,25 +191,26 @@ def test_tap_and_fold_equal_forward(
 
 
 @each_variant
-def test_folding_the_second_half_only_is_clearly_another_result(
+def test_folding_one_half_only_is_clearly_another_result(
     variant: Any, generator: torch.Generator
 ) -> None:
     network, hidden = make(variant), states(generator)
     mask = torch.ones(len(LENGTHS), TOKENS, dtype=torch.bool)
-    late = mask & (torch.arange(TOKENS) >= TOKENS // 2)
+    late = torch.arange(TOKENS) >= TOKENS // 2
+    half = mask & (~late if variant[0] == "last" else late)
 
-    assert distance(folded(network, hidden, late), network(hidden, mask)) > 0.01
+    assert distance(folded(network, hidden, half), network(hidden, mask)) > 0.01
 
 
 @each_variant
-def test_another_state_of_a_token_is_clearly_another_result(
+def test_other_states_of_some_tokens_are_clearly_another_result(
     variant: Any, generator: torch.Generator
 ) -> None:
     """The negative control of the laws on padding: where a token is, content counts."""
     network, hidden = make(variant), states(generator)
     mask = torch.ones(len(LENGTHS), TOKENS, dtype=torch.bool)
-    other = hidden.clone()
-    other[:, :, 3] = 5 * torch.randn(other[:, :, 3].shape, generator=generator)
+    other, some = hidden.clone(), [0, 3, TOKENS - 1]
+    other[:, :, some] = 5 * torch.randn(other[:, :, some].shape, generator=generator)
 
     assert distance(network(other, mask), network(hidden, mask)) > 0.01
     assert distance(folded(network, other, mask), folded(network, hidden, mask)) > 0.01
@@ -570,7 +583,7 @@ def test_a_gradient_reaches_every_parameter(
 
 
 def separable(task: str, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Padded rows in which every fourth token points to the row's labels; and the targets.
+    """Padded rows; every third token and the last point to the row's labels; and the targets.
 
     These tokens also point to where no label is, so that a score can tell them from the others.
     """
@@ -585,7 +598,9 @@ def separable(task: str, generator: torch.Generator) -> tuple[Tensor, Tensor, Te
         targets = torch.randint(2 if task == "binary" else labels, (rows,), generator=generator)
         direction = torch.eye(labels, dim)[targets]
     direction[:, labels] = 1.0
-    hidden[1:, :, ::4] += 6 * direction[None, :, None]
+    points = torch.arange(12) % 3 == 0
+    points = points | (torch.arange(12) == lengths[:, None] - 1)
+    hidden[1:] += 6 * direction[None, :, None] * points[None, :, :, None]
     return hidden, mask, targets
 
 
@@ -601,7 +616,7 @@ def test_separable_data_is_fitted_and_not_only_memorised(
     weights = torch.ones(2 if task == "binary" else 3)
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.03)
     train, held_out = slice(0, 192), slice(192, None)
-    for _ in range(48):
+    for _ in range(64):
         optimizer.zero_grad()
         logits = network(hidden[:, train], mask[train])
         loss(task, logits, targets[train], weights).mean().backward()
@@ -737,10 +752,80 @@ def _gate_mlp_by_hand(network: Any, row: Tensor) -> Tensor:
     return F.gelu(torch.cat(units)) @ network.weight + network.bias
 
 
+def _vote_by_hand(network: Any, row: Tensor) -> Tensor:
+    """Votes of every head and layer one after the other, over tokens, then over layers."""
+    settings = network.settings
+    x = row
+    if settings.normalise:
+        x = row / (row.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    total = network.bias
+    for k in range(settings.num_heads):
+        votes, scores = [], []
+        for layer_id, one in enumerate(x):
+            own = layer_id if settings.over_layers == "concat" else 0
+            columns = network.weight[own, :, k]
+            if settings.over_layers == "gate":
+                columns = torch.cat([network.layer_score[:, k, None], columns], 1)
+            votes.append(_pool_by_hand(network, one, one @ columns, layer_id, k))
+        layers = torch.stack(votes)
+        if settings.over_layers == "gate":
+            scores, layers = layers[:, 0], layers[:, 1:]
+            total = total + scores.softmax(0) @ layers
+        elif settings.over_layers == "static":
+            total = total + network.layer_score[:, k].softmax(0) @ layers
+        else:
+            total = total + (layers.sum(0) if settings.over_layers == "concat" else layers.amax(0))
+    return total
+
+
+def _pool_by_hand(network: Any, x: Tensor, votes: Tensor, layer_id: int, k: int) -> Tensor:
+    kind, size = network.settings.tokens, network.settings.window
+    plain = {"mean": votes.mean(0), "first": votes[0], "last": votes[-1], "max": votes.amax(0)}
+    if kind in plain:
+        return plain[kind]
+    scores = x @ network.token_score[layer_id, :, k]
+    if kind == "attention":
+        places = torch.arange(len(x)) / 100 if network.settings.slope else torch.zeros(len(x))
+        slope = network.slope[k] if network.settings.slope else 0.0
+        return (scores + slope * places).softmax(0) @ votes
+    starts = range(max(1, len(x) - size + 1))
+    windows = [slice(i, min(i + size, len(x))) for i in starts]
+    return torch.stack([scores[w].softmax(0) @ votes[w] for w in windows]).amax(0)
+
+
+def _glot_by_hand(network: Any, row: Tensor) -> Tensor:
+    """Node by node: neighbours by cosine, GAT head by head, blocks side by side, softmax."""
+    states, tokens = row[-1], range(row.shape[1])
+    cosine = F.cosine_similarity(states[:, None], states[None], dim=-1)
+    near = [
+        [j for j in tokens if j == i or cosine[i, j] > network.settings.similarity] for i in tokens
+    ]
+    u = states / (states.square().mean(-1, keepdim=True) + 1e-6).sqrt() @ network.node
+    blocks = [u]
+    for w, edge in zip(network.block, network.edge, strict=True):
+        heads = (u @ w).chunk(network.settings.num_heads, -1)
+        after = []
+        for i in tokens:
+            parts = []
+            for part, asks, answers in zip(heads, edge[0], edge[1], strict=True):
+                e = torch.stack(
+                    [F.leaky_relu(asks @ part[i] + answers @ part[j], 0.2) for j in near[i]]
+                )
+                parts.append(e.softmax(0) @ part[near[i]])
+            after.append(torch.cat(parts).relu())
+        u = torch.stack(after)
+        blocks.append(u)
+    every = torch.cat(blocks, -1)
+    shares = (torch.tanh(every @ network.score_in) @ network.score_out).softmax(0)
+    return shares @ every @ network.weight + network.bias
+
+
 BY_HAND = [
     (("gate-paper", {}), _gate_by_hand),
     (("gate", {"num_heads": 3}), _improved_gate_by_hand),
     *((variant, _gate_mlp_by_hand) for variant in VARIANTS if variant[0] == "gate-mlp"),
+    *((v, _vote_by_hand) for v in VARIANTS if AGGREGATORS[v[0]].network is Vote),
+    *((variant, _glot_by_hand) for variant in VARIANTS if variant[0] == "glot"),
     (("pooling", {}), _pooling_by_hand),
     (("pooling-max", {}), _max_pooling_by_hand),
     *((variant, _mha_by_hand) for variant in VARIANTS if variant[0].startswith("mha")),
@@ -836,6 +921,6 @@ def test_attention_that_is_causal_by_halves_is_refused() -> None:
 def test_a_stream_costs_the_same_for_every_token_unless_a_class_says_otherwise() -> None:
     unbounded = {name for name, entry in AGGREGATORS.items() if not entry.network.streamable}
 
-    assert unbounded == {"mha"}
+    assert unbounded == {"mha", "glot"}
     assert issubclass(AGGREGATORS["gate"].network, Gate)
     assert issubclass(AGGREGATORS["mha"].network, Mha)

@@ -20,14 +20,9 @@ from pillion.probe import AGGREGATORS
 from pillion.probe.task import Task
 from pillion.train import Examples, ProbeConfig, Trained, TrainSettings, evaluate_source, train
 from pillion.train.evaluate import validate
+from tiny_models import SMALL
 
 LAYERS = (0, 1, 3)
-SMALL: dict[str, dict[str, Any]] = {
-    "gate": {"num_heads": 2},
-    "gate-mlp": {"num_heads": 2, "width": 4},
-    "mha": {"width": 4, "num_heads": 2},
-    "mha-causal": {"width": 4, "num_heads": 2},
-}
 SETTINGS = TrainSettings(epochs=3, batch_size=8, max_tokens=64)
 each_probe = pytest.mark.parametrize("probe", AGGREGATORS)
 

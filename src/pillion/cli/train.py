@@ -52,12 +52,13 @@ def train(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="gate (default), gate-mlp, gate-paper, mha, mha-causal, pooling or pooling-max. "
-            "This and the next three may be repeated: every combination is trained.",
+            help="gate (default), gate-mlp, gate-paper, attention, multimax, rolling, concat, "
+            "mean, first, last, mha, mha-causal, pooling, pooling-max or glot. This and the next "
+            "three may be repeated: every combination is trained.",
         ),
     ] = None,
     heads: Annotated[
-        list[int] | None, typer.Option(metavar="N", help="Heads of a gate or mha probe.")
+        list[int] | None, typer.Option(metavar="N", help="Heads, of a probe that has several.")
     ] = None,
     lr: Annotated[
         list[float] | None,
@@ -66,6 +67,14 @@ def train(
     seed: Annotated[
         list[int] | None,
         typer.Option(metavar="N", min=0, max=SEED_MAX, help="Of the initial weights; default: 0."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A setting of every probe trained, such as over_layers=gate; may be repeated.",
+        ),
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the rows, 1 to 10; default: 4.")
@@ -112,7 +121,7 @@ def train(
     from pillion.train import TrainSettings
 
     _check_places(out_folder, cache, live)
-    configs = _configs(probe or ["gate"], heads, lr, seed)
+    configs = _configs(probe or ["gate"], heads, lr, seed, _pairs(settings or []))
     given = {"epochs": epochs, "batch_size": batch_size}
     shared: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     shared["class_weights"] = "balanced" if balanced else "none"
@@ -121,7 +130,7 @@ def train(
     held = read_rows(validation, text_column, label_column) if validation is not None else None
     language_model = LanguageModel.load(model, dtype, device)
     num_layers = language_model.backend.identity.num_layers
-    settings = FitSettings(
+    how = FitSettings(
         template=template,
         layers="auto" if layers == AUTO else parse_layers(layers, num_layers),
         on_too_long=on_too_long,
@@ -132,7 +141,7 @@ def train(
     )
     with work_folder(out_folder) as work:
         with progress_bar() as bar:
-            fitted = fit(language_model, rows, held, configs, work, settings, bar, say=err.print)
+            fitted = fit(language_model, rows, held, configs, work, how, bar, say=err.print)
         fitted[0].artefact.save(out_folder)
     _show(fitted, out_folder, model, as_json)
 
@@ -146,8 +155,24 @@ def _check_places(out_folder: Path, cache: Path | None, live: bool) -> None:
     check_folder(cache, "--cache")
 
 
+def _pairs(settings: list[str]) -> dict[str, str]:
+    """NAME=VALUE as a mapping; the probe checks names and values.
+
+    Raises:
+        ConfigError: for one without `=`.
+    """
+    for setting in settings:
+        if "=" not in setting:
+            raise ConfigError(f"--set got {setting!r}; write NAME=VALUE.")
+    return dict(setting.split("=", 1) for setting in settings)
+
+
 def _configs(
-    probes: list[str], heads: list[int] | None, rates: list[float] | None, seeds: list[int] | None
+    probes: list[str],
+    heads: list[int] | None,
+    rates: list[float] | None,
+    seeds: list[int] | None,
+    settings: dict[str, str],
 ) -> list[Any]:
     """Every combination of what was given."""
     from pillion.train import ProbeConfig
@@ -158,7 +183,7 @@ def _configs(
             ProbeConfig,
             {
                 "probe": name,
-                "settings": {} if count is None else {"num_heads": count},
+                "settings": settings if count is None else {**settings, "num_heads": count},
                 "learning_rate": rate,
                 "seed": seed,
             },
@@ -193,6 +218,7 @@ def _show(fitted: list[Any], folder: Path, model: str, as_json: bool) -> None:
             "seed": one.trained.config.seed,
             "best_epoch": one.trained.best_epoch,
             "parameters": one.artefact.network.num_parameters,
+            "layers": one.artefact.card.layers,
             "thresholds": one.artefact.card.thresholds,
             "validation": one.artefact.card.metrics,
         }
@@ -210,6 +236,9 @@ def _show(fitted: list[Any], folder: Path, model: str, as_json: bool) -> None:
             f"{name:<12} lr {run['learning_rate']:g}  seed {run['seed']}  "
             f"epoch {run['best_epoch']}  validation: {shown}"
         )
+        if run["settings"].get("prune", "none") != "none":
+            left = ", ".join(map(str, run["layers"]))
+            out.print(f"{'':<12} layers left after pruning: {left}")
     which = "" if model == "embedded" else f" --model {shlex.quote(model)}"
     out.print(
         f"Saved in {folder}. Next: "

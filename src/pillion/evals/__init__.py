@@ -6,6 +6,7 @@ Knows no plots.
 from pillion.evals.calibrate import CalibrationSettings, calibrate, raw_artefact
 from pillion.evals.evaluation import evaluation, result_of
 from pillion.evals.measure import measure
+from pillion.evals.needle import NeedleSettings, needle_rows
 from pillion.evals.operating import Operating
 from pillion.evals.profiles import layer_profiles
 from pillion.evals.scoring import Labelled, probs_of, score_rows
@@ -13,11 +14,13 @@ from pillion.evals.scoring import Labelled, probs_of, score_rows
 __all__ = [
     "CalibrationSettings",
     "Labelled",
+    "NeedleSettings",
     "Operating",
     "calibrate",
     "evaluation",
     "layer_profiles",
     "measure",
+    "needle_rows",
     "probs_of",
     "raw_artefact",
     "result_of",

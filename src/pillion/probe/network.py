@@ -9,7 +9,7 @@ Knows neither engines nor files.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import ClassVar
@@ -161,6 +161,21 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def fold_key(self) -> tuple[object, ...]:
         """Networks with equal keys (and layers) can share one fold."""
+
+    def shrink(self, step_of: Callable[[nn.Parameter], Tensor]) -> None:
+        """The proximal step of a penalty, after every step of the optimiser; by default none.
+
+        Args:
+            step_of: how far a gradient of 1 would move each weight of a parameter just now.
+        """
+
+    def pruned(self) -> tuple[Network, tuple[int, ...]]:
+        """The same function of fewer layers where training has left some without a say.
+
+        Returns:
+            The network, and the places of its layers among those of this one; by default all.
+        """
+        return self, tuple(range(self.shape.num_layers))
 
     @property
     def additive(self) -> bool:

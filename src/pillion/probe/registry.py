@@ -15,9 +15,11 @@ from pillion.core import Shape
 from pillion.errors import ConfigError, unknown_name
 from pillion.probe.gate import Gate, GateSettings
 from pillion.probe.gate_mlp import GateMlp, GateMlpSettings
+from pillion.probe.glot import Glot, GlotSettings
 from pillion.probe.mha import CausalMha, Mha, MhaSettings
 from pillion.probe.network import Network, Settings
 from pillion.probe.pooling import MaxPooling, MeanPooling, PoolingSettings
+from pillion.probe.vote import Vote, VoteSettings
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,26 @@ class Aggregator:
 
 AGGREGATORS: dict[str, Aggregator] = {
     "gate": Aggregator(Gate, GateSettings, learning_rate=5e-3),
+    "gate-mlp": Aggregator(GateMlp, GateMlpSettings, learning_rate=1e-3),
     "gate-paper": Aggregator(
         Gate, GateSettings, {"num_heads": 1, "tanh": True, "normalise": False}
     ),
-    "gate-mlp": Aggregator(GateMlp, GateMlpSettings, learning_rate=1e-3),
+    "attention": Aggregator(Vote, VoteSettings, {"tokens": "attention", "slope": True}),
+    "multimax": Aggregator(Vote, VoteSettings, {"tokens": "max"}),
+    "rolling": Aggregator(Vote, VoteSettings, {"tokens": "rolling"}),
+    "concat": Aggregator(
+        Vote, VoteSettings, {"tokens": "mean", "over_layers": "concat", "num_heads": 1}
+    ),
+    "mean": Aggregator(Vote, VoteSettings, {"tokens": "mean", "num_heads": 1}),
+    "first": Aggregator(Vote, VoteSettings, {"tokens": "first", "num_heads": 1}),
+    "last": Aggregator(Vote, VoteSettings, {"tokens": "last", "num_heads": 1}),
     "mha": Aggregator(Mha, MhaSettings, learning_rate=1e-3),
     "mha-causal": Aggregator(CausalMha, MhaSettings, {"causal": True}, learning_rate=1e-3),
     "pooling": Aggregator(MeanPooling, PoolingSettings),
     "pooling-max": Aggregator(MaxPooling, PoolingSettings),
+    "glot": Aggregator(Glot, GlotSettings, learning_rate=1e-3),
 }
+"""Several names of one class are presets of it: the combinations that have a name elsewhere."""
 
 
 def aggregator(name: str) -> Aggregator:

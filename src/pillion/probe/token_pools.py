@@ -1,0 +1,182 @@
+"""What becomes of the votes of a layer's tokens: their mean, the first, the last, the largest, ...
+
+Every pool is an associative fold, and differentiable: training and serving run the same lines.
+`TOKEN_POOLS` is the table of names. Knows no network and no layers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from pillion.probe import softmax
+from pillion.probe.network import State
+
+SLOPE_TOKENS = 100
+"""A slope is the change of a score over so many tokens: its size is then that of other weights."""
+
+
+class TokenPool(ABC):
+    """One layer's votes of many tokens in, one vote a head out.
+
+    Law: as for `Fold`, whatever the cut, and in every layer for itself.
+
+    Attributes:
+        scored: whether tokens carry a score beside their votes.
+    """
+
+    scored = False
+
+    @abstractmethod
+    def summarise(
+        self,
+        scores: Float[Tensor, "layer batch token score"],
+        votes: Float[Tensor, "layer batch token head vote"],
+        mask: Bool[Tensor, "batch token"],
+    ) -> State:
+        """The state of one chunk; masked scores and votes may be anything."""
+
+    @abstractmethod
+    def merge(self, first: State, second: State) -> State:
+        """The state of two neighbouring chunks."""
+
+    @abstractmethod
+    def pooled(self, state: State) -> Float[Tensor, "layer batch head vote"]:
+        """What was pooled; zero where there was no token."""
+
+
+class Mean(TokenPool):
+    """The mean over tokens."""
+
+    def summarise(self, scores: Tensor, votes: Tensor, mask: Bool[Tensor, "batch token"]) -> State:
+        """Sum and count."""
+        kept = votes.masked_fill(~_over(mask, votes), 0.0)
+        return {"sum": kept.sum(2), "count": _count(mask, len(votes))}
+
+    def merge(self, first: State, second: State) -> State:
+        """Adds both."""
+        return {name: first[name] + second[name] for name in first}
+
+    def pooled(self, state: State) -> Float[Tensor, "layer batch head vote"]:
+        """Divides."""
+        return state["sum"] / state["count"].clamp(min=1)[..., None]
+
+
+class First(TokenPool):
+    """The first token alone."""
+
+    def summarise(self, scores: Tensor, votes: Tensor, mask: Bool[Tensor, "batch token"]) -> State:
+        """Its votes, and whether there is one."""
+        place = mask.int().argmax(1)
+        return {"votes": _at(votes, place, mask), "any": _any(mask, len(votes))}
+
+    def merge(self, first: State, second: State) -> State:
+        """The first one's, if it has any."""
+        votes = torch.where(first["any"][..., None], first["votes"], second["votes"])
+        return {"votes": votes, "any": first["any"] | second["any"]}
+
+    def pooled(self, state: State) -> Float[Tensor, "layer batch head vote"]:
+        """As it is."""
+        return state["votes"]
+
+
+class Last(First):
+    """The last token alone."""
+
+    def summarise(self, scores: Tensor, votes: Tensor, mask: Bool[Tensor, "batch token"]) -> State:
+        """Its votes, and whether there is one."""
+        place = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
+        return {"votes": _at(votes, place, mask), "any": _any(mask, len(votes))}
+
+    def merge(self, first: State, second: State) -> State:
+        """The second one's, if it has any."""
+        return super().merge(second, first)
+
+
+class Largest(TokenPool):
+    """The largest vote of any token, for every head and class: MultiMax (arXiv 2601.11516)."""
+
+    def summarise(self, scores: Tensor, votes: Tensor, mask: Bool[Tensor, "batch token"]) -> State:
+        """Maximum."""
+        return {"max": votes.masked_fill(~_over(mask, votes), -torch.inf).amax(2)}
+
+    def merge(self, first: State, second: State) -> State:
+        """The larger of both."""
+        return {"max": torch.maximum(first["max"], second["max"])}
+
+    def pooled(self, state: State) -> Float[Tensor, "layer batch head vote"]:
+        """As it is."""
+        return state["max"].masked_fill(state["max"].isneginf(), 0.0)
+
+
+class Attention(TokenPool):
+    """The softmax-weighted mean, with scores that may rise or fall with a token's place.
+
+    A place counts the tokens before it in its own chunk; `merge` then moves the second chunk's
+    scores up by slope times the tokens of the first. A softmax knows scores by their running
+    maximum only, so that is one addition, and no chunk needs to know where it begins.
+
+    Args:
+        slope: of every head, in score a `SLOPE_TOKENS` tokens; None where places do not count.
+    """
+
+    scored = True
+
+    def __init__(self, slope: Float[Tensor, " head"] | None) -> None:
+        self.slope = slope
+
+    def summarise(
+        self,
+        scores: Float[Tensor, "layer batch token head"],
+        votes: Tensor,
+        mask: Bool[Tensor, "batch token"],
+    ) -> State:
+        """The softmax of one chunk, and how many tokens it had if places count."""
+        if self.slope is None:
+            return softmax.summarise(scores, votes, mask)
+        place = (mask.cumsum(1) - 1).clamp(min=0).float()
+        scores = scores + place[None, :, :, None] * (self.slope / SLOPE_TOKENS)
+        count = {"count": _count(mask, len(votes))}
+        return softmax.summarise(scores, votes, mask) | count
+
+    def merge(self, first: State, second: State) -> State:
+        """The softmax of both, the second's scores moved to where its tokens stand."""
+        if self.slope is None:
+            return softmax.merge(first, second)
+        moved = second["max"] + first["count"] * (self.slope / SLOPE_TOKENS)
+        both = softmax.merge(first, {**second, "max": moved})
+        return both | {"count": first["count"] + second["count"]}
+
+    def pooled(self, state: State) -> Float[Tensor, "layer batch head vote"]:
+        """The weighted means."""
+        return softmax.mean(state)
+
+
+TOKEN_POOLS: dict[str, Callable[[], TokenPool]] = {
+    "mean": Mean,
+    "first": First,
+    "last": Last,
+    "max": Largest,
+}
+"""Pools without settings of their own; `attention` and `rolling` have some."""
+
+
+def _over(mask: Tensor, votes: Tensor) -> Tensor:
+    return mask.view(1, *mask.shape, *[1] * (votes.ndim - 3))
+
+
+def _count(mask: Tensor, num_layers: int) -> Float[Tensor, "layer batch 1"]:
+    return mask.sum(1).float()[None, :, None].expand(num_layers, -1, 1)
+
+
+def _any(mask: Tensor, num_layers: int) -> Bool[Tensor, "layer batch 1"]:
+    return mask.any(1)[None, :, None].expand(num_layers, -1, 1)
+
+
+def _at(votes: Tensor, place: Tensor, mask: Tensor) -> Float[Tensor, "layer batch head vote"]:
+    picked = votes[:, torch.arange(len(place), device=place.device), place]
+    return picked.masked_fill(~mask.any(1)[None, :, None, None], 0.0)
