@@ -59,7 +59,9 @@ def test_without_a_key_nothing_is_answered_but_health() -> None:
         assert client.get("/nothing").status_code == 401
         for path in ("/health", "/ready", "/metrics"):
             assert client.get(path).status_code == 200
-        assert client.post(CHAT, json=chat(), headers=bearer("sk-one")).status_code == 200
+        for scheme in ("Bearer", "bearer"):
+            headers = {"Authorization": f"{scheme} sk-one"}
+            assert client.post(CHAT, json=chat(), headers=headers).status_code == 200
 
 
 def test_without_keys_only_this_machine_may_ask() -> None:

@@ -101,6 +101,11 @@ class ContinuousEngine(Engine):
         """The probes that ride now, by name."""
         return dict(self._probes)
 
+    @property
+    def window_tokens(self) -> int:
+        """What the model takes and the cache holds."""
+        return min(self.identity.context_tokens, self._batching.capacity_tokens)
+
     def encode(self, text: str, template: Template) -> list[int]:
         """Token ids of a text, wrapped as the template says."""
         return self.backend.encode(text, template)
@@ -120,7 +125,7 @@ class ContinuousEngine(Engine):
 
     async def submit(self, request: Request) -> AsyncGenerator[Event]:
         """The events of one request; see `Engine.submit`."""
-        check_room(request, min(self.identity.context_tokens, self._batching.capacity_tokens))
+        check_room(request, self.window_tokens)
         ticket = self._ticket(request)
         flight = Flight(self._reading, len(request.token_ids))
         if flight.reading is not None:

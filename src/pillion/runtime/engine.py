@@ -126,6 +126,11 @@ class Engine(ABC):
     def probes(self) -> Mapping[str, Artefact]:
         """The probes that ride now, by name."""
 
+    @property
+    def window_tokens(self) -> int:
+        """Tokens that a prompt and its answer may have together."""
+        return self.identity.context_tokens
+
     @abstractmethod
     def encode(self, text: str, template: Template) -> list[int]:
         """Token ids of a text, wrapped as the template says."""

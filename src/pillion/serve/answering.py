@@ -56,6 +56,7 @@ class Opening:
         read: the engine's event.
         act: the policy to follow; None: answer.
         told: its verdicts and decisions, as JSON.
+        multilabel: probes whose label is a list, among those that the request began with.
     """
 
     ask: Ask
@@ -63,6 +64,7 @@ class Opening:
     read: PromptRead
     act: Policy | None
     told: dict[str, Any]
+    multilabel: frozenset[str]
 
     @property
     def refusal(self) -> str | None:
@@ -82,7 +84,8 @@ async def open_prompt(service: Service, call: Call, ask: Ask, number: int = 0) -
     Raises:
         Refused: the prompt does not fit, too many wait, or time is over.
     """
-    events = _submit(service, call, ask, number)
+    # Probes may be swapped while the request is on its way; it keeps those that it began with.
+    multilabel, events = service.multilabel, _submit(service, call, ask, number)
     with service.queue() as begin:
         read = await _next(events, call)
     assert isinstance(read, PromptRead)
@@ -92,8 +95,8 @@ async def open_prompt(service: Service, call: Call, ask: Ask, number: int = 0) -
     outcome = await counsel.decide(read.verdicts, ask.text)
     if isinstance(outcome.act, Block | Escalate):
         await events.aclose()
-    told = tell(read.verdicts, outcome.decisions, service.multilabel)
-    return Opening(ask, events, read, outcome.act, told)
+    told = tell(read.verdicts, outcome.decisions, multilabel)
+    return Opening(ask, events, read, outcome.act, told, multilabel)
 
 
 async def answer(service: Service, call: Call, opening: Opening) -> AsyncGenerator[Part]:
@@ -247,7 +250,7 @@ async def _speak(service: Service, call: Call, opening: Opening) -> AsyncGenerat
             unread = isinstance(event, Finished) and event.reason == "length"
             num_read = voice.num_tokens - unread
             outcome = await counsel.decide(event.verdicts, voice.text, num_read)
-            told = tell(event.verdicts, outcome.decisions, service.multilabel)
+            told = tell(event.verdicts, outcome.decisions, opening.multilabel)
             if outcome.act is not None:
                 reason = "content_filter"
                 voice.drop()
@@ -292,7 +295,7 @@ class _Clock:
 def _submit(service: Service, call: Call, ask: Ask, number: int) -> AsyncGenerator[Event]:
     """Hands a request to the engine, with one token more if the last one has to be read."""
     policies = service.policies.of("response")
-    room = service.engine.identity.context_tokens - len(ask.token_ids)
+    room = service.engine.window_tokens - len(ask.token_ids)
     more = hold_back(policies) > 0 and not service.settings.dry_run and ask.max_tokens < room
     request = Request(
         f"{call.id}-{number}",

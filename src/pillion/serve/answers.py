@@ -6,7 +6,7 @@ Does not know where texts and verdicts come from, nor how they are sent.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -87,7 +87,7 @@ class Choice:
 
 
 def tell(
-    verdicts: Mapping[str, Verdict], decisions: Mapping[str, str], multilabel: set[str]
+    verdicts: Mapping[str, Verdict], decisions: Mapping[str, str], multilabel: Set[str]
 ) -> Json:
     """Probe -> label, probs, threshold, decision.
 

@@ -74,7 +74,8 @@ class Front:
         elif scope["path"] in OPEN_PATHS:
             role = "user"
         else:
-            role = keys.role(headers.get("authorization", "").removeprefix("Bearer ").strip())
+            scheme, _, key = headers.get("authorization", "").partition(" ")
+            role = keys.role(key.strip()) if scheme.lower() == "bearer" else None
         if role is None:
             raise Refused(
                 401,

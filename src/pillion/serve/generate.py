@@ -114,7 +114,7 @@ def _max_tokens(service: Service, prompt_tokens: int, limit: int | None, param: 
         Refused: the prompt is empty or leaves no room, or more is asked for than is given.
     """
     most = service.settings.limits.output_tokens
-    window = service.engine.identity.context_tokens
+    window = service.engine.window_tokens
     if prompt_tokens == 0:
         raise Refused(400, "The prompt is empty; give it some words.", "invalid_value", param)
     if limit is not None and limit > most:
@@ -129,7 +129,7 @@ def _max_tokens(service: Service, prompt_tokens: int, limit: int | None, param: 
         wanted = f" and {limit:,} for the answer" if limit else ""
         raise Refused(
             400,
-            f"This model's context is {window:,} tokens, the request needs {prompt_tokens:,}"
+            f"This server's context is {window:,} tokens, the request needs {prompt_tokens:,}"
             f"{wanted}; shorten the prompt or ask for less.",
             "context_length_exceeded",
             param,

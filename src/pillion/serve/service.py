@@ -67,9 +67,10 @@ class Service:
         return self.settings.policies
 
     @property
-    def multilabel(self) -> set[str]:
+    def multilabel(self) -> frozenset[str]:
         """Names of the probes whose label is a list."""
-        return {n for n, a in self.engine.probes.items() if a.card.task == "multilabel"}
+        riding = self.engine.probes.items()
+        return frozenset(name for name, one in riding if one.card.task == "multilabel")
 
     async def start(self) -> None:
         """Gets the engine ready."""
