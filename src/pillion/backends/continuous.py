@@ -69,10 +69,16 @@ class ContinuousBatching:
     # -- sizes and counters
 
     @property
-    def num_slots(self) -> int:
-        """Slots of tokens in the cache; `PagedStep.slots` are below it."""
+    def page_tokens(self) -> int:
+        """Tokens a page; page p holds the slots from p times this on."""
         pages: Any = self._pages
-        return pages.cache_tensor.shape[0] // pages.pages_per_block
+        return pages.tokens_per_page
+
+    @property
+    def num_pages(self) -> int:
+        """Pages of the cache, those included that are never given out."""
+        pages: Any = self._pages
+        return pages.cache_tensor.shape[0] // (pages.pages_per_block * pages.tokens_per_page)
 
     @property
     def capacity_tokens(self) -> int:
