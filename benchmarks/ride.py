@@ -31,10 +31,16 @@ RIDERS: dict[str, list[tuple[str, int]]] = {
 """What rides: aggregators and their numbers of labels. Three gates are 144 columns a layer."""
 
 
-def probe(backend: Backend, name: str, aggregator: str, num_labels: int) -> Artefact:
-    """An untrained probe: time and memory do not depend on the weights."""
+def probe(
+    backend: Backend,
+    name: str,
+    aggregator: str,
+    num_labels: int,
+    layers: tuple[int, ...] | None = None,
+) -> Artefact:
+    """An untrained probe, of all layers or some: time and memory do not depend on the weights."""
     identity = backend.identity
-    layers = tuple(range(identity.num_layers + 1))
+    layers = tuple(range(identity.num_layers + 1)) if layers is None else layers
     network = build(aggregator, Shape(len(layers), identity.dim, num_labels))
     return Artefact.of(
         name,

@@ -145,6 +145,54 @@ def test_logits_are_of_the_next_token_and_only_where_asked_for(name: str) -> Non
         assert distance(logits[row], alone[0]) < 1e-5
 
 
+# --- early exit
+
+
+class Ending(Recorder):
+    """Counts the passes that were told to be over."""
+
+    ended = 0
+
+    def end(self, cache: object | None) -> None:
+        self.ended += 1
+
+
+@each_backend
+def test_a_pass_that_is_only_watched_shows_the_states_of_a_whole_pass(name: str) -> None:
+    backend = BACKENDS[name]()
+    ids, mask = batch_of()
+    whole = seen(backend, ids, mask)
+    for top in range(backend.identity.num_layers + 1):
+        few = Ending()
+        with backend.watch(few, sorted({0, top})):
+            backend.forward(ids, mask)
+        assert few.ended == 1
+        (states,) = few.passes
+        assert sorted(states) == sorted({0, top})
+        assert all(torch.equal(states[layer], whole[layer]) for layer in states)
+
+
+@each_config
+def test_no_block_above_the_highest_watched_layer_is_run(kind: str) -> None:
+    backend, ran = TransformersBackend(tiny_model(kind)), list[int]()
+    for number, block in enumerate(backend.blocks):
+        block.register_forward_hook(lambda *_, number=number: ran.append(number))
+    every = list(range(len(backend.blocks)))
+
+    for top in range(len(every) + 1):
+        with backend.watch(Recorder(), [0]), backend.watch(Recorder(), [top]):
+            ran.clear()
+            backend.forward(*batch_of())
+            assert ran == every[:top]
+            for keywords in ({"logits": True}, {"cache": backend.new_cache()}):
+                ran.clear()  # what is above is needed for the next token
+                backend.forward(*batch_of(), **keywords)
+                assert ran == every
+    ran.clear()
+    backend.forward(*batch_of())
+    assert ran == every
+
+
 # --- nothing is left behind
 
 

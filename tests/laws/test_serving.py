@@ -11,17 +11,21 @@ import pytest
 import torch
 
 from pillion.backends.transformers import TransformersBackend
+from pillion.errors import StateError
 from pillion.probe import Artefact
 from pillion.runtime import (
     ContinuousEngine,
+    Engine,
     Finished,
     LanguageModel,
     PagedSettings,
+    PlainEngine,
     PromptRead,
     Request,
+    Sampling,
     TokenSampled,
 )
-from pillion.runtime.paged_group import PagedGroup, Span
+from pillion.runtime.paged_group import PagedGroup
 from tiny_models import (
     all_artefacts,
     full_states,
@@ -153,14 +157,16 @@ def test_verdicts_and_tokens_equal_those_of_the_language_model(
 def test_pooling_only_the_rows_of_the_step_is_clearly_another_result(
     backend: TransformersBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The control: without the slots, a prefix hit and a second chunk are forgotten."""
+    """The control: a prefix hit and all chunks but the last are forgotten."""
     probe = make_artefact("p", backend.identity)
 
-    def step_only(self: Any, step: Any, span: Span) -> Any:
-        chunk = step.chunks[span.chunk_id]
-        return self._values[:, :, chunk.first : chunk.first + chunk.num_tokens]
+    whole = PagedGroup.take
 
-    monkeypatch.setattr(PagedGroup, "_of_span", step_only)
+    def step_only(self: PagedGroup, row: int, *what: Any) -> None:
+        self.reset(row)
+        whole(self, row, *what)
+
+    monkeypatch.setattr(PagedGroup, "take", step_only)
     shared, other = random_ids(24, seed=50), random_ids(70, seed=3)
 
     async def load() -> list[Any]:
@@ -274,6 +280,53 @@ def test_texts_are_classified_while_others_are_answered(
                 assert (got - offline(probe, states)).abs().max() < EXACT
     for ids, events in zip(rows, answered, strict=False):
         assert worst(backend, every, ids, events) < EXACT
+
+
+def test_states_that_are_not_finite_end_their_own_request_only(
+    backend: TransformersBackend,
+) -> None:
+    probe, ids, bad = make_artefact("p", backend.identity), random_ids(30, seed=1), 95
+    with torch.no_grad():
+        backend.model.get_input_embeddings().weight[bad] = torch.nan
+    good = [token if token != bad else 0 for token in ids]
+
+    async def load() -> tuple[Any, Any]:
+        async with serving(backend, [probe]) as engine:
+            return await asyncio.gather(
+                answer(engine, [*good[:20], bad, *good[20:]]),
+                answer(engine, good, 1),  # it would draw the bad one
+                return_exceptions=True,
+            )
+
+    failed, answered = asyncio.run(load())
+    assert isinstance(failed, StateError) and "layer 0 at token 20" in str(failed)
+    (want,) = [offline(probe, full_states(backend, good))]
+    assert (probs_of(answered[0].verdicts["p"], probe) - want).abs().max() < EXACT
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_requests_draw_in_their_own_way_whatever_else_runs(
+    backend: TransformersBackend, top_p: float
+) -> None:
+    ids = tuple(random_ids(12, seed=1))
+    ways = [Sampling(), *(Sampling(t, top_p, seed) for t in (0.7, 1.5) for seed in (0, 1))]
+    asked = [Request(f"{i}", ids, 8, way, top_logprobs=3) for i, way in enumerate(ways)]
+
+    async def all_of(engine: Engine) -> list[Any]:
+        await engine.start()
+        try:
+            return await asyncio.gather(*(_rest(engine.submit(request)) for request in asked))
+        finally:
+            await engine.close()
+
+    batched = asyncio.run(all_of(ContinuousEngine(backend, [], SMALL)))
+    alone = asyncio.run(all_of(PlainEngine(backend)))
+    assert len({tuple(t.token_id for t in tokens_of(events)) for events in batched}) > 2
+    for one, two in zip(batched, alone, strict=True):
+        for got, want in zip(tokens_of(one), tokens_of(two), strict=True):
+            assert (got.token_id, got.text) == (want.token_id, want.text)
+            assert got.logprob == pytest.approx(want.logprob, abs=EXACT)
+            assert [i for i, _ in got.top_logprobs] == [i for i, _ in want.top_logprobs]
 
 
 @pytest.mark.model

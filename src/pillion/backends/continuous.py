@@ -23,6 +23,7 @@ from transformers.generation.continuous_batching.continuous_api import OutputRou
 from transformers.generation.continuous_batching.requests import RequestStatus
 from transformers.generation.continuous_batching.scheduler import SCHEDULER_MAPPING, FIFOScheduler
 
+from pillion.backends import packed_attention
 from pillion.backends.paged import Chunk, Drawn, PagedSettings, PagedStep, PagedWatcher, Ticket
 from pillion.backends.transformers import TransformersBackend
 from pillion.errors import ConfigError, RunError
@@ -68,10 +69,16 @@ class ContinuousBatching:
     # -- sizes and counters
 
     @property
-    def num_slots(self) -> int:
-        """Slots of tokens in the cache; `PagedStep.slots` are below it."""
+    def page_tokens(self) -> int:
+        """Tokens a page; page p holds the slots from p times this on."""
         pages: Any = self._pages
-        return pages.cache_tensor.shape[0] // pages.pages_per_block
+        return pages.tokens_per_page
+
+    @property
+    def num_pages(self) -> int:
+        """Pages of the cache, those included that are never given out."""
+        pages: Any = self._pages
+        return pages.cache_tensor.shape[0] // (pages.pages_per_block * pages.tokens_per_page)
 
     @property
     def capacity_tokens(self) -> int:
@@ -109,6 +116,7 @@ class ContinuousBatching:
         """Stops after the step that runs now; what is in flight fails."""
         if self._manager.is_running():
             self._manager.stop(block=True, hard_stop=True)
+        self.backend.model.set_attn_implementation(self._attention)
         self._unhook()
 
     def add(self, ticket: Ticket) -> None:
@@ -213,12 +221,22 @@ class ContinuousBatching:
                 manager: Any = self.backend.model.init_continuous_batching(plain, config)
                 manager.logit_processor = _processors(self._draws)
                 manager.output_router = _Router(self._hand_over)
+                self._choose_attention()
                 manager.warmup()  # makes the cache; no graph is captured
         except (ValueError, MemoryError) as error:
             raise ConfigError(
                 f"Model {self.backend.identity.name!r} cannot be served with {sizes}: {error}."
             ) from error
         return manager
+
+    def _choose_attention(self) -> None:
+        """Where the step would be masked, and nothing but causal attention is asked for."""
+        config, model = self.backend.model.config.get_text_config(), self.backend.model
+        kinds = set(getattr(config, "layer_types", None) or [FULL])
+        window = getattr(config, "sliding_window", None)
+        self._attention = config._attn_implementation
+        if self._attention == "sdpa" and kinds == {FULL} and window is None:
+            model.set_attn_implementation(packed_attention.register())
 
     def _hand_over(self, outputs: Sequence[Any]) -> None:
         drawn = [self._drawn(output) for output in outputs if output.request_id in self._tickets]

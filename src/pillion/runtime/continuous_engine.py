@@ -161,6 +161,11 @@ class ContinuousEngine(Engine):
             reading = await asyncio.to_thread(self._new_reading, probes)
             await asyncio.to_thread(self._replace, named, reading)
 
+    @property
+    def probe_bytes(self) -> int:
+        """Memory of taps and of what is kept of tokens, in bytes."""
+        return sum(reading.held_bytes for reading in self._readings)
+
     def stats(self) -> EngineStats:
         """What has been done and what is going on."""
         seconds = sum(reading.seconds for reading in self._readings)
@@ -211,8 +216,8 @@ class ContinuousEngine(Engine):
 
     def _land(self, request: str, flight: Flight, over: bool) -> None:
         self._flights.pop(request, None)
-        if flight.reading is not None:
-            flight.reading.leave(request)
+        for reading in self._readings:  # all follow all requests: pages are shared
+            reading.leave(request)
         if over:
             self._batching.forget(request)
         else:
@@ -283,5 +288,7 @@ class ContinuousEngine(Engine):
     def _new_reading(self, probes: Sequence[Artefact]) -> PagedReading | None:
         if not probes:
             return None
-        slots = self._batching.num_slots
-        return PagedReading(probes, self.backend.device, self.backend.dtype, slots)
+        batching, backend = self._batching, self.backend
+        return PagedReading(
+            probes, backend.device, backend.dtype, batching.num_pages, batching.page_tokens
+        )

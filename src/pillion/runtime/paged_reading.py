@@ -1,17 +1,18 @@
 """Follows many requests through an engine with a paged cache: the probes' own little KV cache.
 
-The tapped values of every token are written where the engine writes the token's keys and values, in
-its own slots. So what a request shares, is given again after a preemption or reads in chunks is
-there for the probes too. Prompts are folded from the slots; an answer's fold goes on token by
-token. Knows no engine.
+What the probes keep of a token lies where the engine keeps its keys and values: in the same page.
+So what a request shares with others, gets again after it was put back, or reads in chunks is there
+for the probes too. Prompts are folded as they are read; an answer's fold goes on token by token.
+Knows no engine.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -22,7 +23,7 @@ from pillion.core import Verdict
 from pillion.errors import ConfigError
 from pillion.probe import Artefact
 from pillion.runtime.group import Group, group
-from pillion.runtime.paged_group import PagedGroup, Span
+from pillion.runtime.paged_group import PagedGroup
 
 HELD_TOKENS = 64
 """Steps up to this many tokens are tapped in one go after the last layer: few large operations in
@@ -37,27 +38,34 @@ class Lane:
     """How far a request has been read.
 
     Attributes:
-        prompt_tokens: tokens of the prompt.
+        row: its place in the groups.
+        prompt_tokens: tokens of the prompt; None for a request whose verdicts nobody wants.
         prompt: what the probes say of it, once it has been read.
         answer: what they say of the answer so far; None before its first token was read.
-        read_tokens: tokens whose fold `answer` and the groups hold, those of the prompt included.
+        read_tokens: tokens that the row's fold has taken in, or has been reset behind.
         fault: what is wrong with the states of the request.
     """
 
-    prompt_tokens: int
+    row: int
+    prompt_tokens: int | None
     prompt: Probs | None = None
     answer: Probs | None = None
     read_tokens: int = 0
     fault: str | None = None
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a step folds: whole prompts, answers from their beginning, answers by a token."""
+class Due(NamedTuple):
+    """Whose verdicts are due after a step, and the chunks that they read.
 
-    prompts: list[Span]
-    answers: list[Span]
-    steps: list[Span]
+    Attributes:
+        prompts: prompts that are now whole.
+        answers: answers whose fold was brought up to date.
+        tokens: answers that go on by one token, and the page of it.
+    """
+
+    prompts: list[tuple[Lane, Chunk]]
+    answers: list[tuple[Lane, Chunk]]
+    tokens: list[tuple[Lane, Chunk]]
 
 
 class PagedReading:
@@ -70,7 +78,8 @@ class PagedReading:
         artefacts: the probes; their names must differ.
         device: where the model runs.
         dtype: of the model's states.
-        num_slots: of the engine's cache.
+        num_pages: of the engine's cache.
+        page_tokens: tokens a page.
 
     Raises:
         ConfigError: two probes of one name, or one that reads whole states.
@@ -86,7 +95,8 @@ class PagedReading:
         artefacts: Sequence[Artefact],
         device: torch.device,
         dtype: torch.dtype,
-        num_slots: int,
+        num_pages: int,
+        page_tokens: int,
     ) -> None:
         self.artefacts = {a.name: a for a in artefacts}
         if len(self.artefacts) < len(artefacts):
@@ -95,21 +105,26 @@ class PagedReading:
         groups = group(artefacts, device, dtype)
         for one in groups:
             _check_tapped(one)
-        self.groups = [PagedGroup(one, num_slots) for one in groups]
+        self.page_tokens = page_tokens
+        self.groups = [PagedGroup(one, num_pages, page_tokens) for one in groups]
         self.layers = tuple(sorted({layer for one in groups for layer in one.layers}))
         self.lanes: dict[str, Lane] = {}
         self.seconds = 0.0
-        self._left = deque[str]()
+        self._wanted: dict[str, int] = {}
+        self._left: set[str] = set()
+        self._free: list[int] = []
+        self._num_rows = 0
+        self._pages: list[int] = []
         self._held: list[Tensor] = []
         self._step: PagedStep | None = None
 
     def enter(self, request: str, prompt_tokens: int) -> None:
-        """A request will run."""
-        self.lanes[request] = Lane(prompt_tokens)
+        """A request will run whose verdicts are wanted."""
+        self._wanted[request] = prompt_tokens
 
     def leave(self, request: str) -> None:
-        """A request is over."""
-        self._left.append(request)  # a step may be on its way, in another thread
+        """A request is over; a step with it may be on its way, in another thread."""
+        self._left.add(request)
 
     @property
     def held_bytes(self) -> int:
@@ -121,11 +136,15 @@ class PagedReading:
     def start(self, step: PagedStep) -> None:
         """A step begins."""
         self._step, self._held = step, []
-        while self._left:
-            request = self._left.popleft()
-            self.lanes.pop(request, None)
-            for one in self.groups:
-                one.forget(request)
+        running = {chunk.request for chunk in step.chunks}
+        # Who left but is in the step fills pages that others may get: it is followed to the end.
+        for request in self._left - running:
+            self._left.discard(request)
+            self._wanted.pop(request, None)
+            if (lane := self.lanes.pop(request, None)) is not None:
+                self._free.append(lane.row)
+        for request in running - self.lanes.keys():
+            self.lanes[request] = Lane(self._new_row(), self._wanted.get(request))
 
     def see(self, layer: int, hidden: Float[Tensor, "1 token dim"]) -> None:
         """Taps a layer; small steps are held until all layers are there."""
@@ -148,74 +167,90 @@ class PagedReading:
             self._held = []
             for one in self.groups:
                 one.see_all(every, self.layers)
-        finite = [one.write(step.slots) for one in self.groups]
-        if not all(finite):
-            self._find_faults(step)
-        self._fold(step, self._plan(step))
+        self._say(self._read(step))
         self.seconds += time.perf_counter() - begin
 
     # -- inside
 
-    def _plan(self, step: PagedStep) -> Plan:
-        plan = Plan([], [], [])
+    def _read(self, step: PagedStep) -> Due:
+        """Takes in every chunk but single tokens of answers, which go together."""
+        due = Due([], [], [])
+        self._pages = (step.slots // self.page_tokens).tolist()
         for index, chunk in enumerate(step.chunks):
-            lane = self.lanes.get(chunk.request)
-            if lane is None or not chunk.draws or lane.fault:
+            lane = self.lanes[chunk.request]
+            if (
+                lane.prompt is not None
+                and chunk.num_tokens == 1
+                and chunk.start == lane.read_tokens
+            ):
+                due.tokens.append((lane, chunk))
+                lane.read_tokens = chunk.end
                 continue
-            if lane.prompt is None:
-                plan.prompts.append(Span(chunk.request, index, 0, lane.prompt_tokens))
-            if chunk.end == lane.prompt_tokens:
-                continue
-            goes_on = chunk.num_tokens == 1 and lane.read_tokens == chunk.start
-            first = chunk.start if goes_on else lane.prompt_tokens
-            span = Span(chunk.request, index, first, chunk.end)
-            (plan.steps if goes_on else plan.answers).append(span)
-        return plan
+            self._take(step, index, lane)
+            if chunk.draws and lane.prompt_tokens is not None:
+                (due.prompts if lane.prompt is None else due.answers).append((lane, chunk))
+        return due
 
-    def _fold(self, step: PagedStep, plan: Plan) -> None:
-        prompts = [list[list[float]]() for _ in plan.prompts]
-        answers = [list[list[float]]() for _ in [*plan.answers, *plan.steps]]
-        named: dict[str, tuple[Tensor, Tensor]] = {}
+    def _take(self, step: PagedStep, index: int, lane: Lane) -> None:
+        chunk = step.chunks[index]
+        pages = self._pages[chunk.first : chunk.first + chunk.num_tokens]
+        wanted = lane.prompt_tokens is not None
+        if wanted and lane.prompt is None and (chunk.start != lane.read_tokens or not chunk.start):
+            shared = step.history(index)[: chunk.start : self.page_tokens] // self.page_tokens
+            for one in self.groups:
+                one.restart(lane.row, shared.tolist())
+            lane.read_tokens = chunk.start
+        skip = min(lane.read_tokens - chunk.start, chunk.num_tokens) if wanted else None
+        assert skip is None or skip >= 0, "a prefix of an answer was cached before it was read"
         for one in self.groups:
-            whole = one.fold_prompts(step, plan.prompts)
-            again = one.fold_answers(step, plan.answers)
-            after = one.fold_steps(step, plan.steps)
-            for artefact, columns in zip(one.artefacts, one.columns, strict=True):
-                named[artefact.name] = (
-                    artefact.probabilities(whole[:, columns]),
-                    artefact.probabilities(torch.cat([again, after])[:, columns]),
-                )
-        for name in self.artefacts:
-            for rows, probs in zip((prompts, answers), named[name], strict=True):
-                for row, numbers in zip(rows, probs.tolist(), strict=True):
-                    row.append(numbers)
-        for span, row in zip(plan.prompts, prompts, strict=True):
-            lane = self.lanes[span.request]
-            lane.prompt, lane.read_tokens = tuple(row), lane.prompt_tokens
-        for span, row in zip([*plan.answers, *plan.steps], answers, strict=True):
-            lane = self.lanes[span.request]
-            lane.answer, lane.read_tokens = tuple(row), span.end
+            one.take(lane.row, chunk, pages, skip)
+        lane.read_tokens = max(lane.read_tokens, chunk.end)
 
-    def _find_faults(self, step: PagedStep) -> None:
-        """A value that is not finite is its request's alone."""
-        first = 0
-        for chunk in step.chunks:
-            last = first + chunk.num_tokens
-            lane = self.lanes.get(chunk.request)
-            if lane is not None and lane.fault is None:
-                lane.fault = self._fault(chunk, first, last)
-            first = last
-
-    def _fault(self, chunk: Chunk, first: int, last: int) -> str | None:
+    def _say(self, due: Due) -> None:
+        """Reads out what is due."""
+        every = [*due.prompts, *due.answers, *due.tokens]
+        if not every:
+            return
+        rows = [lane.row for lane, _ in due.tokens]
+        chunks = [chunk for _, chunk in due.tokens]
+        pages = [self._pages[chunk.first] for chunk in chunks]
+        named: list[tuple[Artefact, Float[Tensor, "row output"]]] = []
         for one in self.groups:
-            if (found := one.fault(first, last)) is not None:
-                layer, token = found
-                return (
-                    f"Hidden states of layer {layer} are not finite at token "
-                    f"{chunk.start + token}: the model gave NaN or infinity. Use another dtype "
-                    "(--dtype float32 or bfloat16)."
-                )
-        return None
+            parts = [one.logits([lane.row for lane, _ in some]) for some in due[:2] if some]
+            if rows:
+                parts.append(one.take_each(rows, chunks, pages))
+            logits = torch.cat(parts)
+            named += zip(one.artefacts, (logits[:, c] for c in one.columns), strict=True)
+        probs = {artefact.name: artefact.probabilities(x).tolist() for artefact, x in named}
+        said = zip(*(probs[name] for name in self.artefacts), strict=True)
+        for place, ((lane, chunk), numbers) in enumerate(zip(every, said, strict=True)):
+            if not all(isfinite(number) for row in numbers for number in row):
+                lane.fault = lane.fault or self._fault(chunk)
+            elif place < len(due.prompts):
+                lane.prompt = numbers
+            else:
+                lane.answer = numbers
+        for lane, _ in due.prompts:  # what follows is the answer
+            for one in self.groups:
+                one.reset(lane.row)
+
+    def _fault(self, chunk: Chunk) -> str:
+        found = next(filter(None, (one.fault(chunk) for one in self.groups)), None)
+        layer, token = found or (None, None)
+        where = "" if token is None else f" of layer {layer} at token {chunk.start + token}"
+        return (
+            f"Hidden states{where} are not finite: the model gave NaN or infinity. Use another "
+            "dtype (--dtype float32 or bfloat16)."
+        )
+
+    def _new_row(self) -> int:
+        if not self._free:
+            have = self._num_rows
+            self._num_rows = max(8, 2 * have)
+            self._free = list(range(have, self._num_rows))[::-1]
+            for one in self.groups:
+                one.make_room(self._num_rows)
+        return self._free.pop()
 
     def verdicts(self, probs: Probs | None) -> dict[str, Verdict]:
         """Verdicts of probabilities that a lane held; empty for None."""
