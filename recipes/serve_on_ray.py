@@ -38,10 +38,9 @@ class Server:
 
     def __serve_build_asgi_app__(self) -> Any:
         """The application, built where it runs; Serve starts it and its engine."""
-        from pillion.serve import Settings, create_app
-
         from pillion.probe import Artefact
         from pillion.runtime import load_engine
+        from pillion.serve import Settings, create_app
 
         artefacts = [Artefact.load(folder) for folder in self.probes]
         engine = load_engine("transformers", self.model, artefacts)

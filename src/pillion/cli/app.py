@@ -62,6 +62,12 @@ app = typer.Typer(
 out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
+SOURCES = (
+    "a Parquet, CSV or JSON Lines file, a folder or pattern of them, a URL of these (s3://...), or "
+    "hf:NAME[:SPLIT]"
+)
+"""Where rows may come from, for the help of options."""
+
 Model = Annotated[
     str, typer.Option(help="Causal LM: embedded, a folder, a hub name, or fake (for dry runs).")
 ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pillion.cli.app import (
+    SOURCES,
     Bar,
     Device,
     Dtype,
@@ -42,10 +43,7 @@ FAILED_NAME = "failed.jsonl"
 def extract(
     data: Annotated[
         str,
-        typer.Option(
-            help="Texts: a Parquet, CSV or JSON Lines file, a folder or pattern of them, a URL "
-            "(s3://...), or hf:NAME[:SPLIT]."
-        ),
+        typer.Option(help=f"Texts: {SOURCES}."),
     ],
     out_folder: Annotated[
         Path, typer.Option("--out", help="Folder for the states; give it to train as --cache.")

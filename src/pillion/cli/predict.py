@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pillion.cli.app import (
+    SOURCES,
     AllowMismatch,
     Bar,
     Device,
@@ -42,10 +43,7 @@ def predict(
     text: Annotated[str | None, typer.Option(help="One text.")] = None,
     input: Annotated[
         str | None,
-        typer.Option(
-            help="Texts: a Parquet, CSV or JSON Lines file, a folder or pattern of them, a URL "
-            "(s3://...), or hf:NAME[:SPLIT]."
-        ),
+        typer.Option(help=f"Texts: {SOURCES}."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write the lines to this file instead of printing them.")
