@@ -52,7 +52,7 @@ def open_crew(
     from pillion.cluster import Crew, connect
 
     with connect(address) as ray:
-        yield Crew(ray, model, dtype, device, workers)
+        yield Crew(ray, model, dtype, device, workers, say=err.print)
 
 
 def show_rates(rates: Sequence[dict[str, Any]]) -> None:

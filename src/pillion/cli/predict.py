@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,7 +73,7 @@ def predict(
     left.
     """
     from pillion.runtime import resolve
-    from pillion.scoring import ScoreJob
+    from pillion.scoring import LineStore, ScoreJob
 
     if out is not None:
         check_file(out, "--out")
@@ -85,11 +84,11 @@ def predict(
         wrapping = template or job.artefacts[0].card.template
         encoded = how.encode(texts.texts, wrapping, on_too_long, bar)
         failed = all_failed(texts, encoded.failed)
-        with _kept(out) as store:
-            lines = how.score(job, encoded, store, bar)
-            write_lines(_with_failed(lines, failed), out)
+        lines = how.score(job, encoded, LineStore(_work(out)), bar)
+    write_lines(_with_failed(lines, failed), out)
     if out is None:
         return require_none(failed, texts, "their lines hold the reason under error")
+    clear(_work(out))
     side_file = out.with_name(f"{out.stem}.failed.jsonl")
     write_failed(failed, texts, side_file)
     require_none(failed, texts, f"their reasons are in {side_file}")
@@ -148,15 +147,9 @@ class _OnCluster:
         return lines
 
 
-@contextmanager
-def _kept(out: Path | None) -> Generator[LineStore]:
-    """Lines of finished shards, in a hidden folder beside the file until that is written."""
-    from pillion.scoring import LineStore
-
-    work = None if out is None else out.absolute().with_name(f".{out.name}.work")
-    yield LineStore(work)
-    if work is not None:
-        clear(work)
+def _work(out: Path | None) -> Path | None:
+    """Where the lines of finished shards are, beside the file, until that is written."""
+    return None if out is None else out.absolute().with_name(f".{out.name}.work")
 
 
 def _with_failed(lines: Sequence[str | None], failed: Sequence[FailedRow]) -> list[str]:

@@ -10,7 +10,7 @@ import importlib.util
 import os
 import socket
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from pillion.errors import ConfigError
@@ -26,6 +26,8 @@ _SETTINGS = 4
 @contextmanager
 def connect(address: str) -> Generator[Any]:
     """The `ray` module, connected to a cluster; disconnected afterwards.
+
+    Nothing is printed on standard output meanwhile.
 
     Args:
         address: `auto` for the cluster that this machine is part of, or `HOST:PORT` of its head.
@@ -46,7 +48,9 @@ def connect(address: str) -> Generator[Any]:
     except (ConnectionError, RuntimeError, ValueError, SystemExit) as error:
         raise ConfigError(_unreachable(address, error)) from error
     try:
-        yield ray
+        # Ray prints the last words of nodes that died on standard output, among the results.
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            yield ray
     finally:
         ray.shutdown()
 

@@ -7,7 +7,7 @@ to the next one that is free, and another worker is asked for. Does not know wha
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,7 @@ class Crew:
         dtype: of its weights.
         device: `auto` takes the cluster's GPUs, where it has any.
         workers: how many; None for one a GPU, or else one a CPU core.
+        say: told when a worker is lost.
     """
 
     ray: Any
@@ -41,6 +42,7 @@ class Crew:
     dtype: str = "auto"
     device: str = "auto"
     workers: int | None = None
+    say: Callable[[str], object] = lambda _: None
     _idle: list[Any] = field(default_factory=list[Any])
     # Ray's promise of an answer -> the worker who gives it.
     _starting: dict[Any, Any] = field(default_factory=dict[Any, Any])
@@ -89,6 +91,7 @@ class Crew:
                 continue
             waiting.appendleft(unit)
             lost[unit] += 1
+            self.say("A worker was lost; what it had goes to another one.")
             if lost[unit] == MOST_ATTEMPTS:
                 raise RunError(
                     f"{MOST_ATTEMPTS} workers died over the same rows; they may need more memory "
