@@ -50,7 +50,7 @@ $(RUNTIME): pyproject.toml Makefile | $(BIN)/python
 
 $(DEV): $(RUNTIME)
 	@echo "Installing the development tools into $(VENV)"
-	@$(PIP) install -c $(VENV)/constraints.txt -e '.[dev]'
+	@$(PIP) install -c $(VENV)/constraints.txt -e '.[dev,ray,bench]'
 	@touch $@
 
 # Where venv cannot bring pip along (Debian without python3-venv), the interpreter's own pip does.

@@ -77,3 +77,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return ConfigError(f"Unknown {kind} {name!r}; known: {', '.join(names) or 'none'}.{hint}")
+
+
+def of_kind(name: str) -> type[PillionError]:
+    """The class of this tree with that name, for an error that comes from another process."""
+    kinds = [PillionError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return next(kind for kind in kinds if kind.__name__ == name)

@@ -242,10 +242,10 @@ def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
         read_rows(tmp_path / "none.csv")
 
 
-def test_a_folder_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_files_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "folder.csv"
     folder.mkdir()
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="folder without files"):
         read_rows(folder)
 
 

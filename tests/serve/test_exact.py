@@ -16,7 +16,9 @@ from pillion.runtime import ContinuousEngine, Generation, LanguageModel
 from tiny_models import make_artefact, tiny_model, tiny_tokenizer
 
 SHARED = "Everybody begins with the same words, so that their pages are shared. "
-PROMPTS = [SHARED * (1 + i % 3) + f"Number {i} goes on {'by itself ' * (i % 5)}." for i in range(24)]
+PROMPTS = [
+    SHARED * (1 + i % 3) + f"Number {i} goes on {'by itself ' * (i % 5)}." for i in range(24)
+]
 MAX_TOKENS = 12
 
 

@@ -11,9 +11,11 @@ missing, and that states come back bit for bit. Does not know models, tokenizers
     └── manifest.json                      the spec and a hash of every shard, written last
 """
 
+from pillion.cache.disk import replacing
+from pillion.cache.manifest import read_spec
 from pillion.cache.reader import CacheReader, Workspace
 from pillion.cache.spec import DTYPES, SHARD_BYTES, CacheSpec, Shard
-from pillion.cache.writer import CacheWriter
+from pillion.cache.writer import CacheWriter, Written
 
 __all__ = [
     "DTYPES",
@@ -23,4 +25,7 @@ __all__ = [
     "CacheWriter",
     "Shard",
     "Workspace",
+    "Written",
+    "read_spec",
+    "replacing",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -28,6 +28,9 @@ from pillion.cache.shard_file import ShardFile, shard_file
 from pillion.cache.spec import DTYPES, CacheSpec, Shard
 from pillion.errors import StateError, StorageError
 
+Written = tuple[str, int]
+"""Hex SHA-256 of a shard's file as it was written, and the inode that holds it."""
+
 
 class CacheWriter:
     """Writes the shards that a cache still lacks; several processes may do so at once.
@@ -45,8 +48,7 @@ class CacheWriter:
         self.path = Path(path)
         self.spec = spec
         self._files = [shard_file(spec, shard) for shard in spec.shards]
-        # By shard: digest of what this process wrote, and the inode that holds it.
-        self._written: dict[int, tuple[str, int]] = {}
+        self._written: dict[int, Written] = {}
         self._open()
 
     @property
@@ -54,13 +56,17 @@ class CacheWriter:
         """Whether the cache can be read."""
         return (self.path / MANIFEST_NAME).exists()
 
-    def missing(self) -> list[Shard]:
-        """The shards that are not on disk, or broken there (another size or header)."""
+    def missing(self, among: Iterable[Shard] | None = None) -> list[Shard]:
+        """The shards that are not on disk, or broken there (another size or header).
+
+        Args:
+            among: shards to look for; None for all.
+        """
         with disk.storage_errors(self.path):
             return [
                 shard
-                for shard, file in zip(self.spec.shards, self._files, strict=True)
-                if not file.lies_in(self.path)
+                for shard in (self.spec.shards if among is None else among)
+                if not self._files[shard.shard_id].lies_in(self.path)
             ]
 
     def write(self, shard: Shard, states: Sequence[Float[Tensor, "layer _token dim"]]) -> None:
@@ -79,6 +85,23 @@ class CacheWriter:
         if not file.lies_in(self.path):
             self._written[shard.shard_id] = _write_file(self.path, file, states)
 
+    def written(self, shard: Shard) -> Written:
+        """What lies on disk of a shard; read there if this process has not written it.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        path = self.path / self._files[shard.shard_id].name
+        digest, inode = self._written.get(shard.shard_id, ("", -1))
+        with disk.storage_errors(path):
+            found = path.stat().st_ino
+            # An earlier run wrote it, or another process has put its own file there since.
+            return digest if found == inode else disk.file_digest(path), found
+
+    def note(self, shard: Shard, written: Written) -> None:
+        """Takes the word of another process for what it wrote, instead of reading it again."""
+        self._written[shard.shard_id] = written
+
     def finish(self) -> None:
         """Declares the cache complete and removes what killed runs have left.
 
@@ -92,7 +115,7 @@ class CacheWriter:
                 "write them first."
             )
         if not self.complete:
-            digests = [self._digest(shard_id) for shard_id in range(num_shards)]
+            digests = [self.written(shard)[0] for shard in self.spec.shards]
             write_manifest(self.path, self.spec, self._files, digests)
         disk.remove_temporary_files(self.path)
 
@@ -123,15 +146,8 @@ class CacheWriter:
             _check_shape(self.spec, row_id, length, hidden)
             _check_finite(self.spec, row_id, hidden)
 
-    def _digest(self, shard_id: int) -> str:
-        path = self.path / self._files[shard_id].name
-        digest, inode = self._written.get(shard_id, ("", -1))
-        with disk.storage_errors(path):
-            # An earlier run wrote it, or another process has put its own file there since.
-            return digest if path.stat().st_ino == inode else disk.file_digest(path)
 
-
-def _write_file(folder: Path, file: ShardFile, states: Sequence[Tensor]) -> tuple[str, int]:
+def _write_file(folder: Path, file: ShardFile, states: Sequence[Tensor]) -> Written:
     digest = hashlib.sha256(file.prefix)
     with disk.replacing(folder / file.name) as out:
         out.write(file.prefix)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 import os
 import sys
 import traceback
@@ -29,6 +28,7 @@ from rich.progress import (
 from typer.core import TyperGroup
 
 from pillion.core import OnTooLong, Template
+from pillion.core.lines import json_line
 from pillion.errors import Interrupted, PillionError
 
 SEED_MAX = 2**32 - 1
@@ -61,6 +61,12 @@ app = typer.Typer(
 # Names and texts are data: brackets in them are no markup.
 out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+SOURCES = (
+    "a Parquet, CSV or JSON Lines file, a folder or pattern of them, a URL of these (s3://...), or "
+    "hf:NAME[:SPLIT]"
+)
+"""Where rows may come from, for the help of options."""
 
 Model = Annotated[
     str, typer.Option(help="Causal LM: embedded, a folder, a hub name, or fake (for dry runs).")
@@ -206,16 +212,6 @@ def _drop_output() -> None:
 def print_json(value: Any) -> None:
     """One JSON object, on standard output."""
     sys.stdout.write(json_line(value) + "\n")
-
-
-def json_line(value: Any) -> str:
-    """JSON in one line, also for readers to whom U+2028 and its like end a line.
-
-    Args:
-        value: of JSON's types; NaN is none of them.
-    """
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    return text.translate({ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"})
 
 
 class Bar:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from pillion.cli.app import (
+    SOURCES,
     AllowMismatch,
     Device,
     Dtype,
@@ -32,7 +33,7 @@ def evaluate(
     probe: Annotated[str, typer.Option(help="Folder of a trained probe.")],
     data: Annotated[
         str,
-        typer.Option(help="Labelled texts: a Parquet, CSV or JSON Lines file, or hf:NAME[:SPLIT]."),
+        typer.Option(help=f"Labelled texts: {SOURCES}."),
     ],
     out_file: Annotated[
         Path | None,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pillion.cli.app import (
+    SOURCES,
+    Bar,
     Device,
     Dtype,
     Json,
@@ -22,14 +25,25 @@ from pillion.cli.app import (
     print_json,
     progress_bar,
 )
+from pillion.cli.cluster import RayAddress, RayWorkers, open_crew, show_rates
+from pillion.cli.failures import all_failed, require_none, write_failed
 from pillion.cli.layers import parse_layers
 from pillion.cli.places import check_folder
+from pillion.core import OnTooLong, Template
+
+if TYPE_CHECKING:
+    from pillion.cache import CacheReader, CacheSpec
+    from pillion.cluster import Crew
+    from pillion.extract import Encoded
+
+FAILED_NAME = "failed.jsonl"
 
 
 @app.command()
 def extract(
     data: Annotated[
-        str, typer.Option(help="Texts: a Parquet, CSV or JSON Lines file, or hf:NAME[:SPLIT].")
+        str,
+        typer.Option(help=f"Texts: {SOURCES}."),
     ],
     out_folder: Annotated[
         Path, typer.Option("--out", help="Folder for the states; give it to train as --cache.")
@@ -41,37 +55,106 @@ def extract(
     dtype: Dtype = "auto",
     device: Device = "auto",
     on_too_long: TooLong = "error",
+    ray: RayAddress = None,
+    ray_workers: RayWorkers = None,
     as_json: Json = False,
 ) -> None:
     """Keep the hidden states of texts on disk.
 
     For several trainings on the same rows: each takes the folder as --cache. The same command run
-    again finishes what an interrupted one left.
+    again finishes what an interrupted one left. Rows that cannot be used hold no states; they are
+    listed in failed.jsonl in the folder, and the exit code is then 1.
     """
-    from pillion.data import read_rows
-    from pillion.fit import FitSettings, cached_states
-    from pillion.runtime import LanguageModel, encode_rows
+    from pillion.data import read_texts
+    from pillion.extract import cache_key, cache_spec, size_sentence
 
     check_folder(out_folder, "--out")
-    rows = read_rows(data, text_column, None)
-    language_model = LanguageModel.load(model, dtype, device)
-    num_layers = language_model.backend.identity.num_layers
-    settings = FitSettings(template, parse_layers(layers, num_layers), on_too_long)
-    tokens = encode_rows(language_model.backend, rows.texts, template, on_too_long)
-    with progress_bar() as bar:
-        source = cached_states(
-            language_model, tokens, out_folder / "train", settings, bar, say=err.print
-        )
-        source.reader.close()
-    spec = source.reader.spec
-    facts = {
-        "out": str(out_folder),
+    with open_crew(ray, ray_workers, model, dtype, device) as crew, progress_bar() as bar:
+        texts = read_texts(data, text_column)
+        how = _Here(model, dtype, device) if crew is None else _OnCluster(crew, bar)
+        encoded = how.encode(texts.texts, template, on_too_long)
+        failed = all_failed(texts, encoded.failed)
+        chosen = _layers(layers, encoded.identity.num_layers)
+        key = cache_key(encoded.identity, template, on_too_long, encoded.token_ids)
+        err.print(size_sentence(cache_spec(encoded.identity, chosen, key, encoded.token_ids)))
+        with how.fill(encoded, chosen, out_folder / "train", key, bar) as reader:
+            spec = reader.spec
+        write_failed(failed, texts, out_folder / FAILED_NAME)
+    _show(spec, out_folder, len(failed), how.rates, as_json)
+    require_none(failed, texts, f"their reasons are in {out_folder / FAILED_NAME}")
+
+
+class _Here:
+    """This process does the work."""
+
+    rates: list[dict[str, Any]] | None = None
+
+    def __init__(self, model: str, dtype: str, device: str) -> None:
+        from pillion.backends import load_backend
+
+        self.backend = load_backend(model, dtype, device)
+
+    def encode(
+        self, texts: Sequence[str | None], template: Template, on_too_long: OnTooLong
+    ) -> Encoded:
+        from pillion.extract import encode
+
+        return encode(self.backend, texts, template, on_too_long)
+
+    def fill(
+        self, encoded: Encoded, layers: Sequence[int], folder: Path, key: str, bar: Bar
+    ) -> CacheReader:
+        from pillion.extract import extract
+
+        return extract(self.backend, encoded.token_ids, layers, folder, key, bar)
+
+
+class _OnCluster:
+    """The workers of a cluster do the work."""
+
+    def __init__(self, crew: Crew, bar: Bar) -> None:
+        self.crew, self.bar = crew, bar
+        self.rates: list[dict[str, Any]] | None = None
+
+    def encode(
+        self, texts: Sequence[str | None], template: Template, on_too_long: OnTooLong
+    ) -> Encoded:
+        from pillion.cluster import encode_on
+
+        return encode_on(self.crew, texts, template, on_too_long, self.bar)
+
+    def fill(
+        self, encoded: Encoded, layers: Sequence[int], folder: Path, key: str, bar: Bar
+    ) -> CacheReader:
+        from pillion.cluster import Tally, extract_on
+
+        tally = Tally()
+        reader = extract_on(self.crew, encoded, layers, folder, key, bar, tally)
+        self.rates = tally.rates()
+        return reader
+
+
+def _layers(text: str | None, num_layers: int) -> tuple[int, ...]:
+    return parse_layers(text, num_layers) or tuple(range(num_layers + 1))
+
+
+def _show(
+    spec: CacheSpec,
+    folder: Path,
+    num_failed: int,
+    rates: list[dict[str, Any]] | None,
+    as_json: bool,
+) -> None:
+    facts: dict[str, Any] = {
+        "out": str(folder),
         "rows": len(spec.lengths),
+        "failed": num_failed,
         "tokens": sum(spec.lengths),
         "layers": list(spec.layers),
         "dtype": spec.dtype,
         "bytes": spec.num_bytes,
     }
     if as_json:
-        return print_json(facts)
-    out.print(f"{facts['rows']:,} rows in {out_folder}, {spec.num_bytes / 1e9:.2f} GB.")
+        return print_json(facts if rates is None else {**facts, "workers": rates})
+    show_rates(rates or [])
+    out.print(f"{facts['rows']:,} rows in {folder}, {spec.num_bytes / 1e9:.2f} GB.")

@@ -1,4 +1,4 @@
-"""What verbs print and write: verdicts as JSON, files that are whole or not there."""
+"""What verbs print and write: texts that can be encoded, files that are whole or not there."""
 
 from __future__ import annotations
 
@@ -6,24 +6,10 @@ import errno
 import os
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from pillion.core import Verdict, verdict_json
 from pillion.errors import DataError, StorageError
-
-
-def as_line(verdicts: Mapping[str, Verdict], multilabel: set[str]) -> dict[str, Any]:
-    """A row's line: the first probe's verdict, and all of them by name if there are several.
-
-    Args:
-        verdicts: probe name -> verdict.
-        multilabel: names of the probes whose label is a list.
-    """
-    named = {name: verdict_json(v, name in multilabel) for name, v in verdicts.items()}
-    first = next(iter(named.values()))
-    return first if len(named) == 1 else {**first, "verdicts": named}
 
 
 def check_text(text: str, option: str) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pillion.cli.app import (
+    SOURCES,
     AllowMismatch,
+    Bar,
     Device,
     Dtype,
     Model,
@@ -17,13 +19,21 @@ from pillion.cli.app import (
     TextColumnName,
     TooLong,
     app,
-    json_line,
     progress_bar,
 )
-from pillion.cli.output import as_line, check_text, write_lines
-from pillion.cli.places import check_file
-from pillion.core import Template
+from pillion.cli.cluster import RayAddress, RayWorkers, open_crew, show_rates
+from pillion.cli.failures import all_failed, require_none, write_failed
+from pillion.cli.output import check_text, write_lines
+from pillion.cli.places import check_file, clear
+from pillion.core import FailedRow, OnTooLong, Template
+from pillion.core.lines import failed_line, json_line
 from pillion.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pillion.cluster import Crew
+    from pillion.data import Texts
+    from pillion.extract import Encoded
+    from pillion.scoring import LineStore, ScoreJob
 
 
 @app.command()
@@ -32,7 +42,7 @@ def predict(
     text: Annotated[str | None, typer.Option(help="One text.")] = None,
     input: Annotated[
         str | None,
-        typer.Option(help="Texts: a Parquet, CSV or JSON Lines file, or hf:NAME[:SPLIT]."),
+        typer.Option(help=f"Texts: {SOURCES}."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write the lines to this file instead of printing them.")
@@ -47,6 +57,8 @@ def predict(
     device: Device = "auto",
     on_too_long: TooLong = "error",
     allow_mismatch: AllowMismatch = False,
+    ray: RayAddress = None,
+    ray_workers: RayWorkers = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Accepted for symmetry: the output is JSON anyway.")
     ] = False,
@@ -55,34 +67,105 @@ def predict(
 
     Prints one JSON line a row, in input order: label (a list for a multi-label probe), probs (label
     -> probability) and threshold. Several probes are read in the same pass: their verdicts then
-    stand under verdicts, by name, and the first one's at the top.
+    stand under verdicts, by name, and the first one's at the top. A row that cannot be used has
+    null for these and the reason under error; with --out, NAME.failed.jsonl lists such rows. The
+    exit code is then 1. With --out, the same command run again finishes what an interrupted one
+    left.
     """
-    from pillion.runtime import LanguageModel, resolve
+    from pillion.runtime import resolve
+    from pillion.scoring import LineStore, ScoreJob
 
     if out is not None:
         check_file(out, "--out")
-    texts = _texts(text, input, text_column)
-    artefacts = [resolve(folder) for folder in probe]
-    language_model = LanguageModel.load(model, dtype, device)
-    with progress_bar() as bar:
-        rows = language_model.score(
-            texts,
-            artefacts,
-            template=template,
-            on_too_long=on_too_long,
-            progress=partial(bar, "predict"),
-            allow_mismatch=allow_mismatch,
-        )
-    multilabel = {a.name for a in artefacts if a.card.task == "multilabel"}
-    write_lines([json_line(as_line(row, multilabel)) for row in rows], out)
+    with open_crew(ray, ray_workers, model, dtype, device) as crew, progress_bar() as bar:
+        texts = _texts(text, input, text_column)
+        job = ScoreJob(tuple(resolve(folder) for folder in probe), allow_mismatch)
+        how = _Here(model, dtype, device) if crew is None else _OnCluster(crew)
+        wrapping = template or job.artefacts[0].card.template
+        encoded = how.encode(texts.texts, wrapping, on_too_long, bar)
+        failed = all_failed(texts, encoded.failed)
+        lines = how.score(job, encoded, LineStore(_work(out)), bar)
+    write_lines(_with_failed(lines, failed), out)
+    if out is None:
+        return require_none(failed, texts, "their lines hold the reason under error")
+    clear(_work(out))
+    side_file = out.with_name(f"{out.stem}.failed.jsonl")
+    write_failed(failed, texts, side_file)
+    require_none(failed, texts, f"their reasons are in {side_file}")
 
 
-def _texts(text: str | None, source: str | None, column: str) -> tuple[str, ...]:
-    from pillion.data import read_rows
+class _Here:
+    """This process does the work."""
+
+    def __init__(self, model: str, dtype: str, device: str) -> None:
+        from pillion.backends import load_backend
+
+        self.backend = load_backend(model, dtype, device)
+
+    def encode(
+        self, texts: Sequence[str | None], template: Template, on_too_long: OnTooLong, _: Bar
+    ) -> Encoded:
+        from pillion.extract import encode
+
+        return encode(self.backend, texts, template, on_too_long)
+
+    def score(
+        self, job: ScoreJob, encoded: Encoded, store: LineStore, bar: Bar
+    ) -> list[str | None]:
+        from pillion.scoring import score, score_here
+
+        run = score_here(self.backend)
+        return score(run, job, encoded.identity, encoded.token_ids, store, bar)
+
+
+class _OnCluster:
+    """The workers of a cluster do the work."""
+
+    def __init__(self, crew: Crew) -> None:
+        self.crew = crew
+
+    def encode(
+        self, texts: Sequence[str | None], template: Template, on_too_long: OnTooLong, bar: Bar
+    ) -> Encoded:
+        from pillion.cluster import encode_on
+
+        return encode_on(self.crew, texts, template, on_too_long, bar)
+
+    def score(
+        self, job: ScoreJob, encoded: Encoded, store: LineStore, bar: Bar
+    ) -> list[str | None]:
+        from pillion.cluster import Tally, score_on
+        from pillion.scoring import score
+
+        # What a worker warns of stays there.
+        for artefact in job.artefacts:
+            artefact.check(encoded.identity, job.allow_mismatch)
+        tally = Tally()
+        run = score_on(self.crew, tally)
+        lines = score(run, job, encoded.identity, encoded.token_ids, store, bar)
+        show_rates(tally.rates())
+        return lines
+
+
+def _work(out: Path | None) -> Path | None:
+    """Where the lines of finished shards are, beside the file, until that is written."""
+    return None if out is None else out.absolute().with_name(f".{out.name}.work")
+
+
+def _with_failed(lines: Sequence[str | None], failed: Sequence[FailedRow]) -> list[str]:
+    reasons = {one.row: one.reason for one in failed}
+    return [
+        json_line(failed_line(reasons[row])) if line is None else line
+        for row, line in enumerate(lines, 1)
+    ]
+
+
+def _texts(text: str | None, source: str | None, column: str) -> Texts:
+    from pillion.data import Texts, read_texts
 
     if (text is None) == (source is None):
         raise ConfigError("Give either --text or --input, and not both.")
     if text is not None:
-        return (check_text(text, "--text"),)
+        return Texts((check_text(text, "--text"),), (), (("--text", 1),), "--text")
     assert source is not None
-    return read_rows(source, column, None).texts
+    return read_texts(source, column)

@@ -11,6 +11,7 @@ import typer
 
 from pillion.cli.app import (
     SEED_MAX,
+    SOURCES,
     Device,
     Dtype,
     Json,
@@ -34,7 +35,7 @@ from pillion.errors import ConfigError
 def train(
     data: Annotated[
         str,
-        typer.Option(help="Labelled texts: a Parquet, CSV or JSON Lines file, or hf:NAME[:SPLIT]."),
+        typer.Option(help=f"Labelled texts: {SOURCES}."),
     ],
     out_folder: Annotated[
         Path, typer.Option("--out", help="Folder for the probe; a probe there is replaced.")

@@ -5,7 +5,7 @@ sentence that says what is wrong and where. Does not know models, probes or metr
 """
 
 from pillion.data.labels import LabelSpace
-from pillion.data.rows import Label, Rows, read_rows
+from pillion.data.rows import Label, Rows, Texts, read_rows, read_texts
 from pillion.data.split import split_validation
 
-__all__ = ["Label", "LabelSpace", "Rows", "read_rows", "split_validation"]
+__all__ = ["Label", "LabelSpace", "Rows", "Texts", "read_rows", "read_texts", "split_validation"]

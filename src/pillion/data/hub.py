@@ -12,14 +12,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pillion.data.tables import Columns, check_columns
+from pillion.data.tables import Table, check_columns
 from pillion.errors import ConfigError, DataError
 
 PREFIX = "hf:"
 
 
-def read_columns(source: str, names: Sequence[str]) -> tuple[Columns, str]:
-    """The asked columns of `hf:NAME` or `hf:NAME:SPLIT` (`train` by default), and a SHA-256 (hex).
+def read_columns(source: str, names: Sequence[str]) -> Table:
+    """The asked columns of `hf:NAME` or `hf:NAME:SPLIT` (`train` by default).
 
     A data set has no single file, so the hash is of the asked columns written as JSON.
 
@@ -35,7 +35,8 @@ def read_columns(source: str, names: Sequence[str]) -> tuple[Columns, str]:
     check_columns(list(data.column_names), names, source)
     columns = {name: _values(data, name) for name in names}
     written = json.dumps(columns, sort_keys=True, default=str).encode()
-    return columns, hashlib.sha256(written).hexdigest()
+    num_rows = len(columns[names[0]])
+    return Table(columns, hashlib.sha256(written).hexdigest(), ((source, num_rows),))
 
 
 def _load(source: str) -> Any:

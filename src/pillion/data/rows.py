@@ -1,4 +1,4 @@
-"""Texts and labels of a data file.
+"""Texts and labels of data files.
 
 Promises that every text is a string with something in it and every label a name (or names), or a
 DataError with the row. Does not know what the labels mean or how they are split.
@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, cast
 
 import numpy as np
 
+from pillion.core import FailedRow
 from pillion.data import hub, tables
 from pillion.errors import DataError
 
@@ -32,12 +34,12 @@ _KINDS: dict[type, str] = {
 
 @dataclass(frozen=True)
 class Rows:
-    """The texts of a file and, where asked for, their labels.
+    """The texts of data files and, where asked for, their labels.
 
     Attributes:
         texts: one string a row, none of them blank.
         labels: one a row, a tuple of names where the file holds lists; None where not asked for.
-        sha256: hex digest of the file's bytes.
+        sha256: hex digest of the file's bytes, or of the digests of several files.
         path: where the rows came from.
     """
 
@@ -73,30 +75,91 @@ class Rows:
         return cls(tuple(texts), named, digest, source)
 
 
+@dataclass(frozen=True)
+class Texts:
+    """The texts of data files, those that cannot be used left out but not forgotten.
+
+    Attributes:
+        texts: one a row, None where it cannot be used.
+        failed: the rows that cannot be used, in order.
+        files: name and number of rows of every file, in order.
+        path: where the rows came from.
+    """
+
+    texts: tuple[str | None, ...]
+    failed: tuple[FailedRow, ...]
+    files: tuple[tuple[str, int], ...]
+    path: str
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def place(self, row: int) -> tuple[str, int]:
+        """The file of a row (from 1) and the row's number in that file (from 1)."""
+        for name, start, stop in _parts(self.files):
+            if row <= stop:
+                return name, row - start
+        raise IndexError(f"There is no row {row} in {self.path}.")
+
+
 def read_rows(
     path: str | os.PathLike[str], text_column: str = "text", label_column: str | None = "label"
 ) -> Rows:
-    """The rows of a Parquet, CSV or JSON Lines file (by its suffix), or of a data set on the hub.
+    """The rows of Parquet, CSV or JSON Lines files (by suffix), or of a data set on the hub.
 
     Args:
-        path: a `.parquet`, `.csv`, `.jsonl`, `.ndjson` or `.json` file, or `hf:NAME[:SPLIT]`.
+        path: a `.parquet`, `.csv`, `.jsonl`, `.ndjson` or `.json` file, a folder of such files, a
+            pattern (`rows/*.csv`), a URL of one of these (`s3://...`), or `hf:NAME[:SPLIT]`.
         text_column: column of the texts.
         label_column: column of the labels, strings, numbers, booleans (the latter two become their
             `str`) or lists of them; None to read texts alone.
 
     Raises:
         DataError: a file, text or label that cannot be used, with what was wanted instead.
-        ConfigError: a data set on the hub without the `datasets` package.
+        ConfigError: a data set on the hub without the `datasets` package, or a URL whose file
+            system needs a package that is not installed.
     """
     source = os.fspath(path)
+    table = _table(source, [text_column, *([label_column] if label_column else [])])
+    for name, start, stop in _parts(table.files):
+        _check_texts(table.columns[text_column][start:stop], name)
+        if label_column is not None:
+            _check_labels(table.columns[label_column][start:stop], name)
+    labels = None if label_column is None else _labels(table.columns[label_column], source)
+    return Rows(tuple(table.columns[text_column]), labels, table.sha256, source)
+
+
+def read_texts(path: str | os.PathLike[str], text_column: str = "text") -> Texts:
+    """The texts of the same sources as `read_rows`; a text that cannot be used fails by itself.
+
+    Raises:
+        DataError: a file that cannot be used, or not a single usable text.
+        ConfigError: a package that is missing; see `read_rows`.
+    """
+    source = os.fspath(path)
+    table = _table(source, [text_column])
+    values = table.columns[text_column]
+    reasons = [_reason(value) for value in values]
+    texts = tuple(None if why else value for value, why in zip(values, reasons, strict=True))
+    failed = tuple(FailedRow(row, why) for row, why in enumerate(reasons, 1) if why)
+    if len(failed) == len(values):
+        _check_texts(values, source)
+    return Texts(texts, failed, table.files, source)
+
+
+def _table(source: str, names: list[str]) -> tables.Table:
     part = hub if source.startswith(hub.PREFIX) else tables
-    names = [text_column] if label_column is None else [text_column, label_column]
-    columns, sha256 = part.read_columns(source, names)
-    if not columns[text_column]:
+    table = part.read_columns(source, names)
+    if not table.columns[names[0]]:
         raise DataError(f"{source} has columns but no rows; give a file with a row for each text.")
-    _check_texts(columns[text_column], source)
-    labels = None if label_column is None else _labels(columns[label_column], source)
-    return Rows(tuple(columns[text_column]), labels, sha256, source)
+    return table
+
+
+def _parts(files: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int, int]]:
+    """Name, first row and end of each file among all rows."""
+    stops = accumulate(num_rows for _, num_rows in files)
+    for (name, num_rows), stop in zip(files, stops, strict=True):
+        yield name, stop - num_rows, stop
 
 
 def _plain(values: Any) -> list[Any]:
@@ -107,14 +170,18 @@ def _plain(values: Any) -> list[Any]:
 
 
 def _check_texts(texts: Sequence[Any], source: str) -> None:
-    _refuse(texts, _is_blank, "an empty or null text", "fill or remove them", source)
-    _refuse(texts, _is_no_string, "a text that is not a string", "write them as strings", source)
-    _refuse(texts, _is_broken, "a text with half a surrogate pair", "repair them", source)
+    for is_bad, what, remedy in _BAD_TEXTS:
+        _refuse(texts, is_bad, what, remedy.format("them"), source)
+
+
+def _reason(text: Any) -> str:
+    """Why a text cannot be used; empty if it can."""
+    found = next((bad for bad in _BAD_TEXTS if bad[0](text)), None)
+    return f"{found[1]}; {found[2].format('it')}" if found else ""
 
 
 def _labels(values: Sequence[Any], source: str) -> tuple[Label, ...]:
-    _refuse(values, _lacks_label, "an empty or null label", "fill or remove them", source)
-    _refuse(values, _has_no_kind, "a label that is no name", f"wanted {_WANTED}", source)
+    _check_labels(values, source)
     _check_kinds([(row, value) for row, value in enumerate(values, 1)], source)
     items = [(row, item) for row, value in enumerate(values, 1) for item in _items(value)]
     _check_kinds(items, source)
@@ -122,6 +189,11 @@ def _labels(values: Sequence[Any], source: str) -> tuple[Label, ...]:
         tuple(str(item) for item in _items(value)) if isinstance(value, list) else str(value)
         for value in values
     )
+
+
+def _check_labels(values: Sequence[Any], source: str) -> None:
+    _refuse(values, _lacks_label, "an empty or null label", "fill or remove them", source)
+    _refuse(values, _has_no_kind, "a label that is no name", f"wanted {_WANTED}", source)
 
 
 _WANTED = "strings, numbers, booleans or lists of them"
@@ -182,3 +254,11 @@ def _has_no_kind(value: Any) -> bool:
 def _shortened(value: Any, num_characters: int = 40) -> str:
     shown = repr(value)
     return shown if len(shown) <= num_characters else f"{shown[:num_characters]}..."
+
+
+_BAD_TEXTS: tuple[tuple[Callable[[Any], bool], str, str], ...] = (
+    (_is_blank, "an empty or null text", "fill or remove {}"),
+    (_is_no_string, "a text that is not a string", "write {} as a string"),
+    (_is_broken, "a text with half a surrogate pair", "repair {}"),
+)
+"""What a text may not be, in words, and what to do about it."""

@@ -1,7 +1,7 @@
-"""Columns of a Parquet, CSV or JSON Lines file.
+"""Columns of Parquet, CSV or JSON Lines files.
 
-Promises the values of the asked columns as the file holds them (CSV: strings), or a DataError that
-says where the file is broken. Does not know what a text or a label is.
+Promises the values of the asked columns as the files hold them (CSV: strings), or a DataError that
+says where a file is broken. Does not know what a text or a label is.
 """
 
 from __future__ import annotations
@@ -13,40 +13,78 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pillion.data.files import DataFile, find_files
 from pillion.errors import DataError
 
 Columns = dict[str, list[Any]]
 _Reader = Callable[[bytes, str, Sequence[str]], Columns]
 
 
-def read_columns(source: str, names: Sequence[str]) -> tuple[Columns, str]:
-    """The asked columns of a file by its suffix, and the SHA-256 (hex) of its bytes.
+@dataclass(frozen=True)
+class Table:
+    """Columns, and where they come from.
+
+    Attributes:
+        columns: values by the name of the column, of all files one after the other.
+        sha256: hex digest of the file's bytes; of the files' digests where there are several.
+        files: name and number of rows of every file, in order.
+    """
+
+    columns: Columns
+    sha256: str
+    files: tuple[tuple[str, int], ...]
+
+
+def read_columns(source: str, names: Sequence[str]) -> Table:
+    """The asked columns of the files of a source, by their suffixes.
 
     Args:
-        source: path of a `.parquet`, `.csv`, `.jsonl`, `.ndjson` or `.json` file (JSON: one object
-            a line).
+        source: a file, a folder of files, a pattern, or the URL of one of these; files are
+            `.parquet`, `.csv`, `.jsonl`, `.ndjson` or `.json` (JSON: one object a line).
         names: columns that are wanted.
 
     Raises:
         DataError: a file that is missing, unknown, empty or broken, or lacks a column.
+        ConfigError: a URL whose file system needs a package that is not installed.
     """
-    suffix = Path(source).suffix.lower()
-    if suffix not in _READERS:
-        raise DataError(
-            f"{source} ends in {suffix!r}, which is no known kind of file; "
-            f"give one of: {', '.join(_READERS)}."
-        )
+    files = find_files(source, _READERS)
+    if len(files) == 1:
+        columns, sha256, num_rows = _read_file(files[0], names)
+        return Table(columns, sha256, ((files[0].name, num_rows),))
+    table: Columns = {name: [] for name in names}
+    digests: list[str] = []
+    counts: list[tuple[str, int]] = []
+    for file in files:
+        columns, sha256, num_rows = _read_file(file, names, may_be_empty=True)
+        for name in names:
+            table[name] += columns[name]
+        digests.append(sha256)
+        counts.append((file.name, num_rows))
+    return Table(table, hashlib.sha256("".join(digests).encode()).hexdigest(), tuple(counts))
+
+
+def _read_file(
+    file: DataFile, names: Sequence[str], may_be_empty: bool = False
+) -> tuple[Columns, str, int]:
+    """Columns of a file, the hash of its bytes, and its rows.
+
+    Parallel writers leave an empty file where a part of theirs got no rows.
+    """
     # Read once, so that the hash is of the very bytes that were parsed.
-    data = _read_bytes(source)
+    data = file.read()
+    sha256 = hashlib.sha256(data).hexdigest()
     if not data.removeprefix(codecs.BOM_UTF8).strip():
-        raise DataError(f"{source} is empty; give a file with a row for each text.")
-    return _READERS[suffix](data, source, names), hashlib.sha256(data).hexdigest()
+        if may_be_empty:
+            return {name: [] for name in names}, sha256, 0
+        raise DataError(f"{file.name} is empty; give a file with a row for each text.")
+    columns = _READERS[file.suffix](data, file.name, names)
+    return columns, sha256, len(columns[names[0]])
 
 
 def check_columns(present: Sequence[str], names: Sequence[str], source: str) -> None:
@@ -76,17 +114,6 @@ def _missing_column(present: Sequence[str], name: str, source: str) -> DataError
     return DataError(
         f"{source} has no column {name!r}; its columns are: {known}. Name one of them.{hint}"
     )
-
-
-def _read_bytes(source: str) -> bytes:
-    try:
-        return Path(source).read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{source} does not exist; give the path of a data file.") from None
-    except OSError as error:
-        raise DataError(
-            f"{source} cannot be read ({error.strerror}); give the path of a readable data file."
-        ) from error
 
 
 def _decode(data: bytes, source: str) -> str:

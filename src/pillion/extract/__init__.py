@@ -4,7 +4,8 @@ Promises each state once, in the model's own dtype. Does not know labels, probes
 """
 
 from pillion.core import OnTooLong
-from pillion.extract.fill import extract
+from pillion.extract.encoded import Encoded, encode
+from pillion.extract.fill import ShardFiller, complete, extract, num_tokens
 from pillion.extract.identity import cache_key, cache_spec, size_sentence
 from pillion.extract.live import LiveSource
 from pillion.extract.pooled import Pool, pooled_states
@@ -15,16 +16,21 @@ from pillion.runtime.encoding import encode_rows
 __all__ = [
     "Batch",
     "CachedSource",
+    "Encoded",
     "LiveSource",
     "OnTooLong",
     "Pool",
     "Progress",
     "SelectedRows",
+    "ShardFiller",
     "StateSource",
     "cache_key",
     "cache_spec",
+    "complete",
+    "encode",
     "encode_rows",
     "extract",
+    "num_tokens",
     "pooled_states",
     "silent",
     "size_sentence",

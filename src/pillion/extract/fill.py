@@ -7,7 +7,7 @@ Does not know labels or probes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from jaxtyping import Float
@@ -23,6 +23,10 @@ from pillion.extract.progress import Progress, silent
 
 BATCH_TOKENS = 2048
 """Padded tokens of a forward pass; more gains nothing and pads shorter rows further."""
+
+
+Rows = Sequence[Sequence[int]] | Mapping[int, Sequence[int]]
+"""Token ids by row id."""
 
 
 def extract(
@@ -49,9 +53,39 @@ def extract(
         Interrupted: by Ctrl-C; whole shards stay.
     """
     spec = cache_spec(backend.identity, layers, key, token_ids)
+
+    def run(writer: CacheWriter) -> None:
+        missing, total = writer.missing(), sum(spec.lengths)
+        done = total - num_tokens(missing)
+
+        def count(batch_tokens: int) -> None:
+            nonlocal done
+            done += batch_tokens
+            progress("extract", done, total)
+
+        ShardFiller(backend, writer).fill(missing, token_ids, count)
+
+    return complete(path, spec, run)
+
+
+def complete(
+    path: str | os.PathLike[str], spec: CacheSpec, run: Callable[[CacheWriter], None]
+) -> CacheReader:
+    """The cache of a spec, after whoever runs has written the shards that it lacked.
+
+    Args:
+        path: folder of the cache.
+        spec: what it is for.
+        run: writes what is missing, here or elsewhere.
+
+    Raises:
+        StorageError: another cache lies there, the disk is full, or shards are missing in the end.
+        Interrupted: by Ctrl-C; whole shards stay.
+    """
     writer = CacheWriter(path, spec)
     try:
-        _fill(backend, token_ids, writer, progress)
+        run(writer)
+        writer.finish()
     except KeyboardInterrupt as error:
         left = f"{len(spec.shards) - len(writer.missing())} of {len(spec.shards)} shards are kept"
         raise Interrupted(
@@ -60,32 +94,63 @@ def extract(
     return CacheReader(path)
 
 
-def _fill(
-    backend: Backend, token_ids: Sequence[Sequence[int]], writer: CacheWriter, progress: Progress
-) -> None:
-    """Runs the missing shards, each written in the background while the next one is computed."""
-    spec, missing = writer.spec, writer.missing()
-    collector = Collector(spec.layers)
-    # Two places: one is filled while the other is written.
-    places: list[tuple[Workspace, Future[None] | None]] = [(Workspace(), None), (Workspace(), None)]
-    total = sum(spec.lengths)
-    done = total - sum(sum(shard.lengths) for shard in missing)
-    with ThreadPoolExecutor(1) as pool, backend.watch(collector, spec.layers):
-        for shard in missing:
-            workspace, written = places.pop(0)
-            if written is not None:
-                written.result()
-            states = _blocks(spec, shard, workspace)
-            for batch in shard_batches(shard):
-                rows = [token_ids[shard.row_ids[place]] for place in batch]
-                run_batch(backend, collector, rows, [states[place] for place in batch])
-                done += sum(map(len, rows))
-                progress("extract", done, total)
-            places.append((workspace, pool.submit(writer.write, shard, states)))
-        for _, written in places:
-            if written is not None:
-                written.result()
-    writer.finish()
+def num_tokens(shards: Iterable[Shard]) -> int:
+    """Tokens of all rows of these shards."""
+    return sum(sum(shard.lengths) for shard in shards)
+
+
+class ShardFiller:
+    """Computes shards of a cache, each written in the background while the next one is computed.
+
+    What a shard holds depends on its own rows alone, not on which others are filled, or where.
+
+    Args:
+        backend: the model.
+        writer: of the cache.
+    """
+
+    def __init__(self, backend: Backend, writer: CacheWriter) -> None:
+        self.backend, self.writer = backend, writer
+        self.collector = Collector(writer.spec.layers)
+        # Two places: one is filled while the other is written.
+        self._workspaces = [Workspace(), Workspace()]
+
+    def fill(self, shards: Iterable[Shard], rows: Rows, count: Callable[[int], object]) -> None:
+        """Puts shards on disk; all are there when this returns.
+
+        Args:
+            shards: of the cache's spec.
+            rows: token ids of their rows.
+            count: told how many tokens a batch had.
+
+        Raises:
+            StorageError: the disk is full, or cannot be written.
+            StateError: a state is not finite.
+        """
+        places: list[tuple[Workspace, Future[None] | None]] = [(w, None) for w in self._workspaces]
+        with (
+            ThreadPoolExecutor(1) as pool,
+            self.backend.watch(self.collector, self.writer.spec.layers),
+        ):
+            for shard in shards:
+                workspace, written = places.pop(0)
+                if written is not None:
+                    written.result()
+                states = self._compute(shard, rows, workspace, count)
+                places.append((workspace, pool.submit(self.writer.write, shard, states)))
+            for _, written in places:
+                if written is not None:
+                    written.result()
+
+    def _compute(
+        self, shard: Shard, rows: Rows, workspace: Workspace, count: Callable[[int], object]
+    ) -> list[Float[Tensor, "layer _token dim"]]:
+        states = _blocks(self.writer.spec, shard, workspace)
+        for batch in shard_batches(shard):
+            batch_rows = [rows[shard.row_ids[place]] for place in batch]
+            run_batch(self.backend, self.collector, batch_rows, [states[place] for place in batch])
+            count(sum(map(len, batch_rows)))
+        return states
 
 
 def _blocks(

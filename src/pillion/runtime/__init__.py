@@ -6,7 +6,7 @@ Knows neither HTTP nor training.
 from pillion.backends.paged import PagedSettings
 from pillion.runtime.attach import ProbeLike, attach, checked, resolve, watch
 from pillion.runtime.continuous_engine import ContinuousEngine
-from pillion.runtime.encoding import encode_rows
+from pillion.runtime.encoding import encode_rows, sift_rows
 from pillion.runtime.engine import (
     Engine,
     EngineStats,
@@ -24,6 +24,7 @@ from pillion.runtime.language_model import (
     Stream,
     decode_steps,
     pad_batch,
+    score_batches,
 )
 from pillion.runtime.plain_engine import PlainEngine
 from pillion.runtime.reading import Reading
@@ -57,5 +58,7 @@ __all__ = [
     "load_engine",
     "pad_batch",
     "resolve",
+    "score_batches",
+    "sift_rows",
     "watch",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 from pillion.backends import Backend
-from pillion.core import OnTooLong, Template
+from pillion.core import FailedRow, OnTooLong, Template
 from pillion.errors import DataError, unknown_name
 
 
@@ -29,24 +29,73 @@ def encode_rows(
     Raises:
         DataError: for an empty text or one that is too long, naming its row (from 1).
     """
-    if on_too_long not in get_args(OnTooLong):
-        raise unknown_name("--on-too-long", on_too_long, get_args(OnTooLong))
-    window = backend.identity.context_tokens - room_tokens
+    _check_side(on_too_long)
     rows: list[list[int]] = []
     for number, text in enumerate(texts, start=1):
-        if not text.strip():
-            raise DataError(f"Row {number}: the text is empty; give it some words or drop the row.")
-        ids = backend.encode(text, template)
-        if len(ids) > window:
-            if on_too_long == "error":
-                raise DataError(
-                    f"Row {number}: the text has {len(ids):,} tokens, the model takes {window:,}"
-                    f"{' beside the answer' if room_tokens else ''}; shorten it, or use "
-                    "--on-too-long truncate-head or truncate-tail."
-                )
-            ids = _cut(backend, text, template, on_too_long, window)
-        rows.append(ids)
+        try:
+            rows.append(_encode_row(backend, text, template, on_too_long, room_tokens))
+        except DataError as error:
+            raise DataError(f"Row {number}: {error}") from error
     return rows
+
+
+def sift_rows(
+    backend: Backend,
+    texts: Sequence[str | None],
+    template: Template,
+    on_too_long: OnTooLong = "error",
+) -> tuple[list[list[int]], list[FailedRow]]:
+    """Token ids of every text that fits the model, and the rows of those that do not.
+
+    Args:
+        backend: whose tokenizer and window count.
+        texts: None for one that failed before.
+        template: how a text is wrapped.
+        on_too_long: whether a longer text fails or is cut.
+
+    Returns:
+        Token ids of every row, none for one that failed here or before; the rows that failed here.
+    """
+    _check_side(on_too_long)
+    rows: list[list[int]] = []
+    failed: list[FailedRow] = []
+    for number, text in enumerate(texts, start=1):
+        ids: list[int] = []
+        if text is not None:
+            try:
+                ids = _encode_row(backend, text, template, on_too_long)
+            except DataError as error:
+                failed.append(FailedRow(number, str(error)))
+        rows.append(ids)
+    return rows, failed
+
+
+def _check_side(on_too_long: str) -> None:
+    if on_too_long not in get_args(OnTooLong):
+        raise unknown_name("--on-too-long", on_too_long, get_args(OnTooLong))
+
+
+def _encode_row(
+    backend: Backend,
+    text: str,
+    template: Template,
+    on_too_long: OnTooLong,
+    room_tokens: int = 0,
+) -> list[int]:
+    """Token ids of one text, within the window."""
+    if not text.strip():
+        raise DataError("the text is empty; give it some words or drop the row.")
+    window = backend.identity.context_tokens - room_tokens
+    ids = backend.encode(text, template)
+    if len(ids) <= window:
+        return ids
+    if on_too_long == "error":
+        raise DataError(
+            f"the text has {len(ids):,} tokens, the model takes {window:,}"
+            f"{' beside the answer' if room_tokens else ''}; shorten it, or use "
+            "--on-too-long truncate-head or truncate-tail."
+        )
+    return _cut(backend, text, template, on_too_long, window)
 
 
 def _cut(
@@ -59,7 +108,7 @@ def _cut(
         excess = len(ids) - window
         if excess >= len(words):
             raise DataError(
-                f"The chat template alone takes more than the {window:,} tokens that the model has "
+                f"the chat template alone takes more than the {window:,} tokens that the model has "
                 "room for; use --template raw or a model with a larger window."
             )
         words = words[excess:] if side == "truncate-head" else words[:-excess]

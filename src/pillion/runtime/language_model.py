@@ -134,10 +134,27 @@ class LanguageModel:
             raise ConfigError("Got no probe to score with; give one or more.")
         how: Template = template or artefacts[0].card.template
         rows = encode_rows(self.backend, texts, how, on_too_long)
+        return self.score_rows(rows, artefacts, progress, allow_mismatch)
+
+    def score_rows(
+        self,
+        rows: Sequence[Sequence[int]],
+        probes: Sequence[ProbeLike],
+        progress: Callable[[int, int], None] | None = None,
+        allow_mismatch: bool = False,
+    ) -> list[dict[str, Verdict]]:
+        """Verdicts of every probe for every row of token ids; see `score`.
+
+        Args:
+            rows: token ids, each with one or more.
+            probes: artefacts or folders, one or more.
+            progress: called with the tokens done so far, and all of them.
+            allow_mismatch: only warn of probes trained on other weights or another template.
+        """
         out: list[dict[str, Verdict]] = [{} for _ in rows]
         total, done = sum(map(len, rows)), 0
-        with watch(self.backend, artefacts, allow_mismatch) as reading:
-            for batch in batches_by_length([len(r) for r in rows], BATCH_TOKENS):
+        with watch(self.backend, probes, allow_mismatch) as reading:
+            for batch in score_batches([len(row) for row in rows]):
                 ids, mask = pad_batch([rows[i] for i in batch])
                 self.backend.forward(ids, mask)
                 for row, verdicts in zip(batch, reading.verdicts(), strict=True):
@@ -227,6 +244,15 @@ class LanguageModel:
         seconds["total"] = time.perf_counter() - begin
         answer = self.backend.decode(done)
         return Generation(answer, tuple(done), prompt, verdicts, reason, seconds)
+
+
+def score_batches(lengths: Sequence[int]) -> list[list[int]]:
+    """Which rows are scored together, by their places; longest first.
+
+    The rows of any of these batches, by themselves or with those of the batches next to it, are cut
+    into the same batches again: where a batch is scored does not change its verdicts.
+    """
+    return batches_by_length(lengths, BATCH_TOKENS)
 
 
 class Detokenizer:

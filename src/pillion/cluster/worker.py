@@ -1,0 +1,118 @@
+"""The process on a node: one model, one thread, and whatever job it is given.
+
+Promises that an error which pillion raises on purpose arrives as itself. Does not know who gives
+the units, or how many workers there are.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, Protocol, runtime_checkable
+
+from pillion.backends import Backend, load_backend
+from pillion.errors import PillionError
+
+
+@runtime_checkable
+class Job(Protocol):
+    """What a worker does with a unit; a worker keeps it, and what it has opened, between units."""
+
+    def __call__(self, backend: Backend, unit: Any) -> tuple[Any, int]:
+        """The unit's result, and how many tokens it took."""
+        ...
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished unit.
+
+    Attributes:
+        value: its result.
+        tokens: how many it took.
+        seconds: how long its worker was busy with it, the loading of the model left out.
+        worker: address of the node and id of the process.
+    """
+
+    value: Any
+    tokens: int
+    seconds: float
+    worker: str
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """An error that a worker raised on purpose.
+
+    Attributes:
+        kind: name of its class in `pillion.errors`.
+        message: its sentence.
+        worker: as in `Done`.
+    """
+
+    kind: str
+    message: str
+    worker: str
+
+
+class Worker:
+    """A Ray actor.
+
+    Args:
+        model: name of the language model, loaded with the first unit.
+        dtype: of its weights.
+        device: where it runs.
+    """
+
+    def __init__(self, model: str, dtype: str, device: str) -> None:
+        self.names = (model, dtype, device)
+        self.backend: Backend | None = None
+        self.job: tuple[Any, Job] | None = None
+
+    def version(self) -> str:
+        """Of pillion on this node; the first answer of a worker that has started."""
+        return version()
+
+    def work(self, shared: list[Any], unit: Any) -> Done | Trouble:
+        """Does a unit.
+
+        Args:
+            shared: Ray's reference of the job.
+            unit: of that job.
+        """
+        # An error that is raised here would come back wrapped, with the stack as its text.
+        try:
+            backend = self.backend = self.backend or _load(*self.names)
+            begin = time.perf_counter()
+            value, tokens = self._take(shared[0])(backend, unit)
+            return Done(value, tokens, time.perf_counter() - begin, _address())
+        except PillionError as error:
+            return Trouble(type(error).__name__, str(error), _address())
+
+    def _take(self, reference: Any) -> Job:
+        if self.job is None or self.job[0] != reference:
+            import ray
+
+            self.job = (reference, ray.get(reference))
+        return self.job[1]
+
+
+def version() -> str:
+    """Of pillion as it is installed here."""
+    return metadata.version("pillion")
+
+
+def _load(model: str, dtype: str, device: str) -> Backend:
+    import torch
+
+    # Ray gives a worker one core; threads that share it would wait for each other.
+    torch.set_num_threads(1)
+    return load_backend(model, dtype, device)
+
+
+def _address() -> str:
+    import ray.util
+
+    return f"{ray.util.get_node_ip_address()}/{os.getpid()}"

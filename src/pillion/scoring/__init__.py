@@ -1,0 +1,20 @@
+"""Verdicts of many texts, shard by shard, as often resumed as needed.
+
+Promises one line a row, in the order of the rows, and the same lines wherever a shard was scored.
+Does not know where the model runs, nor what the lines are written to in the end.
+"""
+
+from pillion.scoring.score import Scored, ScoreJob, Scorer, Unit, score, score_here
+from pillion.scoring.shards import LineStore, ScoreShard, cut
+
+__all__ = [
+    "LineStore",
+    "ScoreJob",
+    "ScoreShard",
+    "Scored",
+    "Scorer",
+    "Unit",
+    "cut",
+    "score",
+    "score_here",
+]
