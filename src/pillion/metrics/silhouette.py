@@ -39,7 +39,7 @@ def mean_silhouettes(
 
 def mean_silhouette(
     states: Float[Tensor, "row dim"],
-    class_ids: Int[Tensor, " row"],
+    class_ids: Int[Tensor, " id"],
     distance: str = "euclidean",
 ) -> float | None:
     """The mean silhouette coefficient of all rows, in [-1, 1].
