@@ -131,7 +131,7 @@ def test_what_is_undefined_is_none(distance: str) -> None:
 def test_what_cannot_be_measured_is_refused() -> None:
     states, ids = torch.randn(4, 3), torch.tensor([0, 0, 1, 1])
     with pytest.raises(ConfigError, match="Unknown distance 'manhattan'"):
-        mean_silhouette(states, ids, "manhattan")  # pyright: ignore[reportArgumentType]
+        mean_silhouette(states, ids, "manhattan")
     with pytest.raises(DataError, match="3 class ids for 4 rows"):
         mean_silhouette(states, ids[:3])
     with pytest.raises(StateError, match="not finite"):

@@ -10,16 +10,13 @@ Rousseeuw (1987). The mean over all rows lies in [-1, 1].
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pillion.errors import DataError, StateError, unknown_name
 
-Distance = Literal["euclidean", "cosine", "squared"]
-DISTANCES: tuple[Distance, ...] = get_args(Distance)
+DISTANCES = ("euclidean", "cosine", "squared")
 
 TILE_ROWS, TILE_COLUMNS = 512, 2048
 """Pairs that are measured at once: 4 MB of fp32, which stays in the processor's cache."""
@@ -34,7 +31,7 @@ NEAR_OF_SQUARE = 1e-2
 def mean_silhouettes(
     states: Float[Tensor, "layer row dim"],
     class_ids: Int[Tensor, " row"],
-    distance: Distance = "euclidean",
+    distance: str = "euclidean",
 ) -> list[float | None]:
     """`mean_silhouette` of every layer, one layer in memory at a time."""
     return [mean_silhouette(layer, class_ids, distance) for layer in states]
@@ -42,8 +39,8 @@ def mean_silhouettes(
 
 def mean_silhouette(
     states: Float[Tensor, "row dim"],
-    class_ids: Int[Tensor, " row"],
-    distance: Distance = "euclidean",
+    class_ids: Int[Tensor, " id"],
+    distance: str = "euclidean",
 ) -> float | None:
     """The mean silhouette coefficient of all rows, in [-1, 1].
 
