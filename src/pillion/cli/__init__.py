@@ -11,6 +11,7 @@ from pillion.cli import (
     serve,
     setup,
     train,
+    vllm,
 )
 from pillion.cli.app import main
 
@@ -26,4 +27,5 @@ __all__ = [
     "serve",
     "setup",
     "train",
+    "vllm",
 ]

@@ -36,7 +36,7 @@ SEED_MAX = 2**32 - 1
 VERBS = (
     *("setup", "doctor", "demo"),
     *("train", "predict", "evaluate", "generate", "inspect", "extract"),
-    "serve",
+    *("serve", "vllm"),
 )
 """In the order in which a newcomer meets them."""
 
