@@ -1,4 +1,4 @@
-"""Verdicts over HTTP under load, on continuous batching: those of the texts alone, nobody else's."""
+"""Verdicts over HTTP under load, on continuous batching: those of the texts alone."""
 
 from __future__ import annotations
 

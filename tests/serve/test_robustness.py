@@ -88,16 +88,16 @@ def test_a_thousand_idle_connections_keep_nobody_waiting(url: str) -> None:
 
 def test_a_slow_reader_keeps_nobody_waiting_and_is_let_go() -> None:
     engine = ScriptedEngine(words=["x" * 50_000] * 490)
-    with listening(engine, settings(limits=Limits(send_seconds=0.5))) as address:
-        with connect(address) as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            send(connection, json.dumps(chat(stream=True)).encode())
-            assert answered(address)
-            until = time.monotonic() + 60
-            while len(engine.closed) < 2 and time.monotonic() < until:
-                time.sleep(0.05)
-            # The engine is free again, though the client never went away.
-            assert len(engine.closed) == 2
+    slow = settings(limits=Limits(send_seconds=0.5))
+    with listening(engine, slow) as address, connect(address) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        send(connection, json.dumps(chat(stream=True)).encode())
+        assert answered(address)
+        until = time.monotonic() + 60
+        while len(engine.closed) < 2 and time.monotonic() < until:
+            time.sleep(0.05)
+        # The engine is free again, though the client never went away.
+        assert len(engine.closed) == 2
 
 
 def test_a_client_that_hangs_up_before_its_answer_frees_the_engine() -> None:

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import inspect
 import weakref
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pillion.backends.base import Backend, Step, Watcher
+from pillion.backends.codec import Codec
 from pillion.core import ModelIdentity, Template
 from pillion.errors import ConfigError, StateError
 
@@ -62,45 +63,23 @@ class TransformersBackend(Backend):
         self.identity = identify(
             model, tokenizer, name, len(self.blocks), stored_dtype or self.dtype
         )
-        self.end_ids = _end_ids(model, tokenizer)
+        self.codec = Codec(tokenizer, self.identity.name)
+        self.end_ids = end_ids(model, tokenizer)
         self._watching: list[tuple[Watcher, int]] = []
         known = inspect.signature(self.decoder.forward).parameters
         self.cache_word = next((w for w in _CACHE_WORDS if w in known), _CACHE_WORDS[-1])
 
     def encode(self, text: str, template: Template) -> list[int]:
-        """Token ids of a text, wrapped as the template says.
-
-        Raises:
-            ConfigError: `chat` for a tokenizer that has no chat template.
-        """
-        if template == "raw":
-            return list(self.tokenizer(text)["input_ids"])
-        return self.encode_chat([{"role": "user", "content": text}])
+        """Token ids of a text, wrapped as the template says; see `Codec.encode`."""
+        return self.codec.encode(text, template)
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a conversation; see `Backend.encode_chat`."""
-        from jinja2 import TemplateError
-
-        if not self.tokenizer.chat_template:
-            raise ConfigError(
-                f"Model {self.identity.name!r} has no chat template; use --template raw."
-            )
-        try:
-            wrapped = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                add_generation_prompt=True,
-                return_dict=True,
-            )
-        except TemplateError as error:  # a template may refuse roles, or their order
-            raise ConfigError(
-                f"The chat template of {self.identity.name!r} refuses this conversation ({error}); "
-                "give turns that it takes."
-            ) from error
-        return list(wrapped["input_ids"])
+        """Token ids of a conversation; see `Codec.encode_chat`."""
+        return self.codec.encode_chat(messages)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
-        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return self.codec.decode(token_ids)
 
     @torch.inference_mode()
     def forward(
@@ -274,14 +253,28 @@ def find_blocks(model: Any) -> tuple[nn.Module, nn.ModuleList]:
 
 
 def identify(
-    model: Any, tokenizer: Any, name: str, num_layers: int, dtype: torch.dtype
+    model: Any,
+    tokenizer: Any,
+    name: str,
+    num_layers: int,
+    dtype: torch.dtype,
+    weights_sha256: str | None = None,
 ) -> ModelIdentity:
-    """What a probe of this model belongs to."""
+    """What a probe of this model belongs to.
+
+    Args:
+        model: of transformers.
+        tokenizer: its tokenizer; None if nobody knows.
+        name: as the user names the model.
+        num_layers: blocks of its decoder.
+        dtype: of its weights.
+        weights_sha256: its `fingerprint`, for a model without weights in it; None to compute it.
+    """
     config = model.config.get_text_config()
     template = getattr(tokenizer, "chat_template", None) or ""
     return ModelIdentity(
         name=name or getattr(model.config, "_name_or_path", "") or type(model).__name__,
-        weights_sha256=fingerprint(model),
+        weights_sha256=weights_sha256 or fingerprint(model),
         tokenizer_sha256=_tokenizer_sha256(tokenizer) if tokenizer is not None else "",
         template_sha256=hashlib.sha256(str(template).encode()).hexdigest() if template else "",
         num_layers=num_layers,
@@ -293,8 +286,17 @@ def identify(
 
 def fingerprint(model: nn.Module) -> str:
     """SHA-256 over every weight's name, shape and evenly spaced numbers, the same in any dtype."""
+    return fingerprint_weights(sorted(model.state_dict().items()))
+
+
+def fingerprint_weights(weights: Iterable[tuple[str, Tensor]]) -> str:
+    """`fingerprint` of a model whose weights come one by one.
+
+    Args:
+        weights: name and tensor, sorted by name.
+    """
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in weights:
         flat = tensor.detach().reshape(-1)
         stride = max(1, flat.numel() // SAMPLES)
         # bf16 is the narrowest dtype that models are served in: round to it before hashing.
@@ -309,7 +311,8 @@ def _tokenizer_sha256(tokenizer: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Tokens at which an answer of this model ends."""
     config = getattr(model, "generation_config", None)
     ends = getattr(config, "eos_token_id", None)
     if ends is None:

@@ -16,6 +16,7 @@ from pillion.cli import (
     serve,
     setup,
     train,
+    vllm,
 )
 from pillion.cli.app import main
 
@@ -36,4 +37,5 @@ __all__ = [
     "serve",
     "setup",
     "train",
+    "vllm",
 ]

@@ -36,7 +36,7 @@ SEED_MAX = 2**32 - 1
 VERBS = (
     *("setup", "doctor", "demo"),
     *("layers", "train", "predict", "explain", "evaluate", "calibrate", "report", "generate"),
-    *("inspect", "extract", "serve", "bench"),
+    *("inspect", "extract", "serve", "vllm", "bench"),
 )
 """In the order in which a newcomer meets them."""
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -255,10 +256,19 @@ def score_batches(lengths: Sequence[int]) -> list[list[int]]:
     return batches_by_length(lengths, BATCH_TOKENS)
 
 
+@runtime_checkable
+class Decodes(Protocol):
+    """Turns token ids into text: a backend, or a tokenizer alone."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids, without special tokens."""
+        ...
+
+
 class Detokenizer:
     """Text of a growing list of tokens, never half a character."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Decodes) -> None:
         self.backend = backend
         self.context: list[int] = []  # of the last text: without it a leading space would go
         self.pending: list[int] = []

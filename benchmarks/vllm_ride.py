@@ -1,0 +1,264 @@
+"""What riding in vLLM costs: bytes and operations counted, and a sanity figure of a CPU.
+
+    python -m benchmarks.vllm_ride [--rounds 4] [--count-only]
+
+`counted` numbers are arithmetic from shapes: bytes and multiply-adds of the probes against the
+model's own, and operations that the probes add to a step. No GPU was measured. `measured` ones are
+tokens a second of the embedded model in vLLM on this CPU: bare, with one gate, with eight, in
+turns. Attention there is the tests' plain one, so only the ratios mean anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.result_file import write_result
+from pillion.backends.checkpoint import read_checkpoint
+from pillion.core import ModelIdentity, Shape
+from pillion.probe import Artefact, build
+from pillion.vllm import options
+from pillion.vllm.footprint import Footprint
+from pillion.vllm.layout import Layout
+from pillion.vllm.plan import Span, Step, Tracker
+from pillion.vllm.side_cache import SLOT_BYTES, SideCache
+
+RIDERS = {"one-gate": 1, "eight-gates": 8}
+BLOCK_TOKENS = 16
+MODELS: dict[str, dict[str, Any]] = {
+    "SmolLM2-135M": {"layers": 30, "dim": 576, "kv": 3 * 64, "parameters": 134_515_008},
+    "Llama-3.2-3B": {"layers": 28, "dim": 3072, "kv": 8 * 128, "parameters": 3_212_749_824},
+}
+"""Shapes: blocks, width, width of keys (and of values), weights that a token goes through."""
+CONTEXT_TOKENS = 1024
+"""Of every request, for the KV cache that a decoding step reads."""
+META = torch.device("meta")
+
+
+def gates(identity: ModelIdentity, count: int) -> list[Artefact]:
+    """Binary gates of eight heads on every layer, untrained: cost does not depend on weights."""
+    layers = tuple(range(identity.num_layers + 1))
+    return [
+        Artefact.of(
+            f"gate-{seed}",
+            build("gate", Shape(len(layers), identity.dim, 1), seed=seed),
+            probe="gate",
+            task="binary",
+            labels=("no", "yes"),
+            layers=layers,
+            template="raw",
+            model=identity,
+            data={"sha256": "", "path": "none", "num_rows": 0, "split": "none"},
+            seed=seed,
+            training={},
+            metrics={},
+        )
+        for seed in range(count)
+    ]
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations; views launch nothing and do not count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        made = out[0] if isinstance(out, tuple | list) and out else out
+        is_view = isinstance(made, torch.Tensor) and made._is_view()
+        self.count += not is_view and not func.is_view
+        return out
+
+
+def operations(layout: Layout, batch: int) -> tuple[int, int]:
+    """Operations of a decoding step of a batch: in the forward pass, and after it."""
+    cache = SideCache(layout, 512, batch, META)
+    cache.bind(torch.zeros(batch * 8, layout.state_floats, device=META), BLOCK_TOKENS)
+    tracker = Tracker(BLOCK_TOKENS)
+    starts = [Span(str(i), 0, 20, (8 * i, 8 * i + 1), True, 20) for i in range(batch)]
+    tracker.plan(Step(tuple(starts)))
+    plan = tracker.plan(Step(tuple(Span(str(i), 20, 21) for i in range(batch))))
+    dim = layout.sections[0].group.own.shape[1]
+    hidden = [torch.zeros(batch, dim, device=META) for _ in layout.layers]
+    with Operations() as inside, torch.inference_mode():
+        cache.see(hidden, torch.zeros(batch, dtype=torch.long, device=META))
+    with Operations() as after, torch.inference_mode():
+        cache.absorb(plan, tracker.num_lanes)
+        cache.read(plan)
+    return inside.count, after.count
+
+
+def counted() -> list[dict[str, Any]]:
+    """Arithmetic for every model and rider."""
+    rows: list[dict[str, Any]] = []
+    for name, sizes in MODELS.items():
+        identity = ModelIdentity(name, "", "", "", sizes["layers"], sizes["dim"], "bfloat16", 8192)
+        for rider, count in RIDERS.items():
+            artefacts = gates(identity, count)
+            layout = Layout(artefacts, META)
+            columns = layout.row_floats // len(layout.layers)
+            kv = sizes["layers"] * 2 * sizes["kv"] * 2
+            side = 4 * layout.state_floats / BLOCK_TOKENS + SLOT_BYTES
+            found = Footprint(layout.names, len(layout.layers), side, kv, 0)
+            inside, after = operations(layout, batch=32)
+            rows += [
+                _row(name, rider, "side_cache_bytes_per_token", side, kv, found.share),
+                _row(
+                    name,
+                    rider,
+                    "multiply_adds_per_token",
+                    len(layout.layers) * sizes["dim"] * columns,
+                    sizes["parameters"],
+                ),
+                *(_step_bytes(name, rider, layout, batch, kv) for batch in (1, 32)),
+                _row(name, rider, "operations_in_the_forward_pass", inside),
+                _row(name, rider, "operations_after_the_forward_pass", after),
+            ]
+    return rows
+
+
+def _step_bytes(
+    model: str, rider: str, layout: Layout, batch: int, kv_bytes: int
+) -> dict[str, Any]:
+    """Bytes that a decoding step moves, each operation reading and writing memory by itself."""
+    sizes = MODELS[model]
+    weights = sum(s.group.weight_bytes for s in layout.sections)
+    # A state: summed for us 6, stacked 4, widened 6, read by two products and the norm 12.
+    states = 28 * len(layout.layers) * sizes["dim"]
+    # Rows: values 8, in place 8; half a block's are gathered, laid out and read.
+    rows = 4 * layout.row_floats * (4 + 5 * BLOCK_TOKENS / 2)
+    folds = 4 * layout.state_floats * 8  # made, merged with the answer's, finished
+    own = 2 * sizes["parameters"] + batch * CONTEXT_TOKENS * kv_bytes
+    value = weights + batch * (states + rows + folds)
+    return _row(model, rider, f"bytes_per_step_of_{batch}", value, own)
+
+
+def _row(
+    model: str,
+    rider: str,
+    metric: str,
+    value: float,
+    own: float | None = None,
+    ratio: float | None = None,
+) -> dict[str, Any]:
+    kept: dict[str, Any] = {"kind": "counted", "model": model, "rider": rider, "metric": metric}
+    kept["value"] = value
+    if own is not None:
+        kept |= {"model_own": own, "ratio": value / own if ratio is None else ratio}
+    return kept
+
+
+def measured(rounds: int, folder: Path) -> list[dict[str, Any]]:
+    """Tokens a second of three engines in turns, each in a process of its own."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
+    from vllm import LLM, SamplingParams
+
+    checkpoint = read_checkpoint("embedded", "float32")
+    small: dict[str, Any] = {
+        "model": str(checkpoint.folder),
+        "dtype": "float32",
+        "max_model_len": 1024,
+        "max_num_seqs": 16,
+        "max_num_batched_tokens": 512,
+        "kv_cache_memory_bytes": 2**29,
+        "enable_prefix_caching": False,  # every round computes the same
+    }
+    engines: dict[str, Any] = {"bare": LLM(**small)}
+    for rider, count in RIDERS.items():
+        probes = {
+            artefact.name: folder / rider / artefact.name
+            for artefact in gates(checkpoint.identity, count)
+        }
+        for artefact in gates(checkpoint.identity, count):
+            artefact.save(probes[artefact.name])
+        engines[rider] = LLM(**small, **options(checkpoint.architectures, probes))
+    noise = torch.Generator().manual_seed(0)
+    prompts = [
+        {"prompt_token_ids": torch.randint(5, 10_000, (128,), generator=noise).tolist()}
+        for _ in range(16)
+    ]
+    times: dict[str, dict[str, list[float]]] = {}
+    for metric, max_tokens in (("prompt", 1), ("both", 33)):
+        params = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
+        times[metric] = _in_turns(engines, prompts, params, rounds)
+    for engine in engines.values():
+        engine.llm_engine.engine_core.shutdown()
+    return _figures(times, len(prompts))
+
+
+def _in_turns(
+    engines: dict[str, Any], prompts: Sequence[Any], params: Any, rounds: int
+) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {name: [] for name in engines}
+    for turn in range(rounds + 1):
+        names = list(engines) if turn % 2 else list(reversed(engines))
+        for name in names:
+            begin = time.perf_counter()
+            engines[name].generate(prompts, params, use_tqdm=False)
+            if turn:  # the first warms up
+                times[name].append(time.perf_counter() - begin)
+    return times
+
+
+def _figures(times: dict[str, dict[str, list[float]]], batch: int) -> list[dict[str, Any]]:
+    """Seconds of the prompts, and a decoding step, against the bare engine's in the same turn."""
+    rows: list[dict[str, Any]] = []
+    steps = {
+        name: [(both - prompt) / 32 for both, prompt in zip(*pair, strict=True)]
+        for name, pair in (
+            (name, (times["both"][name], times["prompt"][name])) for name in times["both"]
+        )
+    }
+    for metric, found in (("seconds_of_16_prompts", times["prompt"]), ("seconds_per_step", steps)):
+        for rider in RIDERS:
+            ratios = sorted(
+                ridden / bare for ridden, bare in zip(found[rider], found["bare"], strict=True)
+            )
+            rows.append(
+                {
+                    "kind": "measured",
+                    "model": "SmolLM2-135M",
+                    "rider": rider,
+                    "metric": metric,
+                    "value": statistics.median(found[rider]),
+                    "bare": statistics.median(found["bare"]),
+                    "ratio": statistics.median(ratios),
+                    "interval": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]],
+                    "batch": batch,
+                }
+            )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--count-only", action="store_true", help="Write the counted file alone.")
+    chosen = parser.parse_args()
+    settings = {"block_tokens": BLOCK_TOKENS, "models": MODELS}
+    write_result("vllm-counted", counted(), seed=0, settings=settings)
+    if not chosen.count_only:
+        from importlib.metadata import version
+
+        with tempfile.TemporaryDirectory() as folder:
+            rows = measured(chosen.rounds, Path(folder))
+        write_result(
+            "vllm-cpu", rows, seed=0, settings={"rounds": chosen.rounds, "vllm": version("vllm")}
+        )
+
+
+if __name__ == "__main__":
+    main()

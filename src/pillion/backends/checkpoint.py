@@ -1,0 +1,143 @@
+"""A model as it lies in a folder: its identity and its tokenizer, without loading its weights.
+
+For engines that load and run models themselves: a probe of another model is refused before they do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pillion.backends.codec import Codec
+from pillion.backends.embedded import embedded_model_path
+from pillion.backends.transformers import end_ids, find_blocks, fingerprint_weights, identify
+from pillion.core import ModelIdentity
+from pillion.errors import ConfigError
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a model's files say of it.
+
+    Attributes:
+        folder: where they lie.
+        identity: what `load_backend` of the same model and dtype would have.
+        codec: its tokenizer.
+        end_ids: tokens that end an answer.
+        architectures: names of its classes, as its configuration has them.
+    """
+
+    folder: Path
+    identity: ModelIdentity
+    codec: Codec
+    end_ids: frozenset[int]
+    architectures: tuple[str, ...]
+
+
+def read_checkpoint(model: str, dtype: str = "auto", revision: str | None = None) -> Checkpoint:
+    """The model of that name.
+
+    Args:
+        model: `embedded`, a folder, or the name of a hub's model that was downloaded.
+        dtype: that it is to run in, such as `bfloat16`; `auto` is the one it is stored in.
+        revision: of a hub's model.
+
+    Raises:
+        ConfigError: it is not there, or no causal LM of transformers in safetensors.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    folder = model_folder(model, revision)
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
+        with torch.device("meta"):
+            network: Any = AutoModelForCausalLM.from_config(config)
+        if (folder / "generation_config.json").exists():
+            network.generation_config = GenerationConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise ConfigError(
+            f"Model {model!r} could not be read ({first_line}); give a causal LM of transformers."
+        ) from error
+    with ExitStack() as stack:
+        weights_sha256 = fingerprint_weights(_weights(folder, model, network, stack))
+    stored = getattr(config.get_text_config(), "dtype", None) or torch.float32
+    chosen = stored if dtype == "auto" else getattr(torch, dtype)
+    blocks = find_blocks(network)[1]
+    return Checkpoint(
+        folder,
+        identify(network, tokenizer, model, len(blocks), chosen, weights_sha256),
+        Codec(tokenizer, model),
+        end_ids(network, tokenizer),
+        tuple(config.architectures or ()),
+    )
+
+
+def model_folder(model: str, revision: str | None = None) -> Path:
+    """Where a model's files lie: a folder, the embedded model, or the local copy of a hub's.
+
+    Raises:
+        ConfigError: there is no local copy.
+    """
+    if model == "embedded":
+        return embedded_model_path()
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, revision=revision, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError) as error:
+        raise ConfigError(
+            f"Model {model!r} is neither a folder nor in the local cache of the hub; download it "
+            "first (`hf download`), or give its folder."
+        ) from error
+
+
+def _weights(
+    folder: Path, name: str, network: Any, stack: ExitStack
+) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the model's state by name, as it lies on disk; tied ones under each name."""
+    from safetensors import safe_open
+
+    files = _files(folder, name)
+    opened = {
+        path: stack.enter_context(safe_open(folder / path, framework="pt"))
+        for path in set(files.values())
+    }
+    state = sorted(network.state_dict(keep_vars=True).items())
+    name_on_disk = {id(tensor): key for key, tensor in state if key in files}
+    for key, tensor in state:
+        stored = name_on_disk.get(id(tensor))
+        if stored is None:
+            raise ConfigError(
+                f"Model {name!r} has no tensor {key!r} in its files, so its weights cannot be told "
+                "from another model's; save it again with transformers (`save_pretrained`)."
+            )
+        yield key, opened[files[stored]].get_tensor(stored)
+
+
+def _files(folder: Path, name: str) -> dict[str, str]:
+    """Which file holds each tensor."""
+    from safetensors import safe_open
+
+    if (folder / _INDEX).exists():
+        return json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"]
+    if not (folder / _SINGLE).exists():
+        raise ConfigError(
+            f"Model {name!r} has no {_SINGLE} in {folder}; convert its weights to safetensors."
+        )
+    with safe_open(folder / _SINGLE, framework="pt") as file:
+        return dict.fromkeys(file.keys(), _SINGLE)

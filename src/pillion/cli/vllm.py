@@ -1,0 +1,48 @@
+"""`pillion vllm`: the option file with which `vllm serve` takes probes along."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pillion.cli.app import AllowMismatch, Dtype, Probes, app, out
+from pillion.cli.output import write_lines
+from pillion.cli.places import check_file
+from pillion.errors import ConfigError
+
+
+@app.command("vllm")
+def vllm(
+    model: Annotated[
+        str,
+        typer.Argument(help="What vllm serve is given: a folder, a downloaded hub name, embedded."),
+    ],
+    probe: Probes,
+    out_file: Annotated[
+        Path, typer.Option("--out", help="Where the options go; vLLM wants a name in .yaml.")
+    ] = Path("pillion.yaml"),
+    dtype: Dtype = "auto",
+    allow_mismatch: AllowMismatch = False,
+) -> None:
+    """Write the options that let probes ride in vLLM, after checking that they can.
+
+    Then start the server with VLLM_PLUGINS=pillion vllm serve MODEL --config FILE; its answers
+    carry verdicts. More options of vLLM may be added to the command or the file.
+    """
+    from pillion.backends.checkpoint import read_checkpoint
+    from pillion.runtime import resolve
+    from pillion.vllm import option_file, options
+    from pillion.vllm.start import check_probes
+
+    if out_file.suffix not in {".yaml", ".yml"}:
+        raise ConfigError(f"--out {out_file} is not what vLLM reads; give a name in .yaml.")
+    check_file(out_file, "--out")
+    artefacts = [resolve(folder) for folder in probe]
+    checkpoint = read_checkpoint(model, dtype)
+    check_probes(artefacts, checkpoint.identity, allow_mismatch)
+    chosen = options(checkpoint.architectures, probe, allow_mismatch=allow_mismatch, http=True)
+    write_lines(option_file(chosen).splitlines(), out_file)
+    out.print(f"Wrote {out_file}. Start the server with:")
+    out.print(f"  VLLM_PLUGINS=pillion vllm serve {checkpoint.folder} --config {out_file}")

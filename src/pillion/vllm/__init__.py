@@ -1,0 +1,9 @@
+"""Probes inside vLLM: they ride in its forward pass, and its outputs carry their verdicts.
+
+Nothing here imports vLLM until it is used. Knows no HTTP server but vLLM's own.
+"""
+
+from pillion.vllm.settings import option_file, options
+from pillion.vllm.verdicts import Verdicts, verdicts_of
+
+__all__ = ["Verdicts", "option_file", "options", "verdicts_of"]

@@ -1,0 +1,190 @@
+# pyright: reportMissingImports=false, reportUntypedBaseClass=false
+"""The side cache in vLLM's step: a KV connector that loads and stores nothing outside.
+
+vLLM calls a connector at the two places where the side cache needs to know something: in the
+scheduler, what a step computes; in the worker, that the forward pass is over. What was read comes
+back with the step's output.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from vllm.distributed import get_tensor_model_parallel_rank
+from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+    KVConnectorBase_V1,
+    KVConnectorMetadata,
+    KVConnectorWorkerMetadata,
+)
+from vllm.logger import init_logger
+
+from pillion.errors import ConfigError
+from pillion.vllm.footprint import Footprint
+from pillion.vllm.ledger import Ledger
+from pillion.vllm.models import CACHE_LAYER, SideCacheLayer
+from pillion.vllm.plan import Span, Step, Tracker
+from pillion.vllm.report import Report
+from pillion.vllm.side_cache import SLOT_BYTES, SideCache
+
+logger = init_logger("vllm.pillion")
+
+
+@dataclass
+class StepMetadata(KVConnectorMetadata):
+    """From the scheduler to the worker: what the step computes."""
+
+    step: Step
+
+
+@dataclass
+class ReportMetadata(KVConnectorWorkerMetadata):
+    """From the worker to the scheduler: what was read."""
+
+    report: Report
+
+    def aggregate(self, other: Any) -> ReportMetadata:
+        """The first rank's; others report nothing."""
+        return self
+
+
+class PillionConnector(KVConnectorBase_V1):
+    """Both sides of the connector; vLLM makes one of each role."""
+
+    def __init__(self, vllm_config: Any, role: Any, kv_cache_config: Any) -> None:
+        super().__init__(vllm_config, role, kv_cache_config)
+        groups = kv_cache_config.kv_cache_groups
+        if len(groups) != 1 or not any(_is_ours(name) for name in groups[0].layer_names):
+            raise ConfigError(
+                f"The model has {len(groups)} groups of KV caches, and probes ride in models with "
+                "one; add --disable-hybrid-kv-cache-manager."
+            )
+        self.block_tokens: int = groups[0].kv_cache_spec.block_size
+        self.ledger = Ledger()
+        self._tracker = Tracker(self.block_tokens)
+        self._layer: SideCacheLayer | None = None
+        self._report: Report | None = None
+
+    @property
+    def requires_kv_delivery(self) -> bool:
+        """No: a step's output may reach its client also if the request was preempted meanwhile."""
+        return False
+
+    # -- worker, in the order of time
+
+    def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
+        """Gives the side cache its pages."""
+        (name,) = filter(_is_ours, kv_caches)
+        layers = self._vllm_config.compilation_config.static_forward_context
+        self._layer = layer = layers[name]
+        pages = kv_caches[name]  # [block, 1, token, column]
+        pages = pages.view(len(pages), -1).view(torch.float32)
+        layer.side_cache.bind(pages, self.block_tokens)
+        logger.info("%s", self._footprint(layer.side_cache))
+
+    def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
+        """Nothing: prefixes come from vLLM's own cache."""
+
+    def wait_for_layer_load(self, layer_name: str) -> None:
+        """Nothing."""
+
+    def save_kv_layer(self, layer_name: str, kv_layer: Any, attn_metadata: Any, **_: Any) -> None:
+        """Nothing: the forward pass has tapped what is needed."""
+
+    def wait_for_save(self) -> None:
+        """The forward pass is over: keeps its values, reads out."""
+        self._report = None
+        if self._layer is None or not self.has_connector_metadata():
+            return
+        metadata = self._get_connector_metadata()
+        assert isinstance(metadata, StepMetadata)
+        # States are the same on every rank of a tensor-parallel group: the first one reads.
+        if get_tensor_model_parallel_rank() != 0:
+            return
+        begin = time.perf_counter()
+        plan = self._tracker.plan(metadata.step)
+        side_cache, layout = self._layer.side_cache, self._layer.side_cache.layout
+        side_cache.absorb(plan, self._tracker.num_lanes)
+        if plan.reads:
+            logits = side_cache.read(plan)
+            seconds = time.perf_counter() - begin + side_cache.take_seconds()
+            self._report = Report(plan.reads, layout.names, layout.outputs, logits, seconds)
+
+    def build_connector_worker_meta(self) -> ReportMetadata | None:
+        """What was read in this step."""
+        report, self._report = self._report, None
+        return None if report is None else ReportMetadata(report)
+
+    def _footprint(self, side_cache: SideCache) -> Footprint:
+        pages = {
+            name: spec.page_size_bytes
+            for group in self._kv_cache_config.kv_cache_groups
+            for name, spec in _specs_by_layer(group)
+        }
+        own = sum(size for name, size in pages.items() if _is_ours(name))
+        return Footprint(
+            probes=side_cache.layout.names,
+            num_layers=len(side_cache.layout.layers),
+            side_bytes=own / self.block_tokens + SLOT_BYTES,
+            kv_bytes=(sum(pages.values()) - own) / self.block_tokens,
+            buffer_bytes=side_cache.buffer_bytes,
+        )
+
+    # -- scheduler
+
+    def get_num_new_matched_tokens(
+        self, request: Any, num_computed_tokens: int
+    ) -> tuple[int | None, bool]:
+        """None from outside."""
+        return 0, False
+
+    def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
+        """Nothing: blocks are told by `build_connector_meta`."""
+
+    def on_new_request(self, request: Any) -> None:
+        """A request has come."""
+        params = request.sampling_params
+        self.ledger.enter(request.request_id, may_stop_early=bool(params and params.stop))
+
+    def build_connector_meta(self, scheduler_output: Any) -> StepMetadata:
+        """What the step computes, for the worker."""
+        counts: dict[str, int] = scheduler_output.num_scheduled_tokens
+        spans = [
+            Span(
+                new.req_id,
+                new.num_computed_tokens,
+                new.num_computed_tokens + counts[new.req_id],
+                tuple(new.block_ids[0]),
+                starts=True,
+                prompt_tokens=new.prompt_len,
+            )
+            for new in scheduler_output.scheduled_new_reqs
+        ]
+        known = scheduler_output.scheduled_cached_reqs
+        for request, begin, blocks in zip(
+            known.req_ids, known.num_computed_tokens, known.new_block_ids, strict=True
+        ):
+            ids = tuple(blocks[0]) if blocks else ()
+            again = request in known.resumed_req_ids
+            spans.append(Span(request, begin, begin + counts[request], ids, starts=again))
+        return StepMetadata(Step(tuple(spans), tuple(scheduler_output.finished_req_ids)))
+
+    def request_finished(
+        self, request: Any, block_ids: list[int]
+    ) -> tuple[bool, dict[str, Any] | None]:
+        """A request is over, or was given up."""
+        self.ledger.leave(request.request_id)
+        return False, None
+
+
+def _specs_by_layer(group: Any) -> list[tuple[str, Any]]:
+    by_layer = getattr(group.kv_cache_spec, "kv_cache_specs", None)
+    return [
+        (name, by_layer[name] if by_layer else group.kv_cache_spec) for name in group.layer_names
+    ]
+
+
+def _is_ours(layer_name: str) -> bool:
+    return layer_name.startswith(CACHE_LAYER)

@@ -1,0 +1,273 @@
+# pyright: reportMissingImports=false
+"""vLLM as an engine: the same contract, and so the same server, as pillion's own.
+
+Requests go to vLLM's asynchronous engine, which runs in processes of its own. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pillion.backends.checkpoint import read_checkpoint
+from pillion.core import Template, Verdict
+from pillion.errors import ConfigError, RunError
+from pillion.probe import Artefact
+from pillion.runtime.engine import (
+    Engine,
+    EngineStats,
+    Event,
+    Finished,
+    PromptRead,
+    Request,
+    TokenSampled,
+    check_room,
+    check_rows,
+    chosen,
+)
+from pillion.runtime.language_model import Detokenizer
+from pillion.runtime.sampling import Sampling
+from pillion.vllm.inbox import Inbox
+from pillion.vllm.layout import Layout
+from pillion.vllm.settings import PLUGIN, options
+from pillion.vllm.start import check_probes, check_version, vllm_version
+from pillion.vllm.verdicts import verdicts_by_name
+
+CPU = torch.device("cpu")
+
+
+class VllmEngine(Engine):
+    """Serves a model with vLLM, probes riding along; see `Engine`.
+
+    Args:
+        model: `embedded`, a folder, or the name of a hub's model that was downloaded.
+        probes: one or more; the room beside the KV cache is that which they need.
+        dtype: of the model's weights; `auto` is the one they are stored in.
+        allow_mismatch: only warn of probes trained on other weights, tokenizer or template.
+        others: more options of vLLM, such as `max_model_len` or `tensor_parallel_size`.
+
+    Raises:
+        ConfigError: no vLLM, or not 0.32; a model or probe that it cannot serve.
+        MismatchError: a probe of another model.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        probes: Sequence[Artefact],
+        dtype: str = "auto",
+        allow_mismatch: bool = False,
+        **others: Any,
+    ) -> None:
+        check_version(vllm_version())
+        if not probes:
+            raise ConfigError("Got no probe; vLLM is started with those that ride in it.")
+        self._checkpoint = checkpoint = read_checkpoint(model, dtype)
+        self.end_ids, self._allow_mismatch = checkpoint.end_ids, allow_mismatch
+        check_probes(probes, checkpoint.identity, allow_mismatch)
+        self._layout = Layout(probes, CPU)
+        self._probes = {artefact.name: artefact for artefact in probes}
+        self._files = tempfile.TemporaryDirectory(prefix="pillion-")
+        self._options: dict[str, Any] = {
+            "model": str(checkpoint.folder),
+            "dtype": checkpoint.identity.dtype,
+            "worker_extension_cls": "pillion.vllm.worker.ProbeWorker",
+            **options(checkpoint.architectures, self._save(probes), allow_mismatch=allow_mismatch),
+            **others,
+        }
+        window = others.get("max_model_len") or checkpoint.identity.context_tokens
+        self.identity = replace(checkpoint.identity, context_tokens=window)
+        self._engine: Any = None
+        self._inbox = Inbox()
+        self._stats, self._serial = EngineStats(), count()
+
+    @property
+    def probes(self) -> Mapping[str, Artefact]:
+        """The probes that ride now, by name."""
+        return dict(self._probes)
+
+    def encode(self, text: str, template: Template) -> list[int]:
+        """Token ids of a text, wrapped as the template says."""
+        return self._checkpoint.codec.encode(text, template)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a conversation, up to where the answer begins."""
+        return self._checkpoint.codec.encode_chat(messages)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids, without special tokens."""
+        return self._checkpoint.codec.decode(token_ids)
+
+    async def start(self) -> None:
+        """Starts vLLM, which takes half a minute or more.
+
+        Raises:
+            ConfigError: vLLM cannot run like this.
+        """
+        named = os.environ.get("VLLM_PLUGINS")
+        if named is not None and PLUGIN not in named.split(","):
+            os.environ["VLLM_PLUGINS"] = f"{named},{PLUGIN}"
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._options))
+        self._inbox.watch(self._engine.output_processor)
+
+    async def submit(self, request: Request) -> AsyncGenerator[Event]:
+        """The events of one request; see `Engine.submit`."""
+        check_room(request, self.identity.context_tokens)
+        probes, letters = list(self._probes.values()), Detokenizer(self._checkpoint.codec)
+        sampled, reason, began = 0, "length", False
+        verdicts, read = dict[str, Verdict](), self._inbox.of(request.id)
+        self._count(waiting=1)
+        try:
+            async with aclosing(self._outputs(request)) as outputs:
+                async for output in outputs:
+                    if not began:
+                        began, cached = True, output.num_cached_tokens or 0
+                        prompt = len(request.token_ids)
+                        self._count(waiting=-1, running=1, prompt_tokens=prompt)
+                        self._count(cached_tokens=cached)
+                        yield PromptRead(verdicts_by_name(read.prompt, probes), cached)
+                    (answer,) = output.outputs
+                    for token, logs in zip(answer.token_ids, _logs(answer), strict=True):
+                        verdicts = verdicts_by_name(read.answer(sampled), probes)
+                        if token in self.end_ids:
+                            reason = "stop"
+                            break
+                        sampled += 1
+                        text = letters.add(token, sampled == request.max_tokens)
+                        self._count(generated_tokens=1)
+                        yield TokenSampled(token, text, verdicts, *_logprobs(token, logs, request))
+            yield Finished("stop" if reason == "stop" else "length", verdicts)
+        finally:
+            self._inbox.drop(request.id)
+            self._count(**({"running": -1} if began else {"waiting": -1}))
+
+    async def classify(
+        self, rows: Sequence[Sequence[int]], probes: Sequence[str] | None = None
+    ) -> list[dict[str, Verdict]]:
+        """Verdicts of token rows; see `Engine.classify`. vLLM runs every block all the same."""
+        artefacts = chosen(self._probes, probes)
+        # vLLM has no pass without a sampled token, which needs a place as well.
+        check_rows(rows, self.identity.context_tokens - 1)
+        found = await asyncio.gather(*(self._read(row) for row in rows))
+        return [{a.name: verdicts[a.name] for a in artefacts} for verdicts in found]
+
+    async def set_probes(self, probes: Sequence[Artefact]) -> None:
+        """Replaces the probes when what is in flight has ended; see `Engine.set_probes`.
+
+        Raises:
+            ConfigError: they need more room than vLLM was started with, or other layers.
+        """
+        check_probes(probes, self.identity, self._allow_mismatch)
+        if not Layout(probes, CPU).fits(self._layout):
+            raise ConfigError(
+                "These probes need more room or other layers than those that vLLM was started "
+                "with; start it again with them."
+            )
+        config = self._engine.vllm_config.compilation_config
+        if config.cudagraph_mode.has_full_cudagraphs():
+            raise ConfigError(
+                "Probes are part of vLLM's CUDA graphs and cannot be swapped; start it with "
+                "--enforce-eager, or again with these probes."
+            )
+        folders = {name: str(folder) for name, folder in self._save(probes).items()}
+        await self._engine.pause_generation(mode="wait", clear_cache=True)
+        try:
+            await self._engine.collective_rpc("set_probes", args=(folders,))
+            self._probes = {artefact.name: artefact for artefact in probes}
+        finally:
+            await self._engine.resume_generation()
+
+    def stats(self) -> EngineStats:
+        """What has been done and what is going on."""
+        return replace(self._stats, **self._inbox.stats())
+
+    async def close(self) -> None:
+        """Stops vLLM; what is in flight ends with a RunError."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.shutdown()
+        self._files.cleanup()
+
+    # -- inside
+
+    def _save(self, probes: Sequence[Artefact]) -> dict[str, Path]:
+        """Folders of probes, for vLLM's processes."""
+        folders: dict[str, Path] = {}
+        for artefact in probes:
+            folder = Path(tempfile.mkdtemp(dir=self._files.name))
+            artefact.save(folder)
+            folders[artefact.name] = folder
+        return folders
+
+    async def _outputs(self, request: Request) -> AsyncGenerator[Any]:
+        """The outputs as vLLM gives them."""
+        if self._engine is None:
+            raise RunError("The engine is shutting down; ask again when it is back.")
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        prompt = {"prompt_token_ids": list(request.token_ids)}
+        try:
+            outputs = self._engine.generate(prompt, self._sampling(request), request.id)
+            async with aclosing(outputs):
+                async for output in outputs:
+                    yield output
+        except (EngineDeadError, EngineGenerateError) as error:
+            raise RunError(f"vLLM failed ({error}); see its log, and start it again.") from error
+
+    def _sampling(self, request: Request) -> Any:
+        from vllm import SamplingParams
+        from vllm.platforms import current_platform
+        from vllm.sampling_params import RequestOutputKind
+
+        # vLLM 0.32 moves the seed of a chunk that samples nothing, which a CPU's random source
+        # does not know: there draws are not repeatable.
+        seed = None if current_platform.is_cpu() else request.sampling.seed
+        return SamplingParams(
+            temperature=request.sampling.temperature,
+            top_p=request.sampling.top_p,
+            seed=seed,
+            max_tokens=request.max_tokens,
+            logprobs=request.top_logprobs,
+            ignore_eos=True,  # ends are ours, and the same as in any engine
+            stop_token_ids=sorted(self.end_ids),
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+        )
+
+    async def _read(self, row: Sequence[int]) -> Mapping[str, Verdict]:
+        request = Request(f"classify-{next(self._serial)}", tuple(row), 1, Sampling())
+        async with aclosing(self.submit(request)) as events:
+            async for event in events:
+                if isinstance(event, PromptRead):
+                    return event.verdicts
+        raise RunError("vLLM ended without reading the text; see its log.")
+
+    def _count(self, **changes: int) -> None:
+        now = self._stats
+        self._stats = replace(now, **{name: getattr(now, name) + n for name, n in changes.items()})
+
+
+def _logs(answer: Any) -> Sequence[Any]:
+    return answer.logprobs if answer.logprobs is not None else [None] * len(answer.token_ids)
+
+
+def _logprobs(
+    token: int, logs: Any, request: Request
+) -> tuple[float | None, tuple[tuple[int, float], ...]]:
+    """Log-probability of the token, and of the likeliest ones, from what vLLM gives."""
+    if request.top_logprobs is None or logs is None:
+        return None, ()
+    ranked = sorted(logs.items(), key=lambda pair: pair[1].rank)[: request.top_logprobs]
+    return logs[token].logprob, tuple((one, entry.logprob) for one, entry in ranked)

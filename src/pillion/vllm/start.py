@@ -1,0 +1,102 @@
+"""What must hold before vLLM loads any weights, each in one sentence where it does not.
+
+Imports no vLLM.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib import metadata
+
+from pillion.core import ModelIdentity
+from pillion.errors import ConfigError
+from pillion.probe import Artefact
+from pillion.vllm.layout import check_foldable
+from pillion.vllm.settings import PLUGIN
+
+SUPPORTED = "0.32."
+"""Connectors and schedulers are no stable interface of vLLM: others are refused."""
+
+
+def vllm_version() -> str:
+    """Of the vLLM that is installed; empty if none is."""
+    try:
+        return metadata.version("vllm")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def is_supported(version: str) -> bool:
+    """Whether this is a vLLM that probes ride in."""
+    return version.startswith(SUPPORTED)
+
+
+def check_version(version: str) -> None:
+    """Returns if vLLM is there and of the right version.
+
+    Raises:
+        ConfigError: if it is not.
+    """
+    if not version:
+        raise ConfigError("vLLM is not installed; run `pip install 'pillion[vllm]'`.")
+    if not is_supported(version):
+        raise ConfigError(
+            f"vLLM {version} is installed, and probes ride in {SUPPORTED}* only; run "
+            f"`pip install 'vllm=={SUPPORTED}*'`."
+        )
+
+
+def check_plugin(is_registered: bool) -> None:
+    """Returns if vLLM has loaded our plugin.
+
+    Raises:
+        ConfigError: if `VLLM_PLUGINS` names others only.
+    """
+    if not is_registered:
+        raise ConfigError(
+            f"vLLM has not loaded the plugin {PLUGIN!r}: VLLM_PLUGINS is "
+            f"{os.environ.get('VLLM_PLUGINS')!r}; add {PLUGIN} to it."
+        )
+
+
+def check_http_plugin() -> None:
+    """Returns if vLLM will load what puts verdicts into answers over HTTP.
+
+    Raises:
+        ConfigError: if `VLLM_PLUGINS` does not name us; vLLM wants that for anything that changes
+            its HTTP interface.
+    """
+    named = os.environ.get("VLLM_PLUGINS")
+    if named is None or PLUGIN not in named.split(","):
+        raise ConfigError(
+            f"VLLM_PLUGINS is {named!r}, and vLLM puts verdicts into its answers only if it names "
+            f"{PLUGIN!r}; start it with VLLM_PLUGINS={f'{named},' if named else ''}{PLUGIN}."
+        )
+
+
+def check_aux_states(are_offered: bool, model_class: str) -> None:
+    """Returns if a model class of vLLM offers auxiliary hidden states.
+
+    Raises:
+        ConfigError: if it does not.
+    """
+    if not are_offered:
+        raise ConfigError(
+            f"vLLM's {model_class} offers no auxiliary hidden states, so probes cannot ride in it; "
+            "serve this model with pillion's own engine."
+        )
+
+
+def check_probes(
+    artefacts: Sequence[Artefact], identity: ModelIdentity, allow_mismatch: bool = False
+) -> None:
+    """Returns if the probes can ride in this model.
+
+    Raises:
+        MismatchError: one belongs to another model.
+        ConfigError: one is not tappable, or cannot be folded by the block.
+    """
+    for artefact in artefacts:
+        check_foldable(artefact)
+        artefact.check(identity, allow_mismatch)

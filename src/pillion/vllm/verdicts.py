@@ -1,0 +1,106 @@
+"""Verdicts in what vLLM sends back: the one way to read them, over HTTP, from `LLM`, by a server.
+
+Imports no vLLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pillion.core import ABSTAIN, Verdict, verdict_json
+from pillion.errors import ConfigError, StateError
+from pillion.probe import Artefact
+from pillion.vllm.ledger import KEY
+from pillion.vllm.report import Numbers
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What the probes say of a request.
+
+    Attributes:
+        prompt: probe name -> verdict of the prompt.
+        response: probe name -> verdict of the answer's tokens that were read: all but the last
+            sampled one. Empty if none was.
+        response_tokens: how many those are.
+    """
+
+    prompt: Mapping[str, Verdict]
+    response: Mapping[str, Verdict]
+    response_tokens: int
+
+
+def verdicts_of(
+    params: Mapping[str, Any] | None,
+    artefacts: Sequence[Artefact],
+    choice: int | None = None,
+    num_tokens: int | None = None,
+) -> Verdicts:
+    """The verdicts in the `kv_transfer_params` of an output.
+
+    Args:
+        params: of a `RequestOutput`, or of a response over HTTP.
+        artefacts: the probes that ride.
+        choice: index of the answer, where several were asked for.
+        num_tokens: tokens of that answer, its last one included; needed where a stop string may
+            have ended it.
+
+    Raises:
+        ConfigError: there are none: vLLM runs without our scheduler.
+        StateError: a logit is not finite.
+    """
+    if not params or KEY not in params:
+        raise ConfigError(
+            "vLLM's answer carries no verdicts; start it with the options that `pillion vllm` "
+            "writes."
+        )
+    found = params[KEY]
+    count, response = found["read"], found["response"]
+    if choice is not None and "choices" in found:
+        states = dict(found["choices"][str(choice)])
+        last = max(states, default=0)
+        count = last if num_tokens is None else min(last, num_tokens - 1)
+        response = states.get(count, {})
+    said = verdicts_by_name(found["prompt"], artefacts), verdicts_by_name(response, artefacts)
+    return Verdicts(*said, response_tokens=count if response else 0)
+
+
+def verdicts_json(verdicts: Verdicts, artefacts: Sequence[Artefact]) -> dict[str, Any]:
+    """The `verdicts` object of an answer over HTTP, as pillion's own server has it."""
+    multilabel = {a.name for a in artefacts if a.card.task == "multilabel"}
+    prompt, response = (
+        {
+            name: verdict_json(verdict, name in multilabel)
+            | {"decision": ABSTAIN if verdict.abstained else "allow"}
+            for name, verdict in part.items()
+        }
+        for part in (verdicts.prompt, verdicts.response)
+    )
+    return {
+        "prompt": prompt,
+        "response": response,
+        "response_tokens": verdicts.response_tokens,
+    }
+
+
+def verdicts_by_name(numbers: Numbers, artefacts: Sequence[Artefact]) -> dict[str, Verdict]:
+    """Verdicts of the probes whose logits are there.
+
+    Raises:
+        StateError: a logit is not finite.
+    """
+    return {a.name: _verdict(a, numbers[a.name]) for a in artefacts if a.name in numbers}
+
+
+def _verdict(artefact: Artefact, numbers: Sequence[float]) -> Verdict:
+    logits = torch.tensor([numbers])
+    if not bool(torch.isfinite(logits).all()):
+        raise StateError(
+            f"Probe {artefact.name!r} read hidden states that are not finite: the model gave NaN "
+            "or infinity. Use another dtype (--dtype float32 or bfloat16)."
+        )
+    return artefact.verdict(artefact.probabilities(logits)[0].tolist())

@@ -1,0 +1,29 @@
+"""Skips what needs vLLM where it is not installed, and lets vLLM's own warnings be."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from pillion.vllm.start import is_supported, vllm_version
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+# Engines of one test run in this process, where they can be looked into.
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+os.environ["PILLION_VLLM_ASYNC"] = "1"
+os.environ["VLLM_PLUGINS"] = "pillion,pillion_cpu"
+os.environ["VLLM_LOGGING_LEVEL"] = "WARNING"
+os.environ["VLLM_NO_USAGE_STATS"] = "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("vllm") is None:
+            continue
+        item.add_marker(pytest.mark.filterwarnings("ignore"))
+        if not is_supported(vllm_version()):
+            found = vllm_version() or "none"
+            reason = f"needs vLLM 0.32, found {found}: tests/vllm/install.sh makes an environment"
+            item.add_marker(pytest.mark.skip(reason=reason))

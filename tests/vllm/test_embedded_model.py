@@ -1,0 +1,52 @@
+"""The embedded model in vLLM with eight gates: exact in fp32, within the memory that it prints."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from riding import Ridden, greedy
+from test_memory import gates
+
+from pillion.backends.embedded import embedded_model_path
+from pillion.core import Shape
+from pillion.probe import Artefact, build
+
+pytestmark = [pytest.mark.vllm, pytest.mark.model]
+MARK = 1e-4
+
+
+def save_gates(folder: Path, identity: Any) -> list[Artefact]:
+    """Eight binary gates of eight heads on every layer."""
+    made: list[Artefact] = []
+    for plain in gates(identity.num_layers):
+        network = build(
+            "gate", Shape(identity.num_layers + 1, identity.dim, 1), seed=plain.card.seed
+        )
+        facts = plain.card.model_dump(
+            include={"probe", "task", "labels", "layers", "template", "data", "seed", "training"}
+        )
+        made.append(Artefact.of(plain.name, network, **facts, model=identity, metrics={}))
+        made[-1].save(folder / plain.name)
+    return made
+
+
+def test_eight_gates_are_exact_and_as_small_as_printed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Ridden(embedded_model_path(), tmp_path, save_gates)
+    shared = "You are a careful assistant. Answer in one short sentence, and say so if unsure. " * 3
+    texts = [shared + end for end in ("What is rain?", "Who wrote Faust?", "What is rain?")]
+    prompts = [{"prompt_token_ids": model.backend.encode(text, "raw")} for text in texts]
+    logger = logging.getLogger("vllm.pillion")  # vLLM's loggers do not tell the root
+    logger.addHandler(caplog.handler)
+    with caplog.at_level(logging.INFO, logger="vllm.pillion"), model.engine() as llm:
+        outputs = llm.generate(prompts[:1], greedy(12)) + llm.generate(prompts[1:], greedy(40))
+    logger.removeHandler(caplog.handler)
+    assert [output.num_cached_tokens > 0 for output in outputs] == [False, True, True]
+    assert max(map(model.error, outputs)) <= MARK
+    # Blocks of 32 tokens here, keys and values in fp32: half of what a GPU's 16 and bf16 give.
+    printed = [r.getMessage() for r in caplog.records if "side cache takes" in r.getMessage()]
+    assert printed and "read 31 layers: the side cache takes 996 bytes a token, 2.2%" in printed[0]

@@ -1,0 +1,138 @@
+"""vLLM's own engine on the CPU: verdicts are those of whole texts, whatever the engine does."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from riding import Ridden, greedy, random_prompts, save_tiny_model
+from waiting import NeverWait
+
+from pillion.vllm.plan import Plan, Step, Tracker
+from pillion.vllm.side_cache import SideCache
+
+pytestmark = pytest.mark.vllm
+MARK = 1e-4
+"""Worst relative error of a logit."""
+
+LENGTHS = [(0, 5), (0, 37), (100, 20), (100, 33), (64, 1), (100, 90), (0, 200), (32, 32), (0, 31)]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Ridden:
+    root = tmp_path_factory.mktemp("tiny")
+    return Ridden(save_tiny_model(root / "model"), root / "probes")
+
+
+@pytest.fixture(scope="module", params=["sync", "async"])
+def llm(request: pytest.FixtureRequest, tiny: Ridden) -> Generator[Any]:
+    """An engine with room enough, with either scheduler."""
+    with tiny.engine(async_scheduling=request.param == "async") as engine:
+        scheduler = engine.llm_engine.engine_core.engine_core.scheduler
+        assert ("Async" in type(scheduler).__name__) is (request.param == "async")
+        yield engine
+
+
+def test_chunks_and_prefix_hits_change_nothing(tiny: Ridden, llm: Any) -> None:
+    first = llm.generate(random_prompts(LENGTHS), greedy(40))
+    again = llm.generate(random_prompts(LENGTHS), greedy(7))
+    assert max(map(tiny.error, first)) <= MARK
+    assert max(map(tiny.error, again)) <= MARK
+    hits = [output.num_cached_tokens for output in again]
+    assert sum(hit > 0 for hit in hits) >= 6, hits
+
+
+def test_an_answer_of_one_token_has_no_verdict(tiny: Ridden, llm: Any) -> None:
+    (one,) = llm.generate(random_prompts([(100, 3)]), greedy(1))
+    assert tiny.error(one) <= MARK
+    assert one.kv_transfer_params["pillion"]["response"] == {}
+
+
+def test_several_answers_have_verdicts_of_their_own(tiny: Ridden, llm: Any) -> None:
+    params = greedy(33, temperature=1.5, n=3)
+    for output in llm.generate(random_prompts([(0, 40), (100, 9)], seed=5), params):
+        assert len({tuple(answer.token_ids) for answer in output.outputs}) == 3
+        assert max(tiny.error(output, choice) for choice in range(3)) <= MARK
+
+
+def test_a_stop_string_ends_the_verdicts_where_it_ends_the_answer(tiny: Ridden, llm: Any) -> None:
+    """The frontend finds it; the engine only sees that the request was given up."""
+    (plain,) = llm.generate(random_prompts([(0, 20)], seed=6), greedy(60))
+    stop = plain.outputs[0].text[9:11]
+    (stopped,) = llm.generate(random_prompts([(0, 20)], seed=6), greedy(60, stop=[stop]))
+    assert stopped.outputs[0].finish_reason == "stop"
+    assert 1 < len(stopped.outputs[0].token_ids) < 60
+    assert tiny.error(stopped) <= MARK
+    several = greedy(64, temperature=1.5, n=4, stop=list("aeiou"))
+    (output,) = llm.generate(random_prompts([(0, 20)], seed=7), several)
+    assert len({len(answer.token_ids) for answer in output.outputs}) > 1
+    assert max(tiny.error(output, choice) for choice in range(4)) <= MARK
+
+
+def test_the_forward_pass_does_nothing_that_would_wait(
+    llm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, seen = SideCache.see, list[int]()
+
+    def see(self: SideCache, *args: Any) -> None:
+        with NeverWait() as mode:
+            plain(self, *args)
+        seen.append(mode.num_operations)
+        assert not mode.num_uploads
+
+    monkeypatch.setattr(SideCache, "see", see)
+    llm.generate(random_prompts(LENGTHS[:3], seed=8), greedy(3))
+    assert seen
+
+
+def test_pooling_only_the_rows_that_a_pass_shows_is_wrong(
+    tiny: Ridden, llm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: a probe that sees rows of the forward pass misses what a prefix hit brought."""
+    begins: dict[str, int] = {}
+    plain = Tracker.plan
+
+    def rows_seen(self: Tracker, step: Step) -> Plan:
+        begins.update((s.request, s.begin // self.block_tokens) for s in step.spans if s.starts)
+        plan = plain(self, step)
+        for place, read in enumerate(plan.prompt_reads):
+            keys, blocks = plan.prompts[place]
+            plan.prompts[place] = (keys, blocks[begins[read.request] :])
+        return plan
+
+    llm.generate(random_prompts(LENGTHS), greedy(2))
+    monkeypatch.setattr(Tracker, "plan", rows_seen)
+    outputs = llm.generate(random_prompts([*LENGTHS, (0, 50)], seed=0), greedy(2))
+    hits = [output for output in outputs if output.num_cached_tokens]
+    assert hits and len(hits) < len(outputs)
+    assert min(map(tiny.error, hits)) > 100 * MARK
+    assert max(tiny.error(output) for output in outputs if not output.num_cached_tokens) <= MARK
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_preemption_changes_nothing(tiny: Ridden, is_async: bool) -> None:
+    with tiny.engine(num_gpu_blocks_override=24, async_scheduling=is_async) as llm:
+        lengths = [(0, 60 + 9 * i) for i in range(8)] + [(96, 5 * i + 1) for i in range(4)]
+        outputs = llm.generate(random_prompts(lengths, seed=3), greedy(110))
+        metrics = {m.name: m.value for m in llm.get_metrics() if hasattr(m, "value")}
+        assert metrics["vllm:num_preemptions"] > 0
+        assert max(map(tiny.error, outputs)) <= MARK
+
+
+def test_a_model_in_bf16_is_read_in_fp32(tiny: Ridden) -> None:
+    """As near as its states, which are rounded: a wrong dtype anywhere would show."""
+    with tiny.engine(dtype="bfloat16", allow_mismatch=True) as llm:
+        outputs = llm.generate(random_prompts(LENGTHS), greedy(5))
+    assert 1e-4 < max(map(tiny.error, outputs)) < 0.3
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "mistral"])
+def test_other_architectures_ride_with_the_same_class(tmp_path: Path, kind: str) -> None:
+    model = Ridden(save_tiny_model(tmp_path / "model", kind), tmp_path / "probes")
+    with model.engine() as llm:
+        outputs = llm.generate(random_prompts(LENGTHS[:4]), greedy(9))
+        outputs += llm.generate(random_prompts(LENGTHS[:4]), greedy(9))
+    assert max(map(model.error, outputs)) <= MARK
+    assert sum(output.num_cached_tokens > 0 for output in outputs) > 0

@@ -1,0 +1,34 @@
+"""Two processes of tensor parallelism: states are the same on both, and the first one reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from riding import Ridden, greedy, random_prompts, save_tiny_model
+
+pytestmark = pytest.mark.vllm
+MARK = 1e-4
+
+
+def lanes(worker: Any) -> int:
+    """Requests that a rank has followed."""
+    from vllm.distributed.kv_transfer import get_kv_transfer_group
+
+    return get_kv_transfer_group()._tracker.num_lanes
+
+
+def test_two_ranks_read_what_one_reads(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")  # to ask ranks for their lanes
+    root = tmp_path_factory.mktemp("tiny")
+    tiny = Ridden(save_tiny_model(root / "model"), root / "probes")
+    lengths = [(0, 9), (70, 40), (70, 3), (0, 100)]
+    with tiny.engine(tensor_parallel_size=2, distributed_executor_backend="mp") as llm:
+        outputs = llm.generate(random_prompts(lengths), greedy(40))
+        outputs += llm.generate(random_prompts(lengths), greedy(3))
+        first, second = llm.collective_rpc(lanes)
+    assert sum(output.num_cached_tokens > 0 for output in outputs) >= 2
+    assert max(map(tiny.error, outputs)) <= MARK
+    assert first >= 4 and second == 0

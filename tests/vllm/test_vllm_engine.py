@@ -1,0 +1,202 @@
+"""`VllmEngine`: vLLM behind the contract of pillion's own engines, in processes of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Generator
+from typing import Any
+
+import pytest
+import torch
+from riding import BLOCK_TOKENS, FLOOR, Ridden, random_prompts, save_tiny_model
+
+from pillion.core import Verdict
+from pillion.errors import ConfigError, DataError, MismatchError, RunError
+from pillion.probe import Artefact
+from pillion.runtime import Finished, PromptRead, Request, TokenSampled
+from pillion.vllm.engine import VllmEngine
+from tiny_models import make_artefact, probs_of
+
+pytestmark = pytest.mark.vllm
+MARK = 1e-4
+SMALL: dict[str, Any] = {
+    "max_model_len": 512,
+    "block_size": BLOCK_TOKENS,
+    "max_num_batched_tokens": 64,
+    "max_num_seqs": 8,
+    "kv_cache_memory_bytes": 2**26,
+}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Ridden:
+    root = tmp_path_factory.mktemp("tiny")
+    return Ridden(save_tiny_model(root / "model"), root / "probes")
+
+
+class Running:
+    """An engine and the event loop that it lives in."""
+
+    def __init__(self, engine: VllmEngine) -> None:
+        self.engine, self.loop = engine, asyncio.new_event_loop()
+        self.do(engine.start())
+
+    def do(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self.loop.run_until_complete(work)
+
+
+@pytest.fixture(scope="module")
+def running(tiny: Ridden) -> Generator[Running]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+        patch.setenv("VLLM_PLUGINS", "pillion_cpu")  # the engine adds what it needs
+        engine = VllmEngine(str(tiny.folder), tiny.probes, dtype="float32", **SMALL)
+        running = Running(engine)
+        yield running
+        running.do(engine.close())
+
+
+async def events_of(engine: VllmEngine, request: Request, pause: float = 0.0) -> list[Any]:
+    events: list[Any] = []
+    async for event in engine.submit(request):
+        events.append(event)
+        await asyncio.sleep(pause)
+    return events
+
+
+def error(verdict: Verdict, artefact: Artefact, logits: torch.Tensor) -> float:
+    """Worst relative error of a probability."""
+    wanted = artefact.probabilities(logits[None])[0]
+    return float(((probs_of(verdict, artefact) - wanted).abs() / wanted.clamp(min=FLOOR)).max())
+
+
+def worst(tiny: Ridden, verdicts: Any, ids: list[int], begin: int, end: int) -> float:
+    wanted = tiny.logits(ids, begin, end)
+    return max(error(verdicts[a.name], a, wanted[a.name]) for a in tiny.probes)
+
+
+def request(name: str, seed: int, max_tokens: int, own: int = 37) -> Request:
+    ((prompt,),) = (p.values() for p in random_prompts([(64, own)], seed=seed))
+    return Request(name, tuple(prompt), max_tokens)
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05], ids=["fast reader", "slow reader"])
+def test_every_token_comes_with_the_verdicts_of_those_before_it(
+    tiny: Ridden, running: Running, pause: float
+) -> None:
+    asked = request("one", seed=int(pause * 100), max_tokens=20)
+    first, *tokens, last = running.do(events_of(running.engine, asked, pause))
+    assert isinstance(first, PromptRead) and isinstance(last, Finished)
+    assert all(isinstance(token, TokenSampled) for token in tokens)
+    assert len(tokens) == 20 and last.reason == "length"
+    prompt = list(asked.token_ids)
+    ids = prompt + [token.token_id for token in tokens]
+    assert worst(tiny, first.verdicts, ids, 0, len(prompt)) <= MARK
+    assert tokens[0].verdicts == {}
+    for count in (1, 2, 9, 19):
+        end = len(prompt) + count
+        assert worst(tiny, tokens[count].verdicts, ids, len(prompt), end) <= MARK
+    assert last.verdicts == tokens[-1].verdicts
+    assert "".join(token.text for token in tokens) == running.engine.decode(ids[len(prompt) :])
+
+
+def test_many_at_once_and_one_given_up(tiny: Ridden, running: Running) -> None:
+    engine = running.engine
+
+    async def give_up() -> None:
+        events = engine.submit(request("gone", seed=4, max_tokens=300))
+        await anext(events)
+        await anext(events)
+        await events.aclose()
+
+    async def together() -> list[list[Any]]:
+        asked = [request(f"r{i}", seed=3, max_tokens=5 + i, own=10 + i) for i in range(10)]
+        *answers, _ = await asyncio.gather(*(events_of(engine, r) for r in asked), give_up())
+        return answers
+
+    answers = running.do(together())
+    for number, (first, *tokens, last) in enumerate(answers):
+        prompt = list(request("", seed=3, max_tokens=1, own=10 + number).token_ids)
+        ids = prompt + [token.token_id for token in tokens]
+        assert worst(tiny, first.verdicts, ids, 0, len(prompt)) <= MARK
+        assert worst(tiny, last.verdicts, ids, len(prompt), len(ids) - 1) <= MARK
+    again = running.do(events_of(engine, request("r0", seed=3, max_tokens=1, own=10)))
+    assert again[0].cached_tokens >= 64
+    stats = engine.stats()
+    assert stats.running == stats.waiting == 0
+    assert stats.cached_tokens > 0 and stats.probe_seconds > 0 and stats.generated_tokens > 100
+
+
+def test_texts_are_classified_without_an_answer(tiny: Ridden, running: Running) -> None:
+    rows = [p["prompt_token_ids"] for p in random_prompts([(0, 1), (0, 90), (40, 5)], seed=2)]
+    for row, verdicts in zip(rows, running.do(running.engine.classify(rows)), strict=True):
+        assert worst(tiny, verdicts, row, 0, len(row)) <= MARK
+    (one,) = running.do(running.engine.classify(rows[:1], ["mean"]))
+    assert set(one) == {"mean"}
+    with pytest.raises(ConfigError, match="Did you mean 'mean'"):
+        running.do(running.engine.classify(rows, ["maen"]))
+
+
+def test_log_probabilities_come_if_asked_for(running: Running) -> None:
+    asked = request("logs", seed=5, max_tokens=3)
+    plain = running.do(events_of(running.engine, asked))[1:-1]
+    told = Request("logs", asked.token_ids, 3, top_logprobs=2)
+    for without, token in zip(
+        plain, running.do(events_of(running.engine, told))[1:-1], strict=True
+    ):
+        assert without.logprob is None and without.top_logprobs == ()
+        best, second = token.top_logprobs
+        assert best == (token.token_id, token.logprob) and second[1] <= token.logprob <= 0
+
+
+def test_a_prompt_that_does_not_fit_is_refused(running: Running) -> None:
+    for tokens in ((), (1,) * 512):
+        with pytest.raises(DataError):
+            running.do(events_of(running.engine, Request("x", tokens, 5)))
+
+
+def test_probes_are_swapped_and_cached_prefixes_of_the_old_ones_are_gone(
+    tiny: Ridden, running: Running
+) -> None:
+    engine, identity = running.engine, tiny.backend.identity
+    asked = request("swap", seed=6, max_tokens=6)
+    other = make_artefact("other", identity, seed=7)
+    running.do(events_of(engine, asked))
+    running.do(engine.set_probes([other]))
+    try:
+        first, *tokens, last = running.do(events_of(engine, asked))
+        assert set(engine.probes) == set(first.verdicts) == set(last.verdicts) == {"other"}
+        prompt = list(asked.token_ids)
+        states = Ridden.logits
+        tiny.probes, kept = [other], tiny.probes
+        try:
+            ids = prompt + [token.token_id for token in tokens]
+            assert worst(tiny, first.verdicts, ids, 0, len(prompt)) <= MARK
+            assert worst(tiny, last.verdicts, ids, len(prompt), len(ids) - 1) <= MARK
+        finally:
+            tiny.probes = kept
+        assert states is Ridden.logits
+        many = [make_artefact(f"p{i}", identity, seed=i) for i in range(12)]
+        with pytest.raises(ConfigError, match="more room"):
+            running.do(engine.set_probes(many))
+        with pytest.raises(MismatchError):
+            stranger = make_artefact("s", make_identity(tiny))
+            running.do(engine.set_probes([stranger]))
+    finally:
+        running.do(engine.set_probes(tiny.probes))
+    first, *_ = running.do(events_of(engine, asked))
+    assert worst(tiny, first.verdicts, list(asked.token_ids), 0, len(asked.token_ids)) <= MARK
+
+
+def make_identity(tiny: Ridden) -> Any:
+    from dataclasses import replace
+
+    return replace(tiny.backend.identity, weights_sha256="0" * 64)
+
+
+def test_an_engine_that_is_closed_takes_no_request(tiny: Ridden) -> None:
+    engine = VllmEngine(str(tiny.folder), tiny.probes, dtype="float32", **SMALL)
+    with pytest.raises(RunError, match="shutting down"):
+        asyncio.run(events_of(engine, request("late", 1, 1)))
+    with pytest.raises(ConfigError, match="no probe"):
+        VllmEngine(str(tiny.folder), [], dtype="float32")
