@@ -77,6 +77,7 @@ def predict(
 
     if out is not None:
         check_file(out, "--out")
+    work = _work(out)
     with open_crew(ray, ray_workers, model, dtype, device) as crew, progress_bar() as bar:
         texts = _texts(text, input, text_column)
         job = ScoreJob(tuple(resolve(folder) for folder in probe), allow_mismatch)
@@ -84,11 +85,11 @@ def predict(
         wrapping = template or job.artefacts[0].card.template
         encoded = how.encode(texts.texts, wrapping, on_too_long, bar)
         failed = all_failed(texts, encoded.failed)
-        lines = how.score(job, encoded, LineStore(_work(out)), bar)
+        lines = how.score(job, encoded, LineStore(work), bar)
     write_lines(_with_failed(lines, failed), out)
-    if out is None:
+    if out is None or work is None:
         return require_none(failed, texts, "their lines hold the reason under error")
-    clear(_work(out))
+    clear(work)
     side_file = out.with_name(f"{out.stem}.failed.jsonl")
     write_failed(failed, texts, side_file)
     require_none(failed, texts, f"their reasons are in {side_file}")

@@ -87,7 +87,7 @@ def shared_tokens(rows: Sequence[Sequence[int]]) -> int:
     if len(rows) < 2:
         return 0
     # Of sorted rows the first and the last differ most.
-    first, last = min(rows), max(rows)
+    first, *_, last = sorted(map(tuple, rows))
     most = min(map(len, rows)) - 1
     return next((i for i in range(most) if first[i] != last[i]), most)
 
