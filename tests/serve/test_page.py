@@ -110,6 +110,20 @@ def test_the_cost_of_the_probes_is_told_in_milliseconds(page: Any) -> None:
     assert "first token after" in told and "probes took" in told and " ms" in told
 
 
+def test_the_map_of_layers_and_tokens_is_walked_by_keyboard(page: Any) -> None:
+    ask(page)
+    page.focus("#explain")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#cell:not(:empty)")
+    first = page.locator("#cell").inner_text()
+    assert "layer 0" in first and "all layers of this token" in first
+    page.focus("#heatmap")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowRight")
+    assert "layer 1" in page.locator("#cell").inner_text()
+    assert page.locator("#heatmap").bounding_box()["width"] > 40
+
+
 def test_a_phone_needs_no_sideways_scrolling(page: Any) -> None:
     ask(page, "x" * 200)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

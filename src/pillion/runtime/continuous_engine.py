@@ -29,7 +29,8 @@ from pillion.runtime.engine import (
     check_rows,
     chosen,
 )
-from pillion.runtime.language_model import Detokenizer
+from pillion.runtime.explanation import Explanation, explain
+from pillion.runtime.language_model import Detokenizer, LanguageModel
 from pillion.runtime.paged_reading import PagedReading, Probs
 from pillion.runtime.sampling import Sampler
 
@@ -153,6 +154,15 @@ class ContinuousEngine(Engine):
         if not artefacts or not rows:
             return [{} for _ in rows]
         return await self._classifier.classify(rows, artefacts)
+
+    async def explain(self, text: str, probe: str, template: Template | None = None) -> Explanation:
+        """Why a verdict is what it is; between two steps. See `Engine.explain`."""
+        (artefact,) = chosen(self._probes, [probe])
+        return await asyncio.to_thread(self._explain, artefact, text, template)
+
+    def _explain(self, artefact: Artefact, text: str, template: Template | None) -> Explanation:
+        with self._batching.paused():
+            return explain(LanguageModel(self.backend), artefact, text, template)
 
     async def set_probes(self, probes: Sequence[Artefact]) -> None:
         """Replaces the riding probes; requests in flight begin again, with those that they had."""

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pillion.core import ModelIdentity, Template, Verdict
-from pillion.errors import DataError, unknown_name
+from pillion.errors import ConfigError, DataError, unknown_name
 from pillion.probe import Artefact
+from pillion.runtime.explanation import Explanation
 from pillion.runtime.sampling import Sampling
 
 
@@ -166,6 +167,23 @@ class Engine(ABC):
             rows: token ids of one or more texts.
             probes: names of those to read; None for all.
         """
+
+    async def explain(self, text: str, probe: str, template: Template | None = None) -> Explanation:
+        """What each token and layer of a text added to a probe's logits.
+
+        Args:
+            text: the text.
+            probe: name of the probe.
+            template: how the text is wrapped; None: as the probe was trained.
+
+        Raises:
+            ConfigError: an engine whose hidden states cannot be had.
+            DataError: an empty or too long text.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} explains no verdicts; use pillion explain, or --engine "
+            "transformers."
+        )
 
     @abstractmethod
     async def set_probes(self, probes: Sequence[Artefact]) -> None:

@@ -35,7 +35,14 @@ from pillion.runtime.engine import (
     check_rows,
     chosen,
 )
-from pillion.runtime.language_model import BATCH_TOKENS, Detokenizer, decode_steps, pad_batch
+from pillion.runtime.explanation import Explanation, explain
+from pillion.runtime.language_model import (
+    BATCH_TOKENS,
+    Detokenizer,
+    LanguageModel,
+    decode_steps,
+    pad_batch,
+)
 from pillion.runtime.reading import Reading
 from pillion.runtime.sampling import Sampler
 
@@ -113,6 +120,12 @@ class PlainEngine(Engine):
                 out[row] = verdicts
         return out
 
+    async def explain(self, text: str, probe: str, template: Template | None = None) -> Explanation:
+        """Why a verdict is what it is; see `Engine.explain`."""
+        (artefact,) = chosen(self._probes, [probe])
+        model = LanguageModel(self.backend)
+        return await self._run(lambda: explain(model, artefact, text, template))
+
     async def set_probes(self, probes: Sequence[Artefact]) -> None:
         """Replaces the riding probes; requests in flight keep those that they began with."""
         self._probes = self._checked(probes)
@@ -146,7 +159,7 @@ class PlainEngine(Engine):
     def _reading(self, artefacts: Sequence[Artefact]) -> Reading | None:
         if not artefacts:
             return None
-        return Reading(artefacts, self.backend.device, getattr(torch, self.identity.dtype))
+        return Reading(artefacts, self.backend.device, self.backend.dtype)
 
     def _score(
         self, rows: Sequence[Sequence[int]], artefacts: Sequence[Artefact]

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from pillion.errors import unknown_name
 from pillion.runtime import Engine
 from pillion.serve.classify import classify_routes
+from pillion.serve.explain import explain_routes
 from pillion.serve.front import Front, refusal_response
 from pillion.serve.generate import generate_routes
 from pillion.serve.probes import probe_routes
@@ -25,6 +26,7 @@ from pillion.serve.requests import (
     ChatRequest,
     ClassifyRequest,
     CompletionRequest,
+    ExplainRequest,
     Message,
     ModerationRequest,
     ProbeRequest,
@@ -40,6 +42,7 @@ _BODIES: dict[str, type[Any]] = {
     "/v1/completions": CompletionRequest,
     "/v1/moderations": ModerationRequest,
     "/v1/classify": ClassifyRequest,
+    "/v1/explain": ExplainRequest,
     "/v1/probes": ProbeRequest,
     "/v1/probes/{name}": SwapRequest,
 }
@@ -73,7 +76,7 @@ def create_app(
     # No documentation pages: they would load scripts from elsewhere.
     app = FastAPI(title="pillion", lifespan=life, docs_url=None, redoc_url=None)
     app.state.service = service
-    for routes in (generate_routes, classify_routes, probe_routes):
+    for routes in (generate_routes, classify_routes, explain_routes, probe_routes):
         app.include_router(routes(service))
     _add_plain_routes(app, service)
     app.add_exception_handler(HTTPException, _refuse)

@@ -38,7 +38,7 @@ def classify_routes(service: Service) -> APIRouter:
         """Verdicts of many probes on many texts, in one pass a text."""
         if body.model is not None:
             service.check_model(body.model)
-        names = _probes(service, body.probes)
+        names = require_probes(service, body.probes)
         work = _read(service, call_of(request.scope), body.input, names, body.template)
         rows, num_tokens = await until_gone(request, work)
         policies = service.policies.of("prompt")
@@ -118,13 +118,25 @@ def flagged(service: Service, verdict: Verdict) -> dict[str, bool]:
     return flags | {label: label in verdict.labels for label in harmful}
 
 
-def _probes(service: Service, names: Sequence[str] | None) -> list[str]:
+def require_probes(
+    service: Service, names: Sequence[str] | None, param: str = "probes"
+) -> list[str]:
+    """The probes of these names, or all.
+
+    Args:
+        service: whose probes.
+        names: None for all.
+        param: what a refusal says is wrong.
+
+    Raises:
+        Refused: there is none, or none of that name.
+    """
     known = service.engine.probes
     if not known:
-        raise Refused(400, "No probe is loaded; load one first.", "no_probe", "probes")
+        raise Refused(400, "No probe is loaded; load one first.", "no_probe", param)
     for name in names or ():
         if name not in known:
-            raise _unknown(name, known, "probes")
+            raise _unknown(name, known, param)
     return list(dict.fromkeys(names or known))
 
 

@@ -291,6 +291,16 @@ class ClassifyRequest(_Whole):
     model: str | None = None
 
 
+class ExplainRequest(_Whole):
+    """Body of `/v1/explain`; without `probe` the first one, without `label` the decided one."""
+
+    input: Annotated[str, Field(min_length=1)]
+    probe: str | None = None
+    label: str | None = None
+    template: Template | None = None
+    model: str | None = None
+
+
 class ProbeRequest(_Whole):
     """Body that loads a probe: its folder on the server, and the name to sign verdicts with."""
 

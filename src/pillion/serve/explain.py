@@ -1,0 +1,72 @@
+"""`/v1/explain`: what each token and layer of a text added to one label's logit."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from pillion.errors import PillionError
+from pillion.runtime import Explanation
+from pillion.serve.call import Call, call_of
+from pillion.serve.classify import require_probes
+from pillion.serve.refusal import Refused, refusal_of
+from pillion.serve.requests import ExplainRequest
+from pillion.serve.service import Service
+from pillion.serve.streaming import until_gone
+
+
+def explain_routes(service: Service) -> APIRouter:
+    """The one route."""
+    routes = APIRouter()
+
+    @routes.post("/v1/explain")
+    async def explain(body: ExplainRequest, request: Request) -> JSONResponse:
+        """A probe's verdict on a text, taken apart: layers by tokens, for one label."""
+        if body.model is not None:
+            service.check_model(body.model)
+        wanted = None if body.probe is None else [body.probe]
+        name = require_probes(service, wanted, "probe")[0]
+        known = service.engine.probes[name].card.labels
+        if body.label is not None and body.label not in known:
+            raise Refused(
+                400,
+                f"Probe {name!r} has no label {body.label[:80]!r}; known: {', '.join(known)}.",
+                "invalid_value",
+                "label",
+            )
+        work = _read(service, call_of(request.scope), body, name)
+        return JSONResponse(_told(service, await until_gone(request, work), body.label))
+
+    return routes
+
+
+async def _read(service: Service, call: Call, body: ExplainRequest, name: str) -> Explanation:
+    service.check_chars(len(body.input), "input")
+    try:
+        with service.queue():
+            async with asyncio.timeout(call.seconds_left):
+                return await service.engine.explain(body.input, name, body.template)
+    except TimeoutError as error:
+        raise Refused(504, "The text took too long; send a shorter one.", "timeout") from error
+    except PillionError as error:
+        raise refusal_of(error) from error
+
+
+def _told(service: Service, found: Explanation, label: str | None) -> dict[str, Any]:
+    """Contributions to a label, without one to the decided label or the likeliest."""
+    decided = (*found.verdict.labels, max(found.verdict.probs, key=found.verdict.probs.__getitem__))
+    chosen = label or decided[0]
+    return {
+        "object": "explanation",
+        "model": service.names[0],
+        "probe": found.verdict.probe,
+        "label": chosen,
+        "prob": found.verdict.probs[chosen],
+        "method": found.method,
+        "tokens": list(found.tokens),
+        "layers": list(found.layers),
+        "contributions": found.to(chosen).round(6).tolist(),
+    }
