@@ -214,3 +214,46 @@ def test_the_probes_that_ride_are_listed(tiny: Ridden, address: str) -> None:
 
     listed = httpx.get(f"{address}/v1/probes", timeout=60).json()["data"]
     assert [entry["id"] for entry in listed] == [probe.name for probe in tiny.probes]
+
+
+def test_pillions_own_server_runs_on_vllm(tiny: Ridden, tmp_path: Path) -> None:
+    """The same command, policies and artefacts as with any engine."""
+    import httpx
+
+    policy = "policies:\n  - {probe: labels, on: prompt, action: annotate, label: a}\n"
+    (tmp_path / "policy.yaml").write_text(policy, encoding="utf-8")
+    command = [sys.executable, "-m", "pillion", "serve", "--engine", "vllm", "--port", "0"]
+    command += ["--model", str(tiny.folder), "--dtype", "float32", "--json"]
+    command += ["--policy", str(tmp_path / "policy.yaml"), "--cache-tokens", "4096"]
+    command += [word for folder in tiny.folders for word in ("--probe", str(folder))]
+    plugins = {"VLLM_PLUGINS": "pillion_cpu", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    with open(tmp_path / "log", "w", encoding="utf-8") as log:
+        server = subprocess.Popen(
+            command,
+            env=os.environ | plugins,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
+    try:
+        assert server.stdout is not None
+        url = json.loads(server.stdout.readline())["url"]
+        _wait(url, server, tmp_path / "log")
+        asked: dict[str, Any] = {"model": str(tiny.folder), "max_tokens": 6, "temperature": 0}
+        body = httpx.post(
+            f"{url}/v1/completions", json=asked | {"prompt": "hello there"}, timeout=300
+        ).json()
+        prompt = tiny.backend.encode("hello there", "raw")
+        answer = tiny.backend.encode(body["choices"][0]["text"], "raw")
+        for part, begin, end in (
+            ("prompt", 0, len(prompt)),
+            ("response", len(prompt), len(prompt) + body["verdicts"]["response_tokens"]),
+        ):
+            wanted = tiny.logits(prompt + answer, begin, end)["binary"].sigmoid().item()
+            told = body["verdicts"][part]["binary"]["probs"]["yes"]
+            assert told == pytest.approx(wanted, abs=1e-5)
+        assert body["verdicts"]["response_tokens"] == 5
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(60)

@@ -99,10 +99,11 @@ def serve(
     'Content-Type: application/json' -d '{"model": "embedded", "messages": [{"role": "user",
     "content": "Hello!"}]}'
     """
-    from pillion.runtime import PagedSettings, load_engine
+    from pillion.runtime import ENGINES, PagedSettings, load_engine
     from pillion.serve import Limits, Policies, Settings, load_keys, read_policies
     from pillion.serve.run import Place, bind, check_place
     from pillion.serve.run import serve as run
+    from pillion.vllm import load_vllm_engine
 
     limits = Limits(
         body_bytes=round(max_body_mb * 1e6),
@@ -127,7 +128,8 @@ def serve(
     settings.policies.check({a.name: a for a in artefacts})
     with bind(place) as bound:
         sizes = PagedSettings(cache_tokens=cache_tokens, max_requests=max_requests)
-        loaded = load_engine(engine, model, artefacts, dtype, device, sizes)
+        engines = {**ENGINES, "vllm": load_vllm_engine}
+        loaded = load_engine(engine, model, artefacts, dtype, device, sizes, engines)
         _say(bound.getsockname()[:2], settings.names[0], [a.name for a in artefacts], as_json)
         run(loaded, settings, place, bound)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pillion.backends import EMBEDDED, load_backend
 from pillion.backends.paged import PagedSettings
@@ -35,23 +35,26 @@ def load_engine(
     dtype: str = "auto",
     device: str = "auto",
     sizes: PagedSettings | None = None,
+    known: Mapping[str, Loader] | None = None,
 ) -> Engine:
     """An engine with its model, not started yet.
 
     Args:
-        name: a key of `ENGINES`; the model `fake` is served by the plain engine in any case.
+        name: a key of `known`; the model `fake` is served by the plain engine in any case.
         model: `embedded`, `fake`, a folder, or a hub name.
         probes: those that ride from the start.
         dtype: of the weights.
         device: `cpu`, `cuda`, ...
         sizes: how much is held and done at once; None for the defaults.
+        known: engines by name; None for `ENGINES`.
 
     Raises:
         ConfigError: for an unknown engine, or a model that cannot be loaded.
         MismatchError: if a probe belongs to another model.
     """
-    if name not in ENGINES:
-        raise unknown_name("engine", name, ENGINES)
+    loaders = ENGINES if known is None else known
+    if name not in loaders:
+        raise unknown_name("engine", name, loaders)
     if model == "fake":
         return PlainEngine(load_backend(model), probes)
-    return ENGINES[name](model, dtype, device, probes, sizes or PagedSettings())
+    return loaders[name](model, dtype, device, probes, sizes or PagedSettings())

@@ -3,7 +3,15 @@
 Nothing here imports vLLM until it is used. Knows no HTTP server but vLLM's own.
 """
 
+from pillion.vllm.engine import VllmEngine, load_vllm_engine
 from pillion.vllm.settings import option_file, options
 from pillion.vllm.verdicts import Verdicts, verdicts_of
 
-__all__ = ["Verdicts", "option_file", "options", "verdicts_of"]
+__all__ = [
+    "Verdicts",
+    "VllmEngine",
+    "load_vllm_engine",
+    "option_file",
+    "options",
+    "verdicts_of",
+]

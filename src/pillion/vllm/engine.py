@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from pillion.backends.checkpoint import read_checkpoint
+from pillion.backends.paged import PagedSettings
 from pillion.core import Template, Verdict
 from pillion.errors import ConfigError, RunError
 from pillion.probe import Artefact
@@ -43,6 +44,8 @@ from pillion.vllm.start import check_probes, check_version, vllm_version
 from pillion.vllm.verdicts import verdicts_by_name
 
 CPU = torch.device("cpu")
+CPU_BLOCK_TOKENS = 32
+"""The fewest that vLLM's attention takes on a CPU."""
 
 
 class VllmEngine(Engine):
@@ -257,6 +260,36 @@ class VllmEngine(Engine):
     def _count(self, **changes: int) -> None:
         now = self._stats
         self._stats = replace(now, **{name: getattr(now, name) + n for name, n in changes.items()})
+
+
+def load_vllm_engine(
+    model: str, dtype: str, device: str, probes: Sequence[Artefact], sizes: PagedSettings
+) -> VllmEngine:
+    """A `VllmEngine` by the options of `pillion serve`.
+
+    vLLM chooses its device itself, and on a GPU also how many tokens it holds.
+
+    Args:
+        model: `embedded`, a folder, or the name of a hub's model that was downloaded.
+        dtype: of the weights.
+        device: `auto`, or what vLLM will take anyway.
+        probes: one or more.
+        sizes: how much is held and done at once.
+
+    Raises:
+        ConfigError: as `VllmEngine`; a device that vLLM does not take.
+    """
+    taken = "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in {"auto", taken}:
+        raise ConfigError(f"vLLM runs on {taken} here, not on {device!r}; leave --device out.")
+    others: dict[str, Any] = {"max_num_seqs": sizes.max_requests}
+    if taken == "cpu":
+        others |= {
+            "block_size": CPU_BLOCK_TOKENS,
+            "num_gpu_blocks_override": sizes.cache_tokens // CPU_BLOCK_TOKENS + 1,
+            "max_num_batched_tokens": sizes.max_chunk_tokens,
+        }
+    return VllmEngine(model, probes, dtype, **others)
 
 
 def _logs(answer: Any) -> Sequence[Any]:
