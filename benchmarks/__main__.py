@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-ALL = ("ride", "memory", "extraction", "training", "accuracy")
+ALL = ("ride", "memory", "extraction", "training", "accuracy", "ray_scaling", "scale_plan")
 
 for name in ALL:
     print(f"== {name}", flush=True)

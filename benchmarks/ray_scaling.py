@@ -107,7 +107,7 @@ def measure(ray: Any, options: argparse.Namespace) -> None:
     results = [*rates(np.array(times), tokens), *restarts(backend, texts, encoded, starts)]
     settings = {"model": options.model, "rows": options.rows, "rounds": options.rounds}
     settings |= {"tokens": tokens, "shard_bytes": SHARD_BYTES, "template": "raw"}
-    settings |= {"token_bytes": small_spec(encoded.identity, layers, "", []).token_bytes}
+    settings |= {"dim": encoded.identity.dim, "dtype": encoded.identity.dtype}
     settings |= {"layers": len(layers), "text_bytes": sum(len(text.encode()) for text in some)}
     write_result(
         "ray-scaling",
@@ -127,9 +127,9 @@ def rates(times: np.ndarray, tokens: int) -> list[dict[str, Any]]:
             "run": name,
             "value": tokens / float(np.median(took)),
         }
-        for name, took in (("local", local), ("one worker", one), ("two workers", two))
+        for name, took in (("local", local), ("one-worker", one), ("two-workers", two))
     ]
-    for name, took in (("local", local), ("one worker", one)):
+    for name, took in (("local", local), ("one-worker", one)):
         found = interval(lambda ratios: float(np.median(ratios)), took / two)
         assert found is not None
         rows.append(

@@ -25,6 +25,9 @@ RUN_TOKENS = 10**9
 
 FEW_LAYERS, PCA_DIM = 4, 64
 
+GPU_RATE = 100_000
+"""Tokens a second of a fast worker, as an example of what a file system would have to take."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -46,14 +49,14 @@ class Machine:
 
 
 def choices(num_layers: int, dim: int) -> dict[str, tuple[float, str]]:
-    """Bytes a token under each way of keeping states, and whether pillion writes it."""
+    """Bytes a token (two a number, one in int8) of each way to keep states; does pillion write it?"""
     full = 2.0 * num_layers * dim
     return {
-        "none (live pass)": (0.0, "yes"),
-        "all layers, bfloat16": (full, "yes"),
-        f"{FEW_LAYERS} layers, bfloat16": (full * FEW_LAYERS / num_layers, "yes"),
-        "all layers, int8": (full / 2, "no"),
-        f"all layers, {PCA_DIM} components, bfloat16": (2.0 * num_layers * PCA_DIM, "no"),
+        "none": (0.0, "yes"),
+        "all": (full, "yes"),
+        f"{FEW_LAYERS}-layers": (full * FEW_LAYERS / num_layers, "yes"),
+        "int8": (full / 2, "no"),
+        f"pca-{PCA_DIM}": (2.0 * num_layers * PCA_DIM, "no"),
     }
 
 
@@ -69,8 +72,7 @@ def measured() -> tuple[dict[str, Any], dict[str, float]]:
 
 def plan(machine: Machine, settings: dict[str, Any], num_workers: int) -> list[dict[str, Any]]:
     """All entries of the result file."""
-    num_layers = settings["layers"]
-    dim = settings["token_bytes"] // 2
+    num_layers, dim = settings["layers"], settings["dim"]
     text_bytes = settings["text_bytes"] / settings["tokens"]
     rows: list[dict[str, Any]] = [
         {"metric": "worker_hours_per_million_tokens", "value": 1e6 / machine.rate / 3600},
@@ -80,6 +82,10 @@ def plan(machine: Machine, settings: dict[str, Any], num_workers: int) -> list[d
         },
         {"metric": "text_bytes_per_token", "value": text_bytes},
         {"metric": "lost_worker_seconds", "value": lost_worker_seconds(machine, num_layers, dim)},
+        {
+            "metric": "gpu_cluster_bytes_per_second",
+            "value": GPU_RATE * choices(num_layers, dim)["all"][0] * num_workers,
+        },
     ]
     for name, total in TOTALS.items():
         rows += totals(name, total, machine, num_workers, text_bytes)
@@ -108,7 +114,7 @@ def totals(
         "input_bytes": total * text_bytes,
         "driver_bytes_of_a_run": min(total, RUN_TOKENS) * (4 + text_bytes),
         # Done again after the driver was lost; shared by all workers.
-        "encode_hours_of_a_run": min(total, RUN_TOKENS) / machine.encode_rate / num_workers / 3600,
+        "encode_seconds_of_a_run": min(total, RUN_TOKENS) / machine.encode_rate / num_workers,
     }
     return [{"metric": metric, "tokens": name, "value": value} for metric, value in numbers.items()]
 
@@ -149,7 +155,7 @@ def main() -> None:
     settings, numbers = measured()
     machine = Machine(
         # Of two workers side by side, as on a cluster every core is busy.
-        rate=options.tokens_per_second or numbers["extract_tokens_per_second two workers"] / 2,
+        rate=options.tokens_per_second or numbers["extract_tokens_per_second two-workers"] / 2,
         price=options.price,
         encode_rate=numbers["encode_tokens_per_second"],
         reread_rate=numbers["reread_bytes_per_second"],
