@@ -52,6 +52,7 @@ class FakeRay:
         self.cores, self.dies = cores, dies
         self.started, self.killed = 0, 0
         self.version = version()
+        self.dead: set[int] = set()  # workers that died while nobody looked
 
     def cluster_resources(self) -> dict[str, float]:
         return {"CPU": float(self.cores)}
@@ -70,12 +71,17 @@ class FakeRay:
             return Answer(lambda: self._work(number, shared[0].call(), unit))
 
         return SimpleNamespace(
-            version=SimpleNamespace(remote=lambda: Answer(lambda: self.version)),
+            version=SimpleNamespace(remote=lambda: Answer(lambda: self._version(number))),
             work=SimpleNamespace(remote=work),
         )
 
+    def _version(self, number: int) -> str:
+        if number in self.dead:
+            raise Lost("the worker was dead")
+        return self.version
+
     def _work(self, number: int, job: Any, unit: Any) -> Done:
-        if self.dies(number, unit):
+        if number in self.dead or self.dies(number, unit):
             raise Lost("the worker died")
         value, tokens = job(None, unit)
         return Done(value, tokens, 1.0, f"worker-{number}")
@@ -120,6 +126,16 @@ def test_a_unit_that_kills_every_worker_ends_the_run() -> None:
     ray = FakeRay(cores=2, dies=lambda _, unit: unit == 5)
     with pytest.raises(RunError, match="4 workers died over the same rows"):
         run(ray, 8)
+
+
+def test_idle_workers_of_a_lost_node_are_not_held_against_a_unit() -> None:
+    """A unit was given up after four workers that had died before, with their node."""
+    ray = FakeRay(cores=6)
+    crew = Crew(ray, "fake")
+    assert len(list(crew.run(double, range(6)))) == 6
+    ray.dead = {1, 2, 3, 4, 5, 6}
+    assert [done.value for done in crew.run(double, [7])] == [14]
+    assert ray.started == 7
 
 
 def test_no_more_workers_are_started_than_there_are_units() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from pillion.backends.fake import FakeBackend
 from pillion.core.lines import as_line, json_line
-from pillion.errors import StorageError
+from pillion.errors import Interrupted, StorageError
 from pillion.runtime import LanguageModel
 from pillion.scoring import LineStore, Scored, ScoreJob, Unit, cut, score, score_here
 from tiny_models import make_artefact
@@ -104,6 +104,20 @@ def test_progress_counts_what_is_kept_as_done(
     store = LineStore(tmp_path / "work")
     score(score_here(FakeBackend()), job, FakeBackend().identity, rows, store, note)
     assert done == sorted(done) and done[0] > sum(LENGTHS) / 3 and done[-1] == sum(LENGTHS)
+
+
+def test_an_interrupted_run_says_how_it_is_finished(
+    job: ScoreJob, rows: list[list[int]], tmp_path: Path
+) -> None:
+    def stopped(*_: object) -> Iterator[Scored]:
+        raise KeyboardInterrupt
+        yield
+
+    identity = FakeBackend().identity
+    with pytest.raises(Interrupted, match="run the same command again"):
+        score(stopped, job, identity, rows, LineStore(tmp_path / "work"))
+    with pytest.raises(Interrupted, match="nothing is kept"):
+        score(stopped, job, identity, rows, LineStore(None))
 
 
 def test_a_place_that_cannot_be_written_is_named(

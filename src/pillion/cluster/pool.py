@@ -44,8 +44,8 @@ class Crew:
     workers: int | None = None
     say: Callable[[str], object] = lambda _: None
     _idle: list[Any] = field(default_factory=list[Any])
-    # Ray's promise of an answer -> the worker who gives it.
-    _starting: dict[Any, Any] = field(default_factory=dict[Any, Any])
+    # Ray's promise of a first answer -> the worker who gives it, and whether it is a new one.
+    _starting: dict[Any, tuple[Any, bool]] = field(default_factory=dict[Any, tuple[Any, bool]])
     _num_failed_starts: int = 0
 
     @property
@@ -91,6 +91,7 @@ class Crew:
                 continue
             waiting.appendleft(unit)
             lost[unit] += 1
+            self._call_the_roll()
             self.say("A worker was lost; what it had goes to another one.")
             if lost[unit] == MOST_ATTEMPTS:
                 raise RunError(
@@ -108,7 +109,13 @@ class Crew:
         remote = self.ray.remote(Worker).options(**resources)
         for _ in range(num_wanted - len(self._idle) - len(self._starting)):
             worker = remote.remote(self.model, self.dtype, self.device)
-            self._starting[worker.version.remote()] = worker
+            self._starting[worker.version.remote()] = (worker, True)
+
+    def _call_the_roll(self) -> None:
+        """Who idles may have been lost together with a worker: it has to answer first."""
+        for worker in self._idle:
+            self._starting[worker.version.remote()] = (worker, False)
+        self._idle.clear()
 
     def _wait(self, answers: list[Any], may_take_long: bool) -> Any:
         """The first answer that is there."""
@@ -123,11 +130,11 @@ class Crew:
 
     def _welcome(self, answer: Any) -> None:
         """A worker has started, or died of it."""
-        worker, errors = self._starting.pop(answer), self.ray.exceptions
+        worker, is_new = self._starting.pop(answer)
         try:
             theirs = self.ray.get(answer)
-        except errors.RayError as error:
-            self._num_failed_starts += 1
+        except self.ray.exceptions.RayError as error:
+            self._num_failed_starts += is_new
             if self._num_failed_starts == MOST_FAILED_STARTS:
                 raise RunError(
                     f"Workers cannot be started ({_last_line(error)}); install pillion, and what "

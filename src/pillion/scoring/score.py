@@ -11,6 +11,7 @@ from functools import partial
 from pillion.backends import Backend
 from pillion.core import ModelIdentity
 from pillion.core.lines import as_line, json_line
+from pillion.errors import Interrupted
 from pillion.extract import Progress, silent
 from pillion.probe import Artefact
 from pillion.runtime import LanguageModel
@@ -108,6 +109,7 @@ def score(
 
     Raises:
         StorageError: the disk is full; what is done is kept.
+        Interrupted: by Ctrl-C; what is done is kept.
         PillionError: as the scorer raised it.
     """
     lines: list[str | None] = [None] * len(token_ids)
@@ -121,9 +123,13 @@ def score(
             _place(lines, shard, kept)
     kept_tokens = total - sum(sum(map(len, rows)) for _, rows in missing)
     tell = partial(_tell, progress, kept_tokens, total)
-    for shard, found in scorer(job, missing, tell):
-        store.put(shard, found)
-        _place(lines, shard, found)
+    try:
+        for shard, found in scorer(job, missing, tell):
+            store.put(shard, found)
+            _place(lines, shard, found)
+    except KeyboardInterrupt as error:
+        kept = "run the same command again to finish" if store.folder else "nothing is kept"
+        raise Interrupted(f"Scoring was interrupted; {kept}.") from error
     return lines
 
 
