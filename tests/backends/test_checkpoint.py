@@ -30,6 +30,16 @@ def test_its_identity_is_that_of_the_loaded_model(folder: Path, dtype: str) -> N
     assert found.codec.encode("abc", "chat") == loaded.encode("abc", "chat")
 
 
+@pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16"])
+def test_weights_that_are_widened_stay_what_they_were(tmp_path: Path, dtype: str) -> None:
+    tiny_model("llama").bfloat16().save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    loaded: Any = load_backend(str(tmp_path), dtype, "cpu")
+    found = read_checkpoint(str(tmp_path), dtype)
+    assert found.identity == loaded.identity
+    assert found.dtype == str(loaded.dtype).removeprefix("torch.")
+
+
 def test_tied_weights_and_shards_are_found(tmp_path: Path) -> None:
     model = tiny_model("llama")
     model.config.tie_word_embeddings = True

@@ -19,6 +19,7 @@ from pillion.backends.codec import Codec
 from pillion.backends.embedded import embedded_model_path
 from pillion.backends.transformers import end_ids, find_blocks, fingerprint_weights, identify
 from pillion.core import ModelIdentity
+from pillion.core.arithmetic import fast_dtype
 from pillion.errors import ConfigError
 
 _INDEX = "model.safetensors.index.json"
@@ -32,6 +33,7 @@ class Checkpoint:
     Attributes:
         folder: where they lie.
         identity: what `load_backend` of the same model and dtype would have.
+        dtype: to compute in, such as `bfloat16`.
         codec: its tokenizer.
         end_ids: tokens that end an answer.
         architectures: names of its classes, as its configuration has them.
@@ -39,6 +41,7 @@ class Checkpoint:
 
     folder: Path
     identity: ModelIdentity
+    dtype: str
     codec: Codec
     end_ids: frozenset[int]
     architectures: tuple[str, ...]
@@ -49,7 +52,8 @@ def read_checkpoint(model: str, dtype: str = "auto", revision: str | None = None
 
     Args:
         model: `embedded`, a folder, or the name of a hub's model that was downloaded.
-        dtype: that it is to run in, such as `bfloat16`; `auto` is the one it is stored in.
+        dtype: to compute in, such as `bfloat16`; `auto` is the one it is stored in, or wider where
+            that is faster.
         revision: of a hub's model.
 
     Raises:
@@ -73,11 +77,14 @@ def read_checkpoint(model: str, dtype: str = "auto", revision: str | None = None
     with ExitStack() as stack:
         weights_sha256 = fingerprint_weights(_weights(folder, model, network, stack))
     stored = getattr(config.get_text_config(), "dtype", None) or torch.float32
-    chosen = stored if dtype == "auto" else getattr(torch, dtype)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    computed = fast_dtype(stored, device) if dtype == "auto" else getattr(torch, dtype)
+    known = stored if computed.itemsize > stored.itemsize else computed
     blocks = find_blocks(network)[1]
     return Checkpoint(
         folder,
-        identify(network, tokenizer, model, len(blocks), chosen, weights_sha256),
+        identify(network, tokenizer, model, len(blocks), known, weights_sha256),
+        str(computed).removeprefix("torch."),
         Codec(tokenizer, model),
         end_ids(network, tokenizer),
         tuple(config.architectures or ()),

@@ -54,7 +54,8 @@ class VllmEngine(Engine):
     Args:
         model: `embedded`, a folder, or the name of a hub's model that was downloaded.
         probes: one or more; the room beside the KV cache is that which they need.
-        dtype: of the model's weights; `auto` is the one they are stored in.
+        dtype: to compute in; `auto` is the one the weights are stored in, or wider where that is
+            faster.
         allow_mismatch: only warn of probes trained on other weights, tokenizer or template.
         others: more options of vLLM, such as `max_model_len` or `tensor_parallel_size`.
 
@@ -82,7 +83,7 @@ class VllmEngine(Engine):
         self._files = tempfile.TemporaryDirectory(prefix="pillion-")
         self._options: dict[str, Any] = {
             "model": str(checkpoint.folder),
-            "dtype": checkpoint.identity.dtype,
+            "dtype": checkpoint.dtype,
             "worker_extension_cls": "pillion.vllm.worker.ProbeWorker",
             **options(checkpoint.architectures, self._save(probes), allow_mismatch=allow_mismatch),
             **others,
