@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pillion.backends.transformers import TransformersBackend
-from pillion.errors import StateError
+from pillion.errors import ConfigError, StateError
 from pillion.probe import Artefact
 from pillion.runtime import (
     ContinuousEngine,
@@ -280,6 +280,29 @@ def test_texts_are_classified_while_others_are_answered(
                 assert (got - offline(probe, states)).abs().max() < EXACT
     for ids, events in zip(rows, answered, strict=False):
         assert worst(backend, every, ids, events) < EXACT
+
+
+def test_some_layers_may_have_sliding_windows_but_not_all() -> None:
+    from transformers import AutoModelForCausalLM, Qwen3Config
+
+    def model(kinds: list[str]) -> TransformersBackend:
+        config = tiny_model("qwen3").config.to_dict()
+        window = {"use_sliding_window": True, "sliding_window": 8, "layer_types": kinds}
+        network: Any = AutoModelForCausalLM.from_config(Qwen3Config(**config | window))
+        return TransformersBackend(network.eval(), tiny_tokenizer(), "tiny")
+
+    sliding, full = "sliding_attention", "full_attention"
+    backend, ids = model([sliding, full, sliding]), random_ids(50, seed=1)
+    probe = make_artefact("p", backend.identity)
+
+    async def load() -> list[Any]:
+        async with serving(backend, [probe]) as engine:
+            return await asyncio.gather(answer(engine, ids), answer(engine, ids[:20]))
+
+    for row, events in zip((ids, ids[:20]), asyncio.run(load()), strict=True):
+        assert worst(backend, [probe], row, events) < EXACT
+    with pytest.raises(ConfigError, match="sliding-window attention in every layer"):
+        ContinuousEngine(model([sliding] * 3), [], SMALL)
 
 
 def test_states_that_are_not_finite_end_their_own_request_only(

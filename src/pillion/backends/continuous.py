@@ -12,18 +12,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
-from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessorList
-from transformers.generation.continuous_batching.cb_logits_processors import (
-    ContinuousBatchingLogitsProcessor,
-    ContinuousBatchingLogitsProcessorList,
-)
+from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.continuous_api import OutputRouter
 from transformers.generation.continuous_batching.requests import RequestStatus
 from transformers.generation.continuous_batching.scheduler import SCHEDULER_MAPPING, FIFOScheduler
 
 from pillion.backends import packed_attention
+from pillion.backends.draws import Draws, processors
 from pillion.backends.paged import Chunk, Drawn, PagedSettings, PagedStep, PagedWatcher, Ticket
 from pillion.backends.transformers import TransformersBackend
 from pillion.errors import ConfigError, RunError
@@ -54,7 +51,7 @@ class ContinuousBatching:
         self._cached: dict[str, int] = {}
         self._hooks: list[Any] = []
         self._watchers: Sequence[PagedWatcher] = ()
-        self._draws = _Draws(self._tickets)
+        self._draws = Draws(self._tickets)
         self._manager = self._make_manager()
         cache = self._manager.batch_processor.cache
         self._pages = cache.cache_allocators.get(FULL)
@@ -219,7 +216,7 @@ class ContinuousBatching:
         try:
             with torch.inference_mode():
                 manager: Any = self.backend.model.init_continuous_batching(plain, config)
-                manager.logit_processor = _processors(self._draws)
+                manager.logit_processor = processors(self._draws)
                 manager.output_router = _Router(self._hand_over)
                 self._choose_attention()
                 manager.warmup()  # makes the cache; no graph is captured
@@ -350,68 +347,3 @@ class _Router(OutputRouter):
 
     def deliver_batch(self, outputs: list[Any]) -> None:
         self.hand_over(outputs)
-
-
-class _Draws(ContinuousBatchingLogitsProcessor):
-    """Draws each request's token in its own way; the engine then takes the likeliest.
-
-    transformers knows a temperature and top_p a request, but one way to draw for all, no seed, and
-    log-probabilities after the temperature only.
-    """
-
-    def __init__(self, tickets: dict[str, Ticket]) -> None:
-        self.supported_kwargs, self.ignored_kwargs = {}, ()
-        self.tickets = tickets
-        self.rows: list[tuple[int, Ticket]] = []
-        self.failed: set[str] = set()
-        self.logs: dict[str, tuple[int, Float[Tensor, " vocab"]]] = {}
-
-    def fill_defaults(self, int32_tensor: Tensor) -> None:
-        int32_tensor.zero_()
-
-    def prepare_tensor_args(self, requests_with_new_token: list[Any]) -> Int[Tensor, " none"]:
-        """Notes whose logits the next rows are; needs no argument on the device."""
-        named = [self.tickets.get(f.state.request_id) for f in requests_with_new_token]
-        self.rows = [
-            (row, ticket)
-            for row, ticket in enumerate(named)
-            if ticket and (ticket.draw or ticket.top_logprobs is not None)
-        ]
-        return torch.zeros(0, dtype=torch.int32)
-
-    def __call__(
-        self, scores: Float[Tensor, "row vocab"], tensor_arg: Tensor
-    ) -> Float[Tensor, "row vocab"]:
-        """The logits; where a token was drawn, it is the likeliest."""
-        for row, ticket in self.rows:
-            logits = scores[row : row + 1]
-            if not bool(torch.isfinite(logits.sum())):  # one request must not end all others
-                self.failed.add(ticket.request)
-                continue
-            if ticket.top_logprobs is not None:
-                self.logs[ticket.request] = ticket.top_logprobs, logits[0].log_softmax(-1)
-            if ticket.draw:
-                scores[row, ticket.draw(logits)] = torch.inf
-        return scores
-
-    def logprobs(
-        self, request: str, token: int
-    ) -> tuple[float | None, tuple[tuple[int, float], ...]]:
-        """Log-probability of the token that was drawn, and of the likeliest ones."""
-        if request not in self.logs:
-            return None, ()
-        top, logs = self.logs[request]
-        best = logs.topk(top)
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return float(logs[token]), tuple(pairs)
-
-    def clear(self) -> None:
-        """The tokens of the step have been handed over."""
-        self.logs.clear()
-        self.failed.clear()
-
-
-def _processors(draws: _Draws) -> ContinuousBatchingLogitsProcessorList:
-    found = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([draws]))
-    found.tensors_required = 1  # a row of arguments, which stays empty
-    return found

@@ -30,14 +30,14 @@ def register() -> str:
 
 def packed_attention(
     module: nn.Module,
-    query: Float[Tensor, "1 head token width"],
-    key: Float[Tensor, "1 kv_head past width"],
-    value: Float[Tensor, "1 kv_head past width"],
+    query: Float[Tensor, "batch head token width"],
+    key: Float[Tensor, "batch kv_head past width"],
+    value: Float[Tensor, "batch kv_head past width"],
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
     **kwargs: Any,
-) -> tuple[Float[Tensor, "1 token head width"], None]:
+) -> tuple[Float[Tensor, "batch token head width"], None]:
     """Each request's tokens attend to its own keys, up to their own place.
 
     A pass outside continuous batching has no `write_index` and goes to transformers' own function.

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pillion.backends import Backend
 from pillion.core import Verdict
 from pillion.core.batching import batches_by_length
-from pillion.errors import PillionError
 from pillion.probe import Artefact
 from pillion.runtime.language_model import pad_batch
 from pillion.runtime.reading import Reading
@@ -69,15 +68,13 @@ class Classifier:
         """Serves until nobody waits; what goes wrong is said to those whom it concerns."""
         while self._waiting:
             jobs = self._alike()
-            try:
-                found = await self._run(jobs)
-            except PillionError as error:
-                for job in jobs:
-                    _settle(job.answer, error)
-            else:
-                for job in jobs:
-                    _settle(job.answer, found[: len(job.rows)])
-                    found = found[len(job.rows) :]
+            run = asyncio.create_task(self._run(jobs))
+            await asyncio.wait([run])
+            error = run.exception()
+            found = [] if error else run.result()
+            for job in jobs:
+                part, found = found[: len(job.rows)], found[len(job.rows) :]
+                _settle(job.answer, error or part)
         self._worker = None
 
     def _alike(self) -> list[Job]:
@@ -106,10 +103,10 @@ class Classifier:
         return reading.verdicts()
 
 
-def _settle(answer: asyncio.Future[Found], result: Found | PillionError) -> None:
+def _settle(answer: asyncio.Future[Found], result: Found | BaseException) -> None:
     if answer.done():  # whoever asked has gone
         return
-    if isinstance(result, PillionError):
+    if isinstance(result, BaseException):
         answer.set_exception(result)
     else:
         answer.set_result(result)

@@ -226,12 +226,12 @@ class ContinuousEngine(Engine):
 
     def _land(self, request: str, flight: Flight, over: bool) -> None:
         self._flights.pop(request, None)
-        for reading in self._readings:  # all follow all requests: pages are shared
-            reading.leave(request)
         if over:
             self._batching.forget(request)
         else:
             self._batching.cancel(request)
+        for reading in self._readings:  # all follow all requests: pages are shared
+            reading.leave(request)
 
     def _hand_out(self, said: Sequence[tuple[Flight, Said]]) -> None:
         for flight, one in said:

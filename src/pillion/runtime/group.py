@@ -14,6 +14,9 @@ from torch import Tensor
 from pillion.probe import Artefact
 from pillion.probe.network import Fold, State, inverse_rms, inverse_rms_by_layer
 
+FEW_TOKENS = 64
+"""Up to so many, all layers are normalised at once; of more, a layer at a time stays in a cache."""
+
 
 class Group:
     """Probes of one fold class on the same layers.
@@ -108,7 +111,8 @@ class Group:
         values = torch.cat([own, common.view(layers, batch * chunk, -1)], -1).float()
         values = values.view(layers, batch, chunk, -1)
         if self.normalise:
-            values *= inverse_rms_by_layer(hidden)[..., None] if chunk > 1 else _rms(hidden)
+            many = batch * chunk > FEW_TOKENS
+            values *= inverse_rms_by_layer(hidden)[..., None] if many else _rms(hidden)
         return values
 
     def logits(self, state: State) -> list[Float[Tensor, "batch output"]]:
