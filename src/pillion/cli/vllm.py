@@ -26,9 +26,9 @@ def vllm(
     dtype: Dtype = "auto",
     allow_mismatch: AllowMismatch = False,
 ) -> None:
-    """Write the options that let probes ride in vLLM, after checking that they can.
+    """Write the options for probes in vLLM.
 
-    Then start the server with VLLM_PLUGINS=pillion vllm serve MODEL --config FILE; its answers
+    The probes and the model are checked first. Then start the server with VLLM_PLUGINS=pillion vllm serve MODEL --config FILE; its answers
     carry verdicts. More options of vLLM may be added to the command or the file.
     """
     from pillion.backends.checkpoint import read_checkpoint

@@ -55,7 +55,7 @@ class AccuracyResult:
         """One entry; None where there is none."""
         return self.entries.get((method, metric))
 
-    def value(self, method: str, metric: str) -> float | None:
+    def value(self, method: str, metric: str) -> float | int | None:
         """One number; None where it is undefined or was not measured."""
         found = self.entry(method, metric)
         return None if found is None else found["value"]

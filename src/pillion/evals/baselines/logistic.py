@@ -6,12 +6,14 @@ no training row has. Does not know where features come from.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from pillion.data.labels import Task
@@ -115,16 +117,11 @@ def _model(
         return None
     # Not converged after max_iter is one more form of early stopping; validation judges it.
     model = LogisticRegression(C=strength, max_iter=max_iter, tol=1e-3)
-    with _no_convergence_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        # Label ids are classes, however many there are of them.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         return model.fit(features, column.astype(int))
-
-
-def _no_convergence_warning() -> Any:
-    import warnings
-
-    from sklearn.exceptions import ConvergenceWarning
-
-    return warnings.catch_warnings(action="ignore", category=ConvergenceWarning)
 
 
 def log_loss(
