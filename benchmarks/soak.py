@@ -65,7 +65,7 @@ class Known:
 
     Attributes:
         answers: text -> its answer, with the steady probe's verdicts on both.
-        scores: text -> probabilities of `yes` by the steady probe and by both versions of the other.
+        scores: text -> probabilities of `yes` by the steady probe and both versions of the other.
         tolerance: in probability.
     """
 

@@ -28,8 +28,9 @@ def vllm(
 ) -> None:
     """Write the options for probes in vLLM.
 
-    The probes and the model are checked first. Then start the server with VLLM_PLUGINS=pillion vllm serve MODEL --config FILE; its answers
-    carry verdicts. More options of vLLM may be added to the command or the file.
+    The probes and the model are checked first. Then start the server with VLLM_PLUGINS=pillion
+    vllm serve MODEL --config FILE; its answers carry verdicts. More options of vLLM may be added
+    to the command or the file.
     """
     from pillion.backends.checkpoint import read_checkpoint
     from pillion.runtime import resolve

@@ -55,10 +55,11 @@ class AccuracyResult:
         """One entry; None where there is none."""
         return self.entries.get((method, metric))
 
-    def value(self, method: str, metric: str) -> float | int | None:
+    def value(self, method: str, metric: str) -> float | None:
         """One number; None where it is undefined or was not measured."""
         found = self.entry(method, metric)
-        return None if found is None else found["value"]
+        number = None if found is None else found["value"]
+        return None if number is None else float(number)  # JSON writes whole numbers without a dot
 
     def methods(self) -> list[str]:
         """The methods that were measured, by role, best first."""
