@@ -35,7 +35,8 @@ def test_it_lists_its_verbs_in_the_order_of_use(run: Run) -> None:
 def test_every_verb_explains_itself(run: Run, verb: str) -> None:
     ran = run(verb, "--help")
     assert ran.code == 0 and f"Usage: pillion {verb}" in ran.out
-    assert "--json" in ran.out
+    # The verbs of a group have it each.
+    assert "--json" in ran.out or "Commands:" in ran.out
     for line in ran.out.splitlines():
         assert "Raises:" not in line and "Args:" not in line
 

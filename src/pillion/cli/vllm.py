@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pillion.cli.app import AllowMismatch, Dtype, Probes, app, out
+from pillion.cli.app import AllowMismatch, Dtype, Json, Probes, app, out, print_json
 from pillion.cli.output import write_lines
 from pillion.cli.places import check_file
 from pillion.errors import ConfigError
@@ -25,6 +25,7 @@ def vllm(
     ] = Path("pillion.yaml"),
     dtype: Dtype = "auto",
     allow_mismatch: AllowMismatch = False,
+    as_json: Json = False,
 ) -> None:
     """Write the options for probes in vLLM.
 
@@ -45,5 +46,8 @@ def vllm(
     check_probes(artefacts, checkpoint.identity, allow_mismatch)
     chosen = options(checkpoint.architectures, probe, allow_mismatch=allow_mismatch, http=True)
     write_lines(option_file(chosen).splitlines(), out_file)
+    start = f"VLLM_PLUGINS=pillion vllm serve {checkpoint.folder} --config {out_file}"
+    if as_json:
+        return print_json({"out": str(out_file), "start": start})
     out.print(f"Wrote {out_file}. Start the server with:")
-    out.print(f"  VLLM_PLUGINS=pillion vllm serve {checkpoint.folder} --config {out_file}")
+    out.print(f"  {start}")
