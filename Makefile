@@ -14,14 +14,18 @@ PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
 RUNTIME := $(VENV)/.installed-runtime
 DEV := $(VENV)/.installed-dev
 
-.PHONY: run test test-vllm check bench install
+.PHONY: run test test-extra test-vllm check bench install
 .DELETE_ON_ERROR:
 
 run: $(RUNTIME)
 	$(BIN)/pillion demo
 
 test: $(DEV)
-	$(BIN)/python -m pytest -m "not gpu and not vllm"
+	$(BIN)/python -m pytest -m "not gpu and not vllm and not ray and not browser"
+
+# A real Chromium, and Ray nodes that are started and killed: they want the machine for themselves.
+test-extra: $(DEV)
+	$(BIN)/python -m pytest -m "ray or browser"
 
 # vLLM pins its own versions of everything: it gets an environment of its own.
 test-vllm:

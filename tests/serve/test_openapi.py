@@ -67,7 +67,7 @@ def statuses_of(cases: Any) -> set[int]:
     def asked(case: Any) -> None:
         if case.path.endswith("completions") and isinstance(case.body, dict):
             case.body["model"] = "m"  # no name that is made up gets further than a 404
-        answer = case.call(headers=KEY, timeout=30)
+        answer = case.call(headers=KEY, timeout=120)
         statuses.add(answer.status_code)
         if answer.status_code >= 400 and answer.content:
             assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
