@@ -80,7 +80,8 @@ def test_calibrated_probabilities_are_those_of_scikit_learn(method: str, num_cla
     shift = 0.0 if num_classes == 2 else torch.randn(len(logits), 1)
     got = Calibrator(task, card)(torch.tensor(logits, dtype=torch.float32) + shift)
     assert got.dtype == torch.float32
-    np.testing.assert_allclose(got, wanted if num_classes > 2 else wanted[:, 1:], atol=2e-6)
+    # A step of an isotonic curve is steep: fp32 logits leave its sixth digit open.
+    np.testing.assert_allclose(got, wanted if num_classes > 2 else wanted[:, 1:], atol=1e-5)
 
 
 def test_multilabel_columns_are_calibrated_one_by_one() -> None:
