@@ -62,7 +62,7 @@ def test_without_examples_no_text_is_kept() -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_examples_are_the_surest_mistakes_the_least_sure_and_the_surest_right(task: str) -> None:
-    content, _, _ = made(task, num_examples=5)
+    content, _, _ = made(task, count=300, num_examples=5)
     kinds = content["examples"]
     assert set(kinds) == {"wrong", "unsure", "right"}
     assert all(len(kinds[kind]) == 5 for kind in kinds)
