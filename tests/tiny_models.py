@@ -143,7 +143,7 @@ def all_artefacts(
     return [
         make_artefact(f"{probe}-{task}", identity, probe, task, layers, template, seed)
         for seed, (probe, task) in enumerate(
-            ((probe, task) for probe in AGGREGATORS for task in ("binary", "multiclass")), start=1
+            (probe, task) for probe in AGGREGATORS for task in ("binary", "multiclass")
         )
     ]
 
