@@ -21,7 +21,7 @@ from benchmarks.accuracy import cache_folder, describe
 from benchmarks.result_file import write_result
 from pillion.backends import Backend, load_backend
 from pillion.data import LabelSpace, Rows
-from pillion.evals import NeedleSettings, needle_rows
+from pillion.evals.needle import NeedleSettings, needle_rows
 from pillion.extract import (
     CachedSource,
     LiveSource,

@@ -7,8 +7,7 @@ from collections import Counter
 import pytest
 
 from pillion.errors import ConfigError
-from pillion.evals import NeedleSettings, needle_rows
-from pillion.evals.needle import COMMON, NEGATIONS
+from pillion.evals.needle import COMMON, NEGATIONS, NeedleSettings, needle_rows
 
 NEEDLES = {
     "plain": ["the delivery contains keys"],
