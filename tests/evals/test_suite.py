@@ -63,7 +63,7 @@ def test_settings_of_one_data_set_go_on_top(tmp_path: Path) -> None:
         ("train =", "trian =", r"data.mood.trian: Unknown key 'trian'.*Did you mean 'train'"),
         ("seeds = [0, 1]", "seeds = []", "seeds: "),
         ("seeds = [0, 1]", "sedes = [0]", "Unknown key 'sedes'.*Did you mean 'seeds'"),
-        ('test = "test.csv"', "test = 1.5", "data.mood.test.*less than 1"),
+        ('test = "test.csv"', "test = 1.5", "data.mood.test: .*less than 1"),
         ("[data.mood]", '[data."../up"]', "data.*pattern"),
         ("{ mood = {", "{ modo = {", "Unknown data set 'modo'.*Did you mean 'mood'"),
         ("[methods.gate]", "[methods.gate", "cannot be parsed"),

@@ -163,8 +163,12 @@ def _rank(error: Any) -> tuple[bool, bool]:
     return error["type"] != "extra_forbidden", error["type"] == "string_type"
 
 
+_OF_PYDANTIC = {"str", "float", "constrained-str", "constrained-float"}
+"""What it calls the members of a union, in the place of an error."""
+
+
 def _is_of_pydantic(part: int | str) -> bool:
-    return isinstance(part, str) and ("[" in part or part in ("str", "float"))
+    return isinstance(part, str) and ("[" in part or part in _OF_PYDANTIC)
 
 
 def _keys_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -119,7 +120,10 @@ class Adapted(nn.Module):
             target_modules="all-linear",
         )
         decoder: Any = copy.deepcopy(backend.decoder)
-        self.decoder: Any = get_peft_model(decoder, config)
+        with warnings.catch_warnings():
+            # peft asks for what transformers now calls by another name.
+            warnings.simplefilter("ignore", FutureWarning)
+            self.decoder: Any = get_peft_model(decoder, config)
         self.head = nn.Linear(backend.identity.dim, num_outputs)
 
     def logits(self, rows: list[Sequence[int]]) -> Float[Tensor, "row output"]:
