@@ -213,6 +213,12 @@ class ContinuousBatching:
             auto_switch_to_flash=False,
         )
         plain = GenerationConfig(do_sample=False, eos_token_id=-1)
+        self._attention = self.backend.model.config._attn_implementation
+        if self._attention == packed_attention.NAME:
+            raise ConfigError(
+                f"Model {self.backend.identity.name!r} is served by another engine; close that one "
+                "first, or load the model again."
+            )
         try:
             with torch.inference_mode():
                 manager: Any = self.backend.model.init_continuous_batching(plain, config)
@@ -221,6 +227,7 @@ class ContinuousBatching:
                 self._choose_attention()
                 manager.warmup()  # makes the cache; no graph is captured
         except (ValueError, MemoryError) as error:
+            self.backend.model.set_attn_implementation(self._attention)
             raise ConfigError(
                 f"Model {self.backend.identity.name!r} cannot be served with {sizes}: {error}."
             ) from error
@@ -228,12 +235,11 @@ class ContinuousBatching:
 
     def _choose_attention(self) -> None:
         """Where the step would be masked, and nothing but causal attention is asked for."""
-        config, model = self.backend.model.config.get_text_config(), self.backend.model
+        config = self.backend.model.config.get_text_config()
         kinds = set(getattr(config, "layer_types", None) or [FULL])
         window = getattr(config, "sliding_window", None)
-        self._attention = config._attn_implementation
         if self._attention == "sdpa" and kinds == {FULL} and window is None:
-            model.set_attn_implementation(packed_attention.register())
+            self.backend.model.set_attn_implementation(packed_attention.register())
 
     def _hand_over(self, outputs: Sequence[Any]) -> None:
         drawn = [self._drawn(output) for output in outputs if output.request_id in self._tickets]
@@ -267,7 +273,8 @@ class ContinuousBatching:
             return
         step = self._step(kwargs)
         for chunk in step.chunks:
-            self._cached.setdefault(chunk.request, chunk.start)
+            if chunk.request in self._tickets:
+                self._cached.setdefault(chunk.request, chunk.start)
         for watcher in self._watchers:
             watcher.start(step)
 

@@ -6,11 +6,16 @@ The paged counterpart of `Step` and `Watcher`: many requests share a step and on
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from pillion.errors import ConfigError
+
+LEAST = {"page_tokens": 4}
+"""Least sizes that are more than 1."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +27,21 @@ class PagedSettings:
         cache_tokens: tokens of all requests and cached prefixes together.
         max_chunk_tokens: tokens of a step: longer prompts are read in chunks.
         max_requests: requests of a step.
+
+    Raises:
+        ConfigError: a size that is too small.
     """
 
     page_tokens: int = 16
     cache_tokens: int = 32768
     max_chunk_tokens: int = 512
     max_requests: int = 64
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            least, got = LEAST.get(one.name, 1), getattr(self, one.name)
+            if got < least:
+                raise ConfigError(f"{one.name} is {got}; it must be {least} or more.")
 
 
 @dataclass(frozen=True)

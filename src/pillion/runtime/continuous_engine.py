@@ -14,7 +14,7 @@ from itertools import count
 from pillion.backends import Backend
 from pillion.backends.paged import Drawn, PagedSettings, Ticket
 from pillion.core import Template, Verdict
-from pillion.errors import ConfigError, RunError, StateError
+from pillion.errors import ConfigError, PillionError, RunError, StateError
 from pillion.probe import Artefact
 from pillion.runtime.classifier import Classifier
 from pillion.runtime.engine import (
@@ -95,7 +95,11 @@ class ContinuousEngine(Engine):
         self._closed = False
         self._counts = EngineStats()
         self._readings: list[PagedReading] = []
-        self._use(self._checked(probes), self._new_reading(probes))
+        try:
+            self._use(self._checked(probes), self._new_reading(probes))
+        except PillionError:
+            self._batching.close()
+            raise
 
     @property
     def probes(self) -> Mapping[str, Artefact]:
