@@ -65,7 +65,7 @@ class Known:
 
     Attributes:
         answers: text -> its answer, with the steady probe's verdicts on both.
-        scores: text -> probabilities of `yes` by the steady probe and both versions of the other.
+        scores: text -> probability of `yes` by the steady probe and both versions of the other.
         tolerance: in probability.
     """
 
@@ -152,6 +152,7 @@ class Client:
         self.texts = list(known.scores)
 
     async def run(self, until: float) -> None:
+        """Sends until the time is over."""
         kinds, weights = list(MIX), list(MIX.values())
         async with self.http:
             while time.monotonic() < until:
@@ -163,11 +164,13 @@ class Client:
                     self.seen.faults.append(f"{kind}: {type(error).__name__} {error}")
 
     async def chat(self, text: str) -> None:
+        """A whole answer."""
         answer = await self._post("chat", CHAT, self._body(text))
         if answer is not None:
             self._check(text, answer["verdicts"], answer["choices"][0]["message"]["content"])
 
     async def stream(self, text: str) -> None:
+        """An answer in pieces."""
         verdicts, said, done = dict[str, Any](), "", False
         async with self.http.stream("POST", CHAT, json=self._body(text, stream=True)) as answer:
             self.seen.statuses["stream", answer.status_code] += 1
@@ -184,18 +187,21 @@ class Client:
         self._check(text, verdicts, said)
 
     async def completion(self, text: str) -> None:
+        """Two answers to a text as it is."""
         body = {"model": "m", "prompt": text, "max_tokens": self.tokens, "n": 2}
         answer = await self._post("completion", "/v1/completions", body)
         if answer is not None and len(answer["choices"]) != 2:
             self.seen.faults.append("a choice was lost")
 
     async def classify(self, _: str) -> None:
+        """Verdicts on four texts."""
         texts = self.random.sample(self.texts, 4)
         answer = await self._post("classify", "/v1/classify", {"input": texts})
         for text, row in zip(texts, answer["data"] if answer else (), strict=bool(answer)):
             self._compare("classify", text, row["verdicts"])
 
     async def moderation(self, text: str) -> None:
+        """A verdict in OpenAI's shape."""
         body = {"input": text, "model": "steady"}
         answer = await self._post("moderation", "/v1/moderations", body)
         if answer is not None:
@@ -204,6 +210,7 @@ class Client:
             self.seen.compare("moderation", got, wanted, self.known.tolerance)
 
     async def hang_up(self, text: str) -> None:
+        """Asks, and goes away in the middle."""
         body = self._body(text, stream=self.random.random() < 0.5)
         wait = self.random.random() * 0.5
         try:
@@ -216,6 +223,7 @@ class Client:
         self.seen.statuses["hang_up", 0] += 1
 
     async def malformed(self, _: str) -> None:
+        """Sends what is no request."""
         body = self.random.choice(MALFORMED)
         answer = await self.http.post(
             CHAT, content=body, headers={"Content-Type": "application/json"}
@@ -225,6 +233,7 @@ class Client:
             self.seen.faults.append(f"malformed: {answer.status_code}")
 
     async def swap(self, _: str) -> None:
+        """Puts one version of the probe in the place of the other."""
         body = {"path": self.random.choice(("one", "two"))}
         answer = await self.http.put("/v1/probes/other", json=body)
         self.seen.statuses["swap", answer.status_code] += 1

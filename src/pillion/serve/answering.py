@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -52,7 +52,7 @@ class Opening:
 
     Attributes:
         ask: what is wanted.
-        events: the tokens to come.
+        events: the tokens to come; closed if there is something to act on.
         read: the engine's event.
         act: the policy to follow; None: answer.
         told: its verdicts and decisions, as JSON.
@@ -72,13 +72,16 @@ class Opening:
         return self.act.refusal if isinstance(self.act, Block | Escalate) else None
 
 
-async def open_prompt(service: Service, call: Call, ask: Ask, number: int = 0) -> Opening:
+async def open_prompt(
+    service: Service, call: Call, ask: Ask, stack: AsyncExitStack, number: int = 0
+) -> Opening:
     """Has a prompt read, and decides what is to be done about it.
 
     Args:
         service: the server.
         call: the request that it belongs to.
         ask: what is wanted.
+        stack: closes the engine's events, however the request ends.
         number: of the choice, for the engine's id.
 
     Raises:
@@ -86,6 +89,7 @@ async def open_prompt(service: Service, call: Call, ask: Ask, number: int = 0) -
     """
     # Probes may be swapped while the request is on its way; it keeps those that it began with.
     multilabel, events = service.multilabel, _submit(service, call, ask, number)
+    stack.push_async_callback(events.aclose)
     with service.queue() as begin:
         read = await _next(events, call)
     assert isinstance(read, PromptRead)
@@ -93,7 +97,7 @@ async def open_prompt(service: Service, call: Call, ask: Ask, number: int = 0) -
     service.metrics.count_verdicts("prompt", read.verdicts)
     counsel = Counsel(service, "prompt")
     outcome = await counsel.decide(read.verdicts, ask.text)
-    if isinstance(outcome.act, Block | Escalate):
+    if outcome.act is not None:
         await events.aclose()
     told = tell(read.verdicts, outcome.decisions, multilabel)
     return Opening(ask, events, read, outcome.act, told, multilabel)
@@ -114,12 +118,11 @@ async def answer_again(
     service: Service, call: Call, opening: Opening, ask: Ask, number: int
 ) -> AsyncGenerator[Part]:
     """Another answer to the same prompt, decided as it was."""
-    if opening.refusal is None:
-        events = _submit(service, call, ask, number)
-        await _next(events, call)  # the same prompt: its verdicts are known
-        opening = replace(opening, ask=ask, events=events)
-    async for part in answer(service, call, opening):
-        yield part
+    async with aclosing(_submit(service, call, ask, number)) as events:
+        if opening.refusal is None:
+            await _next(events, call)  # the same prompt: its verdicts are known
+        async for part in answer(service, call, replace(opening, ask=ask, events=events)):
+            yield part
 
 
 class Counsel:

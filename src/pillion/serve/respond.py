@@ -53,13 +53,12 @@ async def respond(request: Request, service: Service, job: Job, shape: Shape) ->
     call.texts["prompts"] = [ask.text for ask in job.asks]
     async with AsyncExitStack() as stack:
         openings = await until_gone(request, _open(service, call, job, stack))
-        routed = next((o.act for o in openings if isinstance(o.act, Route)), None)
-        if routed is not None:
-            response = await until_gone(
-                request, _route(service, routed, openings, job, shape, stack)
-            )
-            if response is not None:
-                return response
+        for opening in openings:
+            if isinstance(opening.act, Route):
+                work = _route(service, opening.act, openings, job, shape, stack)
+                response = await until_gone(request, work)
+                if response is not None:
+                    return response
         choices = _choices(service, call, openings, job)
         if job.stream:
             chunks = _chunks(call, openings, choices, job, shape)
@@ -73,13 +72,10 @@ async def respond(request: Request, service: Service, job: Job, shape: Shape) ->
 
 async def _open(service: Service, call: Call, job: Job, stack: AsyncExitStack) -> list[Opening]:
     """Every prompt, read and decided about."""
-
-    async def one(number: int, ask: Ask) -> Opening:
-        opening = await open_prompt(service, call, ask, number * job.n)
-        stack.push_async_callback(opening.events.aclose)
-        return opening
-
-    tasks = [asyncio.ensure_future(one(i, ask)) for i, ask in enumerate(job.asks)]
+    tasks = [
+        asyncio.ensure_future(open_prompt(service, call, ask, stack, i * job.n))
+        for i, ask in enumerate(job.asks)
+    ]
     try:
         return list(await asyncio.gather(*tasks))
     finally:
@@ -94,8 +90,11 @@ def _choices(
     """The answers: n for every prompt, in order."""
     found: list[AsyncGenerator[Part]] = []
     for i, opening in enumerate(openings):
-        found.append(answer(service, call, opening))
-        for k in range(1, job.n):
+        # Where another server was to answer and did not, ours has to begin again.
+        first = 0 if isinstance(opening.act, Route) else 1
+        if first == 1:
+            found.append(answer(service, call, opening))
+        for k in range(first, job.n):
             # Each answer draws with a seed of its own, so that they differ and can be repeated.
             sampling = opening.ask.sampling
             ask = replace(opening.ask, sampling=replace(sampling, seed=sampling.seed + k))
