@@ -13,7 +13,7 @@ def test_it_shows_the_sum_the_text_and_the_tokens_that_added_most(run: Run, prob
 
     assert ran.code == 0, ran
     assert "= tokens" in ran.out and "and bias" in ran.out and "(exact)" in ran.out
-    assert "good day" in ran.out and "layers 0-3" in ran.out and "most at layer" in ran.out
+    assert "good day" in ran.out and "layers 0 to 3" in ran.out and "most at layer" in ran.out
 
 
 def test_json_holds_every_contribution_and_files_are_written(

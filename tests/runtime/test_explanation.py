@@ -127,8 +127,22 @@ def test_an_explanation_is_json_with_every_number(model: LanguageModel) -> None:
 
     assert isinstance(found, Explanation)
     assert kept["tokens"] == list(found.tokens) and kept["exact"] is True
-    np.testing.assert_allclose(kept["contributions"]["b"], found.to("b"), atol=1e-6)
+    np.testing.assert_allclose(kept["contributions"]["b"], found.contributions[..., 1], atol=1e-6)
     assert kept["logits"]["c"] == found.logits[2]
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])
+def test_what_is_said_for_a_label_sums_to_its_logit_in_the_same_sense(
+    model: LanguageModel, task: str
+) -> None:
+    found = explain(model, artefact(model, "gate", task, 2 if task == "binary" else 3), TEXT)
+    logits = dict(zip(found.labels, found.logits, strict=True))
+    for label in found.verdict.probs:
+        assert found.logit(label) == pytest.approx(
+            found.to(label).sum() + found.rest_of(label), abs=1e-4
+        )
+    mean = sum(logits.values()) / 3 if task == "multiclass" else 0
+    assert found.logit("b") == pytest.approx(logits["b"] - mean, abs=1e-5)
 
 
 def test_what_cannot_be_explained_is_refused(model: LanguageModel) -> None:

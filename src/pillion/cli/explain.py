@@ -129,17 +129,16 @@ def _show(found: Explanation, label: str) -> None:
     """The text in colours, a bar a layer, the tokens that added most."""
     values = found.to(label)
     by_token, by_layer = values.sum(0), values.sum(1)
-    sign = 1 if label in found.labels else -1
-    place = found.labels.index(label) if label in found.labels else 0
     out.print(f"{found.verdict.probe}: {found.verdict.label or 'none'}", end="  ")
     out.print("  ".join(f"{name} {prob:.3f}" for name, prob in found.verdict.probs.items()))
     how = "exact" if found.exact else f"{found.method}, approximate"
     out.print(
-        f"logit of {label} {sign * found.logits[place]:+.3f} = tokens {by_token.sum():+.3f} "
-        f"and {'bias' if found.exact else 'rest'} {sign * found.rest[place]:+.3f} ({how})\n"
+        f"logit of {label}{' over the mean of all labels' if found.softmax else ''} "
+        f"{found.logit(label):+.3f} = tokens {by_token.sum():+.3f} "
+        f"and {'bias' if found.exact else 'rest'} {found.rest_of(label):+.3f} ({how})\n"
     )
     out.print(heat_line(found.tokens, by_token))
-    out.print(f"\nlayers {found.layers[0]}-{found.layers[-1]}  {bars(by_layer)}")
+    out.print(f"\nlayers {found.layers[0]} to {found.layers[-1]}  {bars(by_layer)}")
     best = np.argsort(-np.abs(by_token))[:TOP_TOKENS]
     for token in best:
         name = found.tokens[token] or f"⟨{found.token_ids[token]}⟩"

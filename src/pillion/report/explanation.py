@@ -33,7 +33,7 @@ def explanation_page(explanation: Mapping[str, Any]) -> str:
 
 
 def plot_explanation(explanation: Mapping[str, Any], label: str, path: Path) -> None:
-    """Draws what each layer and token added to one label's logit as a PNG file.
+    """Draws what each layer and token added for one label as a PNG file.
 
     Of a long text the `MAX_TOKENS` tokens around the one that added most are shown.
 
@@ -46,13 +46,15 @@ def plot_explanation(explanation: Mapping[str, Any], label: str, path: Path) -> 
         StorageError: the file cannot be written.
     """
     values = np.array(explanation["contributions"][label])
+    if explanation["softmax"]:
+        values = values - np.mean(list(explanation["contributions"].values()), axis=0)
     pairs = zip(explanation["tokens"], explanation["token_ids"], strict=True)
     names = [token or f"⟨{token_id}⟩" for token, token_id in pairs]
     values, names, first = _cut(values, names)
-    figure = new_figure(min(16.0, 3 + 0.16 * len(names)), 5.5)
+    figure = new_figure(min(16.0, 3 + 0.16 * len(names)), 2.5 + 0.1 * len(values))
     axes = figure.subplots()
     most = float(np.abs(values).max()) or 1.0
-    image = axes.imshow(values, "PuOr_r", aspect="auto", origin="lower", vmin=-most, vmax=most)
+    image = axes.imshow(values, "PuOr", aspect="auto", origin="lower", vmin=-most, vmax=most)
     axes.set_yticks(range(0, len(values), max(1, len(values) // 10)))
     axes.set_yticklabels([explanation["layers"][i] for i in axes.get_yticks()])
     axes.set_xticks(range(len(names)))
@@ -62,7 +64,7 @@ def plot_explanation(explanation: Mapping[str, Any], label: str, path: Path) -> 
         axes.set_xlabel(
             f"tokens {first} to {first + len(names) - 1} of {len(explanation['tokens'])}"
         )
-    figure.colorbar(image, label=f"added to the logit of {label!r}")
+    figure.colorbar(image, label=f"added for {label!r}")
     how = "exact" if explanation["exact"] else explanation["method"] + ", approximate"
     axes.set_title(f"{explanation['probe']}: {explanation['label']} ({how})", fontsize=10)
     save(figure, path)

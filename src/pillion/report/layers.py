@@ -36,7 +36,7 @@ def plot_layers(study: Mapping[str, Any], path: Path) -> None:
             other.plot(row["layer"], value, "s", markersize=9, fillstyle="none", color=SECOND)
     _mark(axes, study["sweep"]["layer"], "best by sweep", QUIET, ":")
     _mark(axes, study["recommended"]["layer"], "recommended", INK, "-")
-    axes.legend(loc="lower right", frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     figure.suptitle(f"{study['data']}: {study['rows']:,} rows, {study['model']}", fontsize=11)
     axes.set_title("squares: inflection points of the silhouette", fontsize=9, color=QUIET)
     save(figure, path)

@@ -44,6 +44,7 @@ class Explanation:
         logits: one a label, before calibration.
         rest: what no token added: the bias where the method is exact.
         contributions: what each token at each layer added to each logit.
+        softmax: whether the labels share a softmax, which sees only how logits differ.
     """
 
     verdict: Verdict
@@ -55,6 +56,7 @@ class Explanation:
     logits: tuple[float, ...]
     rest: tuple[float, ...]
     contributions: Float[np.ndarray, "layer token label"]
+    softmax: bool
 
     @property
     def exact(self) -> bool:
@@ -62,13 +64,26 @@ class Explanation:
         return self.method == "exact"
 
     def to(self, label: str) -> Float[np.ndarray, "layer token"]:
-        """What each token at each layer added to one label's logit.
+        """What each token at each layer added for one label.
 
-        For the negative label of a binary probe, which has no logit, the same with its sign turned.
+        With a softmax: to its logit, more than to the mean of all labels' logits. For the negative
+        label of a binary probe, which has no logit: to the positive one's, with the sign turned.
         """
-        if label in self.labels:
-            return self.contributions[:, :, self.labels.index(label)]
-        return -self.contributions[:, :, 0]
+        return self._for(label, self.contributions)
+
+    def logit(self, label: str) -> float:
+        """The logit of a label in the sense of `to`, whose sum it is, with `rest_of`."""
+        return float(self._for(label, np.array(self.logits)))
+
+    def rest_of(self, label: str) -> float:
+        """What no token added, in the sense of `to`."""
+        return float(self._for(label, np.array(self.rest)))
+
+    def _for(self, label: str, values: Float[np.ndarray, "*any label"]) -> np.ndarray:
+        if label not in self.labels:
+            return -values[..., 0]
+        own = values[..., self.labels.index(label)]
+        return own - values.mean(-1) if self.softmax else own
 
     def as_json(self) -> dict[str, Any]:
         """Of JSON's types; `contributions` are label -> layer -> token."""
@@ -79,6 +94,7 @@ class Explanation:
             "probs": dict(self.verdict.probs),
             "method": self.method,
             "exact": self.exact,
+            "softmax": self.softmax,
             "tokens": list(self.tokens),
             "token_ids": list(self.token_ids),
             "layers": list(self.layers),
@@ -129,6 +145,7 @@ def explain(
         logits=tuple(logits[0].tolist()),
         rest=tuple(rest.tolist()),
         contributions=each[:, 0].cpu().numpy(),
+        softmax=artefact.card.task == "multiclass",
     )
 
 
