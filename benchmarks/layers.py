@@ -14,15 +14,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from benchmarks.accuracy import cache_folder
 from benchmarks.result_file import DATA, data_entry, write_result
 from pillion.backends import Backend, load_backend
-from pillion.cache import CacheReader
+from pillion.cache import CacheReader, Workspace
 from pillion.core import Template
 from pillion.data import LabelSpace, Rows, read_rows, split_validation
 from pillion.extract import CachedSource, SelectedRows, cache_key, encode_rows, extract
 from pillion.metrics import evaluate
-from pillion.select import Identification, Targets, identify, sample
+from pillion.select import Identification, Targets, identify, identify_states, sample
 from pillion.train import Examples, ProbeConfig, TrainSettings, evaluate_source, train
 
 DATA_SETS: dict[str, tuple[str, str, str, Template]] = {
@@ -38,7 +41,6 @@ def main() -> None:
     parser.add_argument("data", nargs="*", choices=[*DATA_SETS, []], help="all by default")
     parser.add_argument("--rows", type=int, default=2000, help="studied")
     parser.add_argument("--train-rows", type=int, default=4000, help="that gates train on")
-    parser.add_argument("--tokens", type=int, default=256, help="longer texts are cut")
     parser.add_argument("--gates", action="store_true")
     parser.add_argument("--cache", type=Path, help="keep hidden states here")
     options = parser.parse_args()
@@ -55,9 +57,13 @@ def measure(name: str, backend: Backend, cache: Path, options: argparse.Namespac
     assert rows.labels is not None
     space = LabelSpace.of(rows.labels)
     taken = sample(len(rows), options.rows)
-    tokens = encode_rows(backend, [rows.texts[row] for row in taken], template)
     targets = Targets(space.encode(rows.labels)[taken], space.task, len(space.names))
-    found = identify(backend, [row[-options.tokens :] for row in tokens], targets)
+    if (cache / name / "train").exists():
+        with CacheReader(cache / name / "train") as reader:
+            found = identify_states(backend, pooled(reader, taken.tolist()), targets)
+    else:
+        tokens = encode_rows(backend, [rows.texts[row] for row in taken], template)
+        found = identify(backend, tokens, targets)
     results = described(found)
     data = [data_entry(path, split)]
     if options.gates:
@@ -67,12 +73,23 @@ def measure(name: str, backend: Backend, cache: Path, options: argparse.Namespac
         "model": "embedded",
         "template": template,
         "rows_studied": len(taken),
-        "longest_text_tokens": options.tokens,
         "pool": "mean",
         "score": found.score_name,
         "gates_trained_on_rows": options.train_rows if options.gates else 0,
     }
     write_result(f"layers-{name}", results, seed=0, settings=settings, data=data)
+
+
+def pooled(reader: CacheReader, row_ids: list[int]) -> Tensor:
+    """Means over tokens of states on disk, as `pooled_states` gives them from a pass."""
+    out = torch.empty(len(reader.layers), len(row_ids), reader.spec.dim)
+    workspace = Workspace()
+    for start in range(0, len(row_ids), 32):
+        hidden, mask = reader.read_batch(row_ids[start : start + 32], workspace)
+        share = (mask / mask.sum(1, keepdim=True))[:, None]
+        for layer, states in enumerate(hidden):
+            out[layer, start : start + 32] = torch.bmm(share, states.float())[:, 0]
+    return out
 
 
 def described(found: Identification) -> list[dict[str, Any]]:

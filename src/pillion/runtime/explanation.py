@@ -81,9 +81,9 @@ class Explanation:
 
     def _for(self, label: str, values: Float[np.ndarray, "*any label"]) -> np.ndarray:
         if label not in self.labels:
-            return -values[..., 0]
+            return np.asarray(-values[..., 0])
         own = values[..., self.labels.index(label)]
-        return own - values.mean(-1) if self.softmax else own
+        return np.asarray(own - values.mean(-1) if self.softmax else own)
 
     def as_json(self) -> dict[str, Any]:
         """Of JSON's types; `contributions` are label -> layer -> token."""

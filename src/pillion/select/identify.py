@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from pillion.backends import Backend
 from pillion.extract import Pool, Progress, pooled_states, silent
@@ -95,6 +96,26 @@ def identify(
     if gate is not None:
         known = learned_weights(backend, gate, token_ids[:WEIGHT_ROWS])
         weights = [known.get(layer, 0.0) for layer in layers]
+    return identify_states(backend, states, targets, weights, progress)
+
+
+def identify_states(
+    backend: Backend,
+    states: Float[Tensor, "layer row dim"],
+    targets: Targets,
+    weights: Sequence[float] | None = None,
+    progress: Progress = silent,
+) -> Identification:
+    """The same from pooled states of all layers, for a caller who has them.
+
+    Args:
+        backend: the model that they are of; it is not run.
+        states: pooled, one a row, rows in random order.
+        targets: their labels.
+        weights: mean layer weights of a trained gate.
+        progress: told of every layer.
+    """
+    layers = range(len(states))
     rows = study_layers(states, targets, layers, weights, _as(progress, "study"))
     sets = layer_sets(states, targets, layers, _as(progress, "choose"))
     costs = read_costs(backend, [one.layers for one in sets], targets.signs.shape[1])
