@@ -55,7 +55,7 @@ class Mean(TokenPool):
     def summarise(self, scores: Tensor, votes: Tensor, mask: Bool[Tensor, "batch token"]) -> State:
         """Sum and count."""
         kept = votes.masked_fill(~_over(mask, votes), 0.0)
-        return {"sum": kept.sum(2), "count": _count(mask, len(votes))}
+        return {"sum": kept.sum(2), "count": count(mask, len(votes))}
 
     def merge(self, first: State, second: State) -> State:
         """Adds both."""
@@ -70,14 +70,14 @@ class First(TokenPool):
     """The first token alone."""
 
     def summarise(self, scores: Tensor, votes: Tensor, mask: Bool[Tensor, "batch token"]) -> State:
-        """Its votes, and whether there is one."""
+        """Its votes, and the count of tokens."""
         place = mask.int().argmax(1)
-        return {"votes": _at(votes, place, mask), "any": _any(mask, len(votes))}
+        return {"votes": _at(votes, place, mask), "count": count(mask, len(votes))}
 
     def merge(self, first: State, second: State) -> State:
         """The first one's, if it has any."""
-        votes = torch.where(first["any"][..., None], first["votes"], second["votes"])
-        return {"votes": votes, "any": first["any"] | second["any"]}
+        votes = torch.where(first["count"][..., None] > 0, first["votes"], second["votes"])
+        return {"votes": votes, "count": first["count"] + second["count"]}
 
     def pooled(self, state: State) -> Float[Tensor, "layer batch head vote"]:
         """As it is."""
@@ -88,9 +88,9 @@ class Last(First):
     """The last token alone."""
 
     def summarise(self, scores: Tensor, votes: Tensor, mask: Bool[Tensor, "batch token"]) -> State:
-        """Its votes, and whether there is one."""
+        """Its votes, and the count of tokens."""
         place = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
-        return {"votes": _at(votes, place, mask), "any": _any(mask, len(votes))}
+        return {"votes": _at(votes, place, mask), "count": count(mask, len(votes))}
 
     def merge(self, first: State, second: State) -> State:
         """The second one's, if it has any."""
@@ -140,7 +140,7 @@ class Attention(TokenPool):
             return softmax.summarise(scores, votes, mask)
         place = (mask.cumsum(1) - 1).clamp(min=0).float()
         scores = scores + place[None, :, :, None] * (self.slope / SLOPE_TOKENS)
-        count = {"count": _count(mask, len(votes))}
+        count = {"count": count(mask, len(votes))}
         return softmax.summarise(scores, votes, mask) | count
 
     def merge(self, first: State, second: State) -> State:
@@ -169,12 +169,8 @@ def _over(mask: Tensor, votes: Tensor) -> Tensor:
     return mask.view(1, *mask.shape, *[1] * (votes.ndim - 3))
 
 
-def _count(mask: Tensor, num_layers: int) -> Float[Tensor, "layer batch 1"]:
+def count(mask: Tensor, num_layers: int) -> Float[Tensor, "layer batch 1"]:
     return mask.sum(1).float()[None, :, None].expand(num_layers, -1, 1)
-
-
-def _any(mask: Tensor, num_layers: int) -> Bool[Tensor, "layer batch 1"]:
-    return mask.any(1)[None, :, None].expand(num_layers, -1, 1)
 
 
 def _at(votes: Tensor, place: Tensor, mask: Tensor) -> Float[Tensor, "layer batch head vote"]:
