@@ -49,7 +49,7 @@ class Machine:
 
 
 def choices(num_layers: int, dim: int) -> dict[str, tuple[float, str]]:
-    """Bytes a token (two a number, one in int8) of each way to keep states; is it written?"""
+    """Bytes a token of each way to keep states (a number takes two), and if pillion writes it."""
     full = 2.0 * num_layers * dim
     return {
         "none": (0.0, "yes"),

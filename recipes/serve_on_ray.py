@@ -17,6 +17,7 @@ client's to send again: tokens of its answer may have gone out already. All othe
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,11 +31,12 @@ class Server:
     Args:
         model: as in `pillion serve --model`.
         probes: folders of trained probes, under names that all nodes know.
+        keys: of clients, as hashes; without any the server answers its own machine only.
     """
 
-    def __init__(self, model: str, probes: Sequence[str]) -> None:
-        self.model, self.probes = model, probes
-        self.app: Any = None
+    def __init__(self, model: str, probes: Sequence[str], keys: Any) -> None:
+        self.model, self.probes, self.keys = model, probes, keys
+        self.served: Any = None
 
     def __serve_build_asgi_app__(self) -> Any:
         """The application, built where it runs; Serve starts it and its engine."""
@@ -44,12 +46,12 @@ class Server:
 
         artefacts = [Artefact.load(folder) for folder in self.probes]
         engine = load_engine("transformers", self.model, artefacts)
-        self.app = create_app(engine, Settings(names=(self.model,)))
-        return self.app
+        self.served = create_app(engine, Settings(names=(self.model,), keys=self.keys))
+        return self.served
 
     def check_health(self) -> None:
         """Called by Serve now and then; an error takes the replica out of service."""
-        if not self.app.state.service.ready:
+        if not self.served.state.service.ready:
             raise RuntimeError("The engine is not ready.")
 
 
@@ -58,8 +60,10 @@ def application(options: dict[str, str]) -> serve.Application:
 
     Args:
         options: `model`, `probes` (folders, with commas between them), `replicas`, and `cpus` and
-            `gpus` of each replica.
+            `gpus` of each replica. API keys are those of PILLION_API_KEYS where this is called.
     """
+    from pillion.serve import load_keys
+
     probes = [folder for folder in options.get("probes", "").split(",") if folder]
     deployment = serve.deployment(Server, name="pillion").options(
         num_replicas=int(options.get("replicas", 2)),
@@ -73,7 +77,8 @@ def application(options: dict[str, str]) -> serve.Application:
         health_check_timeout_s=10,
         graceful_shutdown_timeout_s=30,
     )
-    return deployment.bind(options.get("model", "embedded"), probes)
+    keys = load_keys(None, os.environ)
+    return deployment.bind(options.get("model", "embedded"), probes, keys)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -82,10 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--probe", action="append", default=[])
     parser.add_argument("--replicas", type=int, default=2)
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     options = parser.parse_args(arguments)
     given = {"model": options.model, "probes": ",".join(options.probe)}
-    serve.start(http_options={"host": "127.0.0.1", "port": options.port})
+    serve.start(http_options={"host": options.host, "port": options.port})
     serve.run(application({**given, "replicas": str(options.replicas)}), blocking=True)
 
 

@@ -9,11 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from pillion.extract import cache_spec
 
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 200 * 2**20}
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",  # a token would be kept in the home of whoever runs the tests
     "RAY_worker_niceness": "0",  # by default workers stand back for everything else that runs
     "HF_HUB_OFFLINE": "1",
 }
@@ -40,6 +43,17 @@ def wait_until(is_true: Callable[[], bool], seconds: float = 120) -> None:
     while not is_true():
         assert time.monotonic() < end, "what was waited for did not happen"
         time.sleep(0.01)
+
+
+def kill_in_the_middle(cluster: Any) -> None:
+    """Kills the node that is not the head, whose worker cannot finish what it is about to do."""
+    victim = next(node for node in cluster.list_all_nodes() if not node.head)
+    raylet = psutil.Process(victim.all_processes["raylet"][0].process.pid)
+    for process in raylet.children(recursive=True):
+        process.suspend()
+    cluster.remove_node(victim, allow_graceful=False)
+    for process in raylet.children(recursive=True) if raylet.is_running() else ():
+        process.kill()
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -47,12 +47,12 @@ def connect(address: str) -> Generator[Any]:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError, SystemExit) as error:
         raise ConfigError(_unreachable(address, error)) from error
-    try:
-        # Ray prints the last words of nodes that died on standard output, among the results.
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+    # Ray prints the last words of nodes that died on standard output, among the results.
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        try:
             yield ray
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()
 
 
 def _check_answer(address: str) -> None:
