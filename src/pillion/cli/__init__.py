@@ -2,6 +2,7 @@
 
 from pillion.cli import (
     bench,
+    bench_real,
     calibrate,
     demo,
     doctor,
@@ -22,6 +23,7 @@ from pillion.cli.app import main
 
 __all__ = [
     "bench",
+    "bench_real",
     "calibrate",
     "demo",
     "doctor",

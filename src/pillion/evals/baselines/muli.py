@@ -8,7 +8,7 @@ state of the last layer, so that nothing vocabulary-wide is kept on disk.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -23,7 +23,8 @@ from pillion.core import Template
 from pillion.data.labels import Task
 from pillion.evals.baselines.base import Method, Outcome, Serving, Settings, Workplace
 from pillion.evals.baselines.logistic import log_loss
-from pillion.extract import Progress
+from pillion.evals.problem import Part, Problem
+from pillion.extract import Progress, silent
 
 ROWS_AT_ONCE = 256
 
@@ -58,10 +59,34 @@ class Muli(Method):
         return True
 
     def fit(self, place: Workplace, seeds: Sequence[int]) -> list[Outcome]:
-        """See `Method.fit`; features are made once for all seeds."""
-        problem, how = place.problem, self.settings
+        """See `Method.fit`."""
+
+        def last_states(part: Part) -> Float[Tensor, "row dim"]:
+            return place.states.last_states(part, self.settings.template)
+
+        backend = place.states.backend
+        return self.learn(backend, place.problem, last_states, seeds, place.progress)
+
+    def learn(
+        self,
+        backend: Backend,
+        problem: Problem,
+        last_states: Callable[[Part], Float[Tensor, "row dim"]],
+        seeds: Sequence[int],
+        progress: Progress = silent,
+    ) -> list[Outcome]:
+        """`fit` from the last tokens' states alone; features are made once for all seeds.
+
+        Args:
+            backend: whose head turns states into logits.
+            problem: the rows.
+            last_states: of a part's rows, of the last layer.
+            seeds: one or more.
+            progress: told of every epoch.
+        """
+        how = self.settings
         train, held, test = (
-            log_odds(place.states.backend, place.states.last_states(part, how.template))
+            log_odds(backend, last_states(part))
             for part in (problem.train, problem.validation, problem.test)
         )
         mean, deviation = _standardise(train)
@@ -70,7 +95,7 @@ class Muli(Method):
         wanted = _columns(problem.train.targets, problem.num_outputs, problem.task)
         found: list[Outcome] = []
         for seed in seeds:
-            weights, bias = fit_units(train, wanted, how, seed, place.progress)
+            weights, bias = fit_units(train, wanted, how, seed, progress)
             probs = [_probs(rows, weights, bias, problem.task) for rows in (held, test)]
             facts = {
                 "zero_weights": float((weights.abs() < 1e-4).float().mean()),

@@ -46,7 +46,10 @@ class TextMethod(Method):
 
     def fit(self, place: Workplace, seeds: Sequence[int]) -> list[Outcome]:
         """See `Method.fit`."""
-        problem = place.problem
+        return [self.learn(place.problem)]
+
+    def learn(self, problem: Problem) -> Outcome:
+        """`fit` from the texts alone."""
         tried: list[tuple[str, Featurise, Logistic, Features]] = []
         for name, featurise in self.featurisers(problem.train.texts).items():
             validation = featurise(problem.validation.texts)
@@ -65,7 +68,7 @@ class TextMethod(Method):
             "tried": {one[0]: round(one[2].log_loss, 4) for one in tried},
         }
         test = model.predict(featurise(problem.test.texts))
-        return [Outcome(model.predict(validation), test, model.parameters, chosen)]
+        return Outcome(model.predict(validation), test, model.parameters, chosen)
 
     def serving(self, place: Workplace) -> Serving:
         """See `Method.serving`."""

@@ -1,0 +1,104 @@
+"""Asks the baselines of `pillion.evals.baselines` about the texts of a study.
+
+They learn from the same training rows, choose on the same validation rows, and see every set as one
+long test. Knows no metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from pillion.backends import Backend
+from pillion.core import Template
+from pillion.data import LabelSpace
+from pillion.evals.baselines import make_method
+from pillion.evals.baselines.muli import Muli
+from pillion.evals.baselines.texts import TextMethod
+from pillion.evals.problem import Part, PartName, Problem
+from pillion.evals.real.answers import Answer
+from pillion.evals.real.sets import TextSet
+from pillion.evals.suite import DataSpec
+from pillion.extract import Progress
+
+
+def problem_of(
+    space: LabelSpace,
+    texts: Sequence[str],
+    targets: np.ndarray,
+    fit_ids: np.ndarray,
+    held_ids: np.ndarray,
+    sets: Sequence[TextSet],
+    template: Template,
+) -> Problem:
+    """The study's rows as a problem whose test is all sets, one after the other.
+
+    Args:
+        space: labels of the study.
+        texts: of the training rows, those for validation among them.
+        targets: of these.
+        fit_ids: rows to learn from.
+        held_ids: rows to choose on.
+        sets: what is asked about.
+        template: how texts are wrapped.
+    """
+    asked = tuple(text for one in sets for text in one.texts)
+    wanted = np.concatenate([one.targets for one in sets])
+    stores: dict[PartName, tuple[str, ...]] = {"train": tuple(texts), "test": asked}
+
+    def part(name: PartName, rows: np.ndarray) -> Part:
+        return Part(name, tuple(texts[row] for row in rows), targets[rows], "train", rows)
+
+    test = Part("test", asked, wanted, "test", np.arange(len(asked)))
+    return Problem(
+        "study",
+        DataSpec(train="train", test="test", template=template),
+        space,
+        part("train", fit_ids),
+        part("validation", held_ids),
+        test,
+        stores,
+        files=(),
+    )
+
+
+def ask_baselines(
+    kinds: Sequence[str],
+    problem: Problem,
+    backend: Backend,
+    last_states: Mapping[PartName, Float[Tensor, "row dim"]],
+    sets: list[TextSet],
+    seed: int,
+    progress: Progress,
+) -> list[Answer]:
+    """One answer a baseline that can be used here.
+
+    Args:
+        kinds: of `pillion.evals.real.settings.BASELINES`.
+        problem: the rows.
+        backend: the model.
+        last_states: last tokens' states of its parts' rows, of the last layer.
+        sets: which the test is made of.
+        seed: of baselines with chance in them.
+        progress: told of long work.
+    """
+    found: list[Answer] = []
+    for kind in kinds:
+        method = make_method(kind, {}, kind)
+        if method.why_not(problem, backend) is not None:
+            continue
+        if isinstance(method, Muli):
+            (said,) = method.learn(
+                backend, problem, lambda part: last_states[part.name], [seed], progress
+            )
+        else:
+            assert isinstance(method, TextMethod)
+            said = method.learn(problem)
+        truth = problem.validation.targets
+        found.append(
+            Answer.of(kind, problem.task, said.validation, truth, said.test, sets, said.parameters)
+        )
+    return found

@@ -1,0 +1,156 @@
+"""Every text of a study is read once, and everything that is asked of it is asked then.
+
+Knows sources of states and networks, no labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pillion.data import Rows
+from pillion.errors import DataError
+from pillion.evals.real.gather import Gathering
+from pillion.evals.real.sets import TextSet
+from pillion.evals.real.settings import RealSettings
+from pillion.extract import (
+    CachedSource,
+    LiveSource,
+    Progress,
+    SelectedRows,
+    StateSource,
+    cache_key,
+    cache_spec,
+    extract,
+    size_sentence,
+)
+from pillion.probe import Network
+from pillion.probe.task import Task
+from pillion.runtime import LanguageModel, encode_rows
+from pillion.train import evaluate_networks
+
+Said = tuple[np.ndarray, np.ndarray]
+"""Probabilities of the validation rows, and of all sets' rows one after the other."""
+
+
+@dataclass(eq=False)
+class Read:
+    """The states of a study, and what networks said of them.
+
+    Attributes:
+        train: of the training rows, validation among them.
+        test: of the first set.
+        rest: of all other sets, in their order; None if there are none.
+        said: name of a network -> what it said; those of learning curves of validation and test.
+    """
+
+    train: Gathering
+    test: Gathering
+    rest: Gathering | None
+    said: dict[str, Said] = field(default_factory=dict[str, Said])
+
+    @classmethod
+    def open(
+        cls,
+        model: LanguageModel,
+        train_rows: Rows,
+        sets: Sequence[TextSet],
+        settings: RealSettings,
+        work: Path,
+        progress: Progress,
+        say: Callable[[str], object],
+        opened: ExitStack,
+    ) -> Read:
+        """Training rows are kept on disk, for they are read in every epoch; the rest is not.
+
+        Args:
+            model: whose states.
+            train_rows: their texts.
+            sets: the test first.
+            settings: template, layers, cache.
+            work: folder for states, if `settings` names none.
+            progress: told of every batch.
+            say: told how large states are before any is written.
+            opened: closes what is opened.
+        """
+        backend, folder = model.backend, settings.cache or work
+        layers = settings.layers or tuple(range(backend.identity.num_layers + 1))
+        template, on_too_long = settings.template, settings.on_too_long
+
+        def tokens(texts: Sequence[str], where: str) -> list[list[int]]:
+            try:
+                return encode_rows(backend, texts, template, on_too_long)
+            except DataError as error:
+                raise DataError(f"{where}: {error}") from error
+
+        def kept(texts: Sequence[str], where: str, name: str) -> StateSource:
+            rows = tokens(texts, where)
+            key = cache_key(backend.identity, template, on_too_long, rows)
+            say(size_sentence(cache_spec(backend.identity, layers, key, rows)))
+            reader = extract(backend, rows, layers, folder / name, key, progress)
+            return CachedSource(opened.enter_context(reader))
+
+        rest = [row for one in sets[1:] for row in tokens(one.texts, one.name)]
+        # A cache that was asked for may hold the test too; else it is read once, from the model.
+        test: StateSource = (
+            kept(sets[0].texts, "test", "test")
+            if settings.cache
+            else LiveSource(backend, tokens(sets[0].texts, "test"), layers)
+        )
+        return cls(
+            Gathering(kept(train_rows.texts, train_rows.path, "train")),
+            Gathering(test),
+            Gathering(LiveSource(backend, rest, layers)) if rest else None,
+        )
+
+    def asked_means(self) -> Float[np.ndarray, "row layer dim"]:
+        """Pooled states of all sets' rows."""
+        return np.concatenate([part.means for part in self._asked])
+
+    def asked_last(self) -> Float[Tensor, "row dim"]:
+        """Last tokens' states of all sets' rows."""
+        return torch.cat([part.last for part in self._asked])
+
+    @property
+    def _asked(self) -> list[Gathering]:
+        return [self.test, *([self.rest] if self.rest is not None else [])]
+
+
+def read_everything(
+    reading: Read,
+    networks: Mapping[str, Network],
+    everywhere: Sequence[str],
+    held_ids: Int[np.ndarray, " some"],
+    task: Task,
+    progress: Progress,
+) -> None:
+    """Asks every network about validation and test, and some about all other sets, too.
+
+    Args:
+        reading: the states; what was said is added.
+        networks: by name.
+        everywhere: names of those that are asked about all sets.
+        held_ids: training rows that are for validation.
+        task: what logits mean.
+        progress: told of every batch.
+    """
+    reading.train.read_all(progress)
+    names, every = list(networks), list(networks.values())
+    sources = (SelectedRows(reading.train.source, held_ids), reading.test)
+    held, tested = (evaluate_networks(every, one, task, progress=progress) for one in sources)
+    said = {
+        name: (one.numpy(), two.numpy()) for name, one, two in zip(names, held, tested, strict=True)
+    }
+    if reading.rest is not None:
+        chosen = [networks[name] for name in everywhere]
+        more = evaluate_networks(chosen, reading.rest, task, progress=progress)
+        for name, probs in zip(everywhere, more, strict=True):
+            said[name] = (said[name][0], np.concatenate([said[name][1], probs.numpy()]))
+    reading.said |= said

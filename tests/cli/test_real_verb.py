@@ -1,0 +1,92 @@
+"""`pillion bench real` on the fake model: one result file, one page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from program import Refused, Run, two_classes, write_rows
+
+WORDS = ("--model", "fake", "--template", "raw", "--sample", 8, "--needles", 3, "--words", 40)
+
+
+def rows(count: int, shift: int = 0) -> list[dict[str, Any]]:
+    made = two_classes(count + shift)[shift:]
+    return [{**row, "kind": f"kind {i % 2}"} for i, row in enumerate(made)]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    other = [{**r, "label": {"fine": "no", "poor": "yes"}[r["label"]]} for r in rows(24, 200)]
+    return {
+        "train": write_rows(tmp_path / "train.jsonl", rows(80)),
+        "test": write_rows(tmp_path / "test.jsonl", [*rows(20, 100), *rows(4)]),
+        "other": write_rows(tmp_path / "other.jsonl", other),
+    }
+
+
+def test_a_study_measures_every_method_on_every_set(
+    run: Run, files: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "real.json"
+    words = ["--train", files["train"], "--test", files["test"], "--out", out, *WORDS]
+    ran = run("bench", "real", *words, "--other", f"more={files['other']}:kind", "--curves", 1)
+    assert ran.code == 0, ran.err
+    content = json.loads(out.read_text())
+    results = content["results"]
+    methods = {one["method"] for one in results if one["set"] == "test" and "group" not in one}
+    assert {"gate", "the probe on shuffled labels", "muli", "tfidf", "length"} <= methods
+    steps = {one["step"] for one in results}
+    assert steps == {"test", "other", "perturbation", "long", "duplicates", "curve"}
+    assert content["duplicates"]["in_train"] == {"exact": 4, "normal": 4, "near": 24}
+    curve = [one for one in results if one["step"] == "curve" and one["method"] == "gate"]
+    assert [one["train_rows"] for one in curve] == [8, 16, 32, 64, 72]
+    kinds = {one["group"] for one in results if one["set"] == "more" and "group" in one}
+    assert kinds == {"kind 0", "kind 1"}
+    page = (tmp_path / "real.html").read_text()
+    assert "On another source: more" in page and "leetspeak" in page and "<svg" in page
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"train.jsonl", "test.jsonl", "other.jsonl", "real.json", "real.html"}
+
+
+def test_three_labels_are_studied_without_long_texts(run: Run, tmp_path: Path) -> None:
+    labels = ("1", 'a, "b"', "third")
+    made = [{"text": f"{'abc'[i % 3] * 5} {i}", "label": labels[i % 3]} for i in range(90)]
+    train, test = (
+        write_rows(tmp_path / "a.jsonl", made[:60]),
+        write_rows(tmp_path / "b.jsonl", made[60:]),
+    )
+    out = tmp_path / "real.json"
+    words = ["--train", train, "--test", test, "--out", out, "--curves", 0, "--baseline", "length"]
+    ran = run("bench", "real", *words, *WORDS)
+    assert ran.code == 0, ran.err
+    assert {one["step"] for one in json.loads(out.read_text())["results"]} == {
+        *("test", "perturbation", "duplicates"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--other", "nameless.csv"], "give NAME=FILE"),
+        (["--baseline", "lora"], "Unknown baseline 'lora'"),
+        (["--probe", "gait"], "Did you mean 'gate'"),
+    ],
+)
+def test_what_cannot_be_studied_is_refused(
+    refused: Refused, files: dict[str, Path], tmp_path: Path, words: list[str], sentence: str
+) -> None:
+    out = tmp_path / "real.json"
+    given = ["--train", files["train"], "--test", files["test"], "--out", out, *WORDS]
+    assert sentence in refused("bench", "real", *given, *words)
+    assert not out.exists()
+
+
+def test_one_row_a_label_says_that_none_can_be_held_back(
+    refused: Refused, files: dict[str, Path], tmp_path: Path
+) -> None:
+    few = write_rows(tmp_path / "few.jsonl", rows(4)[1:3])
+    given = ["--train", few, "--test", files["test"], "--out", tmp_path / "real.json", *WORDS]
+    assert "hold some back" in refused("bench", "real", *given)
