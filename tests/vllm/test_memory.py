@@ -39,7 +39,7 @@ def footprint(num_layers: int, kv_heads: int, head_dim: int) -> Footprint:
         probes=layout.names,
         num_layers=num_layers + 1,
         side_bytes=4 * layout.state_floats / BLOCK_TOKENS + SLOT_BYTES,
-        kv_bytes=num_layers * 2 * kv_heads * head_dim * 2,
+        kv_bytes=float(num_layers * 2 * kv_heads * head_dim * 2),
         buffer_bytes=0,
     )
 

@@ -47,7 +47,8 @@ class Rolling(TokenPool):
         mask: Bool[Tensor, "batch token"],
     ) -> State:
         """The largest mean of the chunk's own windows, and the rows at its ends."""
-        if bool((mask[:, 1:] & ~mask[:, :-1]).any()):  # padding before a token
+        # Padding before a token; only a processor may be asked without waiting for an answer.
+        if mask.device.type != "cpu" or bool((mask[:, 1:] & ~mask[:, :-1]).any()):
             order = torch.sort((~mask).int(), dim=1, stable=True).indices
             every = torch.arange(len(order), device=mask.device)[:, None]
             scores, votes, mask = (
@@ -136,8 +137,10 @@ def _either(whole: Rows, pieced: Rows, count: Int[Tensor, " batch"]) -> Rows:
 
 
 def _named(end: str, rows: Rows) -> State:
-    return {f"{end}_{name}": part for name, part in zip(Rows._fields, rows, strict=True)}
+    parts = rows._replace(there=rows.there.float())
+    return {f"{end}_{name}": part for name, part in zip(Rows._fields, parts, strict=True)}
 
 
 def _rows(end: str, state: State) -> Rows:
-    return Rows(*(state[f"{end}_{name}"] for name in Rows._fields))
+    rows = Rows(*(state[f"{end}_{name}"] for name in Rows._fields))
+    return rows._replace(there=rows.there > 0.5)
