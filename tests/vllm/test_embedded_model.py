@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def test_eight_gates_are_exact_and_as_small_as_printed(
     shared = "You are a careful assistant. Answer in one short sentence, and say so if unsure. " * 3
     texts = [shared + end for end in ("What is rain?", "Who wrote Faust?", "What is rain?")]
     prompts = [{"prompt_token_ids": model.backend.encode(text, "raw")} for text in texts]
+    import_module("vllm.logger")  # now: it takes the handlers away from loggers that exist
     logger = logging.getLogger("vllm.pillion")  # vLLM's loggers do not tell the root
     logger.addHandler(caplog.handler)
     with caplog.at_level(logging.INFO, logger="vllm.pillion"), model.engine() as llm:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from pillion.backends.embedded import embedded_model_path
 from pillion.backends.transformers import TransformersBackend
 from pillion.core.arithmetic import fast_dtype
+from pillion.core.memory import keep_freed_memory
 from pillion.errors import ConfigError
 
 
@@ -51,6 +52,8 @@ def load_transformers(
             f"Model {model!r} could not be loaded ({first_line}); give the folder of a causal LM "
             "of transformers, a hub name that can be reached, or leave --model out."
         ) from error
+    if device.type == "cpu":
+        keep_freed_memory()
     known = stored if computed.itemsize > stored.itemsize else computed
     return TransformersBackend(network.to(device).eval(), tokenizer, model, known)
 

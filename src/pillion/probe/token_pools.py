@@ -55,7 +55,7 @@ class Mean(TokenPool):
     def summarise(self, scores: Tensor, votes: Tensor, mask: Bool[Tensor, "batch token"]) -> State:
         """Sum and count."""
         kept = votes.masked_fill(~_over(mask, votes), 0.0)
-        return {"sum": kept.sum(2), "count": count(mask, len(votes))}
+        return {"sum": kept.sum(2), "count": _count(mask, len(votes))}
 
     def merge(self, first: State, second: State) -> State:
         """Adds both."""
@@ -72,7 +72,7 @@ class First(TokenPool):
     def summarise(self, scores: Tensor, votes: Tensor, mask: Bool[Tensor, "batch token"]) -> State:
         """Its votes, and the count of tokens."""
         place = mask.int().argmax(1)
-        return {"votes": _at(votes, place, mask), "count": count(mask, len(votes))}
+        return {"votes": _at(votes, place, mask), "count": _count(mask, len(votes))}
 
     def merge(self, first: State, second: State) -> State:
         """The first one's, if it has any."""
@@ -90,7 +90,7 @@ class Last(First):
     def summarise(self, scores: Tensor, votes: Tensor, mask: Bool[Tensor, "batch token"]) -> State:
         """Its votes, and the count of tokens."""
         place = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
-        return {"votes": _at(votes, place, mask), "count": count(mask, len(votes))}
+        return {"votes": _at(votes, place, mask), "count": _count(mask, len(votes))}
 
     def merge(self, first: State, second: State) -> State:
         """The second one's, if it has any."""
@@ -140,7 +140,7 @@ class Attention(TokenPool):
             return softmax.summarise(scores, votes, mask)
         place = (mask.cumsum(1) - 1).clamp(min=0).float()
         scores = scores + place[None, :, :, None] * (self.slope / SLOPE_TOKENS)
-        count = {"count": count(mask, len(votes))}
+        count = {"count": _count(mask, len(votes))}
         return softmax.summarise(scores, votes, mask) | count
 
     def merge(self, first: State, second: State) -> State:
@@ -169,7 +169,7 @@ def _over(mask: Tensor, votes: Tensor) -> Tensor:
     return mask.view(1, *mask.shape, *[1] * (votes.ndim - 3))
 
 
-def count(mask: Tensor, num_layers: int) -> Float[Tensor, "layer batch 1"]:
+def _count(mask: Tensor, num_layers: int) -> Float[Tensor, "layer batch 1"]:
     return mask.sum(1).float()[None, :, None].expand(num_layers, -1, 1)
 
 

@@ -77,7 +77,7 @@ def line_chart(
     if unit:
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     if log_x:
-        axes.set_xscale("log")
+        _double(axes, sorted({point[0] for line in lines for point in line.points}))
     return _svg(axes)
 
 
@@ -92,6 +92,13 @@ def bar_chart(groups: Sequence[Points], x_label: str, y_label: str) -> str:
         axes.bar(x, y, width=each, color=SERIES[place % len(SERIES)])
     axes.set(xlim=(-0.02, 1.02))
     return _svg(axes)
+
+
+def _double(axes: Any, ticks: Sequence[float]) -> None:
+    """A logarithmic x axis with its ticks at the points, written out."""
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+    axes.minorticks_off()
 
 
 def _draw(axes: Axes, line: Line) -> None:

@@ -24,7 +24,8 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 def spread(interval: Sequence[float] | None, digits: int = 3) -> str:
     """An interval; empty if there is none."""
-    return f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}" if interval else ""
+    # Zero is added after rounding: nothing is written as -0.000.
+    return " to ".join(f"{round(end, digits) + 0.0:.{digits}f}" for end in interval or ())
 
 
 def compact(value: float | int | None, unit: str = "") -> str:

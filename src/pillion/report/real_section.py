@@ -11,6 +11,16 @@ from pillion.report.tables import facts
 Entries = Sequence[Mapping[str, Any]]
 
 MAX_LINES = len(SERIES)
+WIDE = 6.0
+TITLES = {
+    "auprc": "AUPRC",
+    "auroc": "AUROC",
+    "f1": "F1",
+    "fpr": "FPR",
+    "recall": "Recall",
+    "accuracy": "Accuracy",
+    "ece": "ECE",
+}
 
 
 def real_section(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,7 +47,7 @@ def real_section(content: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "perturbations": _changes(results, methods, lead),
         "long": _long(results, methods) if binary else [],
-        "curve": _curve(results, lead),
+        "curve": _curve(results, methods, lead),
         "duplicates": content["duplicates"],
         "without_duplicates": _cells(
             [one for one in results if one["step"] == "duplicates"], methods, lead
@@ -62,8 +72,7 @@ def _cells(entries: Entries, methods: Sequence[str], metric: str) -> list[Mappin
 def _set(results: Entries, name: str, methods: Sequence[str], lead: str) -> dict[str, Any]:
     """A table: a row a method, its metrics, and what the probe has over it."""
     own = [one for one in results if one["set"] == name and one["step"] in ("test", "other")]
-    names = ("auprc", "auroc", "f1", "fpr", "recall", "accuracy", "ece")
-    shown = [metric for metric in names if any(one["metric"] == metric for one in own)]
+    shown = [metric for metric in TITLES if any(one["metric"] == metric for one in own)]
     cells = {metric: _cells(own, methods, metric) for metric in shown}
     over = {one["baseline"]: one for one in own if one["metric"] == f"{lead}_minus"}
     first = next(one for one in cells[shown[0]] if one is not None)
@@ -71,7 +80,7 @@ def _set(results: Entries, name: str, methods: Sequence[str], lead: str) -> dict
         "name": name,
         "count": first["rows"],
         "positives": first.get("positives"),
-        "metrics": shown,
+        "metrics": [TITLES[metric] for metric in shown],
         "rows": [
             {
                 "method": method,
@@ -146,12 +155,13 @@ def _long(results: Entries, methods: Sequence[str]) -> list[dict[str, Any]]:
     return found
 
 
-def _curve(results: Entries, lead: str) -> dict[str, Any] | None:
+def _curve(results: Entries, order: Sequence[str], lead: str) -> dict[str, Any] | None:
     """A line a head over the number of training rows, and the same as a table."""
     own = [one for one in results if one["step"] == "curve"]
     if not own:
         return None
-    methods = list(dict.fromkeys(one["method"] for one in own))
+    known_methods = {one["method"] for one in own}
+    methods = [method for method in order if method in known_methods]
     sizes = sorted({one["train_rows"] for one in own})
     at = {(one["method"], one["train_rows"]): one for one in own}
     lines: list[Line] = []
@@ -167,7 +177,7 @@ def _curve(results: Entries, lead: str) -> dict[str, Any] | None:
         "AUPRC on the test" if lead == "auprc" else "accuracy on the test",
         unit=False,
         log_x=True,
-        width=6.0,
+        width=WIDE,
     )
     return {
         "svg": svg,
