@@ -21,7 +21,7 @@ run: $(RUNTIME)
 	$(BIN)/pillion demo
 
 test: $(DEV)
-	$(BIN)/python -m pytest --ignore=tests/vllm -m "not gpu and not ray and not browser"
+	$(BIN)/python -m pytest -m "not gpu and not ray and not browser and not vllm"
 
 # A real Chromium, and Ray nodes that are started and killed: they want the machine for themselves.
 test-extra: $(DEV)

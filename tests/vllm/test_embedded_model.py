@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -35,20 +34,19 @@ def save_gates(folder: Path, identity: Any) -> list[Artefact]:
 
 
 def test_eight_gates_are_exact_and_as_small_as_printed(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = Ridden(embedded_model_path(), tmp_path, save_gates)
     shared = "You are a careful assistant. Answer in one short sentence, and say so if unsure. " * 3
     texts = [shared + end for end in ("What is rain?", "Who wrote Faust?", "What is rain?")]
     prompts = [{"prompt_token_ids": model.backend.encode(text, "raw")} for text in texts]
-    import_module("vllm.logger")  # now: it takes the handlers away from loggers that exist
-    logger = logging.getLogger("vllm.pillion")  # vLLM's loggers do not tell the root
-    logger.addHandler(caplog.handler)
-    with caplog.at_level(logging.INFO, logger="vllm.pillion"), model.engine() as llm:
+    said = list[str]()
+    logger = import_module("pillion.vllm.connector").logger
+    monkeypatch.setattr(logger, "info", lambda form, *parts: said.append(form % parts))
+    with model.engine() as llm:
         outputs = llm.generate(prompts[:1], greedy(12)) + llm.generate(prompts[1:], greedy(40))
-    logger.removeHandler(caplog.handler)
     assert [output.num_cached_tokens > 0 for output in outputs] == [False, True, True]
     assert max(map(model.error, outputs)) <= MARK
     # Blocks of 32 tokens here, keys and values in fp32: half of what a GPU's 16 and bf16 give.
-    printed = [r.getMessage() for r in caplog.records if "side cache takes" in r.getMessage()]
-    assert printed and "read 31 layers: the side cache takes 996 bytes a token, 2.2%" in printed[0]
+    (printed,) = [line for line in said if "side cache takes" in line]
+    assert "read 31 layers: the side cache takes 996 bytes a token, 2.2%" in printed

@@ -123,7 +123,7 @@ def real(
         cache=cache,
     )
     with work_folder(out_file) as work, progress_bar() as bar:
-        found = study(language_model, *rows, others, work, settings, bar, err.print)
+        found = study(language_model, rows[0], rows[1], others, work, settings, bar, err.print)
     write_lines([json_line(found)], out_file)
     write_report([found], shown, f"Is it real? {found['name'].removeprefix('real-')}")
     if as_json:

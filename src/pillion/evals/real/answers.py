@@ -15,7 +15,7 @@ from pillion.metrics.calibration import fit_platt, fit_temperature
 from pillion.metrics.thresholds import f1_threshold
 from pillion.probe.task import Task
 
-Probs = Float[np.ndarray, "row output"]
+Probs = Float[np.ndarray, "_row output"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,7 +50,7 @@ def problem_of(
     stores: dict[PartName, tuple[str, ...]] = {"train": tuple(texts), "test": asked}
 
     def part(name: PartName, rows: np.ndarray) -> Part:
-        return Part(name, tuple(texts[row] for row in rows), targets[rows], "train", rows)
+        return Part(name, tuple(texts[int(row)] for row in rows), targets[rows], "train", rows)
 
     test = Part("test", asked, wanted, "test", np.arange(len(asked)))
     return Problem(

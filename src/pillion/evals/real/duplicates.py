@@ -75,8 +75,8 @@ def normalised(text: str) -> str:
 def _nearest(train: Sequence[str], test: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Cosine to the most alike training text, and its row."""
     vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 4), sublinear_tf=True)
-    known = vectors.fit_transform([f"{normalised(text)} ." for text in train])
-    asked = vectors.transform([f"{normalised(text)} ." for text in test])
+    known: Any = vectors.fit_transform([f"{normalised(text)} ." for text in train])
+    asked: Any = vectors.transform([f"{normalised(text)} ." for text in test])
     best = np.zeros(len(test))
     partners = np.zeros(len(test), dtype=np.int64)
     for start in range(0, len(test), ROWS_AT_ONCE):

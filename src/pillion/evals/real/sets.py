@@ -76,7 +76,7 @@ def perturbed_sets(
         seed: of the draw and of the changes.
     """
     rows = balanced_rows(targets, count, seed)
-    drawn = [texts[row] for row in rows]
+    drawn = [texts[int(row)] for row in rows]
     return [
         TextSet(
             "perturbation",
@@ -108,8 +108,9 @@ def long_sets(
     Returns:
         A set a length; none where the test has no short positive texts, or no negative ones.
     """
-    short = [i for i in np.flatnonzero(targets == 1) if len(texts[i].split()) <= SHORT_WORDS]
-    filler = [texts[i] for i in np.flatnonzero(targets == 0)]
+    positive, negative = (np.flatnonzero(targets == label).tolist() for label in (1, 0))
+    short = [i for i in positive if len(texts[i].split()) <= SHORT_WORDS]
+    filler = [texts[i] for i in negative]
     if not short or not filler:
         return []
     chosen = random.Random(seed).sample(short, min(count, len(short)))
