@@ -168,7 +168,7 @@ def _curve(results: Entries, order: Sequence[str], lead: str) -> dict[str, Any] 
     for series, method in enumerate(methods[:MAX_LINES]):
         known = [at[method, size] for size in sizes if (method, size) in at]
         known = [one for one in known if one["value"] is not None]
-        points = [(one["train_rows"], one["value"]) for one in known]
+        points = [(float(one["train_rows"]), one["value"]) for one in known]
         band = [(min(one["per_seed"]), max(one["per_seed"])) for one in known]
         lines.append(Line(points, series, dots=True, band=band))
     svg = line_chart(
