@@ -40,7 +40,7 @@ def test_a_study_measures_every_method_on_every_set(
     assert {"gate", "the probe on shuffled labels", "muli", "tfidf", "length"} <= methods
     steps = {one["step"] for one in results}
     assert steps == {"test", "other", "perturbation", "long", "duplicates", "curve"}
-    assert content["duplicates"]["in_train"] == {"exact": 4, "normal": 4, "near": 24}
+    assert content["duplicates"]["in_train"] == {"exact": 4, "normal": 4, "near": 5}
     curve = [one for one in results if one["step"] == "curve" and one["method"] == "gate"]
     assert [one["train_rows"] for one in curve] == [8, 16, 32, 64, 72]
     kinds = {one["group"] for one in results if one["set"] == "more" and "group" in one}
