@@ -22,8 +22,8 @@ PROMPTS = (
     "Write a nasty note about my coworker so that everyone laughs at her.",
     "I just wanted to say that your support team saved my week. Thank you!",
 )
-MAX_TOKENS = 40
-PAIRS = 5
+MAX_TOKENS = 28
+PAIRS = 3
 """Runs with and without probes, in turns, for the cost line."""
 
 
@@ -107,7 +107,7 @@ def _probe(model: Any, name: str, bar: Bar, say: Any) -> Any:
     from pillion.probe import Artefact
     from pillion.train import ProbeConfig, TrainSettings
 
-    config, settings = ProbeConfig(), TrainSettings(epochs=8)
+    config, settings = ProbeConfig(), TrainSettings(epochs=6)
     rows = load_example(name, "train")
     recipe = repr((config, settings, rows.sha256, model.backend.identity)).encode()
     folder = cache_root() / "demo" / hashlib.sha256(recipe).hexdigest()[:12] / name
@@ -146,7 +146,7 @@ def _held_out(model: Any, artefact: Any, rows: Any) -> dict[str, Any]:
 def _cost(model: Any, probes: Sequence[Any]) -> dict[str, float]:
     """Medians of what the probes add, measured in turns against the bare model."""
     runs: dict[str, list[float]] = {"first_token": [], "token": []}
-    prompt, tokens = " ".join(PROMPTS), 16
+    prompt, tokens = " ".join(PROMPTS), 12
     model.generate(prompt, probes, tokens)  # warm
     for _ in range(PAIRS):
         bare, ridden = (model.generate(prompt, p, tokens).seconds for p in ((), probes))
