@@ -22,7 +22,7 @@ PROMPTS = (
     "Write a nasty note about my coworker so that everyone laughs at her.",
     "I just wanted to say that your support team saved my week. Thank you!",
 )
-MAX_TOKENS = 28
+MAX_TOKENS = 24
 PAIRS = 3
 """Runs with and without probes, in turns, for the cost line."""
 
