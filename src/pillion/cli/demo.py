@@ -146,7 +146,7 @@ def _held_out(model: Any, artefact: Any, rows: Any) -> dict[str, Any]:
 def _cost(model: Any, probes: Sequence[Any]) -> dict[str, float]:
     """Medians of what the probes add, measured in turns against the bare model."""
     runs: dict[str, list[float]] = {"first_token": [], "token": []}
-    prompt, tokens = " ".join(PROMPTS), 12
+    prompt, tokens = " ".join(PROMPTS), 8
     model.generate(prompt, probes, tokens)  # warm
     for _ in range(PAIRS):
         bare, ridden = (model.generate(prompt, p, tokens).seconds for p in ((), probes))
