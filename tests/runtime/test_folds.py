@@ -22,7 +22,9 @@ TAPPED = [
 
 def fold_of(name: str) -> tuple[Any, int]:
     network = build(name, SHAPE, make_settings(name, **SMALL.get(name, {}))).eval()
-    return network.fold_class([network]), network.tap().num_values  # type: ignore[union-attr]
+    tap = network.tap()
+    assert tap is not None
+    return network.fold_class([network]), tap.num_values
 
 
 def seen(rows: int, tokens: int) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -126,7 +125,7 @@ def test_a_model_in_bf16_is_read_in_fp32(tiny: Ridden) -> None:
     """As near as its states, which are rounded to 8 bits: a wrong dtype anywhere would show."""
     with tiny.engine(dtype="bfloat16", allow_mismatch=True) as llm:
         outputs = llm.generate(random_prompts(LENGTHS), greedy(5))
-    assert 1e-4 < statistics.median(map(tiny.error, outputs)) < 0.5
+    assert 1e-4 < max(map(tiny.error, outputs)) < 0.3
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "mistral"])
