@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def table(path: Path, header: str) -> list[list[str]]:
 
 def number(mark: str, results: Path) -> str:
     """What a marker (`FILE key=value ... FIELD FORMAT`) stands for."""
-    name, *selectors, field, form = mark.split()
+    name, *selectors, field, form = shlex.split(mark)
     entries: list[dict[str, Any]] = json.loads((results / f"{name}.json").read_text())["results"]
     wanted = [selector.split("=", 1) for selector in selectors]
     found = [e for e in entries if all(str(e.get(key)) == value for key, value in wanted)]

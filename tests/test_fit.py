@@ -9,8 +9,8 @@ import pytest
 from pillion.backends.fake import FakeBackend
 from pillion.data import Rows
 from pillion.errors import DataError
-from pillion.fit import FitSettings, Fitted, cached_states, fit
-from pillion.runtime import LanguageModel, encode_rows
+from pillion.fit import FitSettings, Fitted, fit
+from pillion.runtime import LanguageModel
 from pillion.train import ProbeConfig, TrainSettings
 
 WORDS = {"fine": "a lovely day {}", "poor": "an awful mess {}"}
@@ -130,21 +130,6 @@ def test_states_go_to_the_cache_and_the_rest_to_the_work_folder(
     fit_rows(model, tmp_path / "work", rows(), rows(4), settings)
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {"train", "validation"}
     assert {path.name for path in (tmp_path / "work").iterdir()} == {"checkpoint"}
-
-
-def test_the_size_of_the_states_is_said_before_they_are_written(
-    model: LanguageModel, tmp_path: Path
-) -> None:
-    tokens = encode_rows(model.backend, rows().texts, "chat")
-    said: list[tuple[str, bool]] = []
-
-    def say(sentence: str) -> None:
-        said.append((sentence, (tmp_path / "states").exists()))
-
-    with cached_states(model, tokens, tmp_path / "states", FitSettings(), say=say).reader as reader:
-        assert reader.spec.lengths == tuple(map(len, tokens))
-    ((sentence, was_there),) = said
-    assert "24 rows" in sentence and not was_there
 
 
 def test_a_live_pass_writes_no_states(model: LanguageModel, tmp_path: Path) -> None:

@@ -115,11 +115,11 @@ def make_artefact(
     with torch.no_grad():
         for weight in network.parameters():
             weight.copy_(torch.randn(weight.shape, generator=noise) * 0.15)
-        # Logits of about 1, so that no probability is near 0 or 1, where errors would not show.
+        # Logits below 1, so that no probability is near 0 or 1, where errors would not show.
         hidden = 3 * torch.randn(len(read), 4, 7, identity.dim, generator=noise)
         size = network(hidden, torch.ones(4, 7, dtype=torch.bool)).square().mean().sqrt()
-        network.weight.div_(size)
-        network.bias.div_(size)
+        network.weight.div_(2 * size)
+        network.bias.div_(2 * size)
     return Artefact.of(
         name,
         network,

@@ -20,16 +20,12 @@ from pillion.core import OnTooLong, Template
 from pillion.data import LabelSpace, Rows, split_validation
 from pillion.errors import DataError
 from pillion.extract import (
-    CachedSource,
     LiveSource,
     Progress,
     SelectedRows,
     StateSource,
-    cache_key,
-    cache_spec,
-    extract,
+    kept_states,
     silent,
-    size_sentence,
 )
 from pillion.metrics import evaluate
 from pillion.probe import Artefact
@@ -185,7 +181,16 @@ class _Reader:
         if self.settings.live:
             return LiveSource(self.model.backend, tokens, _layers(self.model, self.settings))
         folder = (self.settings.cache or self.work) / name
-        source = cached_states(self.model, tokens, folder, self.settings, self.progress, self.say)
+        source = kept_states(
+            self.model.backend,
+            tokens,
+            _layers(self.model, self.settings),
+            folder,
+            self.settings.template,
+            self.settings.on_too_long,
+            self.progress,
+            self.say,
+        )
         self.opened.enter_context(source.reader)
         return source
 
@@ -246,34 +251,6 @@ def all_layers(model: LanguageModel) -> tuple[int, ...]:
 def _layers(model: LanguageModel, settings: FitSettings) -> tuple[int, ...]:
     assert settings.layers != "auto"  # `_Reader.choosing` has replaced it
     return settings.layers or all_layers(model)
-
-
-def cached_states(
-    model: LanguageModel,
-    tokens: list[list[int]],
-    folder: Path,
-    settings: FitSettings,
-    progress: Progress = silent,
-    say: Say = print,
-) -> CachedSource:
-    """The rows' states on disk; what an earlier run left there is kept. The caller closes them.
-
-    Args:
-        model: whose states.
-        tokens: of every row.
-        folder: of the cache.
-        settings: template, layers and truncation are part of what the cache is for.
-        progress: told of every batch.
-        say: told how large the states are before any is written.
-
-    Raises:
-        StorageError: no room, or another cache lies there.
-        Interrupted: by Ctrl-C; whole shards stay.
-    """
-    identity, layers = model.backend.identity, _layers(model, settings)
-    key = cache_key(identity, settings.template, settings.on_too_long, tokens)
-    say(size_sentence(cache_spec(identity, layers, key, tokens)))
-    return CachedSource(extract(model.backend, tokens, layers, folder, key, progress))
 
 
 def _facts(

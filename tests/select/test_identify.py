@@ -50,7 +50,7 @@ def test_layers_that_hold_different_halves_of_the_labels_are_chosen_together(
     assert (sets[1].score or 0) > 0.85 and (sets[0].score or 1) < 0.7
     for small, large in pairwise(sets):
         assert set(small.layers) < set(large.layers)
-    assert smallest_good(sets) == (3, 9)
+    assert smallest_good(sets) == sets[2].layers
 
 
 def test_the_study_shows_which_layers_hold_anything(generator: torch.Generator) -> None:
@@ -69,9 +69,17 @@ def test_the_recommended_layer_is_the_highest_bend_else_the_highest_layer() -> N
 
 
 def test_the_smallest_set_that_loses_half_a_point_at_most_is_taken() -> None:
-    sets = [LayerSet((4,), 0.8), LayerSet((4, 7), 0.896), LayerSet((1, 4, 7, 9), 0.9)]
-    assert smallest_good(sets) == (4, 7)
+    four, eight, many = (tuple(range(size)) for size in (4, 8, 12))
+    sets = [LayerSet(four, 0.896), LayerSet(eight, 0.9), LayerSet(many, 0.89)]
+    assert smallest_good(sets) == four
+    assert smallest_good([LayerSet(four, 0.89), *sets[1:]]) == eight
     assert smallest_good([LayerSet((4,), None), LayerSet((0, 1, 4), None)]) == (0, 1, 4)
+
+
+def test_auto_takes_no_fewer_than_four_layers_where_there_are_as_many() -> None:
+    four = LayerSet((1, 4, 7, 9), 0.6)
+    assert smallest_good([LayerSet((4,), 0.9), LayerSet((4, 7), 0.9), four]) == four.layers
+    assert smallest_good([LayerSet((0,), 0.9), LayerSet((0, 1), 0.8)]) == (0, 1)
 
 
 @pytest.mark.parametrize("task", ["binary", "multilabel"])

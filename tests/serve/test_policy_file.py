@@ -16,14 +16,14 @@ YAML = """
 policies:
   - probe: p
     action: block
-    label: "yes"
+    label: yes
     threshold: 0.9
     fail: closed
     refusal: No.
   - {probe: p, action: stop, fail: open, hold_back: 4}
   - {probe: p, action: route, fail: open, upstream: careful}
   - {probe: p, action: escalate, fail: closed, judge: big, band: [0.3, 0.7]}
-  - {probe: p, action: annotate, "on": response}
+  - {probe: p, action: annotate, on: response}
 upstreams:
   careful: {url: "http://h/v1", model: large}
 judges:
@@ -51,6 +51,7 @@ def test_a_yaml_file_states_every_policy(tmp_path: Path) -> None:
     assert [p.action for p in found.of("response")] == ["stop", "annotate"]
     block, stop, route, escalate, _ = found.policies
     assert isinstance(block, Block) and block.refusal == "No." and block.threshold == 0.9
+    assert block.label == "yes"
     assert isinstance(stop, Stop) and stop.hold_back == 4 and stop.fail == "open"
     assert isinstance(route, Route) and found.upstreams[route.upstream].model == "large"
     assert isinstance(escalate, Escalate) and escalate.band == (0.3, 0.7)
@@ -104,6 +105,7 @@ def test_what_cannot_be_used_is_named(content: dict[str, Any], sentence: str) ->
     ("name", "text", "sentence"),
     [
         ("p.yaml", "a: [", "is no YAML"),
+        ("p.yaml", "policies: []\npolicies: []", "the key 'policies' stands there twice"),
         ("p.toml", "a = ", "is no TOML"),
         ("p.txt", "a", "ends in '.txt'"),
         ("p.yaml", "- a", "holds no mapping"),

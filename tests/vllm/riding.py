@@ -18,6 +18,8 @@ from pillion.vllm import options
 from pillion.vllm.ledger import KEY
 from tiny_models import full_states, make_artefact, tiny_tokenizer
 
+LIVING: list[Any] = []
+"""The engine in this process: vLLM keeps its state in globals, so there may be one."""
 BLOCK_TOKENS = 32  # the least that vLLM's attention takes on a CPU
 FLOOR = 0.1
 """Logits smaller than this are compared with it: those of the probes here are about 1."""
@@ -107,19 +109,31 @@ class Ridden:
         from vllm import LLM
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
+        assert not LIVING, "an engine of another test lives in this process"
         llm = LLM(**self.options(**others))
+        LIVING.append(llm)
         try:
             yield llm
         finally:
+            LIVING.clear()
             llm.llm_engine.engine_core.shutdown()
             del llm
             gc.collect()
             cleanup_dist_env_and_memory()
 
     @torch.no_grad()
-    def logits(self, ids: Sequence[int], begin: int, end: int) -> dict[str, Tensor]:
-        """Logits of every probe on a part of a text, by the plain definition on whole states."""
-        states = full_states(self.backend, list(ids)[:end])[:, begin:]
+    def logits(
+        self, ids: Sequence[int], begin: int, end: int, backend: Any = None
+    ) -> dict[str, Tensor]:
+        """Logits of every probe on a part of a text, by the plain definition on whole states.
+
+        Args:
+            ids: of the text.
+            begin: of the part.
+            end: behind the part.
+            backend: another than the one in fp32.
+        """
+        states = full_states(backend or self.backend, list(ids)[:end])[:, begin:].float()
         mask = torch.ones(1, end - begin, dtype=torch.bool)
         return {
             a.name: a.network(states[list(a.card.layers)][:, None], mask)[0] for a in self.probes

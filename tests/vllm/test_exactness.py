@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,30 +108,3 @@ def test_pooling_only_the_rows_that_a_pass_shows_is_wrong(
     assert hits and len(hits) < len(outputs)
     assert min(map(tiny.error, hits)) > 100 * MARK
     assert max(tiny.error(output) for output in outputs if not output.num_cached_tokens) <= MARK
-
-
-@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-def test_preemption_changes_nothing(tiny: Ridden, is_async: bool) -> None:
-    with tiny.engine(num_gpu_blocks_override=25, async_scheduling=is_async) as llm:
-        lengths = [(0, 60 + 9 * i) for i in range(8)] + [(96, 5 * i + 1) for i in range(4)]
-        outputs = llm.generate(random_prompts(lengths, seed=3), greedy(110))
-        metrics = {m.name: m.value for m in llm.get_metrics() if hasattr(m, "value")}
-        assert metrics["vllm:num_preemptions"] > 0
-        assert max(map(tiny.error, outputs)) <= MARK
-
-
-def test_a_model_in_bf16_is_read_in_fp32(tiny: Ridden) -> None:
-    """As near as its states, which are rounded to 8 bits: a wrong dtype anywhere would show."""
-    with tiny.engine(dtype="bfloat16", allow_mismatch=True) as llm:
-        outputs = llm.generate(random_prompts(LENGTHS), greedy(5))
-    assert 1e-4 < max(map(tiny.error, outputs)) < 0.3
-
-
-@pytest.mark.parametrize("kind", ["qwen3", "mistral"])
-def test_other_architectures_ride_with_the_same_class(tmp_path: Path, kind: str) -> None:
-    model = Ridden(save_tiny_model(tmp_path / "model", kind), tmp_path / "probes")
-    with model.engine() as llm:
-        outputs = llm.generate(random_prompts(LENGTHS[:4]), greedy(9))
-        outputs += llm.generate(random_prompts(LENGTHS[:4]), greedy(9))
-    assert max(map(model.error, outputs)) <= MARK
-    assert sum(output.num_cached_tokens > 0 for output in outputs) > 0

@@ -238,7 +238,9 @@ def test_pillions_own_server_runs_on_vllm(tiny: Ridden, tmp_path: Path) -> None:
         )
     try:
         assert server.stdout is not None
-        url = json.loads(server.stdout.readline())["url"]
+        line = server.stdout.readline()
+        assert line, (tmp_path / "log").read_text(encoding="utf-8")[-3000:]
+        url = json.loads(line)["url"]
         _wait(url, server, tmp_path / "log")
         asked: dict[str, Any] = {"model": str(tiny.folder), "max_tokens": 6, "temperature": 0}
         body = httpx.post(

@@ -159,7 +159,9 @@ def _other(words: str, columns: tuple[str, str]) -> Any:
 
 
 def _show(found: dict[str, Any], out_file: Path, page: Path) -> None:
-    lead = "accuracy" if found["task"] == "multiclass" else "auprc"
+    from pillion.evals.real.answers import leading_metric
+
+    lead = leading_metric(found["task"])
     for one in found["results"]:
         if one["metric"] == lead and one["step"] in ("test", "other") and "group" not in one:
             value = "undefined" if one["value"] is None else f"{one['value']:.4f}"

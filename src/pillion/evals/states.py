@@ -28,12 +28,9 @@ from pillion.extract import (
     Progress,
     SelectedRows,
     StateSource,
-    cache_key,
-    cache_spec,
     encode_rows,
-    extract,
+    kept_states,
     silent,
-    size_sentence,
 )
 
 Pooling = Literal["mean", "last"]
@@ -149,11 +146,17 @@ class States:
     def _extract(self, store: PartName) -> None:
         spec = self.problem.spec
         tokens = self._store_tokens(store, spec.template)
-        key = cache_key(self.backend.identity, spec.template, spec.on_too_long, tokens)
-        size = cache_spec(self.backend.identity, self.layers, key, tokens)
-        self.say(f"{self.problem.name} {store}: {size_sentence(size)}")
-        folder = self.folder / store
-        extract(self.backend, tokens, self.layers, folder, key, self.progress).close()
+        source = kept_states(
+            self.backend,
+            tokens,
+            self.layers,
+            self.folder / store,
+            spec.template,
+            spec.on_too_long,
+            self.progress,
+            lambda sentence: self.say(f"{self.problem.name} {store}: {sentence}"),
+        )
+        source.reader.close()
 
 
 def pooled(

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from pillion.core import OnTooLong, Template
+from pillion.core.yaml_text import load_yaml
 from pillion.errors import ConfigError, unknown_name
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -198,18 +199,9 @@ def _read(source: str) -> tuple[str, str]:
 
 def _parse(text: str, name: str) -> dict[str, Any]:
     try:
-        content: Any = tomllib.loads(text) if name.endswith(".toml") else _yaml(text)
+        content: Any = (tomllib.loads if name.endswith(".toml") else load_yaml)(text)
     except ValueError as error:
         raise ConfigError(f"{name} cannot be parsed: {error}.") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"{name} holds no table of names; see the suite that ships.")
     return content
-
-
-def _yaml(text: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from error

@@ -7,6 +7,7 @@ from pillion.core import OnTooLong
 from pillion.extract.encoded import Encoded, encode
 from pillion.extract.fill import ShardFiller, complete, extract, num_tokens
 from pillion.extract.identity import cache_key, cache_spec, size_sentence
+from pillion.extract.kept import kept_states
 from pillion.extract.live import LiveSource
 from pillion.extract.pooled import Pool, pooled_states
 from pillion.extract.progress import Progress, silent
@@ -30,6 +31,7 @@ __all__ = [
     "encode",
     "encode_rows",
     "extract",
+    "kept_states",
     "num_tokens",
     "pooled_states",
     "silent",

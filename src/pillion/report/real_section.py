@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pillion.evals.real.answers import leading_metric
 from pillion.report.charts import SERIES, Line, line_chart
 from pillion.report.tables import facts
 
@@ -30,7 +31,7 @@ def real_section(content: Mapping[str, Any]) -> dict[str, Any]:
         content: of the result file, as `pillion.evals.real.study` makes it.
     """
     results, binary = content["results"], content["task"] == "binary"
-    lead = "auprc" if binary else "accuracy"
+    lead = leading_metric(content["task"])
     methods = [one["method"] for one in content["settings"]["methods"]]
     return {
         "title": f"Is it real? {content['name'].removeprefix('real-')}",

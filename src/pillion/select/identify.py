@@ -2,8 +2,8 @@
 
 The rules are two sentences. The recommended layer is the inflection point of the silhouette curve
 with the highest silhouette coefficient; where nothing bends, the layer with the highest one. The
-set for `--layers auto` is the smallest of 1, 2, 4, 8 and all layers whose ridge classifier scores
-within `TOLERANCE` of the best set's. Knows no files and no command line.
+set for `--layers auto` is the smallest of 4, 8 and all layers whose ridge classifier scores within
+`TOLERANCE` of the best set's. Knows no files and no command line.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from pillion.select.weights import learned_weights
 
 TOLERANCE = 0.005
 """Score that a smaller set of layers may lose: half a point."""
+LEAST = 4
+"""Layers that `--layers auto` takes at least: on few rows scores cannot tell sets apart, and the
+classifier sees pooled tokens where a probe chooses among them."""
 MAX_ROWS = 2000
 """Rows that a study reads unless told otherwise."""
 WEIGHT_ROWS = 256
@@ -155,13 +158,15 @@ def recommend(rows: Sequence[LayerRow]) -> int | None:
 
 
 def smallest_good(sets: Sequence[LayerSet]) -> tuple[int, ...]:
-    """The smallest set within `TOLERANCE` of the best; all layers where no score is known."""
-    best = max((one.score for one in sets if one.score is not None), default=None)
-    if best is None:
+    """The smallest set of `LEAST` layers or more within `TOLERANCE` of the best such set.
+
+    All layers where no score is known, or where there are fewer.
+    """
+    known = [(one.score, one) for one in sets if one.score is not None and len(one.layers) >= LEAST]
+    if not known:
         return sets[-1].layers
-    return next(
-        one.layers for one in sets if one.score is not None and one.score >= best - TOLERANCE
-    )
+    best = max(score for score, _ in known)
+    return next(one.layers for score, one in known if score >= best - TOLERANCE)
 
 
 def _best(rows: Sequence[LayerRow]) -> int | None:

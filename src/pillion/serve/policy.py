@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pillion.core.yaml_text import load_yaml
 from pillion.errors import ConfigError, unknown_name
 from pillion.probe import Artefact
 
@@ -247,20 +248,19 @@ def _parse(path: Path) -> Any:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--policy {path} cannot be read ({error}).") from error
-    if path.suffix in {".yaml", ".yml"}:
-        import yaml
-
-        try:
-            return yaml.safe_load(text)
-        except (yaml.YAMLError, RecursionError) as error:
-            raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}.") from error
-    parse = {".toml": tomllib.loads, ".json": json.loads}.get(path.suffix)
+    kinds: dict[str, tuple[str, Callable[[str], Any]]] = {
+        ".yaml": ("YAML", load_yaml),
+        ".yml": ("YAML", load_yaml),
+        ".toml": ("TOML", tomllib.loads),
+        ".json": ("JSON", json.loads),
+    }
+    kind, parse = kinds.get(path.suffix, ("", None))
     if parse is None:
         raise ConfigError(f"--policy {path} ends in {path.suffix!r}; .yaml, .yml or .toml is read.")
     try:
         return parse(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is no {path.suffix[1:].upper()}: {error}.") from error
+        raise ConfigError(f"{path} is no {kind}: {error}.") from error
 
 
 def _policy(content: Any, where: str) -> _Policy:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from pillion.evals.real.answers import Answer
+from pillion.evals.real.answers import Answer, leading_metric
 from pillion.evals.real.sets import TextSet
 from pillion.metrics import decide, evaluate, intervals, paired_interval
 from pillion.probe.task import Task
@@ -126,7 +126,7 @@ def _differences(
     answers: Sequence[Answer], one: TextSet, task: Task, seed: int
 ) -> list[dict[str, Any]]:
     """The probe's AUPRC (multi-class: accuracy) minus each other method's, on the same rows."""
-    name = "accuracy" if task == "multiclass" else "auprc"
+    name = leading_metric(task)
 
     def metric(probs: np.ndarray, targets: np.ndarray) -> float | None:
         return evaluate(probs, targets, task, names=(name,))[name]

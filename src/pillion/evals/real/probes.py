@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from pillion.data import LabelSpace
-from pillion.evals.real.answers import scores_to_probs
+from pillion.evals.real.answers import leading_metric, scores_to_probs
 from pillion.evals.real.closed_forms import ClosedForm
 from pillion.evals.real.curve import Pooled, fit_scores
 from pillion.evals.real.reading import Read
@@ -143,9 +143,9 @@ def curve_results(
     held = pooled.rows(held_ids)
     outputs = reading.said["probe"][0].shape[1]
     points: dict[tuple[str, int], list[float | None]] = {}
+    metric = leading_metric(space.task)
 
     def add(method: str, rows: int, probs: np.ndarray) -> None:
-        metric = "accuracy" if space.task == "multiclass" else "auprc"
         value = evaluate(probs, test.targets, space.task)[metric]
         points.setdefault((method, rows), []).append(value)
 
@@ -165,7 +165,7 @@ def curve_results(
             "step": "curve",
             "set": test.name,
             "method": method,
-            "metric": "accuracy" if space.task == "multiclass" else "auprc",
+            "metric": metric,
             "train_rows": rows,
             "value": None
             if None in values

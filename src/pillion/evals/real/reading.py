@@ -21,15 +21,11 @@ from pillion.evals.real.gather import Gathering
 from pillion.evals.real.sets import TextSet
 from pillion.evals.real.settings import RealSettings
 from pillion.extract import (
-    CachedSource,
     LiveSource,
     Progress,
     SelectedRows,
     StateSource,
-    cache_key,
-    cache_spec,
-    extract,
-    size_sentence,
+    kept_states,
 )
 from pillion.probe import Network
 from pillion.probe.task import Task
@@ -91,11 +87,10 @@ class Read:
                 raise DataError(f"{where}: {error}") from error
 
         def kept(texts: Sequence[str], where: str, name: str) -> StateSource:
-            rows = tokens(texts, where)
-            key = cache_key(backend.identity, template, on_too_long, rows)
-            say(size_sentence(cache_spec(backend.identity, layers, key, rows)))
-            reader = extract(backend, rows, layers, folder / name, key, progress)
-            return CachedSource(opened.enter_context(reader))
+            rows, at = tokens(texts, where), folder / name
+            source = kept_states(backend, rows, layers, at, template, on_too_long, progress, say)
+            opened.enter_context(source.reader)
+            return source
 
         rest = [row for one in sets[1:] for row in tokens(one.texts, one.name)]
         # A cache that was asked for may hold the test too; else it is read once, from the model.

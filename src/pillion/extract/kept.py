@@ -1,0 +1,47 @@
+"""The states of texts on disk, taken from there if an earlier run left them.
+
+Promises that their size is said before any is written. Knows tokens and layers, no labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pillion.backends import Backend
+from pillion.core import OnTooLong, Template
+from pillion.extract.fill import extract
+from pillion.extract.identity import cache_key, cache_spec, size_sentence
+from pillion.extract.progress import Progress, silent
+from pillion.extract.source import CachedSource
+
+
+def kept_states(
+    backend: Backend,
+    tokens: Sequence[Sequence[int]],
+    layers: Sequence[int],
+    folder: Path,
+    template: Template,
+    on_too_long: OnTooLong,
+    progress: Progress = silent,
+    say: Callable[[str], object] = print,
+) -> CachedSource:
+    """The rows' states on disk; what an earlier run left there is kept. The caller closes them.
+
+    Args:
+        backend: the model whose states.
+        tokens: of every row.
+        layers: to keep.
+        folder: of the cache.
+        template: what the texts were wrapped in, a part of what the cache is for.
+        on_too_long: what was done with long texts, likewise.
+        progress: told of every batch.
+        say: told how large the states are before any is written.
+
+    Raises:
+        StorageError: no room, or another cache lies there.
+        Interrupted: by Ctrl-C; whole shards stay.
+    """
+    key = cache_key(backend.identity, template, on_too_long, tokens)
+    say(size_sentence(cache_spec(backend.identity, layers, key, tokens)))
+    return CachedSource(extract(backend, tokens, layers, folder, key, progress))

@@ -1,0 +1,63 @@
+"""Engines of their own, one after the other: too few blocks, bf16, other architectures.
+
+Apart from `test_exactness`, whose engine lives as long as its module: vLLM keeps its state in
+globals of the process, and two engines at once would share it.
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import pytest
+from riding import Ridden, greedy, random_prompts, relative_error, save_tiny_model
+
+from pillion.backends import load_backend
+from pillion.vllm.ledger import KEY
+
+pytestmark = pytest.mark.vllm
+MARK = 1e-4
+"""Worst relative error of a logit."""
+
+LENGTHS = [(0, 5), (0, 37), (100, 20), (100, 33), (64, 1), (100, 90), (0, 200), (32, 32), (0, 31)]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Ridden:
+    root = tmp_path_factory.mktemp("tiny")
+    return Ridden(save_tiny_model(root / "model"), root / "probes")
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_preemption_changes_nothing(tiny: Ridden, is_async: bool) -> None:
+    with tiny.engine(num_gpu_blocks_override=25, async_scheduling=is_async) as llm:
+        lengths = [(0, 60 + 9 * i) for i in range(8)] + [(96, 5 * i + 1) for i in range(4)]
+        outputs = llm.generate(random_prompts(lengths, seed=3), greedy(110))
+        metrics = {m.name: m.value for m in llm.get_metrics() if hasattr(m, "value")}
+        assert metrics["vllm:num_preemptions"] > 0
+        assert max(map(tiny.error, outputs)) <= MARK
+
+
+def test_a_model_in_bf16_is_read_in_fp32(tiny: Ridden) -> None:
+    """As far from fp32 as the model itself is when transformers runs it in bf16, and no farther."""
+    rounded = load_backend(str(tiny.folder), dtype="bfloat16", device="cpu")
+    with tiny.engine(dtype="bfloat16", allow_mismatch=True) as llm:
+        outputs = llm.generate(random_prompts(LENGTHS), greedy(5))
+    ours, theirs = [], []
+    for output in outputs:
+        prompt = list(output.prompt_token_ids)
+        exact = tiny.logits(prompt, 0, len(prompt))
+        ours.append(relative_error(output.kv_transfer_params[KEY]["prompt"], exact))
+        other = tiny.logits(prompt, 0, len(prompt), rounded)
+        theirs.append(relative_error({k: v.tolist() for k, v in other.items()}, exact))
+    assert MARK < statistics.median(ours) < 1.5 * statistics.median(theirs)
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "mistral"])
+def test_other_architectures_ride_with_the_same_class(tmp_path: Path, kind: str) -> None:
+    model = Ridden(save_tiny_model(tmp_path / "model", kind), tmp_path / "probes")
+    with model.engine() as llm:
+        outputs = llm.generate(random_prompts(LENGTHS[:4]), greedy(9))
+        outputs += llm.generate(random_prompts(LENGTHS[:4]), greedy(9))
+    assert max(map(model.error, outputs)) <= MARK
+    assert sum(output.num_cached_tokens > 0 for output in outputs) > 0
