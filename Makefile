@@ -14,7 +14,7 @@ PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
 RUNTIME := $(VENV)/.installed-runtime
 DEV := $(VENV)/.installed-dev
 
-.PHONY: run test test-extra test-vllm check bench install
+.PHONY: run test test-extra vllm test-vllm check bench install
 .DELETE_ON_ERROR:
 
 run: $(RUNTIME)
@@ -28,8 +28,10 @@ test-extra: $(DEV)
 	$(BIN)/python -m pytest -m "ray or browser"
 
 # vLLM pins its own versions of everything: it gets an environment of its own.
-test-vllm:
+vllm:
 	@PYTHON=$(PYTHON) bash tests/vllm/install.sh $(VENV)-vllm
+
+test-vllm: vllm
 	OMP_NUM_THREADS=1 $(VENV)-vllm/bin/python -m pytest -m vllm tests/vllm
 
 check: $(DEV)

@@ -120,6 +120,8 @@ class VllmEngine(Engine):
         named = os.environ.get("VLLM_PLUGINS")
         if named is not None and PLUGIN not in named.split(","):
             os.environ["VLLM_PLUGINS"] = f"{named},{PLUGIN}"
+        # Standard output is for what a verb answers.
+        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -289,6 +291,8 @@ def load_vllm_engine(
             "block_size": CPU_BLOCK_TOKENS,
             "num_gpu_blocks_override": sizes.cache_tokens // CPU_BLOCK_TOKENS + 1,
             "max_num_batched_tokens": sizes.max_chunk_tokens,
+            # The blocks decide; but without a size vLLM wants nine tenths of the memory to be free.
+            "kv_cache_memory_bytes": 2**30,
         }
     return VllmEngine(model, probes, dtype, **others)
 
