@@ -236,8 +236,8 @@ def test_pillions_own_server_runs_on_vllm(tiny: Ridden, tmp_path: Path) -> None:
             text=True,
             start_new_session=True,
         )
+    assert server.stdout is not None
     try:
-        assert server.stdout is not None
         line = server.stdout.readline()
         assert line, (tmp_path / "log").read_text(encoding="utf-8")[-3000:]
         url = json.loads(line)["url"]
@@ -259,3 +259,4 @@ def test_pillions_own_server_runs_on_vllm(tiny: Ridden, tmp_path: Path) -> None:
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(60)
+        server.stdout.close()

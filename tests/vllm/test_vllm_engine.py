@@ -54,6 +54,7 @@ def running(tiny: Ridden) -> Generator[Running]:
         running = Running(engine)
         yield running
         running.do(engine.close())
+        running.loop.close()
 
 
 async def events_of(engine: VllmEngine, request: Request, pause: float = 0.0) -> list[Any]:
@@ -198,5 +199,6 @@ def test_an_engine_that_is_closed_takes_no_request(tiny: Ridden) -> None:
     engine = VllmEngine(str(tiny.folder), tiny.probes, dtype="float32", **SMALL)
     with pytest.raises(RunError, match="shutting down"):
         asyncio.run(events_of(engine, request("late", 1, 1)))
+    asyncio.run(engine.close())
     with pytest.raises(ConfigError, match="no probe"):
         VllmEngine(str(tiny.folder), [], dtype="float32")
