@@ -17,6 +17,12 @@ def rows(count: int, shift: int = 0) -> list[dict[str, Any]]:
     return [{**row, "kind": f"kind {i % 2}"} for i, row in enumerate(made)]
 
 
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals of hundreds of numbers are most of a study's time, and are tested elsewhere."""
+    monkeypatch.setattr("pillion.evals.real.measures.NUM_RESAMPLES", 10)
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
     other = [{**r, "label": {"fine": "no", "poor": "yes"}[r["label"]]} for r in rows(24, 200)]

@@ -9,6 +9,7 @@ from sklearn.metrics import (
     brier_score_loss,
     f1_score,
     roc_auc_score,
+    roc_curve,
 )
 
 from pillion.errors import ConfigError, DataError
@@ -56,6 +57,18 @@ def test_binary_metrics_are_those_of_scikit_learn() -> None:
     assert got["auroc"] == pytest.approx(roc_auc_score(label_ids, scores))
     assert got["brier"] == pytest.approx(brier_score_loss(label_ids, scores))
     assert got["f1_micro"] is None
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 2])
+def test_curves_with_tied_scores_are_those_of_scikit_learn(decimals: int) -> None:
+    probs, label_ids = drawn("binary", num_rows=1500)
+    tied = probs.round(decimals)
+    got = evaluate(tied, label_ids, "binary")
+    scores = tied[:, 0].astype(np.float64)
+    fpr, tpr, _ = roc_curve(label_ids, scores, drop_intermediate=False)
+    assert got["auprc"] == pytest.approx(average_precision_score(label_ids, scores), abs=1e-12)
+    assert got["auroc"] == pytest.approx(roc_auc_score(label_ids, scores), abs=1e-12)
+    assert got["tpr_at_fpr_1"] == pytest.approx(tpr[fpr <= 0.01].max(), abs=1e-12)
 
 
 def test_multiclass_metrics_are_those_of_scikit_learn() -> None:

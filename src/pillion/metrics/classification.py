@@ -11,13 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
-from sklearn.metrics import (
-    average_precision_score,
-    brier_score_loss,
-    confusion_matrix,
-    roc_auc_score,
-    roc_curve,
-)
+from sklearn.metrics import confusion_matrix
 
 from pillion.errors import ConfigError, DataError, unknown_name
 
@@ -219,11 +213,20 @@ def _f1(targets: np.ndarray, decisions: np.ndarray) -> float | None:
 
 
 def _auprc(targets: np.ndarray, scores: np.ndarray) -> float | None:
-    return float(average_precision_score(targets, scores)) if _has_both(targets) else None
+    """Average precision: the precision at each threshold, weighted by the recall it adds."""
+    if not _has_both(targets):
+        return None
+    hits, misses = _ranked(targets, scores)
+    return float((np.diff(hits, prepend=0) * hits / (hits + misses)).sum() / hits[-1])
 
 
 def _auroc(targets: np.ndarray, scores: np.ndarray) -> float | None:
-    return float(roc_auc_score(targets, scores)) if _has_both(targets) else None
+    if not _has_both(targets):
+        return None
+    hits, misses = _ranked(targets, scores)
+    before = np.concatenate([[0], hits[:-1]])
+    area = ((hits + before) * np.diff(misses, prepend=0)).sum() / 2
+    return float(area / (hits[-1] * misses[-1]))
 
 
 def _tpr_at_fpr(targets: np.ndarray, scores: np.ndarray, limit: float) -> float | None:
@@ -231,9 +234,22 @@ def _tpr_at_fpr(targets: np.ndarray, scores: np.ndarray, limit: float) -> float 
     num_negatives = int((targets == 0).sum())
     if num_negatives < round(1 / limit) or not _has_both(targets):
         return None
-    # Every point is kept: the best one under the limit may lie on a straight stretch.
-    fpr, tpr, _ = roc_curve(targets, scores, drop_intermediate=False)
-    return float(tpr[fpr <= limit].max())
+    hits, misses = _ranked(targets, scores)
+    return float(hits[misses / misses[-1] <= limit].max(initial=0) / hits[-1])
+
+
+def _ranked(
+    targets: np.ndarray, scores: np.ndarray
+) -> tuple[Int[np.ndarray, " threshold"], Int[np.ndarray, " threshold"]]:
+    """Positive and negative rows at or above each distinct score, the highest score first.
+
+    Intervals ask for it thousands of times; scikit-learn takes ten times as long on few rows.
+    """
+    order = np.argsort(-scores, kind="stable")
+    sorted_scores = scores[order]
+    ends = np.append(np.flatnonzero(np.diff(sorted_scores)), len(scores) - 1)
+    hits = np.cumsum(targets[order])[ends]
+    return hits, ends + 1 - hits
 
 
 def _ece_of_task(targets: np.ndarray, scores: np.ndarray, task: str) -> float | None:
@@ -253,11 +269,8 @@ def _ece(targets: np.ndarray, scores: np.ndarray) -> float:
 
 
 def _brier_of_task(targets: np.ndarray, scores: np.ndarray, task: str) -> float:
-    each = [
-        float(brier_score_loss(targets[:, i], scores[:, i], pos_label=1))
-        for i in range(targets.shape[1])
-    ]
-    return sum(each) if task == "multiclass" else sum(each) / len(each)
+    each = np.square(scores - targets).mean(axis=0)
+    return float(each.sum() if task == "multiclass" else each.mean())
 
 
 def _counts(true_ids: np.ndarray, decided_ids: np.ndarray, num_labels: int) -> np.ndarray:
