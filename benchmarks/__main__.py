@@ -5,7 +5,22 @@ from __future__ import annotations
 import subprocess
 import sys
 
-ALL = ("ride", "memory", "extraction", "training", "accuracy", "ray_scaling", "scale_plan")
+ALL = (
+    "ride",
+    "memory",
+    "extraction",
+    "training",
+    "accuracy",
+    "silhouette",
+    "layers",
+    "needle",
+    "real",
+    "serving",
+    "guard",
+    "soak",
+    "ray_scaling",
+    "scale_plan",
+)
 
 for name in ALL:
     print(f"== {name}", flush=True)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.accuracy import cache_folder
+from benchmarks.accuracy import run_folder
 from benchmarks.result_file import DATA, data_entry, write_result
 from pillion.backends import Backend, load_backend
 from pillion.cache import CacheReader, Workspace
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="keep hidden states here")
     options = parser.parse_args()
     backend = load_backend()
-    with cache_folder(options.cache) as cache:
+    with run_folder(options.cache) as cache:
         for name in options.data or DATA_SETS:
             measure(name, backend, cache, options)
 

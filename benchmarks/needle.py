@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.accuracy import cache_folder, describe
+from benchmarks.accuracy import run_folder
 from benchmarks.result_file import write_result
 from pillion.backends import Backend, load_backend
 from pillion.data import LabelSpace, Rows
@@ -78,7 +78,7 @@ def main() -> None:
     ]
     results: list[dict[str, Any]] = []
     described: list[dict[str, Any]] = []
-    with cache_folder(options.cache) as cache:
+    with run_folder(options.cache) as cache:
         for elsewhere in (False, True):
             trained = learn(configs, elsewhere, backend, cache)
             described += [{"elsewhere": elsewhere, **describe(one)} for one in trained]
@@ -105,6 +105,21 @@ def write(results: list[dict[str, Any]], described: list[dict[str, Any]]) -> Non
             "configs": described,
         },
     )
+
+
+def describe(trained: Trained) -> dict[str, Any]:
+    """How a probe was trained."""
+    config = trained.config
+    return {
+        "probe": config.probe,
+        "seed": config.seed,
+        "settings": trained.network.settings.model_dump(),
+        "learning_rate": config.rate,
+        "weight_decay": config.weight_decay,
+        "parameters": trained.network.num_parameters,
+        "best_epoch": trained.best_epoch,
+        "train_seconds": trained.seconds,
+    }
 
 
 def learn(
