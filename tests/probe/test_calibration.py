@@ -81,7 +81,8 @@ def test_calibrated_probabilities_are_those_of_scikit_learn(method: str, num_cla
     got = Calibrator(task, card)(torch.tensor(logits, dtype=torch.float32) + shift)
     assert got.dtype == torch.float32
     # A step of an isotonic curve is steep: fp32 logits leave its sixth digit open.
-    np.testing.assert_allclose(got, wanted if num_classes > 2 else wanted[:, 1:], atol=1e-5)
+    limit = 1e-5 if method == "isotonic" else 2e-6
+    np.testing.assert_allclose(got, wanted if num_classes > 2 else wanted[:, 1:], atol=limit)
 
 
 def test_multilabel_columns_are_calibrated_one_by_one() -> None:
