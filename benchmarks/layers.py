@@ -23,7 +23,7 @@ from pillion.backends import Backend, load_backend
 from pillion.cache import CacheReader, Workspace
 from pillion.core import Template
 from pillion.data import LabelSpace, Rows, read_rows, split_validation
-from pillion.extract import CachedSource, SelectedRows, cache_key, encode_rows, extract
+from pillion.extract import CachedSource, SelectedRows, encode_rows, kept_states
 from pillion.metrics import evaluate
 from pillion.select import Identification, Targets, identify, identify_states, sample
 from pillion.train import Examples, ProbeConfig, TrainSettings, evaluate_source, train
@@ -178,8 +178,7 @@ def filled(name: str, backend: Backend, folder: Path, rows: Rows) -> None:
     template = DATA_SETS[name][3]
     tokens = encode_rows(backend, rows.texts, template)
     layers = range(backend.identity.num_layers + 1)
-    key = cache_key(backend.identity, template, "error", tokens)
-    extract(backend, tokens, layers, folder, key).close()
+    kept_states(backend, tokens, layers, folder, template, "error").reader.close()
 
 
 if __name__ == "__main__":

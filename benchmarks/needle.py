@@ -23,12 +23,9 @@ from pillion.backends import Backend, load_backend
 from pillion.data import LabelSpace, Rows
 from pillion.evals.needle import NeedleSettings, needle_rows
 from pillion.extract import (
-    CachedSource,
     LiveSource,
-    cache_key,
     encode_rows,
-    extract,
-    silent,
+    kept_states,
 )
 from pillion.metrics import evaluate, interval
 from pillion.train import Examples, ProbeConfig, Trained, TrainSettings, evaluate_networks, train
@@ -147,9 +144,7 @@ def mixed(num_rows: dict[int, int], elsewhere: bool, seed: int) -> Rows:
 
 def kept(rows: Rows, backend: Backend, folder: Path) -> Examples:
     tokens = encode_rows(backend, rows.texts, "raw")
-    key = cache_key(backend.identity, "raw", "error", tokens)
-    print(folder.name, len(tokens), "rows,", sum(map(len, tokens)), "tokens", flush=True)
-    source = CachedSource(extract(backend, tokens, LAYERS, folder, key, silent))
+    source = kept_states(backend, tokens, LAYERS, folder, "raw", "error")
     return Examples(source, SPACE.encode(rows.labels or ()))
 
 

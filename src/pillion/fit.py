@@ -178,13 +178,14 @@ class _Reader:
         return replace(self, settings=replace(self.settings, layers=layers))
 
     def source(self, tokens: list[list[int]], name: str) -> StateSource:
+        backend, layers = self.model.backend, _layers(self.model, self.settings)
         if self.settings.live:
-            return LiveSource(self.model.backend, tokens, _layers(self.model, self.settings))
+            return LiveSource(backend, tokens, layers)
         folder = (self.settings.cache or self.work) / name
         source = kept_states(
-            self.model.backend,
+            backend,
             tokens,
-            _layers(self.model, self.settings),
+            layers,
             folder,
             self.settings.template,
             self.settings.on_too_long,

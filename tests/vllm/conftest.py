@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,15 @@ os.environ["PILLION_VLLM_ASYNC"] = "1"
 os.environ["VLLM_PLUGINS"] = "pillion,pillion_cpu"
 os.environ["VLLM_LOGGING_LEVEL"] = "WARNING"
 os.environ["VLLM_NO_USAGE_STATS"] = "1"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A tiny model with probes, as a `Ridden`."""
+    from riding import Ridden, save_tiny_model
+
+    root = tmp_path_factory.mktemp("tiny")
+    return Ridden(save_tiny_model(root / "model"), root / "probes")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -21,8 +21,12 @@ from tiny_models import full_states, make_artefact, tiny_tokenizer
 LIVING: list[Any] = []
 """The engine in this process: vLLM keeps its state in globals, so there may be one."""
 BLOCK_TOKENS = 32  # the least that vLLM's attention takes on a CPU
+MARK = 1e-4
+"""Worst relative error of a logit."""
 FLOOR = 0.1
-"""Logits smaller than this are compared with it: those of the probes here are about 1."""
+"""Logits smaller than this are compared with it: those of the probes here are about half of 1."""
+LENGTHS = [(0, 5), (0, 37), (100, 20), (100, 33), (64, 1), (100, 90), (0, 200), (32, 32), (0, 31)]
+"""Prompts for `random_prompts`: within a block, at its edge, over several chunks, with prefixes."""
 
 
 def save_tiny_model(folder: Path, architecture: str = "llama") -> Path:

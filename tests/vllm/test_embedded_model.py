@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from riding import Ridden, greedy
+from riding import MARK, Ridden, greedy
 from test_memory import gates
 
 from pillion.backends.embedded import embedded_model_path
@@ -15,7 +15,6 @@ from pillion.core import Shape
 from pillion.probe import Artefact, build
 
 pytestmark = [pytest.mark.vllm, pytest.mark.model]
-MARK = 1e-4
 
 
 def save_gates(folder: Path, identity: Any) -> list[Artefact]:

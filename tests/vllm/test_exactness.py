@@ -6,23 +6,13 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
-from riding import Ridden, greedy, random_prompts, save_tiny_model
+from riding import LENGTHS, MARK, Ridden, greedy, random_prompts
 from waiting import NeverWait
 
 from pillion.vllm.plan import Plan, Step, Tracker
 from pillion.vllm.side_cache import SideCache
 
 pytestmark = pytest.mark.vllm
-MARK = 1e-4
-"""Worst relative error of a logit."""
-
-LENGTHS = [(0, 5), (0, 37), (100, 20), (100, 33), (64, 1), (100, 90), (0, 200), (32, 32), (0, 31)]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Ridden:
-    root = tmp_path_factory.mktemp("tiny")
-    return Ridden(save_tiny_model(root / "model"), root / "probes")
 
 
 @pytest.fixture(scope="module", params=["sync", "async"])

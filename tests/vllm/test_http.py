@@ -16,19 +16,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from riding import KEY, Ridden, random_prompts, save_tiny_model
+from riding import KEY, MARK, Ridden, random_prompts
 
 from pillion.vllm import option_file
 
 pytestmark = pytest.mark.vllm
-MARK = 1e-4
 CLIENTS = 16
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Ridden:
-    root = tmp_path_factory.mktemp("tiny")
-    return Ridden(save_tiny_model(root / "model"), root / "probes")
 
 
 @pytest.fixture(scope="module")

@@ -10,22 +10,12 @@ import statistics
 from pathlib import Path
 
 import pytest
-from riding import Ridden, greedy, random_prompts, relative_error, save_tiny_model
+from riding import LENGTHS, MARK, Ridden, greedy, random_prompts, relative_error, save_tiny_model
 
 from pillion.backends import load_backend
 from pillion.vllm.ledger import KEY
 
 pytestmark = pytest.mark.vllm
-MARK = 1e-4
-"""Worst relative error of a logit."""
-
-LENGTHS = [(0, 5), (0, 37), (100, 20), (100, 33), (64, 1), (100, 90), (0, 200), (32, 32), (0, 31)]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Ridden:
-    root = tmp_path_factory.mktemp("tiny")
-    return Ridden(save_tiny_model(root / "model"), root / "probes")
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])

@@ -20,12 +20,6 @@ from pillion.vllm.settings import ProbeSettings
 from tiny_models import make_artefact
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Ridden:
-    root = tmp_path_factory.mktemp("tiny")
-    return Ridden(save_tiny_model(root / "model"), root / "probes")
-
-
 def configure(model: Ridden, **others: Any) -> Any:
     """Everything that vLLM does before it starts a process or loads weights."""
     from vllm import EngineArgs

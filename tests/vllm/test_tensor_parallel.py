@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from riding import Ridden, greedy, random_prompts, save_tiny_model
+from riding import MARK, Ridden, greedy, random_prompts, save_tiny_model
 
 pytestmark = pytest.mark.vllm
-MARK = 1e-4
 
 
 def lanes(worker: Any) -> int:

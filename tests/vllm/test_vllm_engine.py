@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from riding import BLOCK_TOKENS, FLOOR, Ridden, random_prompts, save_tiny_model
+from riding import BLOCK_TOKENS, FLOOR, MARK, Ridden, random_prompts
 
 from pillion.core import Verdict
 from pillion.errors import ConfigError, DataError, MismatchError, RunError
@@ -18,7 +18,6 @@ from pillion.vllm.engine import VllmEngine
 from tiny_models import make_artefact, probs_of
 
 pytestmark = pytest.mark.vllm
-MARK = 1e-4
 SMALL: dict[str, Any] = {
     "max_model_len": 512,
     "block_size": BLOCK_TOKENS,
@@ -26,12 +25,6 @@ SMALL: dict[str, Any] = {
     "max_num_seqs": 8,
     "kv_cache_memory_bytes": 2**26,
 }
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Ridden:
-    root = tmp_path_factory.mktemp("tiny")
-    return Ridden(save_tiny_model(root / "model"), root / "probes")
 
 
 class Running:

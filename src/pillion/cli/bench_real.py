@@ -159,7 +159,7 @@ def _other(words: str, columns: tuple[str, str]) -> Any:
 
 
 def _show(found: dict[str, Any], out_file: Path, page: Path) -> None:
-    from pillion.evals.real.answers import leading_metric
+    from pillion.metrics import leading_metric
 
     lead = leading_metric(found["task"])
     for one in found["results"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Hashable
 from functools import cache
 from typing import Any
@@ -33,9 +34,9 @@ def _loader() -> Any:
 
     class Loader(yaml.SafeLoader):
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            twice = [key for key in keys if keys.count(key) > 1]
-            if twice and "<<" not in twice:
+            names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            twice = [name for name, count in Counter(names).items() if count > 1 and name != "<<"]
+            if twice:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {twice[0]!r} stands there twice", node.start_mark
                 )

@@ -5,7 +5,7 @@ Does not know files, models or label names.
 """
 
 from pillion.metrics.bootstrap import Interval, interval, intervals, paired_interval
-from pillion.metrics.classification import confusion, decide, evaluate
+from pillion.metrics.classification import confusion, decide, evaluate, leading_metric
 from pillion.metrics.fisher import fisher_ratio
 from pillion.metrics.paired import PAIRED, paired_difference
 from pillion.metrics.silhouette import mean_silhouette, mean_silhouettes
@@ -21,6 +21,7 @@ __all__ = [
     "fisher_ratio",
     "interval",
     "intervals",
+    "leading_metric",
     "mean_silhouette",
     "mean_silhouettes",
     "paired_difference",

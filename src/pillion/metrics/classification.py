@@ -91,6 +91,14 @@ def evaluate(
     return {name: metrics[name]() for name in names}
 
 
+def leading_metric(task: str) -> str:
+    """What is compared where one number must do: `accuracy` for multi-class, else `auprc`.
+
+    With rare positives accuracy says little.
+    """
+    return "accuracy" if task == "multiclass" else "auprc"
+
+
 def decide(
     probs: Float[np.ndarray, "row label"],
     task: str,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pillion.evals.real.answers import leading_metric
+from pillion.metrics import leading_metric
 from pillion.report.charts import SERIES, Line, line_chart
 from pillion.report.tables import facts
 
@@ -39,7 +39,7 @@ def real_section(content: Mapping[str, Any]) -> dict[str, Any]:
         "rows": content["settings"]["rows"],
         "facts": facts(content),
         "methods": methods,
-        "lead": "AUPRC" if binary else "Accuracy",
+        "lead": TITLES[lead],
         "sets": [_set(results, name, methods, lead) for name in _names(results, ("test", "other"))],
         "groups": [
             _groups(results, name, methods)

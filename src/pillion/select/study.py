@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from pillion.metrics import evaluate, fisher_ratio, mean_silhouette
+from pillion.metrics import evaluate, fisher_ratio, leading_metric, mean_silhouette
 from pillion.select.curve import inflections, relative_changes
 from pillion.select.ridge import leave_one_out, standardised
 
@@ -38,8 +38,8 @@ class Targets:
 
     @property
     def score_name(self) -> str:
-        """`accuracy` for multi-class, else `auprc`: rare positives make accuracy say little."""
-        return "accuracy" if self.task == "multiclass" else "auprc"
+        """See `leading_metric`."""
+        return leading_metric(self.task)
 
     @property
     def class_ids(self) -> Int[Tensor, " row"]:

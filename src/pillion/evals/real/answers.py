@@ -58,11 +58,6 @@ class Answer:
         return cls(method, validation, by_set, thresholds, parameters)
 
 
-def leading_metric(task: Task) -> str:
-    """What methods are compared by."""
-    return "accuracy" if task == "multiclass" else "auprc"
-
-
 def scores_to_probs(
     task: Task, validation: np.ndarray, truth: np.ndarray, tested: np.ndarray
 ) -> tuple[Probs, Probs]:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from pillion.evals.real.answers import Answer, leading_metric
+from pillion.evals.real.answers import Answer
 from pillion.evals.real.sets import TextSet
-from pillion.metrics import decide, evaluate, intervals, paired_interval
+from pillion.metrics import decide, evaluate, intervals, leading_metric, paired_interval
 from pillion.probe.task import Task
 
 NUM_RESAMPLES = 200

@@ -14,14 +14,14 @@ import numpy as np
 from jaxtyping import Int
 
 from pillion.data import LabelSpace
-from pillion.evals.real.answers import leading_metric, scores_to_probs
+from pillion.evals.real.answers import scores_to_probs
 from pillion.evals.real.closed_forms import ClosedForm
 from pillion.evals.real.curve import Pooled, fit_scores
 from pillion.evals.real.reading import Read
 from pillion.evals.real.sets import TextSet, nested_rows
 from pillion.evals.real.settings import RealSettings
 from pillion.extract import Progress, SelectedRows
-from pillion.metrics import evaluate
+from pillion.metrics import evaluate, leading_metric
 from pillion.probe import Network
 from pillion.train import FEW_ROWS, Examples, Trained, TrainSettings, train
 
