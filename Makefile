@@ -14,7 +14,7 @@ PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
 RUNTIME := $(VENV)/.installed-runtime
 DEV := $(VENV)/.installed-dev
 
-.PHONY: run test test-extra vllm test-vllm check bench install
+.PHONY: run test test-extra test-gpu vllm test-vllm check bench install
 .DELETE_ON_ERROR:
 
 run: $(RUNTIME)
@@ -26,6 +26,11 @@ test: $(DEV)
 # A real Chromium, and Ray nodes that are started and killed: they want the machine for themselves.
 test-extra: $(DEV)
 	$(BIN)/python -m pytest -m "ray or browser"
+
+# The laws once more, with the models on a CUDA device.
+test-gpu: $(DEV)
+	PILLION_TEST_DEVICE=cuda $(BIN)/python -m pytest -m "not ray and not browser and not vllm" \
+		tests/evals/test_on_gpu.py tests/laws/test_runtime.py tests/laws/test_serving.py
 
 # vLLM pins its own versions of everything: it gets an environment of its own.
 vllm:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +16,9 @@ from pillion.probe import AGGREGATORS, Artefact, build, make_settings
 from pillion.probe.task import num_outputs
 
 VOCAB, DIM = 96, 32
+DEVICE = torch.device(os.environ.get("PILLION_TEST_DEVICE", "cpu"))
+"""Where tiny models run: the laws hold on an accelerator too."""
+
 LABELS: dict[str, tuple[str, ...]] = {
     "binary": ("no", "yes"),
     "multiclass": ("a", "b", "c"),
@@ -90,7 +95,7 @@ def tiny_model(kind: str = "llama", seed: int = 0) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: Any = AutoModelForCausalLM.from_config(CONFIGS[kind]())
-    return model.eval()
+    return model.eval().to(DEVICE)
 
 
 def random_ids(num_tokens: int, seed: int = 0) -> list[int]:
@@ -176,7 +181,7 @@ def full_states(backend: Backend, ids: Sequence[int]) -> Tensor:
     with backend.watch(recorder, layers):
         backend.forward(torch.tensor([list(ids)]), torch.ones(1, len(ids), dtype=torch.bool))
     (states,) = recorder.passes
-    return torch.stack([states[layer][0] for layer in layers])
+    return torch.stack([states[layer][0] for layer in layers]).cpu()
 
 
 @torch.no_grad()
@@ -184,7 +189,8 @@ def offline(artefact: Artefact, states: Tensor) -> Tensor:
     """Probabilities by the plain definition of [layer, token, dim], all layers of the model."""
     hidden = states[list(artefact.card.layers)][:, None].clone()
     mask = torch.ones(1, hidden.shape[2], dtype=torch.bool)
-    return artefact.probabilities(artefact.network(hidden, mask))[0]
+    network = copy.deepcopy(artefact.network).cpu()  # who reads it elsewhere has moved it there
+    return artefact.probabilities(network(hidden, mask))[0]
 
 
 def probs_of(verdict: Verdict, artefact: Artefact) -> Tensor:
@@ -196,6 +202,7 @@ def probs_of(verdict: Verdict, artefact: Artefact) -> Tensor:
 
 def distance(got: Tensor, wanted: Tensor) -> float:
     """Relative error of all numbers together."""
+    got, wanted = got.cpu(), wanted.cpu()
     assert got.shape == wanted.shape
     return ((got - wanted).norm() / wanted.norm()).item()
 

@@ -33,6 +33,7 @@ from pillion.runtime import (
 )
 from pillion.runtime.reading import FOLDED_TOKENS, HELD_TOKENS
 from tiny_models import (
+    DEVICE,
     all_artefacts,
     distance,
     full_states,
@@ -181,12 +182,12 @@ def test_a_packed_batch_equals_single_sequences(
     name: str, rows: Any, say: bool, backend: TransformersBackend, probes: list[Artefact]
 ) -> None:
     lengths = torch.tensor([len(row) for row in rows])
-    bounds = torch.cat([torch.zeros(1), lengths.cumsum(0)]).int()
+    bounds = torch.cat([torch.zeros(1), lengths.cumsum(0)]).int().to(DEVICE)
     extra = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds} if say else {}
     with attach(backend.model, probes) as reading:
         backend.model(
-            input_ids=torch.tensor([[token for row in rows for token in row]]),
-            position_ids=torch.cat([torch.arange(n) for n in lengths])[None],
+            input_ids=torch.tensor([[token for row in rows for token in row]], device=DEVICE),
+            position_ids=torch.cat([torch.arange(n) for n in lengths])[None].to(DEVICE),
             use_cache=False,
             **extra,
         )
@@ -203,8 +204,8 @@ def test_cu_seq_lens_q_alone_tells_where_sequences_begin(
     bounds = [0, 7, 8, 20]
     with attach(backend.model, probes) as reading:
         backend.model(
-            input_ids=torch.tensor([ROWS[0][:20]]),
-            cu_seq_lens_q=torch.tensor(bounds, dtype=torch.int32),
+            input_ids=torch.tensor([ROWS[0][:20]], device=DEVICE),
+            cu_seq_lens_q=torch.tensor(bounds, dtype=torch.int32, device=DEVICE),
             use_cache=False,
         )
     states = full_states(backend, ROWS[0][:20])
@@ -315,7 +316,11 @@ def test_generate_inside_attach_reads_all_but_the_last_token(
     ids, mask = pad_batch(rows)
     with attach(backend.model, every) as reading:
         out: Any = backend.model.generate(
-            ids, attention_mask=mask.long(), max_new_tokens=8, pad_token_id=0, **options
+            ids.to(DEVICE),
+            attention_mask=mask.long().to(DEVICE),
+            max_new_tokens=8,
+            pad_token_id=0,
+            **options,
         )
 
     read = [out[i, ids.shape[1] - len(row) : -1].tolist() for i, row in enumerate(rows)]
@@ -343,8 +348,8 @@ def test_beam_search_moves_verdicts_along_with_the_rows(
             return scores
 
         out: Any = backend.model.generate(
-            torch.tensor(prompts),
-            attention_mask=torch.ones(2, 6, dtype=torch.long),
+            torch.tensor(prompts, device=DEVICE),
+            attention_mask=torch.ones(2, 6, dtype=torch.long, device=DEVICE),
             num_beams=3,
             num_return_sequences=3,
             max_new_tokens=8,
@@ -417,10 +422,12 @@ def test_going_on_from_a_packed_batch_is_an_error(
     backend: TransformersBackend, every: list[Artefact]
 ) -> None:
     cache = backend.new_cache()
-    positions = torch.tensor([[0, 1, 2, 0, 1]])
+    positions = torch.tensor([[0, 1, 2, 0, 1]], device=DEVICE)
     with attach(backend.model, every):
         backend.model(
-            torch.tensor([ROWS[0][:5]]), position_ids=positions, **{backend.cache_word: cache}
+            torch.tensor([ROWS[0][:5]], device=DEVICE),
+            position_ids=positions,
+            **{backend.cache_word: cache},
         )
         with pytest.raises(StateError, match="do not go on from a packed batch"):
             run(backend, ROWS[0][:6], 1, cache, done=5)
@@ -479,12 +486,14 @@ def test_in_a_packed_batch_row_and_token_are_the_sequences_own(
 ) -> None:
     backend, layer, _ = broken
     probe = make_artefact("p", backend.identity)
-    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3]])
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3]], device=DEVICE)
     with (
         attach(backend.model, probe),
         pytest.raises(StateError, match=rf"layer {layer} .* at token 2 of row 1"),
     ):
-        backend.model(torch.tensor([ROWS[0][:7]]), position_ids=positions, use_cache=False)
+        backend.model(
+            torch.tensor([ROWS[0][:7]], device=DEVICE), position_ids=positions, use_cache=False
+        )
 
 
 # --- streams
@@ -715,6 +724,6 @@ def test_no_gradient_graph_is_kept_when_the_user_does_not_turn_it_off(
 ) -> None:
     with attach(backend.model, every) as reading:
         for tokens in (8, 40):
-            backend.model(torch.tensor([random_ids(tokens)]))
+            backend.model(torch.tensor([random_ids(tokens)], device=DEVICE))
             for probs in reading.probabilities().values():
                 assert not probs.requires_grad

@@ -17,6 +17,7 @@ import torch
 from pillion.backends import Backend
 from pillion.evals.baselines import Method, Outcome, Workplace
 from pillion.evals.problem import Problem
+from pillion.evals.provenance import machine
 from pillion.evals.run_folder import Cell, digest_of
 from pillion.metrics import evaluate
 from pillion.train import choose_thresholds
@@ -108,5 +109,6 @@ def _cell(problem: Problem, outcome: Outcome, facts: dict[str, Any], seconds: fl
         "parameters": outcome.parameters,
         "chosen": outcome.chosen,
         "fit_seconds": seconds,
+        "machine": machine(),
     }
     return Cell({**facts, **rest}, {"validation": held, "test": test})

@@ -82,10 +82,9 @@ def _chosen(cells: Sequence[Cell]) -> dict[str, Any]:
     kept = {name: first[name] for name in ("kind", "role", "settings")}
     if "not_measured" in first:
         return {**kept, "not_measured": first["not_measured"]}
-    seeds = [
-        {name: cell.facts[name] for name in ("seed", "thresholds", "chosen", "fit_seconds")}
-        for cell in cells
-    ]
+    # Cells may come from several machines; older ones do not say from which.
+    names = ("seed", "thresholds", "chosen", "fit_seconds", "machine")
+    seeds = [{name: cell.facts[name] for name in names if name in cell.facts} for cell in cells]
     return {**kept, "seeds": seeds}
 
 

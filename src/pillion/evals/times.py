@@ -90,4 +90,6 @@ def seconds(run: Callable[[], object]) -> float:
     """How long a call takes."""
     begin = time.perf_counter()
     run()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     return time.perf_counter() - begin

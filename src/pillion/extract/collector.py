@@ -38,7 +38,8 @@ class Collector:
         """Nothing to prepare: rows are padded on the right."""
 
     def see(self, layer: int, hidden: Float[Tensor, "batch chunk dim"]) -> None:
-        """Copies the tokens of every row to its block."""
+        """Copies the tokens of every row to its block; from an accelerator, all rows at once."""
+        hidden = hidden.to("cpu")
         blocks = self._by_layer[self._places[layer]]
         for row, block in zip(hidden.unbind(0), blocks, strict=True):
             block.copy_(row[: len(block)])

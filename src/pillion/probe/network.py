@@ -215,7 +215,9 @@ def inverse_rms(hidden: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead"]:
 def inverse_rms_by_layer(
     hidden: Float[Tensor, "layer batch token dim"],
 ) -> Float[Tensor, "layer batch token"]:
-    """`inverse_rms`, a layer at a time: the fp32 copy then stays in the processor's cache."""
+    """`inverse_rms`, on a processor a layer at a time: the fp32 copy then stays in its cache."""
+    if hidden.device.type != "cpu":
+        return inverse_rms(hidden)
     out = torch.empty(hidden.shape[:-1], dtype=torch.float32, device=hidden.device)
     for layer_id, states in enumerate(hidden):
         out[layer_id] = inverse_rms(states.float())

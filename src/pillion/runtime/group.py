@@ -15,7 +15,7 @@ from pillion.probe import Artefact
 from pillion.probe.network import Fold, State, inverse_rms, inverse_rms_by_layer
 
 FEW_TOKENS = 64
-"""Up to so many, all layers are normalised at once; of more, a layer at a time stays in a cache."""
+"""Up to so many, all layers are normalised at once; see `inverse_rms_by_layer` for more."""
 
 
 class Group:
@@ -99,30 +99,32 @@ class Group:
         return out[None]
 
     def all_values(
-        self, hidden: Float[Tensor, "layer batch chunk dim"]
+        self, hidden: Float[Tensor, "layer batch chunk dim"], first: int = 0
     ) -> Float[Tensor, "layer batch chunk tap"]:
-        """Values of all layers at once, in fp32: a handful of operations for a decoding step."""
+        """Values of several layers at once, in fp32: a handful of operations for a decoding step.
+
+        Args:
+            hidden: their states.
+            first: index of the first of them in `layers`; the others follow it there.
+        """
         if not self.tapped:
             return hidden.float()
         layers, batch, chunk, dim = hidden.shape
         states = hidden.to(self.dtype).view(layers, batch * chunk, dim)
-        own = torch.bmm(states, self.own)
+        own = torch.bmm(states, self.own[first : first + layers])
         common = states.view(-1, dim) @ self.common
         values = torch.cat([own, common.view(layers, batch * chunk, -1)], -1).float()
         values = values.view(layers, batch, chunk, -1)
         if self.normalise:
-            many = batch * chunk > FEW_TOKENS
-            values *= inverse_rms_by_layer(hidden)[..., None] if many else _rms(hidden)
+            many = batch * chunk > FEW_TOKENS or hidden.device.type != "cpu"
+            scale = inverse_rms_by_layer(hidden) if many else inverse_rms(hidden.float())
+            values *= scale[..., None]
         return values
 
     def logits(self, state: State) -> list[Float[Tensor, "batch output"]]:
         """Logits of each probe of the group."""
         out = self.fold.finish(state)
         return [out[:, columns] for columns in self.fold.columns]
-
-
-def _rms(hidden: Float[Tensor, "layer batch chunk dim"]) -> Float[Tensor, "layer batch chunk 1"]:
-    return inverse_rms(hidden.float())[..., None]
 
 
 def group(artefacts: Sequence[Artefact], device: torch.device, dtype: torch.dtype) -> list[Group]:

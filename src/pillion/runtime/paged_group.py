@@ -66,15 +66,19 @@ class PagedGroup:
         self.group.layer_values(place, hidden, self._values[place])
 
     def see_all(self, every: Float[Tensor, "seen 1 token dim"], layers: tuple[int, ...]) -> None:
-        """Taps all layers of a step at once.
+        """Taps several layers of a step at once.
 
         Args:
-            every: states of `layers`, which this group's are among.
-            layers: which layers they are.
+            every: states of `layers`.
+            layers: which layers they are, all that the group reads or the next ones of them.
         """
-        if layers != self.layers:
-            every = every[[layers.index(layer) for layer in self.layers]]
-        self._values = self.group.all_values(every)
+        own = tuple(layer for layer in layers if layer in self._place)
+        if not own:
+            return
+        hidden = every if own == layers else every[[layers.index(layer) for layer in own]]
+        values = self.group.all_values(hidden, self._place[own[0]])
+        first = self._place[own[0]] == 0
+        self._values = values if first else torch.cat([self._values, values])
 
     def restart(self, row: int, pages: Sequence[int]) -> None:
         """The row's fold is that of whole pages from here on."""

@@ -23,6 +23,7 @@ from pillion.core import Verdict
 from pillion.errors import ConfigError
 from pillion.probe import Artefact
 from pillion.runtime.group import Group, group
+from pillion.runtime.held import Held
 from pillion.runtime.paged_group import PagedGroup
 
 HELD_TOKENS = 64
@@ -115,7 +116,7 @@ class PagedReading:
         self._free: list[int] = []
         self._num_rows = 0
         self._pages: list[int] = []
-        self._held: list[Tensor] = []
+        self._held = Held(device, HELD_TOKENS)
         self._step: PagedStep | None = None
 
     def enter(self, request: str, prompt_tokens: int) -> None:
@@ -135,7 +136,8 @@ class PagedReading:
 
     def start(self, step: PagedStep) -> None:
         """A step begins."""
-        self._step, self._held = step, []
+        self._step = step
+        self._held.clear()
         running = {chunk.request for chunk in step.chunks}
         # Who left but is in the step fills pages that others may get: it is followed to the end.
         for request in self._left - running:
@@ -150,8 +152,9 @@ class PagedReading:
         """Taps a layer; small steps are held until all layers are there."""
         begin = time.perf_counter()
         assert self._step is not None
-        if len(self._step.slots) <= HELD_TOKENS:
-            self._held.append(hidden)
+        if self._held.holds(len(self._step.slots)):
+            if self._held.add(layer, hidden):
+                self._tap_held()
         else:
             for one in self.groups:
                 one.see(layer, hidden)
@@ -163,14 +166,16 @@ class PagedReading:
         step, self._step = self._step, None
         assert step is not None
         if self._held:
-            every = torch.stack(self._held)
-            self._held = []
-            for one in self.groups:
-                one.see_all(every, self.layers)
+            self._tap_held()
         self._say(self._read(step))
         self.seconds += time.perf_counter() - begin
 
     # -- inside
+
+    def _tap_held(self) -> None:
+        layers, every = self._held.take()
+        for one in self.groups:
+            one.see_all(every, layers)
 
     def _read(self, step: PagedStep) -> Due:
         """Takes in every chunk but single tokens of answers, which go together."""

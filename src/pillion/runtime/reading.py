@@ -21,6 +21,7 @@ from pillion.errors import ConfigError, StateError
 from pillion.probe import Artefact
 from pillion.probe.network import State, join, pick
 from pillion.runtime.group import Group, group, spread
+from pillion.runtime.held import Held
 
 HELD_TOKENS = 16
 """Chunks up to this many tokens (all rows) are tapped in one go after the last layer: their states
@@ -28,7 +29,7 @@ are a few kilobytes a layer, and few large operations beat many small ones."""
 
 FOLDED_TOKENS = 512
 """Chunks up to this many tokens (all rows) keep the values of all layers, a few megabytes, and fold
-them in one go; a longer chunk folds each layer where it is seen."""
+them in one go; a longer chunk folds each layer where it is seen. (On a processor; see `Held`.)"""
 
 
 _NO_STEP = Step(torch.zeros(0, 0, dtype=torch.bool), None, 0)
@@ -84,7 +85,8 @@ class Reading:
         self._step = _NO_STEP
         self._before: Track | None = None
         self._segments: Segments | None = None
-        self._held: list[Tensor] = []
+        self._held = Held(device, HELD_TOKENS)
+        self._sums: list[tuple[tuple[int, ...], Tensor]] = []
         self._values: list[Tensor | None] = []
         self._folded: list[list[State]] = []
         self._cache: weakref.ref[object] | None = None
@@ -102,9 +104,11 @@ class Reading:
         self._passing = self._own is not None and step.cache is not self._own()
         if self._passing:
             return
-        self._step, self._held = step, []
+        self._step, self._sums = step, []
+        self._held.clear()
         self._folded = [[] for _ in self.groups]
-        together = HELD_TOKENS < step.mask.numel() <= FOLDED_TOKENS
+        num_tokens = step.mask.numel()
+        together = num_tokens <= FOLDED_TOKENS and not self._held.holds(num_tokens)
         self._values = [
             g.empty_values(len(g.layers), *step.mask.shape) if together and g.tapped else None
             for g in self.groups
@@ -127,12 +131,13 @@ class Reading:
         self._segments = _segments(step) if step.segments is not None else None
 
     def see(self, layer: int, hidden: Float[Tensor, "batch chunk dim"]) -> None:
-        """Taps a layer: small chunks are held until all layers are there, large ones folded."""
+        """Taps a layer, or holds it until there are several."""
         if self._passing:
             return
         hidden = hidden.detach()
-        if self._step.mask.numel() <= HELD_TOKENS:
-            self._held.append(hidden)
+        if self._held.holds(self._step.mask.numel()):
+            if self._held.add(layer, hidden):
+                self._fold_held()
             return
         for i, (one, place) in enumerate(zip(self.groups, self._place, strict=True)):
             index, room = place.get(layer), self._values[i]
@@ -143,7 +148,11 @@ class Reading:
                 self._fold(i, (layer,), values)
 
     def end(self, cache: object | None) -> None:
-        """The pass is over: what was folded is merged with what was read before."""
+        """The pass is over: what was folded is merged with what was read before.
+
+        Raises:
+            StateError: if a hidden state was not finite, naming layer and token.
+        """
         if self._passing:
             return
         if self._held:
@@ -151,8 +160,9 @@ class Reading:
         for i, values in enumerate(self._values):
             if values is not None:
                 self._fold(i, self.groups[i].layers, values)
+        self._check()
         new = tuple(join(states) for states in self._folded)
-        self._held, self._values, self._folded = [], [], []
+        self._values, self._folded = [], []
         old = self._before
         if old is None:
             rows = len(self._step.mask if self._segments is None else self._segments.mask)
@@ -200,11 +210,7 @@ class Reading:
         self._own = self._cache
 
     def probabilities(self) -> dict[str, Float[Tensor, "batch output"]]:
-        """Probabilities a probe of what was read since the last cut; empty if nothing was.
-
-        Raises:
-            StateError: if a hidden state was not finite, naming layer and token.
-        """
+        """Probabilities a probe of what was read since the last cut; empty if nothing was."""
         if self._track is None or self._track.states is None:
             return {}
         return self._read_out(self._track.states)
@@ -223,26 +229,29 @@ class Reading:
         track = self._track
         kept = [*(track.states or ()), *track.prompt] if track else []
         tensors = {id(t): t for state in kept for t in state.values()}
-        tensors |= {id(t): t for t in (*self._held, *self._values) if t is not None}
+        tensors |= {id(t): t for t in self._values if t is not None}
         tensors |= {id(t): t for g in self._folded for s in g for t in s.values()}
-        return sum(t.numel() * t.element_size() for t in tensors.values())
+        tensors |= {id(t): t for _, t in self._sums}
+        return self._held.num_bytes + sum(t.nbytes for t in tensors.values())
 
     # -- inside
 
     def _fold_held(self) -> None:
-        """Taps and folds all layers of a small chunk at once."""
-        every = torch.stack(self._held)
+        """Taps and folds all layers that are held at once."""
+        layers, every = self._held.take()
         for i, (one, place) in enumerate(zip(self.groups, self._place, strict=True)):
-            hidden = every
-            if one.layers != self.layers:
-                hidden = every[[self.layers.index(layer) for layer in place]]
-            self._fold(i, one.layers, one.all_values(hidden))
+            own = tuple(layer for layer in layers if layer in place)
+            if own:
+                hidden = every if own == layers else every[[layers.index(x) for x in own]]
+                self._fold(i, own, one.all_values(hidden, place[own[0]]))
 
     def _fold(
         self, group_id: int, layers: tuple[int, ...], values: Float[Tensor, "layer batch chunk tap"]
     ) -> None:
         """Folds the values of some of a group's layers."""
-        self._check(layers, values)
+        self._sums.append((layers, values.sum(-1)))
+        if values.device.type == "cpu":
+            self._check()
         self._folded[group_id].append(self._summarise(self.groups[group_id], values))
 
     def _summarise(self, one: Group, values: Float[Tensor, "layer batch chunk tap"]) -> State:
@@ -251,21 +260,24 @@ class Reading:
         where = self._segments
         return one.fold.summarise(spread(values, where.rows, where.places, where.mask), where.mask)
 
-    def _check(
-        self, layers: tuple[int, ...], values: Float[Tensor, "layer batch chunk tap"]
-    ) -> None:
-        """Non-finite states make every value of their token non-finite: one sum tells."""
-        if bool(torch.isfinite(values.sum())):
+    def _check(self) -> None:
+        """A state that is not finite makes the sum of its token's values so.
+
+        An accelerator is asked once a pass, as whoever asks it waits for all that it has to do.
+        """
+        folded, self._sums = self._sums, []
+        if not folded or bool(torch.cat([sums.flatten() for _, sums in folded]).sum().isfinite()):
             return
-        wrong = (~torch.isfinite(values).all(-1)) & self._step.mask
-        for index, row, token in wrong.nonzero().tolist()[:1]:
-            if self._segments is not None:
-                row, token = int(self._segments.rows[token]), int(self._segments.places[token])
-            raise StateError(
-                f"Hidden states of layer {layers[index]} are not finite at token "
-                f"{self._step.past_tokens + token} of row {row}: the model gave NaN or infinity. "
-                "Use another dtype (--dtype float32 or bfloat16)."
-            )
+        for layers, sums in folded:
+            wrong = ~sums.isfinite() & self._step.mask
+            for index, row, token in wrong.nonzero().tolist()[:1]:
+                if self._segments is not None:
+                    row, token = int(self._segments.rows[token]), int(self._segments.places[token])
+                raise StateError(
+                    f"Hidden states of layer {layers[index]} are not finite at token "
+                    f"{self._step.past_tokens + token} of row {row}: the model gave NaN or "
+                    "infinity. Use another dtype (--dtype float32 or bfloat16)."
+                )
 
     def _read_out(self, states: tuple[State, ...]) -> dict[str, Float[Tensor, "batch output"]]:
         named: dict[str, Float[Tensor, "batch output"]] = {}

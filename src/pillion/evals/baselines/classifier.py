@@ -62,24 +62,26 @@ class Classifier(Method):
     def fit(self, place: Workplace, seeds: Sequence[int]) -> list[Outcome]:
         """See `Method.fit`."""
         if not self.settings.epochs:
-            return [self._as_it_is(place.problem)]
+            return [self._as_it_is(place)]
         return [self._trained(place, seed) for seed in seeds]
 
     def serving(self, place: Workplace) -> Serving:
         """See `Method.serving`."""
-        guard = self._load(place.problem.num_outputs if self.settings.epochs else None)
+        guard = self._load(place, place.problem.num_outputs if self.settings.epochs else None)
         return Serving(guard.weights_bytes, beside=guard.ask)
 
-    def _load(self, num_outputs: int | None) -> Guard:
+    def _load(self, place: Workplace, num_outputs: int | None) -> Guard:
         from pillion.backends.encoders import load_classifier
 
         path = encoder_path(self.settings.model)
-        return Guard(*load_classifier(path, num_outputs), self.settings.max_tokens)
+        model, tokenizer = load_classifier(path, num_outputs)
+        # Beside the language model, as a pipeline would have it.
+        return Guard(model.to(place.states.backend.device), tokenizer, self.settings.max_tokens)
 
     def _trained(self, place: Workplace, seed: int) -> Outcome:
         problem, how = place.problem, self.settings
         torch.manual_seed(seed)  # the fresh head
-        guard = self._load(problem.num_outputs)
+        guard = self._load(place, problem.num_outputs)
         parts = (problem.train, problem.validation, problem.test)
         tokens = {part.name: guard.encode(part) for part in parts}
         rates = Rates(how.epochs, how.learning_rate, batch_size=how.batch_size)
@@ -90,8 +92,8 @@ class Classifier(Method):
         ]
         return Outcome(said[0], said[1], guard.num_parameters, described(rates, losses))
 
-    def _as_it_is(self, problem: Problem) -> Outcome:
-        guard = self._load(None)
+    def _as_it_is(self, place: Workplace) -> Outcome:
+        problem, guard = place.problem, self._load(place, None)
         columns = self._columns(guard, problem)
         probs = [
             _named(predict(guard.logits, guard.model, guard.encode(part), "multiclass"), columns)
@@ -152,7 +154,7 @@ class Guard:
 
     def logits(self, rows: list[Sequence[int]]) -> Float[Tensor, "row output"]:
         """Of rows of token ids."""
-        ids, mask = pad(rows)
+        ids, mask = (one.to(self.model.device) for one in pad(rows))
         return self.model(input_ids=ids, attention_mask=mask.long()).logits
 
     @torch.inference_mode()

@@ -90,7 +90,8 @@ def finetune(
             for group in optimiser.param_groups:
                 group["lr"] = rates.learning_rate * learning_rate(step, steps, rates.warmup)
             said = logits_of([tokens["train"][row] for row in rows])
-            loss(problem.task, said, targets[rows], weights).mean().backward()
+            wanted = targets[rows].to(said.device)
+            loss(problem.task, said, wanted, weights.to(said.device)).mean().backward()
             torch.nn.utils.clip_grad_norm_(moved.values(), 1.0)
             optimiser.step()
             optimiser.zero_grad()
@@ -114,7 +115,7 @@ def predict(
     found: dict[int, Shaped[np.ndarray, " output"]] = {}
     for rows in batches_by_length([len(row) for row in tokens], EVALUATION_TOKENS):
         probs = probabilities(task, logits_of([tokens[row] for row in rows]))
-        found.update(zip(rows, probs.numpy(), strict=True))
+        found.update(zip(rows, probs.cpu().numpy(), strict=True))
     return np.stack([found[row] for row in range(len(tokens))])
 
 

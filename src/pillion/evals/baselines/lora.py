@@ -124,11 +124,11 @@ class Adapted(nn.Module):
             # peft asks for what transformers now calls by another name.
             warnings.simplefilter("ignore", FutureWarning)
             self.decoder: Any = get_peft_model(decoder, config)
-        self.head = nn.Linear(backend.identity.dim, num_outputs)
+        self.head = nn.Linear(backend.identity.dim, num_outputs, device=backend.device)
 
     def logits(self, rows: list[Sequence[int]]) -> Float[Tensor, "row output"]:
         """Of rows of token ids, from their last token's state after the final norm."""
-        ids, mask = pad(rows)
+        ids, mask = (one.to(self.head.weight.device) for one in pad(rows))
         said = self.decoder(input_ids=ids, attention_mask=mask.long(), use_cache=False)
-        last = said.last_hidden_state[torch.arange(len(rows)), mask.sum(1) - 1]
+        last = said.last_hidden_state[torch.arange(len(rows), device=mask.device), mask.sum(1) - 1]
         return self.head(last.float())

@@ -197,14 +197,15 @@ def signature(
         came: the token that did come there.
         top_k: log-probabilities to keep, at most the vocabulary.
     """
-    log_probs = logits.log_softmax(-1)
+    log_probs, came = logits.log_softmax(-1), came.to(logits.device)
     vocabulary = logits.shape[-1]
     top = log_probs.topk(min(top_k, vocabulary), dim=-1).values
     deviation = top.std(-1, keepdim=True, correction=0).clamp(min=1e-6)
     of_came = log_probs.gather(-1, came[:, None])
     rank = (log_probs > of_came).sum(-1).float()
     actual = torch.stack([of_came[:, 0].exp(), 2 * (0.5 - rank / vocabulary)], -1)
-    return Signature(((top - top.mean(-1, keepdim=True)) / deviation).half(), actual)
+    scaled = (top - top.mean(-1, keepdim=True)) / deviation
+    return Signature(scaled.half().cpu(), actual.cpu())
 
 
 class Encoder(nn.Module):

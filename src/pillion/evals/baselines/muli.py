@@ -106,9 +106,9 @@ class Muli(Method):
 
     def serving(self, place: Workplace) -> Serving:
         """See `Method.serving`: the logits are there anyway, their log-odds are not."""
-        vocabulary = len(log_odds(place.states.backend, _a_state(place))[0])
-        weights = torch.zeros(vocabulary, place.problem.num_outputs)
-        mean, deviation = torch.zeros(vocabulary), torch.ones(vocabulary)
+        features = log_odds(place.states.backend, _a_state(place))[0]
+        mean, deviation = torch.zeros_like(features.float()), torch.ones_like(features.float())
+        weights = mean[:, None].repeat(1, place.problem.num_outputs)
 
         def after(_: object, logits: Tensor) -> Tensor:
             return ((of_logits(logits.float()) - mean) / deviation) @ weights
@@ -149,13 +149,15 @@ def fit_units(
         seed: of the order of the rows.
         progress: told of every epoch, as stage `muli`.
     """
-    weights = torch.zeros(features.shape[1], wanted.shape[1])
-    bias = torch.zeros(wanted.shape[1])
+    device, wanted = features.device, wanted.to(features.device)
+    weights = torch.zeros(features.shape[1], wanted.shape[1], device=device)
+    bias = torch.zeros(wanted.shape[1], device=device)
     positives = wanted.sum(0).clamp(min=1)
     pos_weight = (len(wanted) - positives).clamp(min=1) / positives
     random = torch.Generator().manual_seed(seed)
     for epoch in range(how.epochs):
-        for rows in torch.randperm(len(features), generator=random).split(how.batch_size):
+        order = torch.randperm(len(features), generator=random).to(device)
+        for rows in order.split(how.batch_size):
             batch = features[rows].float()
             pull = _pull(batch @ weights + bias, wanted[rows], pos_weight)
             # By hand, as SGD moves nothing else: the gradient, and the penalty's sign.
@@ -179,7 +181,7 @@ def _standardise(
     features: Float[Tensor, "row vocab"],
 ) -> tuple[Float[Tensor, " vocab"], Float[Tensor, " vocab"]]:
     """z-scores rows in place; gives their mean and deviation (1 where that is 0)."""
-    total, squares = torch.zeros(features.shape[1]), torch.zeros(features.shape[1])
+    total, squares = torch.zeros(2, features.shape[1], device=features.device).unbind()
     for piece in features.split(ROWS_AT_ONCE):
         total += piece.float().sum(0)
     mean = total / len(features)
@@ -214,7 +216,7 @@ def _probs(
     task: Task,
 ) -> Float[np.ndarray, "row output"]:
     logits = torch.cat([p.float() @ weights + bias for p in features.split(ROWS_AT_ONCE)])
-    return (logits.softmax(-1) if task == "multiclass" else logits.sigmoid()).numpy()
+    return (logits.softmax(-1) if task == "multiclass" else logits.sigmoid()).cpu().numpy()
 
 
 def _a_state(place: Workplace) -> Float[Tensor, "row dim"]:

@@ -168,7 +168,8 @@ class PoolingReader:
 
     def logits(self) -> Float[Tensor, "batch output"]:
         """Of the text that was read."""
-        return torch.cat(self._pooled, -1) @ self.weights[:-1] + self.weights[-1]
+        weights = self.weights.to(self._pooled[0].device)
+        return torch.cat(self._pooled, -1) @ weights[:-1] + weights[-1]
 
 
 def _joined(
