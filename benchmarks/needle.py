@@ -38,6 +38,7 @@ PROBES = (
     "multimax",
     "rolling",
     "mha",
+    "panel",
     "mean",
     "last",
     "pooling",
@@ -128,7 +129,7 @@ def learn(
         for name, rows, seed in (("train", TRAIN_ROWS, 1), ("validation", VALIDATION_ROWS, 2))
     )
     at_batch = [config.at_batch(SETTINGS.batch_size or 32) for config in configs]
-    return train(training, validation, "binary", 2, at_batch, SETTINGS)
+    return train(training, validation, "binary", 2, at_batch, SETTINGS, device=backend.device)
 
 
 def mixed(num_rows: dict[int, int], elsewhere: bool, seed: int) -> Rows:
