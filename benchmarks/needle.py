@@ -38,7 +38,6 @@ PROBES = (
     "multimax",
     "rolling",
     "mha",
-    "panel",
     "mean",
     "last",
     "pooling",

@@ -33,8 +33,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "glot": {"width": 8, "num_heads": 2},
     "mha": {"width": 8, "num_heads": 2},
     "mha-causal": {"width": 8, "num_heads": 2},
-    "panel": {"num_heads": 3, "width": 8, "attention_heads": 2, "solo": 0.0},
-    "panel-causal": {"num_heads": 3, "width": 8, "attention_heads": 2, "solo": 0.0},
 }
 """Settings that keep known aggregators small; others run with their defaults."""
 
@@ -125,9 +123,8 @@ def make_artefact(
         # Logits below 1, so that no probability is near 0 or 1, where errors would not show.
         hidden = 3 * torch.randn(len(read), 4, 7, identity.dim, generator=noise)
         size = network(hidden, torch.ones(4, 7, dtype=torch.bool)).square().mean().sqrt()
-        for part in getattr(network, "members", (network,)):
-            part.weight.div_(2 * size)
-            part.bias.div_(2 * size)
+        network.weight.div_(2 * size)
+        network.bias.div_(2 * size)
     return Artefact.of(
         name,
         network,

@@ -54,8 +54,8 @@ def train(
         typer.Option(
             metavar="NAME",
             help="gate (default), gate-mlp, gate-paper, attention, multimax, rolling, concat, "
-            "mean, first, last, mha, mha-causal, panel, panel-causal, pooling, pooling-max or "
-            "glot. This and the next three may be repeated: every combination is trained.",
+            "mean, first, last, mha, mha-causal, pooling, pooling-max or glot. This and the next "
+            "three may be repeated: every combination is trained.",
         ),
     ] = None,
     heads: Annotated[

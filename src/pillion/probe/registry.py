@@ -18,7 +18,6 @@ from pillion.probe.gate_mlp import GateMlp, GateMlpSettings
 from pillion.probe.glot import Glot, GlotSettings
 from pillion.probe.mha import CausalMha, Mha, MhaSettings
 from pillion.probe.network import Network, Settings
-from pillion.probe.panel import CausalPanel, Panel, PanelSettings
 from pillion.probe.pooling import MaxPooling, MeanPooling, PoolingSettings
 from pillion.probe.vote import Vote, VoteSettings
 
@@ -57,8 +56,6 @@ AGGREGATORS: dict[str, Aggregator] = {
     "last": Aggregator(Vote, VoteSettings, {"tokens": "last", "num_heads": 1}),
     "mha": Aggregator(Mha, MhaSettings, learning_rate=1e-3),
     "mha-causal": Aggregator(CausalMha, MhaSettings, {"causal": True}, learning_rate=1e-3),
-    "panel": Aggregator(Panel, PanelSettings, learning_rate=2e-3),
-    "panel-causal": Aggregator(CausalPanel, PanelSettings, {"causal": True}, learning_rate=2e-3),
     "pooling": Aggregator(MeanPooling, PoolingSettings),
     "pooling-max": Aggregator(MaxPooling, PoolingSettings),
     "glot": Aggregator(Glot, GlotSettings, learning_rate=1e-3),
