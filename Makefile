@@ -30,7 +30,8 @@ test-extra: $(DEV)
 # The laws once more, with the models on a CUDA device.
 test-gpu: $(DEV)
 	PILLION_TEST_DEVICE=cuda $(BIN)/python -m pytest -m "not ray and not browser and not vllm" \
-		tests/evals/test_on_gpu.py tests/laws/test_runtime.py tests/laws/test_serving.py
+		tests/evals/test_on_gpu.py tests/laws/test_runtime.py tests/laws/test_serving.py \
+		tests/runtime/test_held.py
 
 # vLLM pins its own versions of everything: it gets an environment of its own.
 vllm:
