@@ -1,4 +1,4 @@
-"""Layers that wait for each other, as on an accelerator: the same verdicts, some layers at a time."""
+"""Layers that wait for each other, as on an accelerator, some at a time: the same verdicts."""
 
 from __future__ import annotations
 
