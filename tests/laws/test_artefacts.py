@@ -90,7 +90,7 @@ def test_a_file_of_another_shape_is_refused_by_the_tensors_name(tmp_path: Path, 
     card = json.loads(path.read_text())
     card["model"]["dim"] = DIM * 2
     path.write_text(json.dumps(card))
-    with pytest.raises(ArtefactError, match=r"tensor '[\w.]+' is \(.*\) and not \(.*32"):
+    with pytest.raises(ArtefactError, match=r"tensor '\w+' is \(.*\) and not \(.*32"):
         Artefact.load(tmp_path / "p")
 
 

@@ -25,6 +25,7 @@ from pillion.runtime import (
 from pillion.runtime.held import Held
 from tiny_models import (
     DEVICE,
+    DIM,
     all_artefacts,
     distance,
     full_states,
@@ -37,7 +38,7 @@ from tiny_models import (
 )
 
 TOKENS = 40
-STATE = TOKENS * 32 * 4  # bytes of a layer of the tiny model
+STATE = TOKENS * DIM * 4  # bytes of a layer of the tiny model
 
 
 @pytest.fixture

@@ -121,6 +121,21 @@ class Group:
             values *= scale[..., None]
         return values
 
+    def own_values(
+        self, layers: tuple[int, ...], every: Float[Tensor, "seen batch chunk dim"]
+    ) -> tuple[tuple[int, ...], Float[Tensor, "layer batch chunk tap"]] | None:
+        """Those of several layers that this group reads, and their values; None if it reads none.
+
+        Args:
+            layers: neighbours among those that are read by anyone, ascending.
+            every: their states.
+        """
+        own = tuple(layer for layer in layers if layer in self.layers)
+        if not own:
+            return None
+        hidden = every if own == layers else every[[layers.index(layer) for layer in own]]
+        return own, self.all_values(hidden, self.layers.index(own[0]))
+
     def logits(self, state: State) -> list[Float[Tensor, "batch output"]]:
         """Logits of each probe of the group."""
         out = self.fold.finish(state)

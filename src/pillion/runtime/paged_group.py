@@ -72,12 +72,10 @@ class PagedGroup:
             every: states of `layers`.
             layers: which layers they are, all that the group reads or the next ones of them.
         """
-        own = tuple(layer for layer in layers if layer in self._place)
-        if not own:
+        if (found := self.group.own_values(layers, every)) is None:
             return
-        hidden = every if own == layers else every[[layers.index(layer) for layer in own]]
-        values = self.group.all_values(hidden, self._place[own[0]])
-        first = self._place[own[0]] == 0
+        own, values = found
+        first = own[0] == self.layers[0]
         self._values = values if first else torch.cat([self._values, values])
 
     def restart(self, row: int, pages: Sequence[int]) -> None:

@@ -239,11 +239,9 @@ class Reading:
     def _fold_held(self) -> None:
         """Taps and folds all layers that are held at once."""
         layers, every = self._held.take()
-        for i, (one, place) in enumerate(zip(self.groups, self._place, strict=True)):
-            own = tuple(layer for layer in layers if layer in place)
-            if own:
-                hidden = every if own == layers else every[[layers.index(x) for x in own]]
-                self._fold(i, own, one.all_values(hidden, place[own[0]]))
+        for i, one in enumerate(self.groups):
+            if (found := one.own_values(layers, every)) is not None:
+                self._fold(i, *found)
 
     def _fold(
         self, group_id: int, layers: tuple[int, ...], values: Float[Tensor, "layer batch chunk tap"]
