@@ -65,6 +65,7 @@ def train_all(
     settings: RealSettings,
     work: Path,
     progress: Progress,
+    say: Callable[[str], object],
 ) -> Networks:
     """Trains the probe, the control and the points of the learning curves.
 
@@ -77,10 +78,12 @@ def train_all(
         settings: of probe and training.
         work: folder for what an interrupted training leaves.
         progress: told of every step.
+        say: told which is trained.
     """
     found = Networks()
 
     def fit(name: str, rows: np.ndarray, wanted: np.ndarray, how: TrainSettings) -> None:
+        say(f"Training {name} on {len(rows):,} rows.")
         source = reading.train.source
         parts = [Examples(SelectedRows(source, ids), wanted[ids]) for ids in (rows, held_ids)]
         config = settings.config.at_batch(how.rows_a_step(len(rows)))

@@ -70,8 +70,12 @@ def study(
     say(f"{sum(map(len, sets)):,} texts in {len(sets)} sets will be read.")
     with ExitStack() as opened:
         reading = Read.open(model, train_rows, sets, settings, work, progress, say, opened)
-        networks = train_all(reading, targets, fit_ids, held_ids, space, settings, work, progress)
+        networks = train_all(
+            reading, targets, fit_ids, held_ids, space, settings, work, progress, say
+        )
+        say("Reading every set.")
         read_everything(reading, networks.by_name, EVERYWHERE, held_ids, space.task, progress)
+        say("Fitting closed forms and baselines.")
         pooled = Pooled(reading.train.means, targets)
         answers = _answers(reading, networks, pooled, fit_ids, held_ids, sets, space, settings)
         problem = problem_of(
@@ -85,6 +89,7 @@ def study(
         answers += ask_baselines(
             settings.baselines, problem, model.backend, last, sets, settings.seed, progress
         )
+        say("Measuring, with intervals.")
         results = all_results(answers, sets, space.task, settings.seed)
         results += without_duplicates(answers, sets[0], duplicates.near, space.task)
         results += curve_results(
