@@ -36,6 +36,7 @@ VARIANTS = [
     *((name, SMALL.get(name, {})) for name in AGGREGATORS),
     ("gate", {"num_heads": 1, "normalise": False}),
     ("gate", {"num_heads": 2, "tanh": True}),
+    ("gate", {"num_heads": 2, "members": 3}),
     ("gate-mlp", {"num_heads": 1, "width": 5, "normalise": False}),
     ("attention", {"num_heads": 2, "slope": False, "over_layers": "concat"}),
     ("attention", {"num_heads": 2, "over_layers": "gate", "normalise": False}),
@@ -729,12 +730,12 @@ def _max_pooling_by_hand(network: Any, row: Tensor) -> Tensor:
 def _improved_gate_by_hand(network: Any, row: Tensor) -> Tensor:
     """K heads on RMS-normalised states, no tanh; layer weights and classes of each head's own."""
     x = row / (row.square().mean(-1, keepdim=True) + 1e-6).sqrt()
-    total = network.bias
-    for k in range(network.settings.num_heads):
+    total, members = network.bias, network.settings.members
+    for k in range(network.settings.num_heads * members):
         shares = torch.softmax((x @ network.token_score[:, :, k, None]).squeeze(-1), 1)
         vectors = (shares[..., None] * x).sum(1)
         by_layer = torch.softmax(vectors @ network.layer_score[k], 0)
-        total = total + by_layer @ vectors @ network.weight[k]
+        total = total + by_layer @ vectors @ network.weight[k] / members
     return total
 
 
@@ -823,6 +824,7 @@ def _glot_by_hand(network: Any, row: Tensor) -> Tensor:
 BY_HAND = [
     (("gate-paper", {}), _gate_by_hand),
     (("gate", {"num_heads": 3}), _improved_gate_by_hand),
+    (("gate", {"num_heads": 2, "members": 3}), _improved_gate_by_hand),
     *((variant, _gate_mlp_by_hand) for variant in VARIANTS if variant[0] == "gate-mlp"),
     *((v, _vote_by_hand) for v in VARIANTS if AGGREGATORS[v[0]].network is Vote),
     *((variant, _glot_by_hand) for variant in VARIANTS if variant[0] == "glot"),
@@ -844,6 +846,62 @@ def test_forward_is_the_formula_written_out(
     wanted = torch.stack([by_hand(network, row) for row in rows])
 
     assert_equal(network(hidden, mask), wanted)
+
+
+@pytest.mark.parametrize(
+    "options", [options for name, options in VARIANTS if name == "gate"], ids=str
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_many_outputs_are_read_from_pooled_states_and_few_from_tokens_to_one_result(
+    options: dict[str, Any], dtype: torch.dtype, generator: torch.Generator, monkeypatch: Any
+) -> None:
+    """Logits and gradients alike, on both sides of `POOLED_OUTPUTS`."""
+    network = make(("gate", options), outputs=4)
+    rows = rows_of(states(generator))
+    hidden = padded(rows, TOKENS, "right", 1e3).to(dtype)
+    mask, found = mask_of(LENGTHS, TOKENS, "right"), []
+    for limit in (3, 4):
+        monkeypatch.setattr("pillion.probe.gate.POOLED_OUTPUTS", limit)
+        logits = network(hidden, mask)
+        gradients = torch.autograd.grad(logits.square().sum(), list(network.parameters()))
+        found.append([logits.detach(), *gradients])
+
+    # In bf16 the two round other numbers: pooled states here, values of tokens there.
+    limit = 1e-5 if dtype == torch.float32 else 0.02
+    for pooled, read in zip(*found, strict=True):
+        assert_equal(pooled, read, limit)
+
+
+def test_every_member_learns_as_a_gate_of_its_own(generator: torch.Generator) -> None:
+    """Its votes are those of a lone gate with its weights, its gradient a third of that gate's."""
+    network, wanted = make(("gate", {"num_heads": 2, "members": 3})), torch.tensor([0, 2, 1, 1])
+    hidden, mask = states(generator), mask_of(LENGTHS, TOKENS, "right")
+    votes = network.votes(hidden, mask)
+    losses = torch.stack([loss("multiclass", vote, wanted, torch.ones(3)) for vote in votes])
+    losses.mean(0).sum().backward()
+
+    assert distance(votes.mean(0), network(hidden, mask)) < 1e-6
+    assert distance(votes[0], votes[1]) > 0.1
+    for number, vote in enumerate(votes):
+        lone: Any = make(("gate", {"num_heads": 2}))
+        heads = slice(2 * number, 2 * number + 2)
+        with torch.no_grad():
+            for name, parameter in lone.named_parameters():
+                whole = network.get_parameter(name)
+                parameter.copy_(_of_heads(name, whole, heads))
+        said = lone(hidden, mask)
+        loss("multiclass", said, wanted, torch.ones(3)).sum().backward()
+        assert distance(said, vote) < 1e-5
+        for name, parameter in lone.named_parameters():
+            if name != "bias":  # which all members share
+                mine = _of_heads(name, network.get_parameter(name).grad, heads)
+                assert_equal(mine, parameter.grad / 3)
+
+
+def _of_heads(name: str, whole: Any, heads: slice) -> Tensor:
+    if name == "bias":
+        return whole
+    return whole[..., heads] if name == "token_score" else whole[heads]
 
 
 LARGE = Shape(num_layers=31, dim=576, num_outputs=6)

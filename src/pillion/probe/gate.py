@@ -2,7 +2,8 @@
 
 The paper's scoring attention gate (arXiv 2601.13288, sec. 3) is `tanh=True, normalise=False,
 num_heads=1`; the improved gate RMS-normalises states, drops the tanh (which caps how far two
-weights can differ) and has several heads. Knows neither engines nor files.
+weights can differ) and has several heads. Several gates can be members of one: each learns from its
+own loss, and together they say the mean of their logits. Knows neither engines nor files.
 """
 
 from __future__ import annotations
@@ -26,18 +27,23 @@ from pillion.probe.network import (
 )
 from pillion.probe.softmax import FLOOR
 
+POOLED_OUTPUTS = 16
+"""With more outputs, states are pooled before classes are read: one read a row, not one a token."""
+
 
 class GateSettings(Settings):
     """Settings of a gate.
 
     Attributes:
         num_heads: K, score vectors a layer; each head has its own layer weights and classes.
+        members: gates of so many heads, trained side by side; the logits are the mean of theirs.
         tanh: bound scores to [-1, 1] as the paper does.
         normalise: RMS-normalise every token's state first (no learned scale).
         token_dropout: share of tokens hidden from the softmax in training.
     """
 
     num_heads: int = Field(default=8, ge=1)
+    members: int = Field(default=1, ge=1)
     tanh: bool = False
     normalise: bool = True
     token_dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -48,17 +54,24 @@ class Gate(Network):
 
     With x a (normalised) state, per head k: `a_t = softmax_t(w[l,k] . x[l,t])`,
     `v[l] = sum_t a_t x[l,t]`, `b_l = softmax_l(u[k] . v[l])`, `z[k] = sum_l b_l v[l]`, and
-    `logits = sum_k W[k] z[k] + bias` (METHODS: Lin 2026, eq. of the gate; K heads are ours).
+    `logits = sum_k W[k] z[k] + bias` (METHODS: Lin 2026, eq. of the gate; K heads are ours). M
+    members have K heads each, and the logits are the mean of their M sums.
     """
 
     def __init__(self, shape: Shape, settings: GateSettings) -> None:
         super().__init__()
         self.shape, self.settings = shape, settings
-        heads = settings.num_heads
+        heads = self.num_heads
         self.token_score = nn.Parameter(torch.randn(shape.num_layers, shape.dim, heads) * 0.02)
         self.layer_score = nn.Parameter(torch.randn(heads, shape.dim) * 0.02)
-        self.weight = nn.Parameter(torch.randn(heads, shape.dim, shape.num_outputs) * 0.02 / heads)
+        each = 0.02 / settings.num_heads
+        self.weight = nn.Parameter(torch.randn(heads, shape.dim, shape.num_outputs) * each)
         self.bias = nn.Parameter(torch.zeros(shape.num_outputs))
+
+    @property
+    def num_heads(self) -> int:
+        """Heads of all members together."""
+        return self.settings.num_heads * self.settings.members
 
     def _bound(self, scores: Tensor) -> Tensor:
         return scores.tanh() if self.settings.tanh else scores
@@ -70,22 +83,71 @@ class Gate(Network):
         scale: Float[Tensor, "layer batch token"] | None = None,
     ) -> Float[Tensor, "batch output"]:
         """Logits by the definition. Wide products run in the dtype of `hidden`, sums in fp32."""
-        layers, batch, tokens, dim = hidden.shape
-        heads = self.settings.num_heads
-        # What a pooled state is multiplied with, its tokens can be: one wide product, forward and
-        # back, and no pooled states (three times as fast to train).
-        values = torch.bmm(hidden.reshape(layers, -1, dim), self._columns().to(hidden.dtype))
-        values = values.float().view(layers, batch, tokens, -1)
-        if self.settings.normalise:
-            # Normalising is a scalar a token: it is applied to values, never to states.
-            scale = inverse_rms_by_layer(hidden) if scale is None else scale
-            values = values * scale[..., None]
+        return self.votes(hidden, mask, scale).mean(0)
+
+    def votes(
+        self,
+        hidden: Float[Tensor, "layer batch token dim"],
+        mask: Bool[Tensor, "batch token"],
+        scale: Float[Tensor, "layer batch token"] | None = None,
+    ) -> Float[Tensor, "member batch output"]:
+        """The logits of each member; see `Network.votes`."""
+        if self.settings.normalise and scale is None:
+            scale = inverse_rms_by_layer(hidden)
+        if not self.settings.normalise:
+            scale = None
+        pools = self.shape.num_outputs > POOLED_OUTPUTS
+        by_head = (self._pooled if pools else self._read)(hidden, mask, scale)
+        members = by_head.unflatten(1, (self.settings.members, self.settings.num_heads))
+        return members.sum(2).transpose(0, 1) + self.bias
+
+    def _read(
+        self,
+        hidden: Float[Tensor, "layer batch token dim"],
+        mask: Bool[Tensor, "batch token"],
+        scale: Float[Tensor, "layer batch token"] | None,
+    ) -> Float[Tensor, "batch head output"]:
+        """What each head adds to the logits, where all columns are read of every token.
+
+        What a pooled state is multiplied with, its tokens can be: one wide product, forward and
+        back, and no pooled states (three times as fast to train where outputs are few).
+        """
+        values = self._product(hidden, self._columns(), scale)
         values = values.masked_fill(~mask[None, :, :, None], 0.0)
-        weights = self._token_weights(self._bound(values[..., :heads]), mask)
-        content = values[..., heads:].unflatten(-1, (heads, -1))
+        weights = self._token_weights(self._bound(values[..., : self.num_heads]), mask)
+        content = values[..., self.num_heads :].unflatten(-1, (self.num_heads, -1))
         pooled = (weights[..., None] * content).sum(2)
         by_layer = self._bound(pooled[..., 0]).softmax(0)
-        return torch.einsum("lbk,lbkc->bc", by_layer, pooled[..., 1:]) + self.bias
+        return torch.einsum("lbk,lbkc->bkc", by_layer, pooled[..., 1:])
+
+    def _pooled(
+        self,
+        hidden: Float[Tensor, "layer batch token dim"],
+        mask: Bool[Tensor, "batch token"],
+        scale: Float[Tensor, "layer batch token"] | None,
+    ) -> Float[Tensor, "batch head output"]:
+        """The same, to the letter of the definition: scores of tokens, pooled states, classes."""
+        weights = self._token_weights(
+            self._bound(self._product(hidden, self.token_score, scale)), mask
+        )
+        if scale is not None:
+            weights = weights * scale[..., None]
+        states = (weights.transpose(2, 3).to(hidden.dtype) @ hidden).float()
+        scores = torch.einsum("lbkd,kd->lbk", states, self.layer_score)
+        mixed = torch.einsum("lbk,lbkd->bkd", self._bound(scores).softmax(0), states)
+        return torch.einsum("bkd,kdc->bkc", mixed, self.weight)
+
+    @staticmethod
+    def _product(
+        hidden: Float[Tensor, "layer batch token dim"],
+        columns: Float[Tensor, "layer dim column"],
+        scale: Float[Tensor, "layer batch token"] | None,
+    ) -> Float[Tensor, "layer batch token column"]:
+        """Normalising is a scalar a token: it is applied to values, never to states."""
+        layers, batch, tokens, dim = hidden.shape
+        values = torch.bmm(hidden.reshape(layers, -1, dim), columns.to(hidden.dtype)).float()
+        values = values.view(layers, batch, tokens, -1)
+        return values if scale is None else values * scale[..., None]
 
     def _columns(self) -> Float[Tensor, "layer dim column"]:
         """Token scores of a layer's own, then layer score and classes of each head."""
@@ -107,6 +169,7 @@ class Gate(Network):
     def tap(self) -> Tap:
         """Score columns of each layer's own; layer scores and classes shared by all layers."""
         classes = self.weight.detach().permute(1, 0, 2).reshape(self.shape.dim, -1)
+        classes = classes / self.settings.members
         shared = torch.cat([self.layer_score.detach().T, classes], dim=1)
         return Tap(self.token_score.detach(), shared, self.settings.normalise)
 
@@ -120,7 +183,7 @@ class Gate(Network):
         self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
     ) -> Float[Tensor, "layer batch token output"]:
         """`sum_k b[k,l] a[k,l,t] (W[k] x[l,t])`, of token weights a and layer weights b."""
-        heads = self.settings.num_heads
+        heads = self.num_heads
         values = values.float().masked_fill(~mask[None, :, :, None], 0.0)
         weights = self._token_weights(self._bound(values[..., :heads]), mask)
         by_layer = self._layer_weights(weights, values[..., heads : 2 * heads])
@@ -134,7 +197,7 @@ class Gate(Network):
         self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
     ) -> Float[Tensor, "layer batch"]:
         """How much each layer counts in each row: its softmax weight, the mean over heads."""
-        heads = self.settings.num_heads
+        heads = self.num_heads
         values = values.float().masked_fill(~mask[None, :, :, None], 0.0)
         weights = self._token_weights(self._bound(values[..., :heads]), mask)
         return self._layer_weights(weights, values[..., heads : 2 * heads]).mean(2)
@@ -164,7 +227,7 @@ class GateFold(Fold):
         super().__init__(networks)
         self.tanh = networks[0].settings.tanh
         device = networks[0].bias.device
-        self.heads_of = [n.settings.num_heads for n in networks]
+        self.heads_of = [n.num_heads for n in networks]
         outputs = [n.shape.num_outputs for n in networks]
         self.num_heads = sum(self.heads_of)
         self.bias = torch.cat([n.bias.detach().float() for n in networks])

@@ -153,6 +153,18 @@ class Network(nn.Module, ABC):
                 them; None to compute it where it is needed.
         """
 
+    def votes(
+        self,
+        hidden: Float[Tensor, "layer batch token dim"],
+        mask: Bool[Tensor, "batch token"],
+        scale: Float[Tensor, "layer batch token"] | None = None,
+    ) -> Float[Tensor, "member batch output"]:
+        """Logits that each learn from a loss of their own; their mean is what `forward` gives.
+
+        One member, `forward` itself, unless a network says otherwise. Arguments as of `forward`.
+        """
+        return self(hidden, mask, scale)[None]
+
     @abstractmethod
     def tap(self) -> Tap | None:
         """The linear read; None if the values are the states themselves (not tappable)."""

@@ -106,8 +106,9 @@ class Learner:
         # From seed and step alone: neither companions nor an interruption can shift it.
         torch.manual_seed(self.config.seed * 1_000_003 + step)
         self.network.train()
-        logits = self.network(part.hidden, part.mask, part.scale)
-        total = loss(task, logits, part.targets, weights).sum() * part.share
+        votes = self.network.votes(part.hidden, part.mask, part.scale)
+        losses = torch.stack([loss(task, vote, part.targets, weights) for vote in votes])
+        total = losses.mean(0).sum() * part.share
         value = total.item()
         if not math.isfinite(value):
             raise StateError(
