@@ -213,7 +213,8 @@ def _examples(
                 "No row can be held out (every label has a single one): thresholds and metrics "
                 "are of the training rows themselves."
             )
-            held_ids = train_ids
+            training = _part(source, ids, train_ids)
+            return training, training, space
         return _part(source, ids, train_ids), _part(source, ids, held_ids), space
     with _naming(validation):
         held_ids = space.encode(_labels(validation))
@@ -285,7 +286,7 @@ def _facts(
 def _artefact(trained: Trained, held_out: Examples, facts: dict[str, Any]) -> Artefact:
     """The probe with its thresholds and validation metrics."""
     task, config = facts["task"], trained.config
-    probs = evaluate_source(trained.network, held_out.source, task).cpu()
+    probs = evaluate_source(trained.unbiased, held_out.source, task).cpu()
     thresholds = None
     if _can_tell(held_out.targets):
         thresholds = choose_thresholds(task, probs, held_out.targets)

@@ -100,6 +100,17 @@ def test_options_reach_the_card(run: Run, tmp_path: Path, data: Path) -> None:
     assert card.training["class_weights"] == "balanced"
 
 
+def test_a_refit_saves_other_weights_with_the_metrics_and_thresholds_of_before(
+    run: Run, tmp_path: Path, data: Path
+) -> None:
+    train(run, data, tmp_path / "plain")
+    train(run, data, tmp_path / "again", "--refit")
+    plain, again = (Artefact.load(tmp_path / name).card for name in ("plain", "again"))
+    assert (plain.metrics, plain.thresholds) == (again.metrics, again.thresholds)
+    assert plain.weights_sha256 != again.weights_sha256
+    assert (plain.training["refit"], again.training["refit"]) == (False, True)
+
+
 def test_the_same_command_gives_the_same_weights(run: Run, tmp_path: Path, data: Path) -> None:
     for name in ("one", "two"):
         train(run, data, tmp_path / name)

@@ -13,11 +13,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mood import accuracy, place_of, problem_of
+from scipy.sparse import csr_matrix
 
 from pillion.backends.fake import FakeBackend
 from pillion.backends.transformers import TransformersBackend
 from pillion.evals.baselines import METHODS, make_method
-from pillion.evals.baselines.logistic import fit_logistic
+from pillion.evals.baselines.logistic import fit_logistic, refit
 from pillion.evals.baselines.los_net import signature
 from pillion.evals.baselines.muli import MuliSettings, fit_units, of_logits
 from pillion.evals.states import pooled
@@ -201,6 +202,37 @@ def test_logistic_regression_of_one_label_is_a_constant() -> None:
     features, wanted = np.array([[0.0], [1.0]]), np.array([[1, 0], [1, 1]], dtype=np.float32)
     model = fit_logistic((features, wanted), (features, wanted), "multilabel", 2)
     assert model.predict(features)[:, 0].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("matrix", [np.asarray, csr_matrix], ids=["dense", "sparse"])
+def test_logistic_regression_fitted_again_is_that_of_all_rows(matrix: Any) -> None:
+    chance = np.random.default_rng(0)
+    features = chance.normal(size=(60, 3))
+    targets = (features[:, 0] + chance.normal(size=60) > 0).astype(int)
+    train, held = ((matrix(features[part]), targets[part]) for part in (slice(40), slice(40, 60)))
+    chosen = fit_logistic(train, held, "binary", 1)
+    again = refit(chosen, train, held)
+    every = (matrix(features), targets)
+    whole = fit_logistic(every, every, "binary", 1, (chosen.strength,))
+    assert again.predict(every[0]) == pytest.approx(whole.predict(every[0]))
+    assert again.predict(every[0]) != pytest.approx(chosen.predict(every[0]))
+    assert (again.strength, again.log_loss) == (chosen.strength, chosen.log_loss)
+
+
+@pytest.mark.parametrize("kind", ["all-layers", "best-layer", "tfidf", "probe"])
+def test_a_refit_changes_what_is_said_of_the_test_and_not_of_validation(
+    kind: str, tmp_path: Path, opened: ExitStack
+) -> None:
+    problem = problem_of(tmp_path)
+    again: dict[str, Any] = {**QUICK[kind], "refit": True}
+    if kind == "probe":
+        again = {**QUICK[kind], "train": {"epochs": 4, "refit": True}}
+    plain, other = (
+        make_method(kind, settings, "m").fit(place_of(tmp_path / name, opened, problem), [0])[0]
+        for name, settings in (("plain", QUICK[kind]), ("again", again))
+    )
+    np.testing.assert_array_equal(plain.validation, other.validation)
+    assert not np.allclose(plain.test, other.test)
 
 
 # --- prompting

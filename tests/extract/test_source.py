@@ -1,4 +1,4 @@
-"""Sources of hidden states: a cache, a live pass, some rows of either."""
+"""Sources of hidden states: a cache, a live pass, some rows of either, the rows of two."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ import torch
 from pillion.backends.fake import FakeBackend
 from pillion.cache import Workspace
 from pillion.errors import StateError
-from pillion.extract import CachedSource, LiveSource, SelectedRows, StateSource, extract
+from pillion.extract import CachedSource, JoinedRows, LiveSource, SelectedRows, StateSource, extract
 
 ROWS = [[1, 2, 3], [4], [5, 6], [7, 8, 9, 10], []]
 LAYERS = (3, 1)
 
 
-@pytest.fixture(params=["cache", "live", "selected"])
+@pytest.fixture(params=["cache", "live", "selected", "joined"])
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StateSource]:
     if request.param == "live":
         yield LiveSource(FakeBackend(), ROWS, LAYERS)
     elif request.param == "selected":
         yield SelectedRows(LiveSource(FakeBackend(), [[9], *ROWS], LAYERS), [1, 2, 3, 4, 5])
+    elif request.param == "joined":
+        first, second = (LiveSource(FakeBackend(), part, LAYERS) for part in (ROWS[:2], ROWS[2:]))
+        yield JoinedRows(first, second)
     else:
         with extract(FakeBackend(), ROWS, LAYERS, tmp_path / "cache", "key") as reader:
             yield CachedSource(reader)

@@ -16,7 +16,7 @@ from pillion.errors import ConfigError, DataError, Interrupted, StateError, Stor
 from pillion.extract import CachedSource, LiveSource, StateSource, extract
 from pillion.extract.source import Batch
 from pillion.metrics import evaluate
-from pillion.probe import AGGREGATORS
+from pillion.probe import AGGREGATORS, Network
 from pillion.probe.task import Task
 from pillion.train import Examples, ProbeConfig, Trained, TrainSettings, evaluate_source, train
 from pillion.train.evaluate import validate
@@ -65,7 +65,11 @@ def run(
 
 
 def equal(one: Trained, other: Trained) -> bool:
-    pairs = zip(one.network.state_dict().values(), other.network.state_dict().values(), strict=True)
+    return same_weights(one.network, other.network)
+
+
+def same_weights(one: Network, other: Network) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
 
 
@@ -165,6 +169,52 @@ def test_an_interruption_without_a_checkpoint_says_that_nothing_was_kept() -> No
     stopping = Examples(Interrupting(training.source, 2), training.targets)
     with pytest.raises(Interrupted, match="nothing was kept"):
         train(stopping, live(20), "binary", 2, [config()], SETTINGS)
+
+
+def test_a_refit_learns_from_validation_rows_too_and_says_of_them_what_it_said_before() -> None:
+    refit = SETTINGS.model_copy(update={"refit": True})
+    configs = [config(token_dropout=0.3), config("mha", dropout=0.3)]
+    plain, again = run(configs), run(configs, refit)
+    for before, after in zip(plain, again, strict=True):
+        assert same_weights(after.unbiased, before.network)
+        assert (after.curve, after.best_epoch) == (before.curve, before.best_epoch)
+        assert not same_weights(after.network, before.network)
+        assert equal(after, run([after.config], refit)[0])
+
+
+def test_a_refit_is_a_training_on_all_rows_for_as_many_epochs_as_were_best() -> None:
+    """Best in the last epoch: then it is nothing else than a plain training on all rows."""
+    refit = SETTINGS.model_copy(update={"refit": True, "epochs": 2})
+    (again,) = run([config()], refit)
+    assert again.best_epoch == 2
+    rows, others = token_rows(40), token_rows(20, seed=1)
+    every = Examples(
+        LiveSource(FakeBackend(), rows[0] + others[0], LAYERS), np.append(rows[1], others[1])
+    )
+    settings = SETTINGS.model_copy(update={"epochs": 2})
+    (plain,) = train(every, live(20, seed=1), "binary", 2, [config()], settings)
+    assert plain.best_epoch == 2
+    for name, weight in plain.network.state_dict().items():
+        torch.testing.assert_close(again.network.state_dict()[name], weight, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("reads", [3, 16, 21, 30])
+def test_an_interrupted_refit_goes_on_where_it_was(tmp_path: Path, reads: int) -> None:
+    refit = SETTINGS.model_copy(update={"refit": True})
+    training, validation = live(), live(20, seed=1)
+    assert isinstance(training.source, LiveSource)
+    stopping = Examples(Interrupting(training.source, reads), training.targets)
+    with pytest.raises(Interrupted):
+        train(stopping, validation, "binary", 2, [config()], refit, checkpoint=tmp_path)
+    (resumed,) = train(training, validation, "binary", 2, [config()], refit, checkpoint=tmp_path)
+    assert equal(resumed, run([config()], refit)[0])
+
+
+def test_nothing_is_fitted_again_where_no_row_was_held_out() -> None:
+    rows = live()
+    refit = SETTINGS.model_copy(update={"refit": True})
+    (trained,) = train(rows, rows, "binary", 2, [config()], refit)
+    assert trained.network is trained.unbiased
 
 
 @each_probe

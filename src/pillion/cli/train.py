@@ -86,6 +86,13 @@ def train(
     balanced: Annotated[
         bool, typer.Option("--balanced", help="Every label counts the same, however rare.")
     ] = False,
+    refit: Annotated[
+        bool,
+        typer.Option(
+            "--refit",
+            help="Learn once more, from the validation rows too, for as many epochs as were best.",
+        ),
+    ] = False,
     positive: Annotated[
         str | None, typer.Option(help="Which of two labels is positive; default: by their names.")
     ] = None,
@@ -125,7 +132,7 @@ def train(
     configs = _configs(probe or ["gate"], heads, lr, seed, _pairs(settings or []))
     given = {"epochs": epochs, "batch_size": batch_size}
     shared: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-    shared["class_weights"] = "balanced" if balanced else "none"
+    shared |= {"class_weights": "balanced" if balanced else "none", "refit": refit}
     train_settings = make_strict(TrainSettings, shared)
     rows = read_rows(data, text_column, label_column)
     held = read_rows(validation, text_column, label_column) if validation is not None else None

@@ -11,13 +11,14 @@ from pillion.extract.kept import kept_states
 from pillion.extract.live import LiveSource
 from pillion.extract.pooled import Pool, pooled_states
 from pillion.extract.progress import Progress, silent
-from pillion.extract.source import Batch, CachedSource, SelectedRows, StateSource
+from pillion.extract.source import Batch, CachedSource, JoinedRows, SelectedRows, StateSource
 from pillion.runtime.encoding import encode_rows
 
 __all__ = [
     "Batch",
     "CachedSource",
     "Encoded",
+    "JoinedRows",
     "LiveSource",
     "OnTooLong",
     "Pool",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -93,3 +94,41 @@ class SelectedRows:
     def read_batch(self, row_ids: Sequence[int], workspace: Workspace | None = None) -> Batch:
         """From the other source; see `StateSource.read_batch`."""
         return self.source.read_batch([self.row_ids[row_id] for row_id in row_ids], workspace)
+
+
+class JoinedRows:
+    """The rows of two sources, one after the other.
+
+    Args:
+        first: whose rows keep their numbers.
+        second: whose rows follow; of the same layers and width.
+    """
+
+    def __init__(self, first: StateSource, second: StateSource) -> None:
+        assert (first.layers, first.dim) == (second.layers, second.dim), "states of one kind"
+        self.first, self.second = first, second
+        self.lengths: Sequence[int] = [*first.lengths, *second.lengths]
+        self.layers, self.dim = first.layers, first.dim
+        self.reads_ahead = first.reads_ahead and second.reads_ahead
+
+    def read_batch(self, row_ids: Sequence[int], workspace: Workspace | None = None) -> Batch:
+        """From either source; see `StateSource.read_batch`."""
+        ahead = len(self.first.lengths)
+        own = [place for place, row_id in enumerate(row_ids) if row_id < ahead]
+        others = [place for place, row_id in enumerate(row_ids) if row_id >= ahead]
+        if not others:
+            return self.first.read_batch(row_ids, workspace)
+        if not own:
+            return self.second.read_batch([row_id - ahead for row_id in row_ids], workspace)
+        parts = [
+            (own, self.first.read_batch([row_ids[place] for place in own])),
+            (others, self.second.read_batch([row_ids[place] - ahead for place in others])),
+        ]
+        longest = max(states.shape[2] for _, (states, _) in parts)
+        shape = (len(self.layers), len(row_ids), longest, self.dim)
+        hidden = (workspace or Workspace()).take(shape, parts[0][1][0].dtype).zero_()
+        mask = torch.zeros(shape[1:3], dtype=torch.bool)
+        for places, (states, seen) in parts:
+            hidden[:, places, : states.shape[2]] = states
+            mask[places, : states.shape[2]] = seen
+        return hidden, mask

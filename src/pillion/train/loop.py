@@ -19,7 +19,7 @@ from jaxtyping import Shaped
 
 from pillion.core import Shape
 from pillion.errors import DataError, Interrupted
-from pillion.extract import Progress, StateSource, silent
+from pillion.extract import JoinedRows, Progress, StateSource, silent
 from pillion.probe import Network
 from pillion.probe.task import Task, class_weights, num_outputs
 from pillion.train.checkpoint import load_checkpoint, save_checkpoint
@@ -57,6 +57,8 @@ class Trained:
     Attributes:
         config: what it is.
         network: with the weights of the best epoch, ready to evaluate.
+        unbiased: the one that no validation row taught, whose metrics and thresholds on them count:
+            `network` itself, unless that was fitted again with `TrainSettings.refit`.
         curve: validation metrics of every epoch.
         best_epoch: from 1.
         seconds: spent on its own steps, without reading states.
@@ -64,6 +66,7 @@ class Trained:
 
     config: ProbeConfig
     network: Network
+    unbiased: Network
     curve: Curve
     best_epoch: int
     seconds: float
@@ -101,39 +104,64 @@ def train(
     require_configs(list(configs))
     settings = settings or TrainSettings()
     shape = Shape(len(training.source.layers), training.source.dim, num_outputs(task, num_labels))
+    folder = Path(checkpoint) if checkpoint is not None else None
+    place = torch.device(device)
+
+    def learnt(
+        training: Examples, held: Examples | None, epochs: Sequence[int], folder: Path | None
+    ) -> list[Learner]:
+        learners = [Learner.start(c, shape, place) for c in configs]
+        run = _Run(training, held, task, num_labels, settings, learners, place, epochs)
+        run.finish(progress, folder)
+        for learner in learners:
+            learner.average.load_state_dict(learner.best)
+        return learners
+
     # What is dropped is drawn anew each step; the caller's random state is left as it was.
     with torch.random.fork_rng(devices=[]):
-        learners = [Learner.start(c, shape, torch.device(device)) for c in configs]
-        run = _Run(training, validation, task, num_labels, settings, learners, torch.device(device))
         try:
-            run.finish(progress, Path(checkpoint) if checkpoint is not None else None)
+            chosen = last = learnt(training, validation, (), folder)
+            if settings.refit and validation is not training:
+                every, epochs = _together(training, validation), [one.best_epoch for one in chosen]
+                last = learnt(every, None, epochs, folder and folder / "refit")
         except KeyboardInterrupt as error:
             kept = "the same command resumes it" if checkpoint is not None else "nothing was kept"
             raise Interrupted(f"Training was interrupted; {kept}.") from error
-    return [_trained(learner) for learner in learners]
+    return [_trained(one, other) for one, other in zip(chosen, last, strict=True)]
 
 
-def _trained(learner: Learner) -> Trained:
-    learner.average.load_state_dict(learner.best)
+def _trained(chosen: Learner, last: Learner) -> Trained:
+    seconds = chosen.seconds if last is chosen else chosen.seconds + last.seconds
     return Trained(
-        learner.config, learner.average, learner.curve, learner.best_epoch, learner.seconds
+        chosen.config, last.average, chosen.average, chosen.curve, chosen.best_epoch, seconds
+    )
+
+
+def _together(training: Examples, validation: Examples) -> Examples:
+    return Examples(
+        JoinedRows(training.source, validation.source),
+        np.concatenate([training.targets, validation.targets]),
     )
 
 
 class _Run:
-    """A run over the data; everything that its epochs share."""
+    """A run over the data; everything that its epochs share.
+
+    Without validation rows each learner has its number of epochs, and its last one counts.
+    """
 
     def __init__(
         self,
         training: Examples,
-        validation: Examples,
+        validation: Examples | None,
         task: Task,
         num_labels: int,
         settings: TrainSettings,
         learners: list[Learner],
         device: torch.device,
+        epochs: Sequence[int] = (),
     ) -> None:
-        self.training, self.validation = training, validation
+        self.training, self.validation, self.epochs = training, validation, epochs
         self.task: Task = task
         self.settings, self.learners, self.device = settings, learners, device
         self.targets = torch.as_tensor(training.targets).to(device)
@@ -155,16 +183,20 @@ class _Run:
                 save_checkpoint(folder, identity, epoch, self.learners)
 
     def _active(self) -> list[Learner]:
+        if self.validation is None:
+            wanted = zip(self.learners, self.epochs, strict=True)
+            return [one for one, epochs in wanted if len(one.curve) < epochs]
         return [one for one in self.learners if not one.stopped(self.settings.patience)]
 
     def _train_epoch(self, epoch: int, learners: list[Learner], progress: Progress) -> None:
         settings, lengths = self.settings, self.training.source.lengths
+        stage = "train" if self.validation else "refit"
         batches = epoch_batches(lengths, self.batch_size, settings.order_seed, epoch)
         total = sum(lengths) * settings.epochs
         done = sum(lengths) * epoch
         num_steps = self.steps_an_epoch * settings.epochs
         best = max(one.best_score for one in learners)
-        metric = best if epoch else None
+        metric = best if epoch and self.validation else None
         for learner in learners:
             learner.loss_sum = 0.0
         for number, (row_ids, pieces) in enumerate(self._steps(batches, learners)):
@@ -175,7 +207,7 @@ class _Run:
             for learner in learners:
                 learner.step(learning_rate(step, num_steps, settings.warmup))
             done += sum(lengths[row_id] for row_id in row_ids)
-            progress("train", done, total, metric)
+            progress(stage, done, total, metric)
 
     def _steps(
         self, batches: list[list[int]], learners: list[Learner]
@@ -196,6 +228,11 @@ class _Run:
             yield row_ids, pieces_of(pieces, len(row_ids))
 
     def _validate(self, learners: list[Learner]) -> None:
+        if self.validation is None:
+            for learner in learners:
+                loss = learner.loss_sum / self.steps_an_epoch
+                learner.note({"loss": loss}, float(len(learner.curve)))
+            return
         networks = [one.average for one in learners]
         probs = evaluate_networks(networks, self.validation.source, self.task)
         targets = torch.as_tensor(self.validation.targets)
@@ -212,9 +249,10 @@ class _Run:
             "task": self.task,
             "layers": self.training.source.layers,
             "dim": self.training.source.dim,
+            "epochs": list(self.epochs),
         }
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-        for examples in (self.training, self.validation):
+        for examples in filter(None, (self.training, self.validation)):
             digest.update(np.asarray(examples.source.lengths, dtype=np.int64).tobytes())
             digest.update(np.ascontiguousarray(examples.targets).tobytes())
         return digest.hexdigest()

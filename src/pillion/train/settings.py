@@ -31,6 +31,8 @@ class TrainSettings(_Strict):
         class_weights: `balanced` makes every label count the same.
         order_seed: of the order of the rows.
         max_tokens: padded tokens that are held at once; longer batches are split, exactly.
+        refit: learn once more, from training and validation rows together, for as many epochs as
+            were best; what is said of validation rows is said by the probe before that.
     """
 
     epochs: int = Field(default=4, ge=1, le=10)
@@ -40,6 +42,7 @@ class TrainSettings(_Strict):
     class_weights: Literal["none", "balanced"] = "none"
     order_seed: int = 0
     max_tokens: int = Field(default=4096, ge=1)
+    refit: bool = False
 
     def rows_a_step(self, num_rows: int) -> int:
         """The batch size for so many training rows."""

@@ -6,13 +6,15 @@ no training row has. Does not know where features come from.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped
+from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
@@ -34,7 +36,7 @@ class Logistic:
         constants: of every output, what stands where no model does.
         task: what the outputs mean.
         strength: C of the penalty.
-        log_loss: on validation, in nats a row and decision.
+        log_loss: on validation, in nats a row and decision; nan before it was asked.
     """
 
     models: tuple[LogisticRegression | None, ...]
@@ -81,21 +83,38 @@ def fit_logistic(
         strengths: values of C to choose from.
         max_iter: steps of the solver (L-BFGS), at most.
     """
+    tried = [_learn(train, task, num_outputs, strength, max_iter) for strength in strengths]
     fitted = [
-        _fit(train, validation, task, num_outputs, strength, max_iter) for strength in strengths
+        replace(one, log_loss=log_loss(one.predict(validation[0]), validation[1], task))
+        for one in tried
     ]
     return min(fitted, key=lambda one: one.log_loss)
 
 
-def _fit(
-    train: tuple[Features, np.ndarray],
-    validation: tuple[Features, np.ndarray],
-    task: Task,
-    num_outputs: int,
-    strength: float,
-    max_iter: int,
+def refit(
+    chosen: Logistic,
+    train: tuple[Features, Shaped[np.ndarray, "row ..."]],
+    validation: tuple[Features, Shaped[np.ndarray, "held ..."]],
+    max_iter: int = 100,
 ) -> Logistic:
-    features, targets = train
+    """A model with the penalty that was chosen, learnt from training and validation rows together.
+
+    Args:
+        chosen: by `fit_logistic`.
+        train: features and targets.
+        validation: likewise.
+        max_iter: steps of the solver, at most.
+    """
+    stack = sparse.vstack if sparse.issparse(train[0]) else np.concatenate
+    rows = (stack([train[0], validation[0]]), np.concatenate([train[1], validation[1]]))
+    again = _learn(rows, chosen.task, len(chosen.constants), chosen.strength, max_iter)
+    return replace(again, log_loss=chosen.log_loss)
+
+
+def _learn(
+    rows: tuple[Features, np.ndarray], task: Task, num_outputs: int, strength: float, max_iter: int
+) -> Logistic:
+    features, targets = rows
     columns = targets.T if task == "multilabel" else targets[None]
     models = tuple(_model(features, column, strength, max_iter) for column in columns)
     constants = np.zeros(num_outputs)
@@ -104,9 +123,7 @@ def _fit(
             constants[int(column[0]) if task == "multiclass" else place] = (
                 1.0 if task == "multiclass" else float(column[0])
             )
-    made = Logistic(models, tuple(constants.tolist()), task, strength, 0.0)
-    loss = log_loss(made.predict(validation[0]), validation[1], task)
-    return Logistic(models, made.constants, task, strength, loss)
+    return Logistic(models, tuple(constants.tolist()), task, strength, math.nan)
 
 
 def _model(

@@ -17,9 +17,12 @@ from torch import Tensor
 
 from pillion.backends import Step
 from pillion.evals.baselines.base import Method, Outcome, Serving, Settings, Workplace
-from pillion.evals.baselines.logistic import Logistic, fit_logistic
+from pillion.evals.baselines.logistic import Logistic, fit_logistic, refit
 from pillion.evals.problem import Part
 from pillion.evals.states import Pooling
+
+Rows = tuple[np.ndarray, np.ndarray]
+"""Features and targets."""
 
 STRENGTHS = (0.001, 0.01, 0.1)
 LAYER_STRENGTH = 0.01
@@ -33,11 +36,13 @@ class PooledSettings(Settings):
         pooling: `mean` over tokens, or the `last` token's state.
         strengths: values of C that validation chooses from.
         max_iter: steps of the solver, at most.
+        refit: learn once more, from validation rows too, once they have chosen.
     """
 
     pooling: Pooling = "mean"
     strengths: tuple[float, ...] = STRENGTHS
     max_iter: int = 100
+    refit: bool = False
 
 
 class PooledMethod(Method):
@@ -50,30 +55,28 @@ class PooledMethod(Method):
 
     def _outcome(self, place: Workplace, places: Sequence[int], chosen: dict[str, Any]) -> Outcome:
         """The outcome on some of the kept layers, side by side."""
-        problem, strengths = place.problem, self.settings.strengths
-        model, scale = self._fit(place, places, strengths)
-        rows = [
-            model.predict(scale(_joined(self._features(place, part), places)))
-            for part in (problem.validation, problem.test)
-        ]
-        return Outcome(rows[0], rows[1], model.parameters, {**chosen, "C": model.strength})
+        problem, settings = place.problem, self.settings
+        model, train, held, scale = self._fit(place, places, settings.strengths)
+        said = model.predict(held[0])
+        if settings.refit:
+            model = refit(model, train, held, settings.max_iter)
+        test = model.predict(scale(_joined(self._features(place, problem.test), places)))
+        facts = {**chosen, "C": model.strength, "refit": settings.refit}
+        return Outcome(said, test, model.parameters, facts)
 
     def _fit(
         self, place: Workplace, places: Sequence[int], strengths: Sequence[float]
-    ) -> tuple[Logistic, Scale]:
+    ) -> tuple[Logistic, Rows, Rows, Scale]:
+        """The best model, the rows that taught and chose it, and how features are scaled."""
         problem = place.problem
         train = _joined(self._features(place, problem.train), places)
         scale = Scale.of(train)
         held = _joined(self._features(place, problem.validation), places)
+        rows = (scale(train), problem.train.targets), (scale(held), problem.validation.targets)
         model = fit_logistic(
-            (scale(train), problem.train.targets),
-            (scale(held), problem.validation.targets),
-            problem.task,
-            problem.num_outputs,
-            strengths,
-            self.settings.max_iter,
+            *rows, problem.task, problem.num_outputs, strengths, self.settings.max_iter
         )
-        return model, scale
+        return model, *rows, scale
 
     def _serving(self, place: Workplace, layers: Sequence[int]) -> Serving:
         states, num_outputs = place.states, place.problem.num_outputs

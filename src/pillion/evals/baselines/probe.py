@@ -15,8 +15,9 @@ from pydantic import Field
 
 from pillion.core import Shape
 from pillion.evals.baselines.base import Method, Outcome, Role, Serving, Settings, Workplace
+from pillion.evals.problem import Part
 from pillion.evals.suite import checked
-from pillion.probe import Artefact, build, make_settings
+from pillion.probe import Artefact, Network, build, make_settings
 from pillion.runtime import Reading, watch
 from pillion.train import Examples, ProbeConfig, Trained, TrainSettings, evaluate_networks, train
 
@@ -129,13 +130,14 @@ class ProbeMethod(Method):
     def _outcomes(
         self, place: Workplace, trained: list[Trained], facts: dict[str, Any]
     ) -> list[Outcome]:
-        problem, networks = place.problem, [one.network for one in trained]
-        held, tested = (
-            evaluate_networks(
-                networks, place.states.source(part, self.settings.layers), problem.task
-            )
-            for part in (problem.validation, problem.test)
-        )
+        problem = place.problem
+
+        def said(networks: list[Network], part: Part) -> list[Any]:
+            source = place.states.source(part, self.settings.layers)
+            return evaluate_networks(networks, source, problem.task)
+
+        held = said([one.unbiased for one in trained], problem.validation)
+        tested = said([one.network for one in trained], problem.test)
         return [
             Outcome(
                 of_held.numpy(),

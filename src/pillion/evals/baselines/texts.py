@@ -15,7 +15,7 @@ from jaxtyping import Float
 from pillion.backends import Backend
 from pillion.evals.baselines.base import Method, Outcome, Role, Serving, Settings, Workplace
 from pillion.evals.baselines.encoder import EMBEDDER, Encoder, why_no_encoder
-from pillion.evals.baselines.logistic import STRENGTHS, Features, Logistic, fit_logistic
+from pillion.evals.baselines.logistic import STRENGTHS, Features, Logistic, fit_logistic, refit
 from pillion.evals.problem import Problem
 
 Featurise = Callable[[Sequence[str]], Features]
@@ -26,9 +26,11 @@ class TextSettings(Settings):
 
     Attributes:
         strengths: values of C that validation chooses from.
+        refit: learn once more, from validation rows too, once they have chosen.
     """
 
     strengths: tuple[float, ...] = STRENGTHS
+    refit: bool = False
 
 
 class TextMethod(Method):
@@ -66,9 +68,14 @@ class TextMethod(Method):
             "features": name,
             "C": model.strength,
             "tried": {one[0]: round(one[2].log_loss, 4) for one in tried},
+            "refit": self.settings.refit,
         }
+        said = model.predict(validation)
+        if self.settings.refit:
+            train = (featurise(problem.train.texts), problem.train.targets)
+            model = refit(model, train, (validation, problem.validation.targets))
         test = model.predict(featurise(problem.test.texts))
-        return Outcome(model.predict(validation), test, model.parameters, chosen)
+        return Outcome(said, test, model.parameters, chosen)
 
     def serving(self, place: Workplace) -> Serving:
         """See `Method.serving`."""
