@@ -848,30 +848,6 @@ def test_forward_is_the_formula_written_out(
     assert_equal(network(hidden, mask), wanted)
 
 
-@pytest.mark.parametrize(
-    "options", [options for name, options in VARIANTS if name == "gate"], ids=str
-)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_many_outputs_are_read_from_pooled_states_and_few_from_tokens_to_one_result(
-    options: dict[str, Any], dtype: torch.dtype, generator: torch.Generator, monkeypatch: Any
-) -> None:
-    """Logits and gradients alike, on both sides of `POOLED_OUTPUTS`."""
-    network = make(("gate", options), outputs=4)
-    rows = rows_of(states(generator))
-    hidden = padded(rows, TOKENS, "right", 1e3).to(dtype)
-    mask, found = mask_of(LENGTHS, TOKENS, "right"), []
-    for limit in (3, 4):
-        monkeypatch.setattr("pillion.probe.gate.POOLED_OUTPUTS", limit)
-        logits = network(hidden, mask)
-        gradients = torch.autograd.grad(logits.square().sum(), list(network.parameters()))
-        found.append([logits.detach(), *gradients])
-
-    # In bf16 the two round other numbers: pooled states here, values of tokens there.
-    limit = 1e-5 if dtype == torch.float32 else 0.02
-    for pooled, read in zip(*found, strict=True):
-        assert_equal(pooled, read, limit)
-
-
 def test_every_member_learns_as_a_gate_of_its_own(generator: torch.Generator) -> None:
     """Its votes are those of a lone gate with its weights, its gradient a third of that gate's."""
     network, wanted = make(("gate", {"num_heads": 2, "members": 3})), torch.tensor([0, 2, 1, 1])

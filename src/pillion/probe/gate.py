@@ -27,9 +27,6 @@ from pillion.probe.network import (
 )
 from pillion.probe.softmax import FLOOR
 
-POOLED_OUTPUTS = 16
-"""With more outputs, states are pooled before classes are read: one read a row, not one a token."""
-
 
 class GateSettings(Settings):
     """Settings of a gate.
@@ -91,69 +88,49 @@ class Gate(Network):
         mask: Bool[Tensor, "batch token"],
         scale: Float[Tensor, "layer batch token"] | None = None,
     ) -> Float[Tensor, "member batch output"]:
-        """The logits of each member; see `Network.votes`."""
-        if self.settings.normalise and scale is None:
-            scale = inverse_rms_by_layer(hidden)
+        """The logits of each member; see `Network.votes`.
+
+        A layer's score is linear in its tokens', so two columns a head give the weights of both
+        stages, and their product pools the states of a text once, over tokens and layers.
+        """
+        heads = self.num_heads
         if not self.settings.normalise:
             scale = None
-        pools = self.shape.num_outputs > POOLED_OUTPUTS
-        by_head = (self._pooled if pools else self._read)(hidden, mask, scale)
+        elif scale is None:
+            scale = inverse_rms_by_layer(hidden)
+        scores = self._scores(hidden)
+        if scale is not None:
+            # Normalising is a scalar a token: it is applied to what is read, never to states.
+            scores = scores * scale[..., None]
+        scores = scores.masked_fill(~mask[None, :, :, None], 0.0)
+        weights = self._token_weights(self._bound(scores[..., :heads]), mask)
+        weights = weights * self._layer_weights(weights, scores[..., heads:])[:, :, None]
+        if scale is not None:
+            weights = weights * scale[..., None]
+        by_head = torch.einsum("bkd,kdc->bkc", self._pool(weights, hidden), self.weight)
         members = by_head.unflatten(1, (self.settings.members, self.settings.num_heads))
         return members.sum(2).transpose(0, 1) + self.bias
 
-    def _read(
-        self,
-        hidden: Float[Tensor, "layer batch token dim"],
-        mask: Bool[Tensor, "batch token"],
-        scale: Float[Tensor, "layer batch token"] | None,
-    ) -> Float[Tensor, "batch head output"]:
-        """What each head adds to the logits, where all columns are read of every token.
-
-        What a pooled state is multiplied with, its tokens can be: one wide product, forward and
-        back, and no pooled states (three times as fast to train where outputs are few).
-        """
-        values = self._product(hidden, self._columns(), scale)
-        values = values.masked_fill(~mask[None, :, :, None], 0.0)
-        weights = self._token_weights(self._bound(values[..., : self.num_heads]), mask)
-        content = values[..., self.num_heads :].unflatten(-1, (self.num_heads, -1))
-        pooled = (weights[..., None] * content).sum(2)
-        by_layer = self._bound(pooled[..., 0]).softmax(0)
-        return torch.einsum("lbk,lbkc->bkc", by_layer, pooled[..., 1:])
-
-    def _pooled(
-        self,
-        hidden: Float[Tensor, "layer batch token dim"],
-        mask: Bool[Tensor, "batch token"],
-        scale: Float[Tensor, "layer batch token"] | None,
-    ) -> Float[Tensor, "batch head output"]:
-        """The same, to the letter of the definition: scores of tokens, pooled states, classes."""
-        weights = self._token_weights(
-            self._bound(self._product(hidden, self.token_score, scale)), mask
-        )
-        if scale is not None:
-            weights = weights * scale[..., None]
-        states = (weights.transpose(2, 3).to(hidden.dtype) @ hidden).float()
-        scores = torch.einsum("lbkd,kd->lbk", states, self.layer_score)
-        mixed = torch.einsum("lbk,lbkd->bkd", self._bound(scores).softmax(0), states)
-        return torch.einsum("bkd,kdc->bkc", mixed, self.weight)
+    def _scores(
+        self, hidden: Float[Tensor, "layer batch token dim"]
+    ) -> Float[Tensor, "layer batch token column"]:
+        """A token score of the layer's own and a layer score, of each head."""
+        layers, batch, tokens, dim = hidden.shape
+        shared = self.layer_score.T.expand(layers, -1, -1)
+        columns = torch.cat([self.token_score, shared], dim=2).to(hidden.dtype)
+        return (hidden.reshape(layers, -1, dim) @ columns).float().view(layers, batch, tokens, -1)
 
     @staticmethod
-    def _product(
+    def _pool(
+        weights: Float[Tensor, "layer batch token head"],
         hidden: Float[Tensor, "layer batch token dim"],
-        columns: Float[Tensor, "layer dim column"],
-        scale: Float[Tensor, "layer batch token"] | None,
-    ) -> Float[Tensor, "layer batch token column"]:
-        """Normalising is a scalar a token: it is applied to values, never to states."""
-        layers, batch, tokens, dim = hidden.shape
-        values = torch.bmm(hidden.reshape(layers, -1, dim), columns.to(hidden.dtype)).float()
-        values = values.view(layers, batch, tokens, -1)
-        return values if scale is None else values * scale[..., None]
-
-    def _columns(self) -> Float[Tensor, "layer dim column"]:
-        """Token scores of a layer's own, then layer score and classes of each head."""
-        shared = torch.cat([self.layer_score[:, :, None], self.weight], dim=2)
-        shared = shared.permute(1, 0, 2).flatten(1)
-        return torch.cat([self.token_score, shared.expand(self.shape.num_layers, -1, -1)], dim=2)
+    ) -> Float[Tensor, "batch head dim"]:
+        """The weighted sum of states, a layer at a time: all at once would copy them."""
+        weights = weights.transpose(2, 3).to(hidden.dtype)
+        pooled = (weights[0] @ hidden[0]).float()
+        for one, states in zip(weights[1:], hidden[1:], strict=True):
+            pooled = pooled + (one @ states).float()
+        return pooled
 
     def _token_weights(
         self,
