@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from pillion.errors import ConfigError
-from pillion.metrics import PAIRED, evaluate, paired_difference, paired_interval
+from pillion.metrics import PAIRED, evaluate, paired_interval, resampled
+from pillion.metrics import paired_difference as difference_of
+from pillion.metrics.bootstrap import Interval
 
 ROWS = 60
 
@@ -19,6 +23,14 @@ def system(seed: int, task: str, targets: np.ndarray) -> np.ndarray:
         return raw / raw.sum(1, keepdims=True)
     wide = targets.reshape(ROWS, -1)
     return np.round((random.random(wide.shape) + 0.5 * wide) / 1.5, 1)
+
+
+def paired_difference(
+    metric: str, first: Any, second: Any, targets: np.ndarray, task: str, **draws: int
+) -> Interval | None:
+    return difference_of(
+        *(resampled(metric, side, targets, task, **draws) for side in (first, second))
+    )
 
 
 def targets_of(task: str) -> np.ndarray:

@@ -15,7 +15,7 @@ from pillion.evals.problem import Problem
 from pillion.evals.provenance import provenance
 from pillion.evals.run_folder import Cell
 from pillion.evals.suite import Suite
-from pillion.metrics import PAIRED, paired_difference
+from pillion.metrics import PAIRED, Resampled, paired_difference, resampled
 from pillion.metrics.classification import METRICS
 
 LEADING = {
@@ -92,6 +92,7 @@ def _quality(problem: Problem, cells: Cells) -> Iterator[dict[str, Any]]:
     """One entry a method, subset and metric."""
     measured = {name: own for name, own in cells.items() if own and own[0].probs}
     rivals = {metric: best_baseline(measured, metric) for metric in PAIRED}
+    draws = _Draws(problem, measured)
     for name, own in cells.items():
         if name not in measured:
             reason = own[0].facts["not_measured"]
@@ -103,7 +104,7 @@ def _quality(problem: Problem, cells: Cells) -> Iterator[dict[str, Any]]:
                     continue
                 entry = _entry(problem, name, own, subset, metric)
                 if subset == "test" and metric in PAIRED:
-                    entry |= _against(problem, measured, name, rivals[metric], metric)
+                    entry |= _against(draws, name, rivals[metric], metric)
                 yield entry
 
 
@@ -147,31 +148,39 @@ def best_baseline(measured: Cells, metric: str) -> str | None:
     return max(means, key=means.__getitem__) if means else None
 
 
-def _against(
-    problem: Problem, measured: Cells, name: str, rival: str | None, metric: str
-) -> dict[str, Any]:
+def _against(draws: _Draws, name: str, rival: str | None, metric: str) -> dict[str, Any]:
     """The paired difference to the best baseline, and to the upper mark where there is one."""
     found: dict[str, Any] = {}
     if rival is not None and rival != name:
-        found |= {"baseline": rival, **_difference(problem, measured, name, rival, metric, "")}
-    marks = [other for other, own in measured.items() if own[0].facts["role"] == "mark"]
+        found |= {"baseline": rival, **draws.difference(name, rival, metric)}
+    cells = draws.measured.items()
+    marks = [other for other, own in cells if own[0].facts["role"] == "mark"]
     if marks and name not in marks:
         found |= {"mark": marks[0]}
-        found |= _difference(problem, measured, name, marks[0], metric, "mark_")
+        found |= draws.difference(name, marks[0], metric, "mark_")
     return found
 
 
-def _difference(
-    problem: Problem, measured: Cells, name: str, rival: str, metric: str, prefix: str
-) -> dict[str, Any]:
-    ours, theirs = (
-        [(cell.probs["test"], _lines(cell)) for cell in measured[one]] for one in (name, rival)
-    )
-    found = paired_difference(metric, ours, theirs, problem.test.targets, problem.task)
-    if found is None:
-        return {}
-    interval = [found.low, found.high]
-    return {f"{prefix}difference": found.estimate, f"{prefix}interval": interval}
+class _Draws:
+    """What each method's metrics are on the same draws of the test rows; made once."""
+
+    def __init__(self, problem: Problem, measured: Cells) -> None:
+        self.problem, self.measured = problem, measured
+        self.known: dict[tuple[str, str], Resampled] = {}
+
+    def of(self, name: str, metric: str) -> Resampled:
+        if (name, metric) not in self.known:
+            seeds = [(cell.probs["test"], _lines(cell)) for cell in self.measured[name]]
+            problem = self.problem
+            self.known[name, metric] = resampled(metric, seeds, problem.test.targets, problem.task)
+        return self.known[name, metric]
+
+    def difference(self, name: str, rival: str, metric: str, prefix: str = "") -> dict[str, Any]:
+        found = paired_difference(self.of(name, metric), self.of(rival, metric))
+        if found is None:
+            return {}
+        interval = [found.low, found.high]
+        return {f"{prefix}difference": found.estimate, f"{prefix}interval": interval}
 
 
 def _lines(cell: Cell) -> tuple[float, ...] | None:

@@ -7,13 +7,14 @@ Does not know files, models or label names.
 from pillion.metrics.bootstrap import Interval, interval, intervals, paired_interval
 from pillion.metrics.classification import confusion, decide, evaluate, leading_metric
 from pillion.metrics.fisher import fisher_ratio
-from pillion.metrics.paired import PAIRED, paired_difference
+from pillion.metrics.paired import PAIRED, Resampled, paired_difference, resampled
 from pillion.metrics.silhouette import mean_silhouette, mean_silhouettes
 from pillion.metrics.thresholds import f1_threshold
 
 __all__ = [
     "PAIRED",
     "Interval",
+    "Resampled",
     "confusion",
     "decide",
     "evaluate",
@@ -26,4 +27,5 @@ __all__ = [
     "mean_silhouettes",
     "paired_difference",
     "paired_interval",
+    "resampled",
 ]

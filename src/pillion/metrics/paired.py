@@ -8,73 +8,91 @@ know what the methods are.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Float32, Int, Shaped
 
 from pillion.errors import unknown_name
 from pillion.metrics.bootstrap import Interval
 from pillion.metrics.classification import decide
 
 Thresholds = Sequence[float] | None
-Counts = Float[np.ndarray, "resample row"]
+Counts = Float32[np.ndarray, "row resample"]
+"""How often each row was drawn; whole numbers, which fp32 adds up exactly."""
+
 Measured = Float[np.ndarray, " resample"]
 
-_RESAMPLES_AT_ONCE = 100
+_RESAMPLES_AT_ONCE = 200
 
 
-def paired_difference(
+@dataclass(frozen=True, eq=False)
+class Resampled:
+    """A method's metric, the mean over its seeds.
+
+    Attributes:
+        estimate: on the rows themselves.
+        values: on each draw of them.
+    """
+
+    estimate: float
+    values: Measured
+
+
+def resampled(
     metric: str,
-    first: Sequence[tuple[Float[np.ndarray, "row output"], Thresholds]],
-    second: Sequence[tuple[Float[np.ndarray, "row output"], Thresholds]],
+    seeds: Sequence[tuple[Float[np.ndarray, "row output"], Thresholds]],
     targets: Shaped[np.ndarray, "row ..."],
     task: str,
     *,
     num_resamples: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
-) -> Interval | None:
-    """The interval of mean `metric` of `first` minus that of `second`, on the same rows each time.
-
-    The means are over what each has several of, such as seeds. None where either is undefined on
-    the rows themselves.
+) -> Resampled:
+    """A metric on the rows and on draws of them; NaN where it is undefined.
 
     Args:
         metric: a name of `PAIRED`.
-        first: probabilities and thresholds, once a seed.
-        second: those that are subtracted.
+        seeds: probabilities and thresholds, once a seed.
         targets: as in `evaluate`.
         task: as in `evaluate`.
         num_resamples: how often rows are drawn.
-        seed: of the draws.
-        level: share of the resamples that the interval holds.
+        seed: of the draws: with the same one every method sees the same rows.
 
     Raises:
         ConfigError: an unknown metric or task.
     """
     if metric not in PAIRED:
         raise unknown_name("paired metric", metric, PAIRED)
-    wanted = _columns(targets, first[0][0].shape[1], task)
-    measures = [
-        [PAIRED[metric](probs, decide(probs, task, lines), wanted, task) for probs, lines in side]
-        for side in (first, second)
-    ]
+    wanted = _columns(targets, seeds[0][0].shape[1], task)
+    measures = [PAIRED[metric](probs, decide(probs, task, lines), wanted) for probs, lines in seeds]
 
-    def difference(counts: np.ndarray) -> np.ndarray:
-        means = [np.mean([measure(counts) for measure in side], axis=0) for side in measures]
-        return means[0] - means[1]
+    def mean(counts: Counts) -> Measured:
+        return np.mean([measure(counts) for measure in measures], axis=0)
 
-    estimate = float(difference(np.ones((1, len(wanted))))[0])
-    if np.isnan(estimate):
-        return None
     rng = np.random.default_rng(seed)
-    found: list[np.ndarray] = []
+    found: list[Measured] = []
     for start in range(0, num_resamples, _RESAMPLES_AT_ONCE):
         number = min(_RESAMPLES_AT_ONCE, num_resamples - start)
-        found.append(difference(_draws(rng, number, len(wanted))))
-    values = np.concatenate(found)
+        found.append(mean(_draws(rng, number, len(wanted))))
+    itself = mean(np.ones((len(wanted), 1), dtype=np.float32))
+    return Resampled(float(itself[0]), np.concatenate(found))
+
+
+def paired_difference(
+    first: Resampled, second: Resampled, *, level: float = 0.95
+) -> Interval | None:
+    """The interval of the first method's metric minus the second's, draw by draw.
+
+    None where either is undefined on the rows themselves.
+
+    Args:
+        first: on some draws.
+        second: on the same ones.
+        level: share of the draws that the interval holds.
+    """
+    estimate, values = first.estimate - second.estimate, first.values - second.values
     defined = values[~np.isnan(values)]
-    if not len(defined):
+    if np.isnan(estimate) or not len(defined):
         return None
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return Interval(estimate, float(low), float(high), len(defined))
@@ -82,11 +100,11 @@ def paired_difference(
 
 def _draws(rng: np.random.Generator, number: int, num_rows: int) -> Counts:
     """How often each row was drawn, in the order of draws of `interval`."""
-    counts = np.empty((number, num_rows))
+    counts = np.empty((number, num_rows), dtype=np.float32)
     for place in range(number):
         drawn = rng.integers(num_rows, size=num_rows)
         counts[place] = np.bincount(drawn, minlength=num_rows)
-    return counts
+    return np.ascontiguousarray(counts.T)
 
 
 def _columns(targets: np.ndarray, num_outputs: int, task: str) -> Int[np.ndarray, "row output"]:
@@ -96,54 +114,64 @@ def _columns(targets: np.ndarray, num_outputs: int, task: str) -> Int[np.ndarray
     return ids.reshape(len(ids), num_outputs)
 
 
-_Measure = Callable[[np.ndarray], np.ndarray]
+_Measure = Callable[[Counts], Measured]
 
 
-def _accuracy(probs: np.ndarray, decided: np.ndarray, wanted: np.ndarray, task: str) -> _Measure:
-    right = (decided == wanted).all(1).astype(float)
-    return lambda counts: counts @ right / counts.sum(1)
+def _accuracy(probs: np.ndarray, decided: np.ndarray, wanted: np.ndarray) -> _Measure:
+    right = (decided == wanted).all(1).astype(np.float32)
+    return lambda counts: (right @ counts).astype(float) / counts.sum(0)
 
 
-def _f1(probs: np.ndarray, decided: np.ndarray, wanted: np.ndarray, task: str) -> _Measure:
-    both, given = (decided * wanted).astype(float), (decided + wanted).astype(float)
+def _f1(probs: np.ndarray, decided: np.ndarray, wanted: np.ndarray) -> _Measure:
+    both, given = ((part.T).astype(np.float32) for part in (decided * wanted, decided + wanted))
+    true = wanted.T.astype(np.float32)
 
-    def measure(counts: np.ndarray) -> np.ndarray:
-        total, positives = counts @ given, counts @ wanted.astype(float)
+    def measure(counts: Counts) -> Measured:
+        total, positives = (given @ counts).astype(float), true @ counts
         # Undefined without a positive row, as in `evaluate`.
-        each = np.where(positives > 0, 2 * (counts @ both) / np.maximum(total, 1), np.nan)
+        each = np.where(positives > 0, 2 * (both @ counts) / np.maximum(total, 1), np.nan)
         return _mean_of_defined(each)
 
     return measure
 
 
-def _auprc(probs: np.ndarray, decided: np.ndarray, wanted: np.ndarray, task: str) -> _Measure:
+def _auprc(probs: np.ndarray, decided: np.ndarray, wanted: np.ndarray) -> _Measure:
     columns = [_average_precision(probs[:, i], wanted[:, i]) for i in range(wanted.shape[1])]
-    return lambda counts: _mean_of_defined(np.stack([one(counts) for one in columns], 1))
+    return lambda counts: _mean_of_defined(np.stack([one(counts) for one in columns]))
 
 
 def _average_precision(scores: np.ndarray, wanted: np.ndarray) -> _Measure:
-    """Average precision under counts: rows are sorted once, ties end together."""
-    order = np.argsort(-scores, kind="stable")
-    scores, wanted = scores[order], wanted[order].astype(float)
-    ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
+    """Average precision under counts: rows are sorted once, and ties count together.
 
-    def measure(counts: np.ndarray) -> np.ndarray:
-        sorted_counts = counts[:, order]
-        seen = sorted_counts.cumsum(1)[:, ends]
-        hits = (sorted_counts * wanted).cumsum(1)[:, ends]
-        gained = np.diff(hits, axis=1, prepend=0)
-        total = hits[:, -1]
-        found = (gained * hits / np.maximum(seen, 1)).sum(1) / np.maximum(total, 1)
-        return np.where((total > 0) & (total < seen[:, -1]), found, np.nan)
+    Recall moves at positive rows only, so rows are added up from one of them to the next.
+    """
+    order = np.argsort(-scores, kind="stable")
+    scores, wanted = scores[order], wanted[order]
+    ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
+    tie = np.searchsorted(ends, np.flatnonzero(wanted))  # of every positive row
+    ties, first = np.unique(tie, return_index=True)
+    if not len(ties) or len(tie) == len(scores):
+        return lambda counts: np.full(counts.shape[1], np.nan)
+    starts = np.append(0, ends[ties][:-1] + 1)
+    positives = order[np.flatnonzero(wanted)]
+
+    def measure(counts: Counts) -> Measured:
+        between = np.add.reduceat(counts[order[: ends[ties[-1]] + 1]], starts, axis=0)
+        seen = between.cumsum(0, dtype=float)
+        gained = np.add.reduceat(counts[positives], first, axis=0)
+        hits = gained.cumsum(0, dtype=float)
+        total = hits[-1]
+        found = (gained * hits / np.maximum(seen, 1)).sum(0) / np.maximum(total, 1)
+        return np.where((total > 0) & (total < counts.sum(0)), found, np.nan)
 
     return measure
 
 
-def _mean_of_defined(each: np.ndarray) -> Measured:
-    """The mean over columns of what is not NaN; NaN where nothing is."""
+def _mean_of_defined(each: Float[np.ndarray, "output resample"]) -> Measured:
+    """The mean over outputs of what is not NaN; NaN where nothing is."""
     defined = ~np.isnan(each)
-    number = defined.sum(1)
-    total = np.where(defined, each, 0).sum(1)
+    number = defined.sum(0)
+    total = np.where(defined, each, 0).sum(0)
     return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 

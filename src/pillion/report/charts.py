@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -95,9 +96,11 @@ def bar_chart(groups: Sequence[Points], x_label: str, y_label: str) -> str:
 
 
 def _double(axes: Any, ticks: Sequence[float]) -> None:
-    """A logarithmic x axis with its ticks at the points, written out."""
+    """A logarithmic x axis with its ticks at the points, written out where there is room."""
     axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+    crowded = [later < 1.5 * tick for tick, later in pairwise(ticks)] + [False]
+    named = zip(ticks, crowded, strict=True)
+    axes.set_xticks(ticks, ["" if close else f"{tick:,.0f}" for tick, close in named])
     axes.minorticks_off()
 
 
