@@ -93,7 +93,7 @@ class Gate(Network):
         A layer's score is linear in its tokens', so two columns a head give the weights of both
         stages, and their product pools the states of a text once, over tokens and layers.
         """
-        heads = self.num_heads
+        heads, batch = self.num_heads, hidden.shape[1]
         if not self.settings.normalise:
             scale = None
         elif scale is None:
@@ -107,9 +107,9 @@ class Gate(Network):
         weights = weights * self._layer_weights(weights, scores[..., heads:])[:, :, None]
         if scale is not None:
             weights = weights * scale[..., None]
-        by_head = torch.einsum("bkd,kdc->bkc", self._pool(weights, hidden), self.weight)
-        members = by_head.unflatten(1, (self.settings.members, self.settings.num_heads))
-        return members.sum(2).transpose(0, 1) + self.bias
+        members, outputs = self.settings.members, self.shape.num_outputs
+        pooled = self._pool(weights, hidden).view(batch, members, -1).transpose(0, 1)
+        return pooled @ self.weight.view(members, -1, outputs) + self.bias
 
     def _scores(
         self, hidden: Float[Tensor, "layer batch token dim"]

@@ -22,9 +22,9 @@ def table_section(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Day, machine, versions, data and seed of a result file, as far as it has them."""
+    """Name, day, machine, versions, data and seed of a result file, as far as it has them."""
     found: list[tuple[str, str]] = []
-    for name in ("date", "seed"):
+    for name in ("name", "date", "seed"):
         if name in content:
             found.append((name, str(content[name])))
     for name in ("machine", "versions"):
