@@ -151,7 +151,7 @@ def _average_precision(scores: np.ndarray, wanted: np.ndarray) -> _Measure:
     tie = np.searchsorted(ends, np.flatnonzero(wanted))  # of every positive row
     ties, first = np.unique(tie, return_index=True)
     if not len(ties) or len(tie) == len(scores):
-        return lambda counts: np.full(counts.shape[1], np.nan)
+        return _undefined
     starts = np.append(0, ends[ties][:-1] + 1)
     positives = order[np.flatnonzero(wanted)]
 
@@ -165,6 +165,10 @@ def _average_precision(scores: np.ndarray, wanted: np.ndarray) -> _Measure:
         return np.where((total > 0) & (total < counts.sum(0)), found, np.nan)
 
     return measure
+
+
+def _undefined(counts: Counts) -> Measured:
+    return np.full(counts.shape[1], np.nan)
 
 
 def _mean_of_defined(each: Float[np.ndarray, "output resample"]) -> Measured:
