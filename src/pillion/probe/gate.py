@@ -93,7 +93,6 @@ class Gate(Network):
         A layer's score is linear in its tokens', so two columns a head give the weights of both
         stages, and their product pools the states of a text once, over tokens and layers.
         """
-        heads, batch = self.num_heads, hidden.shape[1]
         if not self.settings.normalise:
             scale = None
         elif scale is None:
@@ -102,13 +101,12 @@ class Gate(Network):
         if scale is not None:
             # Normalising is a scalar a token: it is applied to what is read, never to states.
             scores = scores * scale[..., None]
-        scores = scores.masked_fill(~mask[None, :, :, None], 0.0)
-        weights = self._token_weights(self._bound(scores[..., :heads]), mask)
-        weights = weights * self._layer_weights(weights, scores[..., heads:])[:, :, None]
+        weights, by_layer = self._weights(scores, mask)
+        weights = weights * by_layer[:, :, None]
         if scale is not None:
             weights = weights * scale[..., None]
         members, outputs = self.settings.members, self.shape.num_outputs
-        pooled = self._pool(weights, hidden).view(batch, members, -1).transpose(0, 1)
+        pooled = self._pool(weights, hidden).view(hidden.shape[1], members, -1).transpose(0, 1)
         return pooled @ self.weight.view(members, -1, outputs) + self.bias
 
     def _scores(
@@ -131,6 +129,17 @@ class Gate(Network):
         for one, states in zip(weights[1:], hidden[1:], strict=True):
             pooled = pooled + (one @ states).float()
         return pooled
+
+    def _weights(
+        self,
+        scores: Float[Tensor, "layer batch token column"],
+        mask: Bool[Tensor, "batch token"],
+    ) -> tuple[Float[Tensor, "layer batch token head"], Float[Tensor, "layer batch head"]]:
+        """Of tokens and of layers, from every head's token scores and then its layer scores."""
+        scores = scores.masked_fill(~mask[None, :, :, None], 0.0)
+        own, of_layers = scores.chunk(2, dim=-1)
+        weights = self._token_weights(self._bound(own), mask)
+        return weights, self._bound((weights * of_layers).sum(2)).softmax(0)
 
     def _token_weights(
         self,
@@ -162,8 +171,7 @@ class Gate(Network):
         """`sum_k b[k,l] a[k,l,t] (W[k] x[l,t])`, of token weights a and layer weights b."""
         heads = self.num_heads
         values = values.float().masked_fill(~mask[None, :, :, None], 0.0)
-        weights = self._token_weights(self._bound(values[..., :heads]), mask)
-        by_layer = self._layer_weights(weights, values[..., heads : 2 * heads])
+        weights, by_layer = self._weights(values[..., : 2 * heads], mask)
         weights = weights * by_layer[:, :, None]
         classes = values[..., 2 * heads :].unflatten(-1, (heads, -1))
         each = [torch.einsum("btk,btkc->btc", w, c) for w, c in zip(weights, classes, strict=True)]
@@ -174,17 +182,7 @@ class Gate(Network):
         self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
     ) -> Float[Tensor, "layer batch"]:
         """How much each layer counts in each row: its softmax weight, the mean over heads."""
-        heads = self.num_heads
-        values = values.float().masked_fill(~mask[None, :, :, None], 0.0)
-        weights = self._token_weights(self._bound(values[..., :heads]), mask)
-        return self._layer_weights(weights, values[..., heads : 2 * heads]).mean(2)
-
-    def _layer_weights(
-        self,
-        weights: Float[Tensor, "layer batch token head"],
-        scores: Float[Tensor, "layer batch token head"],
-    ) -> Float[Tensor, "layer batch head"]:
-        return self._bound((weights * scores).sum(2)).softmax(0)
+        return self._weights(values[..., : 2 * self.num_heads].float(), mask)[1].mean(2)
 
     @property
     def fold_key(self) -> tuple[object, ...]:

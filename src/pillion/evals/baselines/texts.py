@@ -52,18 +52,20 @@ class TextMethod(Method):
 
     def learn(self, problem: Problem) -> Outcome:
         """`fit` from the texts alone."""
-        tried: list[tuple[str, Featurise, Logistic, Features]] = []
+        tried: list[tuple[str, Featurise, Logistic, Features, Features]] = []
         for name, featurise in self.featurisers(problem.train.texts).items():
-            validation = featurise(problem.validation.texts)
+            train, validation = (
+                featurise(part.texts) for part in (problem.train, problem.validation)
+            )
             model = fit_logistic(
-                (featurise(problem.train.texts), problem.train.targets),
+                (train, problem.train.targets),
                 (validation, problem.validation.targets),
                 problem.task,
                 problem.num_outputs,
                 self.settings.strengths,
             )
-            tried.append((name, featurise, model, validation))
-        name, featurise, model, validation = min(tried, key=lambda one: one[2].log_loss)
+            tried.append((name, featurise, model, train, validation))
+        name, featurise, model, train, validation = min(tried, key=lambda one: one[2].log_loss)
         chosen = {
             "features": name,
             "C": model.strength,
@@ -72,8 +74,8 @@ class TextMethod(Method):
         }
         said = model.predict(validation)
         if self.settings.refit:
-            train = (featurise(problem.train.texts), problem.train.targets)
-            model = refit(model, train, (validation, problem.validation.targets))
+            rows = (train, problem.train.targets), (validation, problem.validation.targets)
+            model = refit(model, *rows)
         test = model.predict(featurise(problem.test.texts))
         return Outcome(said, test, model.parameters, chosen)
 
