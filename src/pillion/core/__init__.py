@@ -1,8 +1,23 @@
-"""The words of pillion as frozen values: shapes, model identities, verdicts, token events.
+"""The words of pillion as frozen values: conversations, shapes, model identities, verdicts.
 
 Knows neither models, nor disk, nor network.
 """
 
+from pillion.core.conversation import (
+    ANSWER_SCOPES,
+    PROMPT_SCOPES,
+    ROLES,
+    SCOPES,
+    Conversation,
+    Role,
+    Scope,
+    Segment,
+    Text,
+    Tokens,
+    Turn,
+    as_conversation,
+    scope_of,
+)
 from pillion.core.failed_row import FailedRow
 from pillion.core.identity import ModelIdentity, OnTooLong, Template
 from pillion.core.shape import Shape
@@ -10,12 +25,25 @@ from pillion.core.verdict import ABSTAIN, TokenEvent, Verdict, verdict_json
 
 __all__ = [
     "ABSTAIN",
+    "ANSWER_SCOPES",
+    "PROMPT_SCOPES",
+    "ROLES",
+    "SCOPES",
+    "Conversation",
     "FailedRow",
     "ModelIdentity",
     "OnTooLong",
+    "Role",
+    "Scope",
+    "Segment",
     "Shape",
     "Template",
+    "Text",
     "TokenEvent",
+    "Tokens",
+    "Turn",
     "Verdict",
+    "as_conversation",
+    "scope_of",
     "verdict_json",
 ]
