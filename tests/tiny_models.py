@@ -40,13 +40,13 @@ SMALL: dict[str, dict[str, Any]] = {
 def _llama() -> Any:
     from transformers import LlamaConfig
 
-    return LlamaConfig(**_sizes(num_layers=4), num_key_value_heads=2)
+    return LlamaConfig(**sizes(num_layers=4), num_key_value_heads=2)
 
 
 def _qwen3() -> Any:
     from transformers import Qwen3Config
 
-    return Qwen3Config(**_sizes(num_layers=3), num_key_value_heads=2, head_dim=8)
+    return Qwen3Config(**sizes(num_layers=3), num_key_value_heads=2, head_dim=8)
 
 
 def _gpt2() -> Any:
@@ -60,11 +60,12 @@ def _mixtral() -> Any:
     from transformers import MixtralConfig
 
     return MixtralConfig(
-        **_sizes(num_layers=3), num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2
+        **sizes(num_layers=3), num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2
     )
 
 
-def _sizes(num_layers: int) -> dict[str, Any]:
+def sizes(num_layers: int) -> dict[str, Any]:
+    """What tiny configurations of most architectures share."""
     return {
         "vocab_size": VOCAB,
         "hidden_size": DIM,

@@ -19,7 +19,7 @@ from transformers.generation.continuous_batching.continuous_api import OutputRou
 from transformers.generation.continuous_batching.requests import RequestStatus
 from transformers.generation.continuous_batching.scheduler import SCHEDULER_MAPPING, FIFOScheduler
 
-from pillion.backends import packed_attention
+from pillion.backends import own_attention, packed_attention
 from pillion.backends.draws import Draws, processors
 from pillion.backends.paged import Chunk, Drawn, PagedSettings, PagedStep, PagedWatcher, Ticket
 from pillion.backends.transformers import TransformersBackend
@@ -214,7 +214,7 @@ class ContinuousBatching:
         )
         plain = GenerationConfig(do_sample=False, eos_token_id=-1)
         self._attention = self.backend.model.config._attn_implementation
-        if self._attention == packed_attention.NAME:
+        if self._attention in (packed_attention.NAME, own_attention.NAME, own_attention.STEPS):
             raise ConfigError(
                 f"Model {self.backend.identity.name!r} is served by another engine; close that one "
                 "first, or load the model again."
@@ -226,6 +226,7 @@ class ContinuousBatching:
                 manager.output_router = _Router(self._hand_over)
                 self._choose_attention()
                 manager.warmup()  # makes the cache; no graph is captured
+                self._attend_as_alone()
         except (ValueError, MemoryError) as error:
             self.backend.model.set_attn_implementation(self._attention)
             raise ConfigError(
@@ -240,6 +241,11 @@ class ContinuousBatching:
         window = getattr(config, "sliding_window", None)
         if self._attention == "sdpa" and kinds == {FULL} and window is None:
             self.backend.model.set_attn_implementation(packed_attention.register())
+
+    def _attend_as_alone(self) -> None:
+        """A model with eager attention runs its own function, in steps and between them."""
+        if self._attention == "eager":
+            self.backend.model.set_attn_implementation(own_attention.register())
 
     def _hand_over(self, outputs: Sequence[Any]) -> None:
         drawn = [self._drawn(output) for output in outputs if output.request_id in self._tickets]
