@@ -115,7 +115,7 @@ def test_a_replica_whose_engine_is_not_ready_is_not_healthy() -> None:
     check = runpy.run_path(str(RECIPE))["Server"].check_health
     served = SimpleNamespace(state=SimpleNamespace(service=SimpleNamespace(ready=True)))
     check(SimpleNamespace(served=served))
-    served.state.service.ready = False
+    served.state.service.health.started = False
     with pytest.raises(RuntimeError, match="not ready"):
         check(SimpleNamespace(served=served))
 

@@ -42,11 +42,12 @@ class ScriptedEngine(Engine):
     submitted: list[Request] = field(default_factory=list[Request])
     closed: list[str] = field(default_factory=list[str])
     abstains: bool = False
-    failure: Exception | None = None
+    raises: Exception | None = None
 
     def __post_init__(self) -> None:
         self.backend = FakeBackend()
         self.identity, self.end_ids = self.backend.identity, self.backend.end_ids
+        self.vocab_size = self.backend.vocab_size
         self.riding = {"p": make_artefact("p", self.identity)}
 
     @property
@@ -83,8 +84,8 @@ class ScriptedEngine(Engine):
         self.submitted.append(request)
         try:
             await asyncio.sleep(self.seconds)
-            if self.failure is not None:
-                raise self.failure
+            if self.raises is not None:
+                raise self.raises
             yield PromptRead(self.verdicts(self.prompt_score), cached_tokens=2)
             said = min(len(self.words), request.max_tokens)
             for i, word in enumerate(self.words[:said]):

@@ -293,7 +293,7 @@ def test_an_answer_that_takes_too_long_is_ended() -> None:
 
 
 def test_an_engine_that_fails_is_a_503_that_says_why() -> None:
-    engine = ScriptedEngine(failure=RunError("The engine is shutting down; ask again."))
+    engine = ScriptedEngine(raises=RunError("The engine is shutting down; ask again."))
     with application(engine) as client:
         error = refusal(client, CHAT, chat(), 503)
     assert error["code"] == "engine_error" and "shutting down" in error["message"]

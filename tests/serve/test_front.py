@@ -186,7 +186,7 @@ def test_prompts_are_logged_where_that_was_asked_for(caplog: pytest.LogCaptureFi
 def test_a_failure_that_nobody_foresaw_is_a_500_without_its_words(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    engine = ScriptedEngine(failure=ValueError(SECRET))
+    engine = ScriptedEngine(raises=ValueError(SECRET))
     with application(engine) as client:
         answer = client.post(CHAT, json=chat())
     assert answer.status_code == 500
@@ -200,13 +200,13 @@ def test_readiness_follows_the_engine_and_the_drain() -> None:
     with application(ScriptedEngine()) as client:
         service: Any = client.app.state.service  # type: ignore[attr-defined]
         assert client.get("/ready").status_code == 200
-        service.draining = True
+        service.health.draining = True
         assert client.get("/ready").json() == {"status": "draining"}
         assert client.get("/health").status_code == 200
         answer = client.post(CHAT, json=chat())
         assert answer.status_code == 503 and answer.headers["retry-after"]
-        service.draining = False
-    assert service.ready is False
+        service.health.draining = False
+    assert service.health.state == "starting"
 
 
 def test_metrics_count_requests_tokens_and_verdicts() -> None:

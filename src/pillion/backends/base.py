@@ -70,12 +70,14 @@ class Backend(ABC):
         device: where it runs.
         dtype: that it computes in, and of the states: as stored, or wider.
         end_ids: tokens that end an answer.
+        vocab_size: token ids are below this.
     """
 
     identity: ModelIdentity
     device: torch.device
     dtype: torch.dtype
     end_ids: frozenset[int]
+    vocab_size: int
 
     @abstractmethod
     def encode(self, text: str, template: Template) -> list[int]:

@@ -36,6 +36,7 @@ class Checkpoint:
         dtype: to compute in, such as `bfloat16`.
         codec: its tokenizer.
         end_ids: tokens that end an answer.
+        vocab_size: token ids are below this.
         architectures: names of its classes, as its configuration has them.
     """
 
@@ -44,6 +45,7 @@ class Checkpoint:
     dtype: str
     codec: Codec
     end_ids: frozenset[int]
+    vocab_size: int
     architectures: tuple[str, ...]
 
 
@@ -87,6 +89,7 @@ def read_checkpoint(model: str, dtype: str = "auto", revision: str | None = None
         str(computed).removeprefix("torch."),
         Codec(tokenizer, model),
         end_ids(network, tokenizer),
+        network.get_input_embeddings().weight.shape[0],
         tuple(config.architectures or ()),
     )
 

@@ -7,6 +7,7 @@ the prefix cache. Does not know what is done with the states.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,10 +18,11 @@ from torch import Tensor, nn
 from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.continuous_api import OutputRouter
 from transformers.generation.continuous_batching.requests import RequestStatus
-from transformers.generation.continuous_batching.scheduler import SCHEDULER_MAPPING, FIFOScheduler
+from transformers.generation.continuous_batching.scheduler import SCHEDULER_MAPPING
 
 from pillion.backends import own_attention, packed_attention
 from pillion.backends.draws import Draws, processors
+from pillion.backends.faults import Faults, Scheduler
 from pillion.backends.paged import Chunk, Drawn, PagedSettings, PagedStep, PagedWatcher, Ticket
 from pillion.backends.transformers import TransformersBackend
 from pillion.errors import ConfigError, RunError
@@ -61,6 +63,8 @@ class ContinuousBatching:
                 "serving engine needs a layer that keeps all tokens. Serve another model."
             )
         self._cache = cache
+        self._faults = Faults(self._manager, self._trial)
+        self._alone, self._started = threading.Lock(), False
         self.watch(())
 
     # -- sizes and counters
@@ -105,12 +109,26 @@ class ContinuousBatching:
     # -- life
 
     def start(self) -> None:
-        """Begins to take steps."""
+        """Begins to take steps; after a failure again, with nothing in flight or cached."""
+        if self._started:
+            self._cache.free_all_requests()
+            self._cache.evict_cached_blocks()
+            self._tickets.clear()
+            self._cached.clear()
         with torch.inference_mode():
             self._manager.start()
+        self._started = True
+
+    @property
+    def failure(self) -> str | None:
+        """Why no step will be taken any more; None while they are, and before and after."""
+        if not self._started or self._manager.is_running():
+            return None
+        return str(self._manager.background_thread_status.fatal_error or "its thread has ended")
 
     def close(self) -> None:
         """Stops after the step that runs now; what is in flight fails."""
+        self._started = False
         if self._manager.is_running():
             self._manager.stop(block=True, hard_stop=True)
         self.backend.model.set_attn_implementation(self._attention)
@@ -148,18 +166,21 @@ class ContinuousBatching:
     def paused(self) -> Generator[None]:
         """Between two steps: the model may be run, and watchers changed, by the caller.
 
+        One caller at a time, and a step between two of them, if there is one to take.
+
         Raises:
             RunError: the engine has failed or is closed.
         """
-        try:
-            pause = self._manager.pause()
-            pause.__enter__()
-        except RuntimeError as error:
-            raise RunError(f"The engine has stopped ({error}); start it again.") from error
-        try:
-            yield
-        finally:
-            pause.__exit__(None, None, None)
+        with self._alone:
+            try:
+                pause = self._manager.pause()
+                pause.__enter__()
+            except RuntimeError as error:
+                raise RunError(f"The engine has stopped ({error}); start it again.") from error
+            try:
+                yield
+            finally:
+                pause.__exit__(None, None, None)
 
     # -- only while paused
 
@@ -186,9 +207,7 @@ class ContinuousBatching:
         """Every request in flight begins again, and no prefix is taken from what was cached."""
         scheduler = self._scheduler
         for state in list(scheduler.active_requests.values()):
-            self._cache.free_blocks(state.request_id, no_cache=True)
-            scheduler.finish_request(state.request_id)
-            scheduler.add_waiting_request(state.create_equivalent_initial_request())
+            scheduler.put_back(state)
         self._cache.evict_cached_blocks()
 
     # -- inside
@@ -199,7 +218,7 @@ class ContinuousBatching:
 
     def _make_manager(self) -> Any:
         sizes = self.settings
-        SCHEDULER_MAPPING["pillion"] = _Scheduler
+        SCHEDULER_MAPPING["pillion"] = Scheduler
         config = ContinuousBatchingConfig(
             page_size=sizes.page_tokens,
             num_blocks=-(-sizes.cache_tokens // sizes.page_tokens),
@@ -257,13 +276,17 @@ class ContinuousBatching:
         request = output.request_id
         if output.status == RequestStatus.FAILED:
             return Drawn(request, failure=output.error or "unknown")
-        if request in self._draws.failed:
-            return Drawn(request, failure="the model's logits are not finite")
+        if (why := self._draws.failed.get(request)) is not None:
+            return Drawn(request, failure=why)
         token = output.generated_tokens[-1]
         over = None
         if output.is_finished():
             over = "stop" if token in self.backend.end_ids else "length"
         return Drawn(request, token, over, None, *self._draws.logprobs(request, token))
+
+    def _trial(self) -> None:
+        """Runs the model on one token, outside of the cache: raises where it cannot be run."""
+        self.backend.forward(torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1).bool())
 
     def _unhook(self) -> None:
         for hook in self._hooks:
@@ -300,8 +323,10 @@ class ContinuousBatching:
 
     def _end(self, _: nn.Module, __: tuple[Any, ...], kwargs: dict[str, Any], ___: Any) -> None:
         if self._ours(kwargs):
+            self._faults.torn = True
             for watcher in self._watchers:
                 watcher.end()
+            self._faults.torn = False
 
     def _step(self, kwargs: dict[str, Any]) -> PagedStep:
         pages: Any = self._pages
@@ -326,26 +351,6 @@ class ContinuousBatching:
         pages: Any = self._pages
         page = torch.div(index, pages.block_physical_stride, rounding_mode="floor")
         return page * pages.tokens_per_page + index % pages.block_physical_stride
-
-
-class _Scheduler(FIFOScheduler):
-    """transformers' own, with a counter and one repair.
-
-    After a preemption new requests wait until one finishes; cancelling the last one left them
-    waiting for ever (transformers 5.24).
-    """
-
-    preemptions = 0
-
-    def add_waiting_request(self, state: Any) -> None:
-        self.preemptions += bool(state._true_initial_tokens)
-        super().add_waiting_request(state)
-
-    def clear_cancelled_requests(self) -> list[Any]:
-        gone = super().clear_cancelled_requests()
-        if gone:
-            self.block_new_requests = False
-        return gone
 
 
 class _Router(OutputRouter):

@@ -30,7 +30,7 @@ class Draws(ContinuousBatchingLogitsProcessor):
         self.supported_kwargs, self.ignored_kwargs = {}, ()
         self.tickets = tickets
         self.rows: list[tuple[int, Ticket]] = []
-        self.failed: set[str] = set()
+        self.failed: dict[str, str] = {}
         self.logs: dict[str, tuple[int, Float[Tensor, " vocab"]]] = {}
 
     def fill_defaults(self, int32_tensor: Tensor) -> None:
@@ -40,27 +40,33 @@ class Draws(ContinuousBatchingLogitsProcessor):
     def prepare_tensor_args(self, requests_with_new_token: list[Any]) -> Int[Tensor, " none"]:
         """Notes whose logits the next rows are; needs no argument on the device."""
         named = [self.tickets.get(f.state.request_id) for f in requests_with_new_token]
-        self.rows = [
-            (row, ticket)
-            for row, ticket in enumerate(named)
-            if ticket and (ticket.draw or ticket.top_logprobs is not None)
-        ]
+        self.rows = [(row, ticket) for row, ticket in enumerate(named) if ticket]
         return torch.zeros(0, dtype=torch.int32)
 
     def __call__(
         self, scores: Float[Tensor, "row vocab"], tensor_arg: Tensor
     ) -> Float[Tensor, "row vocab"]:
-        """The logits; where a token was drawn, it is the likeliest."""
+        """The logits; where a token was drawn, it is the likeliest.
+
+        What is wrong with one row ends its own request, and no other.
+        """
+        sound = torch.isfinite(scores.amax(-1)).tolist()  # minus infinity may bar some tokens
         for row, ticket in self.rows:
-            logits = scores[row : row + 1]
-            if not bool(torch.isfinite(logits.sum())):  # one request must not end all others
-                self.failed.add(ticket.request)
+            if not sound[row]:
+                self.failed[ticket.request] = "the model's logits are not finite"
                 continue
-            if ticket.top_logprobs is not None:
-                self.logs[ticket.request] = ticket.top_logprobs, logits[0].log_softmax(-1)
-            if ticket.draw:
-                scores[row, ticket.draw(logits)] = torch.inf
+            try:
+                self._draw(scores[row : row + 1], ticket)
+            except Exception as error:  # of whatever kind: the others must get their tokens
+                self.failed[ticket.request] = f"no token could be drawn: {error}"
         return scores
+
+    def _draw(self, logits: Float[Tensor, "1 vocab"], ticket: Ticket) -> None:
+        if ticket.top_logprobs is not None:
+            top = min(ticket.top_logprobs, logits.shape[-1])
+            self.logs[ticket.request] = top, logits[0].log_softmax(-1)
+        if ticket.draw:
+            logits[0, ticket.draw(logits)] = torch.inf
 
     def logprobs(
         self, request: str, token: int

@@ -51,7 +51,7 @@ class FakeBackend(Backend):
             torch.randn(2 * dim, dim, generator=random) / (2 * dim) ** 0.5
             for _ in range(num_layers)
         ]
-        self.end_ids = frozenset([END])
+        self.end_ids, self.vocab_size = frozenset([END]), VOCAB
         self.identity = ModelIdentity(
             name=f"fake-{seed}",
             weights_sha256=f"fake-weights-{seed}-{num_layers}-{dim}",

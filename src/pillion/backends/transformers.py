@@ -65,6 +65,7 @@ class TransformersBackend(Backend):
         )
         self.codec = Codec(tokenizer, self.identity.name)
         self.end_ids = end_ids(model, tokenizer)
+        self.vocab_size = model.get_input_embeddings().weight.shape[0]
         self._watching: list[tuple[Watcher, int]] = []
         known = inspect.signature(self.decoder.forward).parameters
         self.cache_word = next((w for w in _CACHE_WORDS if w in known), _CACHE_WORDS[-1])

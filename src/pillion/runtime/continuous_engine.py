@@ -86,6 +86,7 @@ class ContinuousEngine(Engine):
             )
         self.backend = backend
         self.identity, self.end_ids = backend.identity, backend.end_ids
+        self.vocab_size = backend.vocab_size
         self._batching = ContinuousBatching(backend, settings or PagedSettings(), self._deliver)
         self._classifier = Classifier(backend, self._batching.paused)
         self._flights: dict[str, Flight] = {}
@@ -128,9 +129,25 @@ class ContinuousEngine(Engine):
         self._loop = asyncio.get_running_loop()
         self._batching.start()
 
+    @property
+    def failure(self) -> str | None:
+        """Why no step will be taken any more; None while all is well."""
+        return self._batching.failure
+
+    async def rebuild(self) -> None:
+        """Takes steps again, with empty caches; see `Engine.rebuild`."""
+        async with self._swap:
+            probes = list(self._probes.values())
+            reading = await asyncio.to_thread(self._new_reading, probes)
+            self._readings = []
+            self._use(self._probes, reading)
+            await asyncio.to_thread(self._batching.start)
+        async for _ in self.submit(Request("trial", (0,), 1)):
+            pass
+
     async def submit(self, request: Request) -> AsyncGenerator[Event]:
         """The events of one request; see `Engine.submit`."""
-        check_room(request, self.window_tokens)
+        check_room(request, self.window_tokens, self.vocab_size)
         ticket = self._ticket(request)
         flight = Flight(self._reading, len(request.token_ids))
         if flight.reading is not None:
@@ -154,7 +171,7 @@ class ContinuousEngine(Engine):
     ) -> list[dict[str, Verdict]]:
         """Verdicts of token rows; see `Engine.classify`. Calls that wait run together."""
         artefacts = chosen(self._probes, probes)
-        check_rows(rows, self.identity.context_tokens)
+        check_rows(rows, self.identity.context_tokens, self.vocab_size)
         if not artefacts or not rows:
             return [{} for _ in rows]
         return await self._classifier.classify(rows, artefacts)
@@ -212,11 +229,11 @@ class ContinuousEngine(Engine):
         self, said: Said, flight: Flight, text: Detokenizer, first: bool
     ) -> Iterator[Event]:
         drawn, reading = said.drawn, flight.reading
+        if said.fault is not None:
+            raise StateError(said.fault)
         if drawn.failure is not None:
             why = "is shutting down" if self._closed else f"failed ({drawn.failure})"
             raise RunError(f"The engine {why}; ask again when it is back.")
-        if said.fault is not None:
-            raise StateError(said.fault)
         if first:
             read = {} if reading is None else reading.verdicts(said.prompt)
             yield PromptRead(read, said.cached_tokens)

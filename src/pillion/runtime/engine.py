@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pillion.core import ModelIdentity, Template, Verdict
-from pillion.errors import ConfigError, DataError, unknown_name
+from pillion.errors import ConfigError, DataError, RunError, unknown_name
 from pillion.probe import Artefact
 from pillion.runtime.explanation import Explanation
 from pillion.runtime.sampling import Sampling
@@ -121,6 +121,7 @@ class Engine(ABC):
 
     identity: ModelIdentity
     end_ids: frozenset[int]
+    vocab_size: int
 
     @property
     @abstractmethod
@@ -147,6 +148,19 @@ class Engine(ABC):
     @abstractmethod
     async def start(self) -> None:
         """Gets ready; returns when requests are taken."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why no request can be taken any more; None while all is well."""
+        return None
+
+    async def rebuild(self) -> None:
+        """Makes an engine that has failed take requests again; what was in flight is lost.
+
+        Raises:
+            RunError: it cannot; the process has to be started again.
+        """
+        raise RunError(f"{type(self).__name__} cannot be rebuilt; start the server again.")
 
     @abstractmethod
     def submit(self, request: Request) -> AsyncGenerator[Event]:
@@ -204,26 +218,46 @@ class Engine(ABC):
         """Stops; what is in flight ends with a RunError."""
 
 
-def check_room(request: Request, window: int) -> None:
-    """Raises a DataError for a prompt that is empty or leaves no room for the answer."""
+def check_room(request: Request, window: int, vocab_size: int) -> None:
+    """Raises a DataError for a request that cannot be run.
+
+    Its prompt is empty, leaves no room for the answer, or holds a token that the model has not.
+    """
     if not request.token_ids:
         raise DataError("The prompt is empty; give it some words.")
+    if request.max_tokens < 1:
+        raise DataError(f"max_tokens is {request.max_tokens}; ask for 1 or more.")
     if len(request.token_ids) + request.max_tokens > window:
         raise DataError(
             f"The prompt has {len(request.token_ids):,} tokens and the answer may have "
             f"{request.max_tokens:,}, but this model takes {window:,} in all; shorten the prompt "
             "or ask for less."
         )
+    check_ids(request.token_ids, vocab_size)
 
 
-def check_rows(rows: Sequence[Sequence[int]], window: int) -> None:
-    """Raises a DataError for a text that is empty or too long."""
+def check_ids(token_ids: Sequence[int], vocab_size: int) -> None:
+    """Raises a DataError for a token that the model has not; an engine would die of it."""
+    least, most = min(token_ids, default=0), max(token_ids, default=0)
+    if least < 0 or most >= vocab_size:
+        raise DataError(
+            f"The token id {least if least < 0 else most} is none of this model's, which are 0 to "
+            f"{vocab_size - 1:,}; send others, or text."
+        )
+
+
+def check_rows(rows: Sequence[Sequence[int]], window: int, vocab_size: int) -> None:
+    """Raises a DataError for a text that is empty, too long, or of tokens that the model has not.
+
+    See `check_ids`.
+    """
     for row in rows:
         if not 0 < len(row) <= window:
             raise DataError(
                 f"A text has {len(row):,} tokens, this model takes 1 to {window:,}; give texts of "
                 "that length."
             )
+        check_ids(row, vocab_size)
 
 
 def chosen(known: Mapping[str, Artefact], names: Sequence[str] | None) -> list[Artefact]:

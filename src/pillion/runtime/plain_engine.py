@@ -65,6 +65,7 @@ class PlainEngine(Engine):
     def __init__(self, backend: Backend, probes: Sequence[Artefact] = ()) -> None:
         self.backend = backend
         self.identity, self.end_ids = backend.identity, backend.end_ids
+        self.vocab_size = backend.vocab_size
         self._probes = self._checked(probes)
         self._stats, self._counting = EngineStats(), threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -92,7 +93,7 @@ class PlainEngine(Engine):
 
     async def submit(self, request: Request) -> AsyncGenerator[Event]:
         """The events of one request; see `Engine.submit`."""
-        check_room(request, self.identity.context_tokens)
+        check_room(request, self.identity.context_tokens, self.vocab_size)
         self._count(waiting=1)
         steps, began = self._steps(request, list(self._probes.values())), False
         try:
@@ -110,7 +111,7 @@ class PlainEngine(Engine):
     ) -> list[dict[str, Verdict]]:
         """Verdicts of token rows; see `Engine.classify`. The backend may run every block."""
         artefacts = chosen(self._probes, probes)
-        check_rows(rows, self.identity.context_tokens)
+        check_rows(rows, self.identity.context_tokens, self.vocab_size)
         if not artefacts:
             return [{} for _ in rows]
         out: list[dict[str, Verdict]] = [{} for _ in rows]
@@ -215,7 +216,7 @@ class _Draw:
         if self.top is None or self.last is None:
             return None, ()
         logs = self.last[0].float().log_softmax(-1)
-        best = logs.topk(self.top)
+        best = logs.topk(min(self.top, len(logs)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return float(logs[token]), tuple(pairs)
 

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from pillion.errors import ConfigError
 
+TINY = torch.finfo(torch.float32).tiny
+"""The least temperature that logits can be divided by; there it is as good as 0."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -44,10 +47,14 @@ class Sampler:
         """The next token of every row."""
         if self.sampling.temperature == 0:
             return logits.argmax(-1)
-        probs = (logits.float() / self.sampling.temperature).softmax(-1)
+        # Less the largest: whatever the temperature, the likeliest token is at 0 and stays finite.
+        logits = logits.float() - logits.float().amax(-1, keepdim=True)
+        probs = (logits / max(self.sampling.temperature, TINY)).softmax(-1)
         if self.sampling.top_p < 1:
             ordered, ids = probs.sort(-1, descending=True)
             # A token stays if those before it have not reached top_p yet: one always stays.
-            ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= self.sampling.top_p, 0)
+            gone = ordered.cumsum(-1) - ordered >= self.sampling.top_p
+            gone[..., 0] = False  # a top_p that float32 takes for 0
+            ordered = ordered.masked_fill(gone, 0)
             probs = torch.zeros_like(probs).scatter_(-1, ids, ordered)
         return torch.multinomial(probs, 1, generator=self.random)[:, 0]

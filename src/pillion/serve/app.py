@@ -100,16 +100,19 @@ def _add_plain_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/health")
     async def health() -> JSONResponse:
-        """Whether the process lives."""
-        return JSONResponse({"status": "ok"})
+        """Whether the process lives, and can take requests again by itself."""
+        state = service.health.state
+        if state == "failed":
+            return JSONResponse({"status": state}, 503)
+        return JSONResponse({"status": state if state == "rebuilding" else "ok"})
 
     @app.get("/ready")
     async def ready() -> JSONResponse:
         """Whether requests are taken."""
-        if service.draining or not service.ready:
-            word = "draining" if service.draining else "starting"
-            return JSONResponse({"status": word}, 503, {"Retry-After": "1"})
-        return JSONResponse({"status": "ready"})
+        state = service.health.state
+        if state != "ready":
+            return JSONResponse({"status": state}, 503, {"Retry-After": "1"})
+        return JSONResponse({"status": state})
 
     @app.get("/metrics")
     async def metrics() -> Response:

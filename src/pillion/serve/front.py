@@ -83,7 +83,7 @@ class Front:
                 "invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        if self.service.draining and scope["path"].startswith("/v1/"):
+        if self.service.health.draining and scope["path"].startswith("/v1/"):
             raise Refused(
                 503,
                 "The server is shutting down; ask another one.",

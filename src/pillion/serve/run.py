@@ -89,7 +89,7 @@ def serve(engine: Engine, settings: Settings, place: Place, bound: socket.socket
 
     Raises:
         ConfigError: policies that do not fit the probes.
-        RunError: the engine does not start.
+        RunError: the engine does not start, or has failed and could not be rebuilt.
     """
     set_up()
     _allow_many_connections()
@@ -107,6 +107,8 @@ def serve(engine: Engine, settings: Settings, place: Place, bound: socket.socket
         server.run(sockets=[bound])
     except SystemExit as error:  # uvicorn's way to say that the application did not start
         raise RunError("The server could not start; its log says why.") from error
+    if (why := app.state.service.health.failed) is not None:
+        raise RunError(f"The engine is lost: {why}. Start the server again.")
 
 
 class DrainingServer(uvicorn.Server):
@@ -120,14 +122,15 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, notice_seconds: float) -> None:
         super().__init__(config)
         self.notice_seconds = notice_seconds
+        config.app.state.service.health.on_end = self._stop  # type: ignore[union-attr]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: take nothing new; second: drop what is in flight."""
         service = self.config.app.state.service  # type: ignore[union-attr]
-        if service.draining:
+        if service.health.draining:
             self.should_exit = self.force_exit = True
             return
-        service.draining = True
+        service.health.draining = True
         service.log("draining", running=service.engine.stats().running)
         loop = asyncio.get_running_loop()
         loop.call_soon_threadsafe(loop.call_later, self.notice_seconds, self._stop)

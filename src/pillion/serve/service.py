@@ -16,6 +16,7 @@ import httpx
 from pillion.errors import ConfigError, PillionError
 from pillion.probe import Artefact
 from pillion.runtime import Engine
+from pillion.serve.health import Health
 from pillion.serve.logs import Log
 from pillion.serve.metrics import Metrics
 from pillion.serve.policy import Policies
@@ -36,8 +37,7 @@ class Service:
 
     Attributes:
         waiting: requests that the engine has not begun.
-        ready: whether the engine takes requests.
-        draining: whether no new request is taken any more.
+        health: of the engine.
 
     Raises:
         ConfigError: the policies do not fit the probes, or a key is missing.
@@ -54,9 +54,9 @@ class Service:
         self.names = settings.names or (engine.identity.name,)
         self.metrics = Metrics(engine.stats, lambda: self.waiting)
         self.log = Log(settings.log_prompts)
+        self.health = Health(engine, self.log)
         self.upstreams = Upstreams(settings.policies, transport)
         self.waiting = 0
-        self.ready = self.draining = False
         self.changing = asyncio.Lock()
         # One thread: tokenizers are not made for several, and long texts must not hold up the loop.
         self._texts = ThreadPoolExecutor(1, thread_name_prefix="texts")
@@ -75,11 +75,11 @@ class Service:
     async def start(self) -> None:
         """Gets the engine ready."""
         await self.engine.start()
-        self.ready = True
+        self.health.start()
 
     async def close(self) -> None:
         """Ends the engine and all connections to other servers."""
-        self.ready = False
+        await self.health.close()
         await self.engine.close()
         await self.upstreams.close()
         self._texts.shutdown(wait=False)

@@ -77,6 +77,7 @@ class VllmEngine(Engine):
             raise ConfigError("Got no probe; vLLM is started with those that ride in it.")
         self._checkpoint = checkpoint = read_checkpoint(model, dtype)
         self.end_ids, self._allow_mismatch = checkpoint.end_ids, allow_mismatch
+        self.vocab_size = checkpoint.vocab_size
         check_probes(probes, checkpoint.identity, allow_mismatch)
         self._layout = Layout(probes, CPU)
         self._probes = {artefact.name: artefact for artefact in probes}
@@ -128,9 +129,14 @@ class VllmEngine(Engine):
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._options))
         self._inbox.watch(self._engine.output_processor)
 
+    @property
+    def failure(self) -> str | None:
+        """Why no request can be taken any more; None while all is well."""
+        return "vLLM's processes have died" if self._engine and self._engine.errored else None
+
     async def submit(self, request: Request) -> AsyncGenerator[Event]:
         """The events of one request; see `Engine.submit`."""
-        check_room(request, self.identity.context_tokens)
+        check_room(request, self.identity.context_tokens, self.vocab_size)
         probes, letters = list(self._probes.values()), Detokenizer(self._checkpoint.codec)
         sampled, reason, began = 0, "length", False
         verdicts, read = dict[str, Verdict](), self._inbox.of(request.id)
@@ -165,7 +171,7 @@ class VllmEngine(Engine):
         """Verdicts of token rows; see `Engine.classify`. vLLM runs every block all the same."""
         artefacts = chosen(self._probes, probes)
         # vLLM has no pass without a sampled token, which needs a place as well.
-        check_rows(rows, self.identity.context_tokens - 1)
+        check_rows(rows, self.identity.context_tokens - 1, self.vocab_size)
         found = await asyncio.gather(*(self._read(row) for row in rows))
         return [{a.name: verdicts[a.name] for a in artefacts} for verdicts in found]
 
