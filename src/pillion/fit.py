@@ -202,10 +202,11 @@ def _examples(
     """Training and validation rows as states and label ids; all are checked before a pass runs."""
     labels = _labels(rows)
     with _naming(rows):
-        space = LabelSpace.of(labels, reader.settings.positive)
+        space = LabelSpace.of(labels, reader.settings.positive, rows.several)
     ids, tokens = space.encode(labels), reader.encode(rows)
     if validation is None:
-        train_ids, held_ids = split_validation(ids, reader.settings.held_share(len(rows)))
+        share = reader.settings.held_share(len(rows))
+        train_ids, held_ids = split_validation(ids, share, groups=rows.groups)
         reader = reader.choosing(space, ids[train_ids], [tokens[row] for row in train_ids])
         source = reader.source(tokens, "train")
         if not len(held_ids):

@@ -39,7 +39,11 @@ FILES: dict[str, tuple[str, bytes, tuple[str, ...]]] = {
         ("x.csv", "only 'b'", "at least two"),
     ),
     "not UTF-8": ("x.csv", b"text,label\n\xff\xfe,b\n", ("UTF-8",)),
-    "UTF-16": ("x.jsonl", '{"text": "a", "label": "b"}\n'.encode("utf-16"), ("UTF-8",)),
+    "UTF-16 that does not say so": (
+        "x.jsonl",
+        '{"text": "a", "label": "b"}\n'.encode("utf-16-le"),
+        ("not valid JSON at line 1",),
+    ),
     "no JSON": ("x.jsonl", b"hello\n", ("not valid JSON at line 1",)),
     "no object": ("x.jsonl", b"[1]\n", ("no JSON object at line 1",)),
     "no Parquet": ("x.parquet", b"hello", ("Parquet",)),

@@ -66,7 +66,7 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, name: str) -> No
     path = WRITERS[name](tmp_path / name, TEXTS, LABELS)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     rows = read_rows(path)
-    assert rows == Rows(TEXTS, LABELS, sha256, str(path))
+    assert rows == Rows(TEXTS, LABELS, sha256, str(path), files=((str(path), 4),))
     assert len(rows) == 4
 
 
@@ -187,7 +187,12 @@ BROKEN: dict[str, tuple[str, str | bytes, str]] = {
     ),
     "null in a list": ("r.jsonl", '{"text": "y", "label": ["a", null]}', "empty or null label"),
     "not a number": ("r.jsonl", '{"text": "y", "label": NaN}', "empty or null label"),
-    "object as label": ("r.jsonl", '{"text": "y", "label": {"a": 1}}', "label that is no name"),
+    "a mapping to no mark": (
+        "r.jsonl",
+        '{"text": "y", "label": {"a": 2}}',
+        r"a mark that is neither 0 nor 1 in 1 of 1 rows, first in row 1 \(2\)",
+    ),
+    "a mapping of nulls": ("r.jsonl", '{"text": "y", "label": {"a": null}}', "null label in 1 of"),
     "list in a list": ("r.jsonl", '{"text": "y", "label": [["a"]]}', "label that is no name"),
     "lists and names": (
         "r.jsonl",

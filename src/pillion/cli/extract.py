@@ -29,7 +29,7 @@ from pillion.cli.cluster import RayAddress, RayWorkers, open_crew, show_rates
 from pillion.cli.failures import all_failed, require_none, write_failed
 from pillion.cli.layers import parse_layers
 from pillion.cli.places import check_folder
-from pillion.core import OnTooLong, Template
+from pillion.core import OnTooLong, Template, Text
 
 if TYPE_CHECKING:
     from pillion.cache import CacheReader, CacheSpec
@@ -95,7 +95,7 @@ class _Here:
         self.backend = load_backend(model, dtype, device)
 
     def encode(
-        self, texts: Sequence[str | None], template: Template, on_too_long: OnTooLong
+        self, texts: Sequence[Text | None], template: Template, on_too_long: OnTooLong
     ) -> Encoded:
         from pillion.extract import encode
 
@@ -117,7 +117,7 @@ class _OnCluster:
         self.rates: list[dict[str, Any]] | None = None
 
     def encode(
-        self, texts: Sequence[str | None], template: Template, on_too_long: OnTooLong
+        self, texts: Sequence[Text | None], template: Template, on_too_long: OnTooLong
     ) -> Encoded:
         from pillion.cluster import encode_on
 

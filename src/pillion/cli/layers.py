@@ -135,7 +135,7 @@ def _identify(
     from pillion.select import Targets, identify, sample
 
     assert read.labels is not None
-    space = LabelSpace.of(read.labels)
+    space = LabelSpace.of(read.labels, several=read.several)
     taken = sample(len(read), max_rows)
     ids = space.encode(read.labels)[taken]
     backend = LanguageModel.load(*engine).backend

@@ -25,7 +25,7 @@ from pillion.cli.cluster import RayAddress, RayWorkers, open_crew, show_rates
 from pillion.cli.failures import all_failed, require_none, write_failed
 from pillion.cli.output import check_text, write_lines
 from pillion.cli.places import check_file, clear
-from pillion.core import FailedRow, OnTooLong, Template
+from pillion.core import FailedRow, OnTooLong, Template, Text
 from pillion.core.lines import failed_line, json_line
 from pillion.errors import ConfigError
 
@@ -104,7 +104,7 @@ class _Here:
         self.backend = load_backend(model, dtype, device)
 
     def encode(
-        self, texts: Sequence[str | None], template: Template, on_too_long: OnTooLong, _: Bar
+        self, texts: Sequence[Text | None], template: Template, on_too_long: OnTooLong, _: Bar
     ) -> Encoded:
         from pillion.extract import encode
 
@@ -126,7 +126,7 @@ class _OnCluster:
         self.crew = crew
 
     def encode(
-        self, texts: Sequence[str | None], template: Template, on_too_long: OnTooLong, bar: Bar
+        self, texts: Sequence[Text | None], template: Template, on_too_long: OnTooLong, bar: Bar
     ) -> Encoded:
         from pillion.cluster import encode_on
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pillion.backends import Backend
 from pillion.cluster.pool import Crew
 from pillion.cluster.same_model import check_same
-from pillion.core import FailedRow, ModelIdentity, OnTooLong, Template
+from pillion.core import FailedRow, ModelIdentity, OnTooLong, Template, Text
 from pillion.extract import Encoded, Progress, encode, silent
 
 UNIT_TEXTS = 2000
@@ -18,7 +18,7 @@ UNIT_TEXTS = 2000
 
 def encode_on(
     crew: Crew,
-    texts: Sequence[str | None],
+    texts: Sequence[Text | None],
     template: Template,
     on_too_long: OnTooLong = "error",
     progress: Progress = silent,
@@ -53,7 +53,7 @@ class _Unit:
     """Consecutive texts."""
 
     first_row: int
-    texts: tuple[str | None, ...]
+    texts: tuple[Text | None, ...]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Who says what: turns, conversations, and which of them a probe reads.
 
-A *turn* is a message, a *conversation* a list of turns. A *segment* is a run of tokens of one turn's
-content, a *scope* says which segments a probe reads. Knows neither templates nor tokenizers.
+A *turn* is a message, a *conversation* a list of turns. A *segment* is a run of tokens of one
+turn's content, a *scope* says which segments a probe reads. Knows neither templates nor tokenizers.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _OTHER_ROLES: dict[str, Role] = {
 Scope = Literal["last-user", "user", "response", "assistant", "tool", "system", "all"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 """Which segments a probe reads: contents of the last user's turn, of all turns of a role, of the
-answer (`response`: the one being generated, or the last assistant's turn); or `all`: every token, the
-template's too."""
+answer (`response`: the one being generated, or the last assistant's turn); or `all`: every token,
+the template's too."""
 
 PROMPT_SCOPES: tuple[Scope, ...] = ("last-user", "user", "assistant", "tool", "system", "all")
 """Scopes that a prompt can hold: their verdicts are known before the first generated token."""

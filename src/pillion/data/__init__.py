@@ -1,11 +1,27 @@
 """Tables in, texts and labels out.
 
-Promises texts and labels exactly as the file holds them, with the hash of its bytes, or one clear
-sentence that says what is wrong and where. Does not know models, probes or metrics.
+Promises texts exactly as the file holds them and every label under one name, with the hash of the
+bytes, or one clear sentence that says what is wrong and where. Does not know models or metrics.
 """
 
+from pillion.data.examples import Origin, flat_text
 from pillion.data.labels import LabelSpace
-from pillion.data.rows import Label, Rows, Texts, read_rows, read_texts
+from pillion.data.layout import TableLayout
+from pillion.data.marks import Label, Marks, names_of
+from pillion.data.rows import Rows, Texts, read_rows, read_texts
 from pillion.data.split import split_validation
 
-__all__ = ["Label", "LabelSpace", "Rows", "Texts", "read_rows", "read_texts", "split_validation"]
+__all__ = [
+    "Label",
+    "LabelSpace",
+    "Marks",
+    "Origin",
+    "Rows",
+    "TableLayout",
+    "Texts",
+    "flat_text",
+    "names_of",
+    "read_rows",
+    "read_texts",
+    "split_validation",
+]

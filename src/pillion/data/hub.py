@@ -9,30 +9,32 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Sequence
 from typing import Any
 
-from pillion.data.tables import Table, check_columns
+from pillion.data.layout import TableLayout
+from pillion.data.tables import Table
+from pillion.data.text_files import Choose
 from pillion.errors import ConfigError, DataError
 
 PREFIX = "hf:"
 
 
-def read_columns(source: str, names: Sequence[str]) -> Table:
-    """The asked columns of `hf:NAME` or `hf:NAME:SPLIT` (`train` by default).
+def read_columns(source: str, choose: Choose, layout: TableLayout) -> Table:
+    """The chosen columns of `hf:NAME` or `hf:NAME:SPLIT` (`train` by default).
 
-    A data set has no single file, so the hash is of the asked columns written as JSON.
+    A data set has no single file, so the hash is of the chosen columns written as JSON.
 
     Args:
         source: name of the data set.
-        names: columns that are wanted.
+        choose: columns that are wanted of those that are there.
+        layout: says nothing of a data set.
 
     Raises:
         ConfigError: `datasets` is not installed.
         DataError: a data set or split that cannot be loaded, or a column that is missing.
     """
     data = _load(source)
-    check_columns(list(data.column_names), names, source)
+    names = choose(list(data.column_names), source)
     columns = {name: _values(data, name) for name in names}
     written = json.dumps(columns, sort_keys=True, default=str).encode()
     num_rows = len(columns[names[0]])

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Shaped
 
+from pillion.data.marks import Label, Marks, judged, names_of
 from pillion.errors import ConfigError, DataError, unknown_name
 
 Task = Literal["binary", "multiclass", "multilabel"]
@@ -54,28 +55,31 @@ class LabelSpace:
             )
 
     @classmethod
-    def of(cls, labels: Sequence[str | tuple[str, ...]], positive: str | None = None) -> LabelSpace:
+    def of(
+        cls, labels: Sequence[Label], positive: str | None = None, several: bool = False
+    ) -> LabelSpace:
         """The label space that holds these labels.
 
-        Tuples make it multi-label, unless each has exactly one name. Two labels are binary: the
-        positive one is `positive`, else the one beside a usual negative (`no`, `safe`, `not toxic`,
-        ...), else the second in sorted order.
+        Tuples make it multi-label, unless each has exactly one name; marks always do. Two labels
+        are binary: the positive one is `positive`, else the one beside a usual negative (`no`,
+        `safe`, `not toxic`, ...), else the second in sorted order.
 
         Args:
             labels: one a row, as in `Rows`.
             positive: name of the positive label, for binary only.
+            several: whether a row may have any number of labels, though each has one.
 
         Raises:
             DataError: fewer than two different labels.
             ConfigError: `positive` is not one of the labels, or there are not two.
         """
-        names = sorted({name for label in labels for name in _as_tuple(label)})
+        names = sorted({name for label in labels for name in judged(label)})
         if len(names) < 2:
             found = f"only {names[0]!r}" if names else "none"
             raise DataError(
                 f"Wanted labels to tell apart, got {found}; a probe needs at least two."
             )
-        if any(len(_as_tuple(label)) != 1 for label in labels):
+        if several or any(isinstance(one, Marks) or len(names_of(one)) != 1 for one in labels):
             task: Task = "multilabel"
         else:
             task = "binary" if len(names) == 2 else "multiclass"
@@ -85,7 +89,7 @@ class LabelSpace:
             names = _ordered_pair(names, positive)
         return cls(tuple(names), task)
 
-    def encode(self, labels: Sequence[str | tuple[str, ...]]) -> Shaped[np.ndarray, "row ..."]:
+    def encode(self, labels: Sequence[Label]) -> Shaped[np.ndarray, "row ..."]:
         """The labels as ids.
 
         Args:
@@ -94,20 +98,23 @@ class LabelSpace:
 
         Returns:
             int64 (row,) for binary and multi-class; float32 (row, label) of 0 and 1 for
-            multi-label.
+            multi-label, NaN where nobody judged.
 
         Raises:
             DataError: a name that is not in this space, or a row without exactly one label where
                 one is needed.
         """
-        rows = [_as_tuple(label) for label in labels]
-        self._check_names(rows)
+        rows = [names_of(label) for label in labels]
+        self._check_names([judged(label) for label in labels])
         ids = {name: label_id for label_id, name in enumerate(self.names)}
         if self.task != "multilabel":
             self._check_single(rows)
             return np.array([ids[row[0]] for row in rows], dtype=np.int64)
         encoded = np.zeros((len(rows), len(self.names)), dtype=np.float32)
         for row_id, row in enumerate(rows):
+            if isinstance(row, Marks):
+                encoded[row_id] = np.nan
+                encoded[row_id, [ids[name] for name in row.lacks]] = 0
             encoded[row_id, [ids[name] for name in row]] = 1
         return encoded
 
@@ -132,10 +139,6 @@ class LabelSpace:
                     f"Got {len(row)} labels in row {number}, but each row of a {self.task} task "
                     "has one; remove the row, or train a multi-label probe."
                 )
-
-
-def _as_tuple(label: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (label,) if isinstance(label, str) else label
 
 
 def _check_positive(positive: str, names: Sequence[str], task: Task) -> None:

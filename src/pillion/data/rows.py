@@ -1,7 +1,7 @@
 """Texts and labels of data files.
 
-Promises that every text is a string with something in it and every label a name (or names), or a
-DataError with the row. Does not know what the labels mean or how they are split.
+Promises that every text is a string or a conversation with something in it and every label a name
+(or names), or a DataError with the row. Does not know what the labels mean or how they are split.
 """
 
 from __future__ import annotations
@@ -9,27 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
-
-from pillion.core import FailedRow
+from pillion.core import FailedRow, Text
 from pillion.data import hub, tables
+from pillion.data.cells import Fault, text_of
+from pillion.data.containers import label_cells, text_cells
+from pillion.data.examples import Origin, as_examples, groups_of, plain_turns
+from pillion.data.layout import Columns, TableLayout, choose_columns
+from pillion.data.marks import Label, Marks
 from pillion.errors import DataError
-
-Label = str | tuple[str, ...]
-
-# By exact type: a boolean is no number here, and 1 and 1.0 would become two different names.
-_KINDS: dict[type, str] = {
-    str: "a string",
-    bool: "a boolean",
-    int: "a whole number",
-    float: "a decimal number",
-    list: "a list",
-}
 
 
 @dataclass(frozen=True)
@@ -37,42 +29,77 @@ class Rows:
     """The texts of data files and, where asked for, their labels.
 
     Attributes:
-        texts: one string a row, none of them blank.
+        texts: one a row: a string, none of them blank, or the turns of a conversation.
         labels: one a row, a tuple of names where the file holds lists; None where not asked for.
         sha256: hex digest of the file's bytes, or of the digests of several files.
         path: where the rows came from.
+        several: whether a row may have any number of labels, though each has one.
+        origins: which row and turn of the data each came from; None where row n is the n-th.
+        groups: a number a row, the same for rows that belong to one conversation and must not be
+            parted by a split; None where no two do.
+        files: name and number of rows of every file, in order, rows that failed among them.
+        failed: rows that could not be used and were left out, in order.
+        notes: what was found out or brought together, for the user.
     """
 
-    texts: tuple[str, ...]
+    texts: tuple[Text, ...]
     labels: tuple[Label, ...] | None
     sha256: str
     path: str
+    several: bool = False
+    origins: tuple[Origin, ...] | None = None
+    groups: tuple[int, ...] | None = None
+    files: tuple[tuple[str, int], ...] = ()
+    failed: tuple[FailedRow, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
 
     @classmethod
-    def of(cls, texts: Sequence[Any], labels: Sequence[Any] | None, source: str) -> Rows:
+    def of(cls, texts: Any, labels: Any, source: str, layout: TableLayout | None = None) -> Rows:
         """Rows of texts and labels in memory, checked as those of a file are.
 
         Args:
-            texts: strings.
-            labels: one a text, as in `read_rows`; tuples count as lists. None for texts alone.
+            texts: strings or conversations (lists of messages), in a list, an array, a series, a
+                data frame of one column, or whatever else has an order.
+            labels: one a text, as in `read_rows`, tuples counting as lists; a table of zeros and
+                ones has a column a label. None for texts alone.
             source: what errors call them.
+            layout: what their labels mean.
 
         Raises:
-            DataError: a text or label that cannot be used, naming its row (from 1).
+            DataError: a container, text or label that cannot be used, naming its row (from 1).
         """
-        if labels is not None and len(texts) != len(labels):
-            raise DataError(f"Got {len(texts)} texts and {len(labels)} labels; give one a text.")
-        if not len(texts):
+        layout, cells = layout or TableLayout(), text_cells(texts)
+        marked = None if labels is None else label_cells(labels)
+        if marked is not None and len(cells) != len(marked):
+            raise DataError(f"Got {len(cells)} texts and {len(marked)} labels; give one a text.")
+        if not cells:
             raise DataError(f"{source} has no rows; give one or more texts.")
-        texts = _plain(texts)
-        _check_texts(texts, source)
-        named = None if labels is None else _labels(_plain(labels), source)
-        content = json.dumps([texts, named], ensure_ascii=False)
-        digest = hashlib.sha256(content.encode()).hexdigest()
-        return cls(tuple(texts), named, digest, source)
+        made: list[Text | Fault] = [text_of("text", [cell]) for cell in cells]
+        return _rows(
+            made, marked, _Read(source, "", ((source, len(cells)),), {}, ()), layout, False
+        )
+
+    @property
+    def plain_texts(self) -> tuple[str, ...]:
+        """The texts, where all of them are strings.
+
+        Raises:
+            DataError: some are conversations.
+        """
+        plain = tuple(text for text in self.texts if isinstance(text, str))
+        if len(plain) < len(self.texts):
+            raise DataError(
+                f"{self.path} has rows that are conversations, and only texts can be used here; "
+                "name the column of the texts (--text-column)."
+            )
+        return plain
+
+    def place(self, row: int) -> tuple[str, int]:
+        """The file of a row of the data (from 1) and the row's number in that file (from 1)."""
+        return place_of(self.files, row)
 
 
 @dataclass(frozen=True)
@@ -84,75 +111,113 @@ class Texts:
         failed: the rows that cannot be used, in order.
         files: name and number of rows of every file, in order.
         path: where the rows came from.
+        notes: what was found out, for the user.
     """
 
-    texts: tuple[str | None, ...]
+    texts: tuple[Text | None, ...]
     failed: tuple[FailedRow, ...]
     files: tuple[tuple[str, int], ...]
     path: str
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def place(self, row: int) -> tuple[str, int]:
         """The file of a row (from 1) and the row's number in that file (from 1)."""
-        for name, start, stop in _parts(self.files):
-            if row <= stop:
-                return name, row - start
-        raise IndexError(f"There is no row {row} in {self.path}.")
+        return place_of(self.files, row)
+
+
+def place_of(files: Sequence[tuple[str, int]], row: int) -> tuple[str, int]:
+    """The file of a row (from 1) among the rows of all, and its number in that file (from 1)."""
+    for name, start, stop in _parts(files):
+        if row <= stop:
+            return name, row - start
+    raise IndexError(f"There is no row {row} in {', '.join(name for name, _ in files)}.")
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Where cells came from: path, digest, files, broken rows and notes of a table."""
+
+    path: str
+    sha256: str
+    files: tuple[tuple[str, int], ...]
+    broken: dict[int, str]
+    notes: tuple[str, ...]
 
 
 def read_rows(
-    path: str | os.PathLike[str], text_column: str = "text", label_column: str | None = "label"
+    path: str | os.PathLike[str],
+    text_column: str | None = None,
+    label_column: str | None = "label",
+    layout: TableLayout | None = None,
 ) -> Rows:
     """The rows of Parquet, CSV or JSON Lines files (by suffix), or of a data set on the hub.
 
+    A row is a text, a conversation (a list of messages with role and content, or of ShareGPT's from
+    and value, as such or in JSON), or a prompt and its response. Where a list labels the turns of
+    its row, each turn that was judged makes a row: the conversation up to it.
+
     Args:
-        path: a `.parquet`, `.csv`, `.jsonl`, `.ndjson` or `.json` file, a folder of such files, a
-            pattern (`rows/*.csv`), a URL of one of these (`s3://...`), or `hf:NAME[:SPLIT]`.
-        text_column: column of the texts.
+        path: a `.parquet`, `.csv`, `.tsv`, `.jsonl`, `.ndjson` or `.json` file, a folder of such
+            files, a pattern (`rows/*.csv`), a URL of one of these (`s3://...`), or
+            `hf:NAME[:SPLIT]`.
+        text_column: column of the texts; None for `text`, else `messages`, `conversations`, or
+            `prompt` and `response`, which is noted.
         label_column: column of the labels, strings, numbers, booleans (the latter two become their
-            `str`) or lists of them; None to read texts alone.
+            `str`), lists of them, or mappings of names to true, false or null (nobody judged); None
+            to read texts alone.
+        layout: other columns, and how the table is written.
 
     Raises:
         DataError: a file, text or label that cannot be used, with what was wanted instead.
-        ConfigError: a data set on the hub without the `datasets` package, or a URL whose file
-            system needs a package that is not installed.
+        ConfigError: a data set on the hub without the `datasets` package, a URL whose file system
+            needs a package that is not installed, or options that contradict each other.
     """
-    source = os.fspath(path)
-    table = _table(source, [text_column, *([label_column] if label_column else [])])
-    for name, start, stop in _parts(table.files):
-        _check_texts(table.columns[text_column][start:stop], name)
-        if label_column is not None:
-            _check_labels(table.columns[label_column][start:stop], name)
-    labels = None if label_column is None else _labels(table.columns[label_column], source)
-    return Rows(tuple(table.columns[text_column]), labels, table.sha256, source)
+    source, layout = os.fspath(path), layout or TableLayout()
+    table, columns = _table(source, text_column, label_column, layout)
+    read = _Read(source, table.sha256, table.files, table.broken, (*columns.notes, *table.notes))
+    marked = _label_cells(table, columns, layout) if columns.labels else None
+    return _rows(_texts(table, columns), marked, read, layout, columns.turn_labels)
 
 
-def read_texts(path: str | os.PathLike[str], text_column: str = "text") -> Texts:
+def read_texts(
+    path: str | os.PathLike[str],
+    text_column: str | None = None,
+    layout: TableLayout | None = None,
+) -> Texts:
     """The texts of the same sources as `read_rows`; a text that cannot be used fails by itself.
 
     Raises:
         DataError: a file that cannot be used, or not a single usable text.
         ConfigError: a package that is missing; see `read_rows`.
     """
-    source = os.fspath(path)
-    table = _table(source, [text_column])
-    values = table.columns[text_column]
-    reasons = [_reason(value) for value in values]
-    texts = tuple(None if why else value for value, why in zip(values, reasons, strict=True))
-    failed = tuple(FailedRow(row, why) for row, why in enumerate(reasons, 1) if why)
-    if len(failed) == len(values):
-        _check_texts(values, source)
-    return Texts(texts, failed, table.files, source)
+    source, layout = os.fspath(path), layout or TableLayout()
+    table, columns = _table(source, text_column, None, layout)
+    made = _texts(table, columns)
+    faults = _all_faults(made, None, table.broken)
+    if len(faults) == len(made):
+        _refuse(faults, table.files)
+    texts = tuple(None if isinstance(one, Fault) else one for one in made)
+    failed = tuple(FailedRow(row + 1, fault.reason) for row, fault in faults.items())
+    return Texts(texts, failed, table.files, source, (*columns.notes, *table.notes))
 
 
-def _table(source: str, names: list[str]) -> tables.Table:
+def _table(
+    source: str, text_column: str | None, label_column: str | None, layout: TableLayout
+) -> tuple[tables.Table, Columns]:
     part = hub if source.startswith(hub.PREFIX) else tables
-    table = part.read_columns(source, names)
-    if not table.columns[names[0]]:
+    chosen: list[Columns] = []
+
+    def choose(present: Sequence[str], name: str) -> list[str]:
+        chosen.append(choose_columns(present, name, text_column, label_column, layout))
+        return chosen[-1].names
+
+    table = part.read_columns(source, choose, layout)
+    if not table.columns or not table.columns[chosen[-1].text[0]]:
         raise DataError(f"{source} has columns but no rows; give a file with a row for each text.")
-    return table
+    return table, chosen[-1]
 
 
 def _parts(files: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int, int]]:
@@ -162,93 +227,83 @@ def _parts(files: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int, int]]:
         yield name, stop - num_rows, stop
 
 
-def _plain(values: Any) -> list[Any]:
-    """Values of a list, an array or a series as Python's own, tuples as lists."""
-    items = values.tolist() if hasattr(values, "tolist") else list(values)
-    items = [item.item() if isinstance(item, np.generic) else item for item in items]
-    return [_plain(item) if isinstance(item, tuple | np.ndarray) else item for item in items]
+def _texts(table: tables.Table, columns: Columns) -> list[Text | Fault]:
+    cells = zip(*(table.columns[name] for name in columns.text), strict=True)
+    return [
+        Fault(table.broken[row]) if row in table.broken else text_of(columns.form, own)
+        for row, own in enumerate(cells)
+    ]
 
 
-def _check_texts(texts: Sequence[Any], source: str) -> None:
-    for is_bad, what, remedy in _BAD_TEXTS:
-        _refuse(texts, is_bad, what, remedy.format("them"), source)
+def _label_cells(table: tables.Table, columns: Columns, layout: TableLayout) -> list[Any]:
+    """The cells of the label column; of several columns a mapping a row."""
+    each = [table.columns[name] for name in columns.labels]
+    if not layout.label_columns:
+        return each[0]
+    return [dict(zip(columns.labels, row, strict=True)) for row in zip(*each, strict=True)]
 
 
-def _reason(text: Any) -> str:
-    """Why a text cannot be used; empty if it can."""
-    found = next((bad for bad in _BAD_TEXTS if bad[0](text)), None)
-    return f"{found[1]}; {found[2].format('it')}" if found else ""
-
-
-def _labels(values: Sequence[Any], source: str) -> tuple[Label, ...]:
-    _check_labels(values, source)
-    _check_kinds([(row, value) for row, value in enumerate(values, 1)], source)
-    items = [(row, item) for row, value in enumerate(values, 1) for item in _items(value)]
-    _check_kinds(items, source)
-    return tuple(
-        tuple(str(item) for item in _items(value)) if isinstance(value, list) else str(value)
-        for value in values
+def _rows(
+    made: list[Text | Fault],
+    marked: list[Any] | None,
+    read: _Read,
+    layout: TableLayout,
+    turn_labels: bool,
+) -> Rows:
+    """Rows of texts and label cells, one conversation up to each turn that has a label."""
+    texts = [(row, one) for row, one in enumerate(made) if not isinstance(one, Fault)]
+    found = None
+    if marked is not None:
+        found = as_examples(
+            [(row, text, marked[row]) for row, text in texts],
+            True if turn_labels else layout.turn_labels,
+            layout.multi_label,
+            read.path,
+        )
+    faults = _all_faults(made, found.faults if found else None, read.broken)
+    if faults and (not layout.skip_bad_rows or len(faults) == len(made)):
+        _refuse(faults, read.files)
+    failed = tuple(FailedRow(row + 1, fault.reason) for row, fault in faults.items())
+    origins = [Origin(row + 1) for row, _ in texts] if found is None else found.origins
+    kept = tuple(text for _, text in texts) if found is None else tuple(found.texts)
+    labels = None if found is None else tuple(found.labels)
+    as_read = all(one == Origin(n) for n, one in enumerate(origins, 1))
+    return Rows(
+        kept,
+        labels,
+        read.sha256 or _digest(kept, labels),
+        read.path,
+        several=bool(layout.multi_label),
+        origins=None if as_read else tuple(origins),
+        groups=groups_of(kept, origins),
+        files=read.files,
+        failed=failed,
+        notes=(*read.notes, *(found.notes if found else ())),
     )
 
 
-def _check_labels(values: Sequence[Any], source: str) -> None:
-    _refuse(values, _lacks_label, "an empty or null label", "fill or remove them", source)
-    _refuse(values, _has_no_kind, "a label that is no name", f"wanted {_WANTED}", source)
+def _all_faults(
+    made: Sequence[Text | Fault], labels: dict[int, Fault] | None, broken: dict[int, str]
+) -> dict[int, Fault]:
+    """What is wrong, by the place of the row, ascending."""
+    faults = {row: one for row, one in enumerate(made) if isinstance(one, Fault)}
+    found = {**(labels or {}), **faults}
+    return {row: found[row] for row in sorted(found)}
 
 
-_WANTED = "strings, numbers, booleans or lists of them"
-
-
-def _refuse(
-    values: Sequence[Any], is_bad: Callable[[Any], bool], what: str, remedy: str, source: str
-) -> None:
-    """Raises for rows that are bad, with the first (from 1), its value and how many there are."""
-    rows = [row for row, value in enumerate(values, 1) if is_bad(value)]
-    if rows:
-        shown = _shortened(values[rows[0] - 1])
-        raise DataError(
-            f"{source} has {what} in {len(rows)} of {len(values)} rows, first in row {rows[0]} "
-            f"({shown}); {remedy}."
-        )
-
-
-def _check_kinds(numbered: Sequence[tuple[int, Any]], source: str) -> None:
-    """Raises where the values, each with the number of its row, are of more than one kind."""
-    first_rows: dict[type, int] = {}
-    for row, value in numbered:
-        first_rows.setdefault(type(value), row)
-    if len(first_rows) > 1:
-        found = " and ".join(f"{_KINDS[kind]} in row {row}" for kind, row in first_rows.items())
-        raise DataError(f"{source} mixes kinds of labels ({found}); write all of them alike.")
-
-
-def _items(value: Any) -> list[Any]:
-    return cast("list[Any]", value) if isinstance(value, list) else [value]
-
-
-def _is_blank(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
-
-
-def _is_no_string(value: Any) -> bool:
-    return not isinstance(value, str)
-
-
-def _is_broken(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def _lacks_label(value: Any) -> bool:
-    # NaN, the only value that differs from itself, is how some writers put a null among numbers.
-    return any(_is_blank(item) or item != item for item in _items(value))
-
-
-def _has_no_kind(value: Any) -> bool:
-    return any(type(item) not in _KINDS or isinstance(item, list) for item in _items(value))
+def _refuse(faults: dict[int, Fault], files: Sequence[tuple[str, int]]) -> None:
+    """Raises for the first fault, with its file, row (from 1), value and how many are like it."""
+    first = next(iter(faults))
+    fault = faults[first]
+    name, start, stop = next(part for part in _parts(files) if first < part[2])
+    like = sum(one.what == fault.what for row, one in faults.items() if start <= row < stop)
+    if not fault.remedy:
+        where = "" if fault.what.startswith("the file ") else f"Row {first - start + 1}: "
+        raise DataError(f"{name}: {where}{fault.what.rstrip('.')}.")
+    raise DataError(
+        f"{name} has {fault.what} in {like} of {stop - start} rows, first in row "
+        f"{first - start + 1} ({_shortened(fault.value)}); {fault.remedy.format('them')}."
+    )
 
 
 def _shortened(value: Any, num_characters: int = 40) -> str:
@@ -256,9 +311,11 @@ def _shortened(value: Any, num_characters: int = 40) -> str:
     return shown if len(shown) <= num_characters else f"{shown[:num_characters]}..."
 
 
-_BAD_TEXTS: tuple[tuple[Callable[[Any], bool], str, str], ...] = (
-    (_is_blank, "an empty or null text", "fill or remove {}"),
-    (_is_no_string, "a text that is not a string", "write {} as a string"),
-    (_is_broken, "a text with half a surrogate pair", "repair {}"),
-)
-"""What a text may not be, in words, and what to do about it."""
+def _digest(texts: Sequence[Text], labels: Sequence[Label] | None) -> str:
+    named = labels and [_plain_label(label) for label in labels]
+    content = json.dumps([[plain_turns(text) for text in texts], named], ensure_ascii=False)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _plain_label(label: Label) -> Any:
+    return {"has": label, "lacks": label.lacks} if isinstance(label, Marks) else label

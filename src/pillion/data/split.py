@@ -6,6 +6,8 @@ rows. Does not know texts or label names.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 from sklearn.model_selection import train_test_split
@@ -14,7 +16,10 @@ from pillion.errors import ConfigError, DataError
 
 
 def split_validation(
-    label_ids: Shaped[np.ndarray, "row ..."], fraction: float = 0.1, seed: int = 0
+    label_ids: Shaped[np.ndarray, "row ..."],
+    fraction: float = 0.1,
+    seed: int = 0,
+    groups: Sequence[int] | np.ndarray | None = None,
 ) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " validation"]]:
     """Row ids of the training and of the validation part, both ascending and together all rows.
 
@@ -24,8 +29,9 @@ def split_validation(
 
     Args:
         label_ids: as `LabelSpace.encode` gives them.
-        fraction: share of the rows for validation, between 0 and 1.
+        fraction: share of the rows for validation, between 0 and 1; with groups, of those.
         seed: of the draw.
+        groups: a number a row; rows of one number stay together, on either side. None for none.
 
     Raises:
         ConfigError: `fraction` out of range.
@@ -36,11 +42,14 @@ def split_validation(
     num_rows = len(label_ids)
     if not num_rows:
         raise DataError("Got no rows to split; give at least one row.")
-    has_label = _has_label(label_ids)
-    num_validation = max(1, round(fraction * num_rows))
+    # Rows that stay together are drawn as one, which has the labels of them all.
+    _, group_ids = np.unique(np.arange(num_rows) if groups is None else groups, return_inverse=True)
+    has_label = np.zeros((group_ids.max() + 1, _has_label(label_ids).shape[1]), dtype=bool)
+    np.logical_or.at(has_label, group_ids, _has_label(label_ids))
+    num_validation = max(1, round(fraction * len(has_label)))
     drawn = _draw(_strata(has_label), num_validation, seed)
-    validation_ids = _keep_every_label(has_label, np.sort(drawn))
-    return np.setdiff1d(np.arange(num_rows), validation_ids), validation_ids
+    held = np.isin(group_ids, _keep_every_label(has_label, np.sort(drawn)))
+    return np.flatnonzero(~held), np.flatnonzero(held)
 
 
 def _has_label(label_ids: np.ndarray) -> Bool[np.ndarray, "row label"]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pillion.core import OnTooLong, Verdict
+from pillion.data import flat_text, names_of
 from pillion.evals.cost import probe_cost
 from pillion.evals.provenance import provenance
 from pillion.evals.scoring import Labelled, probs_of
@@ -187,7 +188,7 @@ def _sets(labelled: Labelled, verdicts: Sequence[Verdict]) -> dict[str, Any] | N
         return None
     covered = list[float]()
     for names, label in zip(sets, labelled.rows.labels or (), strict=True):
-        true = (label,) if isinstance(label, str) else label
+        true = names_of(label)
         if true:
             covered.append(sum(name in (names or ()) for name in true) / len(true))
     sizes = [len(names or ()) for names in sets]
@@ -235,8 +236,8 @@ def _example(labelled: Labelled, verdict: Verdict, row: int) -> dict[str, Any]:
     ranked = sorted(verdict.probs.items(), key=lambda item: -item[1])[:3]
     return {
         "row": row + 1,
-        "text": labelled.rows.texts[row],
-        "label": [label] if isinstance(label, str) else list(label),
+        "text": flat_text(labelled.rows.texts[row]),
+        "label": list(names_of(label)),
         "decided": list(verdict.labels),
         "undecided": bool(verdict.abstained),
         "probs": [[name, round(prob, 4)] for name, prob in ranked],

@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-from pillion.data import Label, LabelSpace, Rows, read_rows, split_validation
+from pillion.core import Text
+from pillion.data import Label, LabelSpace, Rows, flat_text, read_rows, split_validation
 from pillion.data.labels import Task
 from pillion.errors import DataError
 from pillion.evals.suite import DataSpec
@@ -27,7 +28,7 @@ class Part:
 
     Attributes:
         name: `train`, `validation` or `test`.
-        texts: one a row.
+        texts: one a row; of a conversation the turns one after the other.
         targets: as `LabelSpace.encode` gives them.
         store: which rows keep their states together: `train`, `validation` or `test`.
         row_ids: the rows of that store which these are.
@@ -65,7 +66,7 @@ class Problem:
     train: Part
     validation: Part
     test: Part
-    stores: dict[PartName, tuple[str, ...]]
+    stores: dict[PartName, tuple[Text, ...]]
     files: tuple[dict[str, str], ...]
     notes: tuple[str, ...] = ()
 
@@ -101,9 +102,9 @@ def open_problem(name: str, spec: DataSpec, root: Path) -> Problem:
         source = getattr(spec, split)
         if isinstance(source, str):
             rows[split] = _rows(source, spec, root)
-    space = LabelSpace.of(_labels(rows["train"]), spec.positive)
+    space = LabelSpace.of(_labels(rows["train"]), spec.positive, rows["train"].several)
     files = tuple(_entry(read, split, getattr(spec, split)) for split, read in rows.items())
-    stores: dict[PartName, tuple[str, ...]] = {}
+    stores: dict[PartName, tuple[Text, ...]] = {}
     ids: dict[PartName, np.ndarray] = {}
     for split, read in rows.items():
         assert split in ("train", "validation", "test")
@@ -114,7 +115,7 @@ def open_problem(name: str, spec: DataSpec, root: Path) -> Problem:
             ids[split] = space.encode(_chosen(_labels(read), kept))
         except DataError as error:
             raise DataError(f"{read.path}: {error}") from error
-    parts, notes = _parts(spec, stores, ids)
+    parts, notes = _parts(spec, stores, ids, _groups(rows["train"], spec))
     return Problem(name, spec, space, *parts, stores=stores, files=files, notes=notes)
 
 
@@ -126,7 +127,10 @@ def drawn(num_rows: int, limit: int | None, seed: int) -> Int[np.ndarray, " row"
 
 
 def _parts(
-    spec: DataSpec, stores: dict[PartName, tuple[str, ...]], ids: dict[PartName, np.ndarray]
+    spec: DataSpec,
+    stores: dict[PartName, tuple[Text, ...]],
+    ids: dict[PartName, np.ndarray],
+    groups: Int[np.ndarray, " row"],
 ) -> tuple[tuple[Part, Part, Part], tuple[str, ...]]:
     """Train, validation and test, and what there is to say of them."""
     notes: list[str] = []
@@ -138,7 +142,7 @@ def _parts(
         if isinstance(share, str):
             chosen[split] = (split, np.arange(len(ids[split])))
             continue
-        kept, held = split_validation(ids["train"][rest], share, spec.seed)
+        kept, held = split_validation(ids["train"][rest], share, spec.seed, groups[rest])
         if not len(held):
             notes.append(
                 f"No row can be held out for {split} (every label has a single one): its numbers "
@@ -151,10 +155,16 @@ def _parts(
 
     def part(name: PartName) -> Part:
         store, rows = chosen[name]
-        texts = tuple(stores[store][row] for row in rows)
+        texts = tuple(flat_text(stores[store][row]) for row in rows)
         return Part(name, texts, ids[store][rows], store, rows)
 
     return (part("train"), part("validation"), part("test")), tuple(notes)
+
+
+def _groups(rows: Rows, spec: DataSpec) -> Int[np.ndarray, " row"]:
+    """Which of the drawn training rows belong together, by a number."""
+    kept = drawn(len(rows), spec.max_train_rows, spec.seed)
+    return kept if rows.groups is None else np.array(rows.groups)[kept]
 
 
 def _chosen(labels: Sequence[Label], rows: Int[np.ndarray, " row"]) -> list[Label]:

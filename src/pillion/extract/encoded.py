@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pillion.backends import Backend
-from pillion.core import FailedRow, ModelIdentity, OnTooLong, Template
+from pillion.core import FailedRow, ModelIdentity, OnTooLong, Template, Text
 from pillion.runtime.encoding import sift_rows
 
 
@@ -27,7 +27,7 @@ class Encoded:
 
 def encode(
     backend: Backend,
-    texts: Sequence[str | None],
+    texts: Sequence[Text | None],
     template: Template,
     on_too_long: OnTooLong = "error",
 ) -> Encoded:

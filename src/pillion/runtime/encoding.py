@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import get_args
 
 from pillion.backends import Backend
-from pillion.core import FailedRow, OnTooLong, Template
+from pillion.core import FailedRow, OnTooLong, Template, Text
 from pillion.errors import DataError, unknown_name
 
 
 def encode_rows(
     backend: Backend,
-    texts: Sequence[str],
+    texts: Sequence[Text],
     template: Template,
     on_too_long: OnTooLong = "error",
     room_tokens: int = 0,
@@ -41,7 +41,7 @@ def encode_rows(
 
 def sift_rows(
     backend: Backend,
-    texts: Sequence[str | None],
+    texts: Sequence[Text | None],
     template: Template,
     on_too_long: OnTooLong = "error",
 ) -> tuple[list[list[int]], list[FailedRow]]:
@@ -77,12 +77,14 @@ def _check_side(on_too_long: str) -> None:
 
 def _encode_row(
     backend: Backend,
-    text: str,
+    text: Text,
     template: Template,
     on_too_long: OnTooLong,
     room_tokens: int = 0,
 ) -> list[int]:
     """Token ids of one text, within the window."""
+    if not isinstance(text, str):
+        raise DataError("rows that are conversations cannot be encoded yet; give texts.")
     if not text.strip():
         raise DataError("the text is empty; give it some words or drop the row.")
     window = backend.identity.context_tokens - room_tokens

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pillion.backends import EMBEDDED, Backend, load_backend
-from pillion.core import OnTooLong, Template, TokenEvent, Verdict
+from pillion.core import OnTooLong, Template, Text, TokenEvent, Verdict
 from pillion.core.batching import batches_by_length
 from pillion.errors import ConfigError
 from pillion.runtime.attach import ProbeLike, resolve, watch
@@ -107,7 +107,7 @@ class LanguageModel:
 
     def score(
         self,
-        texts: Sequence[str],
+        texts: Sequence[Text],
         probes: Sequence[ProbeLike],
         template: Template | None = None,
         on_too_long: OnTooLong = "error",

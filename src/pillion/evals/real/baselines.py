@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pillion.backends import Backend
-from pillion.core import Template
+from pillion.core import Template, Text
 from pillion.data import LabelSpace
 from pillion.evals.baselines import make_method
 from pillion.evals.baselines.muli import Muli
@@ -47,7 +47,7 @@ def problem_of(
     """
     asked = tuple(text for one in sets for text in one.texts)
     wanted = np.concatenate([one.targets for one in sets])
-    stores: dict[PartName, tuple[str, ...]] = {"train": tuple(texts), "test": asked}
+    stores: dict[PartName, tuple[Text, ...]] = {"train": tuple(texts), "test": asked}
 
     def part(name: PartName, rows: np.ndarray) -> Part:
         return Part(name, tuple(texts[int(row)] for row in rows), targets[rows], "train", rows)

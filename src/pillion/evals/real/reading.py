@@ -100,7 +100,7 @@ class Read:
             else LiveSource(backend, tokens(sets[0].texts, "test"), layers)
         )
         return cls(
-            Gathering(kept(train_rows.texts, train_rows.path, "train")),
+            Gathering(kept(train_rows.plain_texts, train_rows.path, "train")),
             Gathering(test),
             Gathering(LiveSource(backend, rest, layers)) if rest else None,
         )

@@ -61,7 +61,7 @@ def other_set(name: str, rows: Rows, space: LabelSpace, groups: tuple[str, ...] 
         if space.task != "binary" or own.task != "binary":
             raise DataError(f"{name}: {error}") from error
         targets = own.encode(rows.labels)
-    return TextSet("other", name, rows.texts, targets, groups)
+    return TextSet("other", name, rows.plain_texts, targets, groups)
 
 
 def perturbed_sets(

@@ -62,11 +62,12 @@ def study(
     """
     space = _space(train_rows, settings)
     targets = space.encode(train_rows.labels or ())
-    fit_ids, held_ids = split_validation(targets, settings.validation_share, settings.seed)
+    share, seed = settings.validation_share, settings.seed
+    fit_ids, held_ids = split_validation(targets, share, seed, train_rows.groups)
     if not len(held_ids):
         raise DataError(f"{train_rows.path}: no label has rows enough to hold some back; add rows.")
     sets = _sets(space, test_rows, others, settings)
-    duplicates = find_duplicates(train_rows.texts, test_rows.texts)
+    duplicates = find_duplicates(train_rows.plain_texts, test_rows.plain_texts)
     say(f"{sum(map(len, sets)):,} texts in {len(sets)} sets will be read.")
     with ExitStack() as opened:
         reading = Read.open(model, train_rows, sets, settings, work, progress, say, opened)
@@ -79,7 +80,7 @@ def study(
         pooled = Pooled(reading.train.means, targets)
         answers = _answers(reading, networks, pooled, fit_ids, held_ids, sets, space, settings)
         problem = problem_of(
-            space, train_rows.texts, targets, fit_ids, held_ids, sets, settings.template
+            space, train_rows.plain_texts, targets, fit_ids, held_ids, sets, settings.template
         )
         last: dict[PartName, Tensor] = {
             "train": reading.train.last[fit_ids],
@@ -114,7 +115,7 @@ def study(
 
 
 def _space(rows: Rows, settings: RealSettings) -> LabelSpace:
-    space = LabelSpace.of(rows.labels or (), settings.positive)
+    space = LabelSpace.of(rows.labels or (), settings.positive, rows.several)
     if space.task == "multilabel":
         raise DataError(
             f"{rows.path} has rows with several labels, or none; a study is of data with one label "
@@ -128,12 +129,14 @@ def _sets(
 ) -> list[TextSet]:
     """The test first, then other sources, changed texts and long texts."""
     truth = space.encode(test_rows.labels or ())
-    found = [TextSet("test", "test", test_rows.texts, truth)]
+    found = [TextSet("test", "test", test_rows.plain_texts, truth)]
     found += [other_set(one.name, one.rows, space, one.groups) for one in others]
     if settings.sample:
-        found += perturbed_sets(test_rows.texts, truth, settings.sample, settings.seed)
+        found += perturbed_sets(test_rows.plain_texts, truth, settings.sample, settings.seed)
     if settings.needles and space.task == "binary":
-        found += long_sets(test_rows.texts, truth, settings.words, settings.needles, settings.seed)
+        found += long_sets(
+            test_rows.plain_texts, truth, settings.words, settings.needles, settings.seed
+        )
     return found
 
 
@@ -210,8 +213,8 @@ def _duplicate_facts(train: Rows, test: Rows, found: Duplicates) -> dict[str, An
     return {
         "test_rows": len(test),
         "in_train": found.counts(),
-        "within_train": within(train.texts),
-        "within_test": within(test.texts),
-        "conflicting_labels_in_train": conflicts(train.texts, train.labels or ()),
+        "within_train": within(train.plain_texts),
+        "within_test": within(test.plain_texts),
+        "conflicting_labels_in_train": conflicts(train.plain_texts, train.labels or ()),
         "near_rows": (np.flatnonzero(found.near) + 1).tolist()[:1000],
     }
