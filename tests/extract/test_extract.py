@@ -151,7 +151,7 @@ def test_a_state_that_is_not_finite_is_named(tmp_path: Path, rows: list[list[int
 def test_no_hook_is_left_behind(tmp_path: Path, rows: list[list[int]]) -> None:
     backend = FakeBackend()
     extract(backend, rows, LAYERS, tmp_path / "cache", "key").close()
-    assert not backend._watchers
+    assert not backend._passes.watched
 
 
 def test_the_key_changes_with_everything_that_states_depend_on(rows: list[list[int]]) -> None:

@@ -39,7 +39,7 @@ def probe_of(lm: LanguageModel, name: str = "p", **facts: Any) -> Artefact:
 def watchers(backend: Backend) -> int:
     """Who is still attached."""
     if isinstance(backend, FakeBackend):
-        return len(backend._watchers)
+        return len(backend._passes.watched)
     assert isinstance(backend, TransformersBackend)
     return hooks_of(backend.model)
 

@@ -60,7 +60,9 @@ class Watcher(Protocol):
 
 
 class Backend(ABC):
-    """An engine that runs a causal language model.
+    """An engine that runs a causal language model; many threads may call it.
+
+    It runs one pass at a time: who calls while one runs waits.
 
     Law: `see(i, ...)` is shown what transformers calls `hidden_states[i]`, except that the last
     layer is shown before the final norm.
@@ -142,4 +144,8 @@ class Backend(ABC):
 
     @abstractmethod
     def watch(self, watcher: Watcher, layers: Sequence[int]) -> AbstractContextManager[None]:
-        """Shows the watcher these layers of every forward pass, until the context ends."""
+        """Shows the watcher these layers of its own passes, until the context ends.
+
+        Its own are those of the thread (and task of an event loop) that entered the context, and
+        those that go on from a KV cache of its own, whoever runs them.
+        """

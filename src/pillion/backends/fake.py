@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pillion.backends.base import Backend, Step, Watcher
+from pillion.backends.watching import Passes, Watched
 from pillion.core import ModelIdentity, Template
 
 VOCAB = 258
@@ -62,7 +63,8 @@ class FakeBackend(Backend):
             dtype="float32",
             context_tokens=context_tokens,
         )
-        self._watchers: list[tuple[Watcher, frozenset[int]]] = []
+        self._passes = Passes()
+        self._layers: dict[Watched, frozenset[int]] = {}
 
     def encode(self, text: str, template: Template) -> list[int]:
         """Bytes; a chat turn stands between two start tokens."""
@@ -106,11 +108,16 @@ class FakeBackend(Backend):
         past = cache or FakeCache()
         seen = mask[:, -token_ids.shape[1] :]
         step = Step(seen, cache, past.tokens)
-        for watcher, _ in self._watchers:
-            watcher.start(step)
-        hidden = self._run(token_ids, seen, past, self._highest(cache, logits))
-        for watcher, _ in self._watchers:
-            watcher.end(cache)
+        with self._passes.lock:
+            try:
+                for one in self._passes.watched:
+                    one.start(cache, lambda: step)
+                hidden = self._run(token_ids, seen, past, self._highest(cache, logits))
+                for one in self._passes.watched:
+                    one.end(cache)
+            finally:
+                for one in self._passes.watched:
+                    one.fail()
         return hidden[:, -1] @ self.embeddings.T if logits else None
 
     def _run(
@@ -138,21 +145,27 @@ class FakeBackend(Backend):
         return hidden
 
     def _highest(self, cache: object | None, logits: bool) -> int:
-        if logits or cache is not None or not self._watchers:
+        mine = self._passes.mine()
+        if logits or cache is not None or not mine:
             return len(self.mixers)
-        return max((layer for _, layers in self._watchers for layer in layers), default=0)
+        return max(one.top for one in mine)
 
     def _show(self, layer: int, hidden: Float[Tensor, "batch chunk dim"]) -> None:
-        for watcher, layers in self._watchers:
-            if layer in layers:
-                watcher.see(layer, hidden)
+        for one in self._passes.watched:
+            if one.passing and layer in self._layers[one]:
+                one.watcher.see(layer, hidden)
 
     @contextmanager
     def watch(self, watcher: Watcher, layers: Sequence[int]) -> Generator[None]:
-        """Shows the watcher these layers of every forward pass, until the context ends."""
-        entry = (watcher, frozenset(layers))
-        self._watchers.append(entry)
+        """Shows the watcher these layers of its own passes, until the context ends."""
+        one = Watched(watcher, max(layers, default=0))
+        with self._passes.lock:
+            self._layers[one] = frozenset(layers)
+            self._passes.watched.append(one)
         try:
             yield
         finally:
-            self._watchers.remove(entry)
+            with self._passes.lock:
+                self._passes.watched.remove(one)
+                del self._layers[one]
+                one.release()

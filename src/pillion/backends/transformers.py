@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-import weakref
+import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pillion.backends.base import Backend, Step, Watcher
 from pillion.backends.codec import Codec
+from pillion.backends.watching import Watched, lock_of, passes_of
 from pillion.core import ModelIdentity, Template
 from pillion.errors import ConfigError, StateError
 
@@ -66,21 +67,24 @@ class TransformersBackend(Backend):
         self.codec = Codec(tokenizer, self.identity.name)
         self.end_ids = end_ids(model, tokenizer)
         self.vocab_size = model.get_input_embeddings().weight.shape[0]
-        self._watching: list[tuple[Watcher, int]] = []
+        self._passes = passes_of(self.decoder)
         known = inspect.signature(self.decoder.forward).parameters
         self.cache_word = next((w for w in _CACHE_WORDS if w in known), _CACHE_WORDS[-1])
 
     def encode(self, text: str, template: Template) -> list[int]:
         """Token ids of a text, wrapped as the template says; see `Codec.encode`."""
-        return self.codec.encode(text, template)
+        with lock_of(self.tokenizer):
+            return self.codec.encode(text, template)
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Token ids of a conversation; see `Codec.encode_chat`."""
-        return self.codec.encode_chat(messages)
+        with lock_of(self.tokenizer):
+            return self.codec.encode_chat(messages)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
-        return self.codec.decode(token_ids)
+        with lock_of(self.tokenizer):
+            return self.codec.decode(token_ids)
 
     @torch.inference_mode()
     def forward(
@@ -104,11 +108,12 @@ class TransformersBackend(Backend):
             self.cache_word: cache,
             "use_cache": cache is not None,
         }
-        if not logits:
+        with self._passes.lock:
+            if logits:
+                return self.model(**keywords, logits_to_keep=1).logits[:, -1]
             with self._early_exit(possible=cache is None):
                 self.decoder(**keywords)
-            return None
-        return self.model(**keywords, logits_to_keep=1).logits[:, -1]
+        return None
 
     @torch.inference_mode()
     def unembed(self, hidden: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead vocab"]:
@@ -157,52 +162,57 @@ class TransformersBackend(Backend):
 
     @contextmanager
     def watch(self, watcher: Watcher, layers: Sequence[int]) -> Generator[None]:
-        """Shows the watcher these layers of every forward pass; leaves no hook behind."""
-        follower = _CacheFollower(watcher)
-        entry = (watcher, max(layers, default=len(self.blocks)))
-        self._watching.append(entry)
-        handles = [
-            self.decoder.register_forward_pre_hook(_starter(watcher), with_kwargs=True),
-            *(self._show(watcher, layer) for layer in layers),
-            self.decoder.register_forward_hook(
-                _ender(watcher, follower, self.cache_word), with_kwargs=True
-            ),
-        ]
+        """Shows the watcher these layers of its own passes; leaves no hook behind."""
+        one = Watched(watcher, max(layers, default=len(self.blocks)))
+        decoder = self.decoder
+        with self._passes.lock:
+            self._passes.watched.append(one)
+            handles = [
+                decoder.register_forward_pre_hook(_starter(one), with_kwargs=True),
+                *(self._show(one, layer) for layer in layers),
+                decoder.register_forward_hook(
+                    _ender(one, self.cache_word), with_kwargs=True, always_call=True
+                ),
+            ]
         try:
             yield
         finally:
-            self._watching.remove(entry)
-            for handle in handles:
-                handle.remove()
-            follower.release()
+            with self._passes.lock:
+                self._passes.watched.remove(one)
+                for handle in handles:
+                    handle.remove()
+                one.release()
 
     @contextmanager
     def _early_exit(self, possible: bool) -> Generator[None]:
         """Ends a pass whose only purpose is to be watched, once all has been seen."""
-        top = max((layer for _, layer in self._watching), default=len(self.blocks))
+        mine = self._passes.mine()
+        top = max((one.top for one in mine), default=len(self.blocks))
         if not possible or top == len(self.blocks):
             yield
             return
         # Hooks run in the order they came: the watchers have seen the block's input by now.
-        handle = self.blocks[top].register_forward_pre_hook(_stop)
+        handle = self.blocks[top].register_forward_pre_hook(_stopper())
         try:
             with suppress(_Seen):
                 yield
         finally:
             handle.remove()
-        for watcher, _ in self._watching:
-            watcher.end(None)
+        for one in mine:
+            one.watcher.end(None)
 
-    def _show(self, watcher: Watcher, layer: int) -> Any:
+    def _show(self, one: Watched, layer: int) -> Any:
         if layer < len(self.blocks):
 
-            def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                watcher.see(layer, args[0] if args else kwargs["hidden_states"])
+            def before(_: nn.Module, args: tuple[Any, ...], kwargs: Any = None) -> None:
+                if one.passing:
+                    one.watcher.see(layer, args[0] if args else kwargs["hidden_states"])
 
             return self.blocks[layer].register_forward_pre_hook(before, with_kwargs=True)
 
         def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            watcher.see(layer, output[0] if isinstance(output, tuple) else output)
+            if one.passing:
+                one.watcher.see(layer, output[0] if isinstance(output, tuple) else output)
 
         return self.blocks[-1].register_forward_hook(after)
 
@@ -211,8 +221,15 @@ class _Seen(Exception):
     """Nobody waits for what the blocks above would say."""
 
 
-def _stop(_: nn.Module, __: tuple[Any, ...]) -> None:
-    raise _Seen
+def _stopper() -> Callable[..., None]:
+    """Ends a pass of this thread."""
+    thread = threading.get_ident()
+
+    def stop(_: nn.Module, __: tuple[Any, ...]) -> None:
+        if threading.get_ident() == thread:
+            raise _Seen
+
+    return stop
 
 
 class _LastLayer:
@@ -323,76 +340,31 @@ def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(ends) if isinstance(ends, list) else frozenset([ends])
 
 
-def _starter(watcher: Watcher) -> Callable[..., None]:
-    def start(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        watcher.start(_step(args, kwargs))
+# torch adds a hook in several steps: a pass that another thread runs meanwhile may call it without
+# its keyword arguments. Such a pass is no one's own.
+
+
+def _starter(one: Watched) -> Callable[..., None]:
+    def start(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        if kwargs is not None:
+            one.start(_cache_given(kwargs), lambda: _step(args, kwargs))
 
     return start
 
 
-def _ender(watcher: Watcher, follower: _CacheFollower, word: str) -> Callable[..., None]:
-    def end(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+def _ender(one: Watched, word: str) -> Callable[..., None]:
+    def end(_: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
+        if not one.passing:
+            return
+        kwargs, output = rest
+        if output is None:  # the pass has failed, or was ended early
+            one.fail()
+            return
         cache = getattr(output, word, None)
-        if cache is None:
-            # A tuple, or use_cache=False: a cache that came in is filled all the same.
-            cache = _cache_given(kwargs)
-        watcher.end(cache)
-        if cache is not None:
-            follower.follow(cache)
+        # A tuple, or use_cache=False: a cache that came in is filled all the same.
+        one.end(_cache_given(kwargs) if cache is None else cache)
 
     return end
-
-
-class _CacheFollower:
-    """Tells the watcher when beam search moves the rows of a KV cache.
-
-    The engine moves them between passes, where no hook sees it: the cache's own methods are wrapped
-    for as long as anyone watches it.
-    """
-
-    def __init__(self, watcher: Watcher) -> None:
-        self.watcher = watcher
-        self.followed: weakref.WeakSet[Any] = weakref.WeakSet()
-
-    def follow(self, cache: Any) -> None:
-        """Wraps the methods of a cache that is not followed yet."""
-        if cache in self.followed:
-            return
-        self.followed.add(cache)
-        for name in _MOVES:
-            vars(cache).setdefault(name, _Move(cache, name)).watchers.append(self.watcher)
-
-    def release(self) -> None:
-        """Gives every cache that nobody else watches its own methods back."""
-        for cache in self.followed:
-            for name in _MOVES:
-                move = vars(cache)[name]
-                move.watchers.remove(self.watcher)
-                if not move.watchers:
-                    delattr(cache, name)
-
-
-_MOVES = ("reorder_cache", "batch_select_indices")
-
-
-class _Move:
-    """A method of a cache that tells watchers first; holds the cache weakly, as it is kept there.
-
-    A copy of the cache gets a copy of its own, which nobody watches yet.
-    """
-
-    def __init__(self, cache: Any, name: str) -> None:
-        self.cache, self.name = weakref.ref(cache), name
-        self.watchers: list[Watcher] = []
-
-    def __call__(self, rows: Tensor) -> Any:
-        cache = self.cache()
-        for watcher in self.watchers:
-            watcher.move(cache, rows)
-        return getattr(type(cache), self.name)(cache, rows)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Move:
-        return _Move(memo[id(self.cache())], self.name)
 
 
 def _cache_given(kwargs: dict[str, Any]) -> Any:

@@ -1,0 +1,182 @@
+"""Who watches a model, and whose passes each of them is shown.
+
+One model may be used by many threads: it serves one pass at a time, and a watcher is shown the
+passes of whoever began to watch and no others. Knows neither states nor what is done with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor
+
+from pillion.backends.base import Step, Watcher
+from pillion.errors import StateError
+
+
+def runner() -> object:
+    """Who runs this code: a thread, or a task of an event loop."""
+    try:
+        return asyncio.current_task() or threading.current_thread()
+    except RuntimeError:
+        return threading.current_thread()
+
+
+class Passes:
+    """What all users of one model share.
+
+    Attributes:
+        lock: held by a pass, and by whoever adds or removes hooks.
+        watched: who watches now.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.watched: list[Watched] = []
+
+    def mine(self) -> list[Watched]:
+        """Those who are shown a pass that begins here without a KV cache."""
+        return [one for one in self.watched if one.sees(None)]
+
+
+_PASSES: weakref.WeakKeyDictionary[object, Passes] = weakref.WeakKeyDictionary()
+_LOCKS: weakref.WeakKeyDictionary[object, threading.RLock] = weakref.WeakKeyDictionary()
+_MAKING = threading.Lock()
+
+
+def lock_of(tokenizer: object) -> threading.RLock:
+    """A tokenizer's lock; the same for everyone who has it.
+
+    Those written in Rust change themselves while they encode: "Already borrowed".
+    """
+    with _MAKING:
+        return _LOCKS.setdefault(tokenizer, threading.RLock())
+
+
+def passes_of(model: object) -> Passes:
+    """The passes of a model; the same for everyone who has it."""
+    with _MAKING:
+        return _PASSES.setdefault(model, Passes())
+
+
+class Watched:
+    """A watcher and which passes it is shown.
+
+    Its own: those of the thread (and task) that began to watch, and whoever runs them, those that
+    go on from a KV cache of its own: a stream may be taken by another thread than began it.
+
+    Args:
+        watcher: who is shown them.
+        top: the highest layer that it is shown.
+    """
+
+    def __init__(self, watcher: Watcher, top: int) -> None:
+        self.watcher, self.top = watcher, top
+        self._owner = runner()
+        self._follower = _CacheFollower(watcher)
+        self._thread: int | None = None  # that runs the pass which is being shown
+
+    def sees(self, cache: object | None) -> bool:
+        """Whether a pass that begins here and goes on from this cache is one of its own."""
+        return self._owner is runner() or (cache is not None and self._follower.has(cache))
+
+    @property
+    def passing(self) -> bool:
+        """Whether this thread runs a pass that it is shown."""
+        return self._thread == threading.get_ident()
+
+    def start(self, cache: object | None, step: Callable[[], Step]) -> None:
+        """A pass begins.
+
+        Raises:
+            StateError: it is shown one that another thread runs.
+        """
+        if not self.sees(cache):
+            return
+        if self._thread is not None and not self.passing:
+            raise StateError(
+                "Two threads run the model for one reading, whose rows would mix; attach the "
+                "probes in each thread by itself."
+            )
+        self._thread = threading.get_ident()
+        self.watcher.start(step())
+
+    def end(self, cache: object | None) -> None:
+        """A pass that it was shown is over, and this cache holds its tokens."""
+        if not self.passing:
+            return
+        self._thread = None
+        self.watcher.end(cache)
+        if cache is not None:
+            self._follower.follow(cache)
+
+    def fail(self) -> None:
+        """A pass has ended before its end."""
+        if self.passing:
+            self._thread = None
+
+    def release(self) -> None:
+        """Nothing more is shown."""
+        self._follower.release()
+
+
+class _CacheFollower:
+    """Tells the watcher when beam search moves the rows of a KV cache.
+
+    The engine moves them between passes, where no hook sees it: the cache's own methods are wrapped
+    for as long as anyone watches it.
+    """
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.watcher = watcher
+        self._followed: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def has(self, cache: object) -> bool:
+        """Whether it follows this cache."""
+        return cache in self._followed
+
+    def follow(self, cache: Any) -> None:
+        """Wraps the methods of a cache that is not followed yet."""
+        if cache in self._followed:
+            return
+        self._followed.add(cache)
+        for name in _moves(cache):
+            vars(cache).setdefault(name, _Move(cache, name)).watchers.append(self.watcher)
+
+    def release(self) -> None:
+        """Gives every cache that nobody else watches its own methods back."""
+        for cache in self._followed:
+            for name in _moves(cache):
+                move = vars(cache)[name]
+                move.watchers.remove(self.watcher)
+                if not move.watchers:
+                    delattr(cache, name)
+
+
+def _moves(cache: Any) -> list[str]:
+    return [n for n in ("reorder_cache", "batch_select_indices") if hasattr(type(cache), n)]
+
+
+class _Move:
+    """A method of a cache that tells watchers first; holds the cache weakly, as it is kept there.
+
+    A copy of the cache gets a copy of its own, which nobody watches yet.
+    """
+
+    def __init__(self, cache: Any, name: str) -> None:
+        self.cache, self.name = weakref.ref(cache), name
+        self.watchers: list[Watcher] = []
+
+    def __call__(self, rows: Int[Tensor, " row"]) -> Any:
+        cache = self.cache()
+        for watcher in self.watchers:
+            watcher.move(cache, rows)
+        return getattr(type(cache), self.name)(cache, rows)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Move:
+        return _Move(memo[id(self.cache())], self.name)
