@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from pillion.core import Template, Verdict
 from pillion.errors import PillionError
 from pillion.serve.answers import tell
+from pillion.serve.body import BodyRoute
 from pillion.serve.call import Call, call_of
 from pillion.serve.decide import ALLOW, applies, decide
 from pillion.serve.policy import Escalate
@@ -31,7 +32,7 @@ not flagged, have a score of 0, and no input type in `category_applied_input_typ
 
 def classify_routes(service: Service) -> APIRouter:
     """The two routes that only read."""
-    routes = APIRouter()
+    routes = APIRouter(route_class=BodyRoute)
 
     @routes.post("/v1/classify")
     async def classify(body: ClassifyRequest, request: Request) -> JSONResponse:
@@ -169,7 +170,7 @@ async def _read(
 
     Probes that were trained on texts wrapped in the same way are read in one pass.
     """
-    service.check_chars(sum(map(len, texts)), "input")
+    service.check_chars([len(text) for text in texts], "input")
     if len(texts) > (most := service.settings.limits.texts):
         raise Refused(
             400, f"Got {len(texts):,} texts, this server takes {most:,}.", "invalid_value", "input"
@@ -182,7 +183,9 @@ async def _read(
     num_tokens = 0
     with service.queue():
         for way, group in ways.items():
-            ids = await service.encode(lambda w=way: [service.engine.encode(t, w) for t in texts])
+            ids = await service.encode(
+                lambda w=way: [service.engine.encode(t, w) for t in texts], sum(map(len, texts))
+            )
             num_tokens += sum(map(len, ids))
             found = await _classify(service, call, _checked(service, ids), group)
             for row, verdicts in zip(rows, found, strict=True):

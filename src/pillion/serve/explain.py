@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 
 from pillion.errors import PillionError
 from pillion.runtime import Explanation
+from pillion.serve.body import BodyRoute
 from pillion.serve.call import Call, call_of
 from pillion.serve.classify import require_probes
 from pillion.serve.refusal import Refused, refusal_of
@@ -20,7 +21,7 @@ from pillion.serve.streaming import until_gone
 
 def explain_routes(service: Service) -> APIRouter:
     """The one route."""
-    routes = APIRouter()
+    routes = APIRouter(route_class=BodyRoute)
 
     @routes.post("/v1/explain")
     async def explain(body: ExplainRequest, request: Request) -> JSONResponse:
@@ -44,7 +45,7 @@ def explain_routes(service: Service) -> APIRouter:
 
 
 async def _read(service: Service, call: Call, body: ExplainRequest, name: str) -> Explanation:
-    service.check_chars(len(body.input), "input")
+    service.check_chars([len(body.input)], "input")
     try:
         with service.queue():
             async with asyncio.timeout(call.seconds_left):

@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pillion.serve.body import Scan
 from pillion.serve.call import Call
 from pillion.serve.keys import Role
 from pillion.serve.refusal import Refused, error_body
@@ -160,22 +161,24 @@ def _is_loopback(host: str) -> bool:
 
 
 def _limited(receive: Receive, headers: Headers, limit: int) -> Receive:
-    """Receives up to a number of bytes.
+    """Receives up to a number of bytes, and of what a `Scan` counts in them.
 
     Raises:
-        Refused: 413, at once if the client says how much it sends.
+        Refused: 413, at once if the client says how much it sends; 400 of the scan.
     """
     announced = headers.get("content-length", "")
     if announced.isdigit() and int(announced[:20]) > limit:
         raise _too_large(limit)
-    got = 0
+    got, scan = 0, Scan()
 
     async def limited() -> Message:
         nonlocal got
         message = await receive()
-        got += len(message.get("body", b""))
+        piece = message.get("body", b"")
+        got += len(piece)
         if got > limit:
             raise _too_large(limit)
+        scan.add(piece)
         return message
 
     return limited

@@ -9,9 +9,12 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from pillion.errors import DataError
 from pillion.runtime import Sampling
+from pillion.runtime.engine import check_ids
 from pillion.serve.answering import Ask
 from pillion.serve.answers import ChatShape, CompletionShape, Decode
+from pillion.serve.body import BodyRoute
 from pillion.serve.call import call_of
 from pillion.serve.refusal import Refused
 from pillion.serve.requests import ChatRequest, CompletionRequest
@@ -26,7 +29,7 @@ _Request = ChatRequest | CompletionRequest
 
 def generate_routes(service: Service) -> APIRouter:
     """The two routes that generate."""
-    routes = APIRouter()
+    routes = APIRouter(route_class=BodyRoute)
 
     @routes.post("/v1/chat/completions")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
@@ -35,8 +38,9 @@ def generate_routes(service: Service) -> APIRouter:
         turns = [
             {"role": _role(message.role), "content": message.content} for message in body.messages
         ]
-        service.check_chars(sum(len(turn["content"]) for turn in turns), "messages")
-        ids = await service.encode(lambda: service.engine.encode_chat(turns))
+        num_chars = sum(len(turn["content"]) for turn in turns)
+        service.check_chars([num_chars], "messages")
+        ids = await service.encode(lambda: service.engine.encode_chat(turns), num_chars)
         text = "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
         limit = body.max_completion_tokens or body.max_tokens
         top = (body.top_logprobs or 0) if body.logprobs else None
@@ -49,12 +53,11 @@ def generate_routes(service: Service) -> APIRouter:
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """What follows a text, with verdicts on both."""
         service.check_model(body.model)
-        service.check_chars(sum(len(prompt) for prompt in body.prompt), "prompt")
+        service.check_chars([len(prompt) for prompt in body.prompt], "prompt")
         asks: list[Ask] = []
         for prompt in body.prompt:
-            ids = await _prompt_ids(service, prompt)
-            text = prompt if isinstance(prompt, str) else service.engine.decode(ids)
             limit = body.max_tokens or COMPLETION_TOKENS
+            ids, text = await _read_prompt(service, prompt)
             asks.append(_ask(service, body, ids, text, limit, body.logprobs, "prompt"))
         job = _job(service, body, asks, "/completions")
         shape = CompletionShape(*_head(service, body, request, body.logprobs is not None))
@@ -68,18 +71,17 @@ def _role(role: str) -> str:
     return "system" if role == "developer" else role
 
 
-async def _prompt_ids(service: Service, prompt: str | list[int]) -> list[int]:
+async def _read_prompt(service: Service, prompt: str | list[int]) -> tuple[list[int], str]:
+    """Token ids and text of a prompt that came as one of the two."""
+    engine = service.engine
     if isinstance(prompt, str):
-        return await service.encode(lambda: service.engine.encode(prompt, "raw"))
+        return await service.encode(lambda: engine.encode(prompt, "raw"), len(prompt)), prompt
     try:
-        service.engine.decode(prompt)
-        if min(prompt) < 0:
-            raise OverflowError
-    except (OverflowError, IndexError, ValueError, TypeError) as error:
-        raise Refused(
-            400, "The prompt holds a token id that this model has not.", "invalid_value", "prompt"
-        ) from error
-    return prompt
+        check_ids(prompt, engine.vocab_size)
+    except DataError as error:
+        raise Refused(400, str(error), "invalid_value", "prompt") from error
+    _max_tokens(service, len(prompt), None, "prompt")  # before all of them are made text
+    return prompt, await service.encode(lambda: engine.decode(prompt), len(prompt))
 
 
 def _ask(

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 
 from pillion.errors import PillionError
 from pillion.probe import Artefact
+from pillion.serve.body import BodyRoute
 from pillion.serve.call import call_of
 from pillion.serve.refusal import Refused, refusal_of
 from pillion.serve.requests import ProbeRequest, SwapRequest
@@ -19,7 +20,7 @@ from pillion.serve.service import Service
 
 def probe_routes(service: Service) -> APIRouter:
     """The routes of the riding probes."""
-    routes = APIRouter()
+    routes = APIRouter(route_class=BodyRoute)
 
     @routes.get("/v1/probes")
     async def probes() -> JSONResponse:

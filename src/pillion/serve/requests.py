@@ -24,6 +24,8 @@ from pydantic_core.core_schema import no_info_plain_validator_function
 from pillion.core import Template
 
 INT64 = 2**63
+STOP_CHARS = 256
+"""Of a stop string: every token is compared with all beginnings of it."""
 
 
 def _fault(message: str) -> PydanticCustomError:
@@ -71,8 +73,11 @@ def _joined(content: Any) -> Any:
 def _listed(stops: Any) -> Any:
     stops = [stops] if isinstance(stops, str) else [] if stops is None else stops
     fits = isinstance(stops, list) and all(isinstance(s, str) and s for s in stops)
-    if not fits or len(stops) > 4:
-        raise _fault("a string, or a list of up to 4 strings, none of them empty, is wanted")
+    if not fits or len(stops) > 4 or max(map(len, stops), default=0) > STOP_CHARS:
+        raise _fault(
+            f"a string, or a list of up to 4 strings of at most {STOP_CHARS} characters, none of "
+            "them empty, is wanted"
+        )
     return stops
 
 
@@ -114,6 +119,7 @@ _PARTS = {
     "minItems": 1,
 }
 _IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+_STOP = {"type": "string", "minLength": 1, "maxLength": STOP_CHARS}
 _TEXTS = {"type": "array", "items": _TEXT, "minItems": 1}
 
 Content = Annotated[StrictStr, BeforeValidator(_joined), WithJsonSchema({"anyOf": [_TEXT, _PARTS]})]
@@ -123,8 +129,8 @@ Stops = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "string", "minLength": 1},
-                {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": 4},
+                _STOP,
+                {"type": "array", "items": _STOP, "maxItems": 4},
                 {"type": "null"},
             ]
         }
@@ -146,6 +152,7 @@ Prompts = Annotated[
 ]
 Inputs = Annotated[
     list[StrictStr],
+    Field(fail_fast=True),
     BeforeValidator(_inputs),
     WithJsonSchema({"anyOf": [_TEXT, _TEXTS, _PARTS]}),
 ]
@@ -154,28 +161,6 @@ Nothing = Annotated[Any, Neutral()]
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class _Whole(_Body):
-    """A whole body, not a part of one."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _is_text(cls, content: Any) -> Any:
-        """JSON can spell half of a surrogate pair, which is no text and fits into no answer."""
-        waiting = [content]
-        while waiting:
-            one = waiting.pop()
-            if isinstance(one, dict):
-                waiting += [*one.keys(), *one.values()]
-            elif isinstance(one, list):
-                waiting += one
-            elif isinstance(one, str) and not one.isascii():
-                try:
-                    one.encode()
-                except UnicodeEncodeError:
-                    raise _fault("a text holds a lone surrogate; send valid Unicode") from None
-        return content
 
 
 class StreamOptions(_Body):
@@ -198,7 +183,7 @@ class Message(_Body):
     tool_calls: Annotated[Any, Neutral([])] = None
 
 
-class _Sampled(_Whole):
+class _Sampled(_Body):
     """What both ways of generating take."""
 
     model: str
@@ -227,7 +212,7 @@ class _Sampled(_Whole):
 class ChatRequest(_Sampled):
     """Body of `/v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
@@ -275,23 +260,23 @@ class CompletionRequest(_Sampled):
     suffix: Annotated[Any, Neutral("")] = None
 
 
-class ModerationRequest(_Whole):
+class ModerationRequest(_Body):
     """Body of `/v1/moderations`; `model` is the name of a probe."""
 
     input: Inputs
     model: str | None = None
 
 
-class ClassifyRequest(_Whole):
+class ClassifyRequest(_Body):
     """Body of `/v1/classify`; without `probes` all are read, without `template` as trained."""
 
     input: Inputs
-    probes: Annotated[list[str] | None, Field(min_length=1)] = None
+    probes: Annotated[list[str] | None, Field(min_length=1, max_length=256)] = None
     template: Template | None = None
     model: str | None = None
 
 
-class ExplainRequest(_Whole):
+class ExplainRequest(_Body):
     """Body of `/v1/explain`; without `probe` the first one, without `label` the decided one."""
 
     input: Annotated[str, Field(min_length=1)]
@@ -301,14 +286,14 @@ class ExplainRequest(_Whole):
     model: str | None = None
 
 
-class ProbeRequest(_Whole):
+class ProbeRequest(_Body):
     """Body that loads a probe: its folder on the server, and the name to sign verdicts with."""
 
     path: Annotated[str, Field(min_length=1)]
     name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = None
 
 
-class SwapRequest(_Whole):
+class SwapRequest(_Body):
     """Body that puts another probe in the place of one."""
 
     path: Annotated[str, Field(min_length=1)]

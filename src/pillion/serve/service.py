@@ -6,7 +6,7 @@ Knows no route.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
@@ -25,6 +25,9 @@ from pillion.serve.settings import Settings
 from pillion.serve.upstream import Upstreams
 
 T = TypeVar("T")
+LONG_CHARS = 8192
+TOKEN_CHARS = 16
+"""A text of more characters a token of the context is not even encoded; in English there are 4."""
 
 
 class Service:
@@ -58,8 +61,9 @@ class Service:
         self.upstreams = Upstreams(settings.policies, transport)
         self.waiting = 0
         self.changing = asyncio.Lock()
-        # One thread: tokenizers are not made for several, and long texts must not hold up the loop.
-        self._texts = ThreadPoolExecutor(1, thread_name_prefix="texts")
+        # Long texts hold up neither the loop nor short ones.
+        self._short = ThreadPoolExecutor(2, thread_name_prefix="texts")
+        self._long = ThreadPoolExecutor(2, thread_name_prefix="long-texts")
 
     @property
     def policies(self) -> Policies:
@@ -82,16 +86,22 @@ class Service:
         await self.health.close()
         await self.engine.close()
         await self.upstreams.close()
-        self._texts.shutdown(wait=False)
+        self._short.shutdown(wait=False)
+        self._long.shutdown(wait=False)
 
-    async def encode(self, work: Callable[[], T]) -> T:
-        """Runs the tokenizer in its thread.
+    async def encode(self, work: Callable[[], T], num_chars: int) -> T:
+        """Runs the tokenizer in a thread, several at a time.
+
+        Args:
+            work: to be done there.
+            num_chars: of the texts; long ones have threads of their own.
 
         Raises:
             Refused: the text cannot be encoded.
         """
+        pool = self._long if num_chars > LONG_CHARS else self._short
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._texts, work)
+            return await asyncio.get_running_loop().run_in_executor(pool, work)
         except PillionError as error:
             raise refusal_of(error) from error
 
@@ -109,13 +119,19 @@ class Service:
                 "model",
             )
 
-    def check_chars(self, count: int, param: str) -> None:
+    def check_chars(self, lengths: Sequence[int], param: str) -> None:
         """Returns if a request's texts are short enough to be encoded.
 
+        Args:
+            lengths: of every text, in characters.
+            param: what a refusal says is wrong.
+
         Raises:
-            Refused: 400.
+            Refused: 400, all of them together, or one that cannot fit into the context.
         """
-        limit = self.settings.limits.prompt_chars
+        limit, count = self.settings.limits.prompt_chars, sum(lengths)
+        if max(lengths, default=0) > (most := TOKEN_CHARS * self.engine.window_tokens):
+            limit, count = min(limit, most), max(lengths)
         if count > limit:
             raise Refused(
                 400,
