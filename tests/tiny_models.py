@@ -89,13 +89,15 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 }
 
 
-def tiny_model(kind: str = "llama", seed: int = 0) -> Any:
+def tiny_model(kind: str = "llama", seed: int = 0, vocab: int = VOCAB) -> Any:
     """A random causal LM in fp32; same seed, same weights."""
     from transformers import AutoModelForCausalLM
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: Any = AutoModelForCausalLM.from_config(CONFIGS[kind]())
+        config = CONFIGS[kind]()
+        config.vocab_size = vocab
+        model: Any = AutoModelForCausalLM.from_config(config)
     return model.eval().to(DEVICE)
 
 
@@ -112,6 +114,7 @@ def make_artefact(
     layers: Sequence[int] | None = None,
     template: str = "raw",
     seed: int = 0,
+    scope: str = "all",
 ) -> Artefact:
     """An untrained probe with weights large enough that every token has its say."""
     read = tuple(range(identity.num_layers + 1)) if layers is None else tuple(layers)
@@ -134,6 +137,7 @@ def make_artefact(
         labels=LABELS[task],
         layers=read,
         template=template,
+        scope=scope,
         model=identity,
         data={"sha256": "", "path": "rows.csv", "num_rows": 8, "split": "train"},
         seed=seed,
@@ -186,8 +190,13 @@ def full_states(backend: Backend, ids: Sequence[int]) -> Tensor:
 
 
 @torch.no_grad()
-def offline(artefact: Artefact, states: Tensor) -> Tensor:
-    """Probabilities by the plain definition of [layer, token, dim], all layers of the model."""
+def offline(artefact: Artefact, states: Tensor, ranges: Sequence[range] | None = None) -> Tensor:
+    """Probabilities by the plain definition of [layer, token, dim], all layers of the model.
+
+    Of the tokens at the places of `ranges` alone; None for all tokens.
+    """
+    if ranges is not None:
+        states = states[:, [place for one in ranges for place in one]]
     hidden = states[list(artefact.card.layers)][:, None].clone()
     mask = torch.ones(1, hidden.shape[2], dtype=torch.bool)
     network = copy.deepcopy(artefact.network).cpu()  # who reads it elsewhere has moved it there

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Int, Shaped
 
-from pillion.core import OnTooLong, Template
+from pillion.core import OnTooLong, Template, Tokens
 from pillion.data import LabelSpace, Rows, split_validation
 from pillion.errors import DataError
 from pillion.extract import (
@@ -159,13 +159,13 @@ class _Reader:
     say: Say
     opened: ExitStack
 
-    def encode(self, rows: Rows) -> list[list[int]]:
+    def encode(self, rows: Rows) -> list[Tokens]:
         how = self.settings
         with _naming(rows):
             return encode_rows(self.model.backend, rows.texts, how.template, how.on_too_long)
 
     def choosing(
-        self, space: LabelSpace, ids: Shaped[np.ndarray, "row ..."], tokens: list[list[int]]
+        self, space: LabelSpace, ids: Shaped[np.ndarray, "row ..."], tokens: Sequence[Tokens]
     ) -> _Reader:
         """The same with the layers that suit some training rows, where they are to be chosen."""
         if self.settings.layers != "auto":
@@ -177,7 +177,7 @@ class _Reader:
         self.say(f"Chosen from {len(taken):,} training rows: layers {', '.join(map(str, layers))}.")
         return replace(self, settings=replace(self.settings, layers=layers))
 
-    def source(self, tokens: list[list[int]], name: str) -> StateSource:
+    def source(self, tokens: Sequence[Tokens], name: str) -> StateSource:
         backend, layers = self.model.backend, _layers(self.model, self.settings)
         if self.settings.live:
             return LiveSource(backend, tokens, layers)

@@ -152,7 +152,7 @@ def test_raw_text_is_encoded_as_it_is_and_chat_as_a_turn() -> None:
     raw = backend.encode("hi you", "raw")
 
     assert backend.decode(raw) == "hi you"
-    assert backend.encode("hi you", "chat") == [95, *raw, 95]
+    assert backend.encode("hi you", "chat") == (95, *raw, 95)
 
 
 def test_decoding_leaves_special_tokens_out() -> None:
@@ -176,7 +176,7 @@ def test_a_call_without_a_mask_is_all_tokens() -> None:
 
     assert step.mask.shape == (2, 5)
     assert bool(step.mask.all())
-    assert (step.past_tokens, step.segments) == (0, None)
+    assert (step.past_tokens, step.sequences) == (0, None)
 
 
 def test_embeddings_may_come_instead_of_ids() -> None:
@@ -221,8 +221,8 @@ def test_a_packed_batch_says_which_sequence_each_position_belongs_to(
         input_ids=torch.tensor([random_ids(6)]), use_cache=False, **keywords
     ).steps
 
-    assert step.segments is not None
-    assert step.segments.tolist() == [0, 0, 0, 1, 2, 2]
+    assert step.sequences is not None
+    assert step.sequences.tolist() == [0, 0, 0, 1, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_a_packed_batch_says_which_sequence_each_position_belongs_to(
 def test_one_sequence_is_not_taken_for_a_packed_batch(keywords: dict[str, Any]) -> None:
     (step,) = watched_call(input_ids=torch.tensor([random_ids(6)]), **keywords).steps
 
-    assert step.segments is None
+    assert step.sequences is None
 
 
 @pytest.mark.parametrize("keywords", [{"return_dict": False}, {"use_cache": False}], ids=str)

@@ -86,7 +86,7 @@ def refusal(folder: Path) -> str:
 def test_a_probe_is_a_folder_of_two_files_that_anyone_can_read(folder: Path) -> None:
     assert {file.name for file in folder.iterdir()} == {"card.json", "probe.safetensors"}
     card = json.loads((folder / "card.json").read_text())
-    assert (card["format"], card["probe"], card["labels"]) == (1, "gate", ["safe", "unsafe"])
+    assert (card["format"], card["probe"], card["labels"]) == (2, "gate", ["safe", "unsafe"])
     assert card["model"]["weights_sha256"] == MODEL.weights_sha256
     assert card["tensors"]["bias"] == {"shape": [1], "dtype": "float32"}
     assert set(card["versions"]) == {"pillion", "torch", "transformers", "python"}
@@ -251,9 +251,20 @@ def test_json_that_is_no_card_is_refused(folder: Path, text: bytes) -> None:
     assert "is no card of a probe" in refusal(folder)
 
 
+def test_a_card_of_the_first_format_reads_every_token(folder: Path) -> None:
+    edit(folder, format=1, scope=None)
+    assert Artefact.load(folder).card == artefact().card
+    assert Artefact.load(folder).card.scope == "all"
+
+
+def test_a_scope_of_turns_wants_a_chat_template() -> None:
+    with pytest.raises(ConfigError, match="scope 'user' does not fit texts without turns"):
+        artefact(template="raw", scope="user")
+
+
 def test_a_card_of_a_newer_format_asks_for_a_newer_pillion(folder: Path) -> None:
-    edit(folder, format=2, something_new=1)
-    assert "has format 2, this pillion reads format 1" in refusal(folder)
+    edit(folder, format=3, something_new=1)
+    assert "has format 3, this pillion reads format 2" in refusal(folder)
     assert "upgrade" in refusal(folder)
 
 

@@ -14,8 +14,8 @@ def backend(context_tokens: int = 10) -> FakeBackend:
 
 
 def test_texts_that_fit_are_encoded_in_order() -> None:
-    assert encode_rows(backend(), ["ab", "c"], "raw") == [[97, 98], [99]]
-    assert encode_rows(backend(), ["ab"], "chat") == [[START, 97, 98, START]]
+    assert encode_rows(backend(), ["ab", "c"], "raw") == [(97, 98), (99,)]
+    assert encode_rows(backend(), ["ab"], "chat") == [(START, 97, 98, START)]
     assert encode_rows(backend(), [], "raw") == []
 
 
@@ -26,7 +26,7 @@ def test_an_empty_text_is_an_error_that_names_the_row_from_1(text: str) -> None:
 
 
 def test_a_text_of_the_windows_length_fits_and_one_more_token_does_not() -> None:
-    assert encode_rows(backend(), ["0123456789"], "raw") == [list(b"0123456789")]
+    assert encode_rows(backend(), ["0123456789"], "raw") == [tuple(b"0123456789")]
     with pytest.raises(DataError, match=r"Row 2: the text has 11 tokens, the model takes 10;"):
         encode_rows(backend(), ["ok", "0123456789!"], "raw")
 
@@ -44,8 +44,8 @@ def test_room_for_the_answer_counts() -> None:
 def test_truncate_head_drops_the_beginning_and_truncate_tail_the_end() -> None:
     text = ["0123456789abc"]
 
-    assert encode_rows(backend(), text, "raw", "truncate-head") == [list(b"3456789abc")]
-    assert encode_rows(backend(), text, "raw", "truncate-tail") == [list(b"0123456789")]
+    assert encode_rows(backend(), text, "raw", "truncate-head") == [tuple(b"3456789abc")]
+    assert encode_rows(backend(), text, "raw", "truncate-tail") == [tuple(b"0123456789")]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_truncate_head_drops_the_beginning_and_truncate_tail_the_end() -> None:
 def test_cutting_keeps_the_template_whole(side: str, kept: bytes) -> None:
     (row,) = encode_rows(backend(), ["0123456789abc"], "chat", side)  # type: ignore[arg-type]
 
-    assert row == [START, *kept, START]
+    assert row == (START, *kept, START)
 
 
 @pytest.mark.parametrize(("side", "kept"), [("truncate-head", "ßb"), ("truncate-tail", "€")])
@@ -69,7 +69,7 @@ def test_a_character_that_the_cut_goes_through_is_dropped(side: str, kept: str) 
 def test_a_text_that_fits_is_not_cut(side: str) -> None:
     rows = encode_rows(backend(), ["0123456789"], "raw", side)  # type: ignore[arg-type]
 
-    assert rows == [list(b"0123456789")]
+    assert rows == [tuple(b"0123456789")]
 
 
 @pytest.mark.parametrize("window", [0, 1, 2])

@@ -10,6 +10,7 @@ import pytest
 from pillion.backends import Backend
 from pillion.backends.fake import FakeBackend
 from pillion.backends.transformers import TransformersBackend
+from pillion.core import Turn
 from pillion.errors import ConfigError, DataError, MismatchError, RunError
 from pillion.runtime import (
     Finished,
@@ -154,8 +155,7 @@ def test_an_engine_that_is_closed_ends_what_is_in_flight() -> None:
 
 
 def test_a_conversation_of_one_turn_is_a_text_in_the_chat_template(backend: Backend) -> None:
-    turn = {"role": "user", "content": "hello"}
-    assert backend.encode_chat([turn]) == backend.encode("hello", "chat")
+    assert backend.encode_chat((Turn("user", "hello"),)) == backend.encode("hello", "chat")
 
 
 def test_a_conversation_that_the_template_refuses_is_an_error() -> None:
@@ -163,4 +163,4 @@ def test_a_conversation_that_the_template_refuses_is_an_error() -> None:
     assert isinstance(backend, TransformersBackend)
     backend.tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(ConfigError, match="roles must alternate"):
-        backend.encode_chat([{"role": "user", "content": "hello"}])
+        backend.encode_chat((Turn("user", "hello"),))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pillion.backends.fake import FakeBackend
-from pillion.core import Template, Verdict
+from pillion.core import Conversation, Template, Tokens, Verdict
 from pillion.probe import Artefact
 from pillion.runtime import (
     Engine,
@@ -54,11 +54,11 @@ class ScriptedEngine(Engine):
     def probes(self) -> Mapping[str, Artefact]:
         return self.riding
 
-    def encode(self, text: str, template: Template) -> list[int]:
+    def encode(self, text: str, template: Template) -> Tokens:
         return self.backend.encode(text, template)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        return self.backend.encode_chat(messages)
+    def encode_chat(self, turns: Conversation) -> Tokens:
+        return self.backend.encode_chat(turns)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return "".join(self.words[i] for i in token_ids)

@@ -7,7 +7,7 @@ done with them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pillion.core import ModelIdentity, Template
+from pillion.core import Conversation, ModelIdentity, Template, Tokens
 from pillion.errors import ConfigError
 
 
@@ -28,14 +28,16 @@ class Step:
         mask: which of this chunk's positions hold a token (not padding).
         cache: the KV cache that the pass goes on from; None if it starts afresh.
         past_tokens: positions that the cache already holds, padding included.
-        segments: for a packed batch, which sequence each position belongs to (ascending from 0);
-            None where every batch row is one sequence.
+        sequences: for a packed batch, which one each position belongs to (ascending from 0); None
+            where every batch row is one sequence.
+        ids: the tokens; None where embeddings came in their place.
     """
 
     mask: Bool[Tensor, "batch chunk"]
     cache: object | None
     past_tokens: int
-    segments: Int[Tensor, " chunk"] | None = None
+    sequences: Int[Tensor, " chunk"] | None = None
+    ids: Int[Tensor, "batch chunk"] | None = None
 
 
 @runtime_checkable
@@ -82,18 +84,27 @@ class Backend(ABC):
     vocab_size: int
 
     @abstractmethod
-    def encode(self, text: str, template: Template) -> list[int]:
+    def encode(self, text: str, template: Template) -> Tokens:
         """Token ids of a text, wrapped as the template says."""
 
     @abstractmethod
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a conversation (`role`, `content`), up to where the answer begins.
+    def encode_chat(self, turns: Conversation) -> Tokens:
+        """Token ids of a conversation up to where the answer begins, and whose words they are.
 
-        A single turn of the user gives what `encode` gives with the template `chat`.
+        A single turn of the user gives what `encode` gives with the template `chat`. A last turn
+        of the assistant stands as if it had been generated, without an end.
+
+        Law: control tokens that are spelled in a turn's words are read as text.
 
         Raises:
             ConfigError: the model has no chat template, or one that refuses this conversation.
+            DataError: words that the template changes, or no turn before the answer.
         """
+
+    @property
+    def reasoning_ids(self) -> tuple[int, int] | None:
+        """The tokens around the reasoning in a generated answer; None if it has no such tokens."""
+        return None
 
     @abstractmethod
     def decode(self, token_ids: Sequence[int]) -> str:

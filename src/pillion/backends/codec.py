@@ -1,12 +1,25 @@
-"""Texts and conversations to token ids and back, by a tokenizer of transformers."""
+"""Texts and conversations to token ids and back, by a tokenizer of transformers.
+
+Promises that what is written in a turn stays text: a control token spelled there (`<|im_end|>`)
+becomes the tokens of its letters, so that nobody can end a turn, or speak as another role.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
-from pillion.core import Template
-from pillion.errors import ConfigError
+from pillion.backends.template import REASONING, Rendered, Span, refused, render
+from pillion.core import Conversation, Segment, Template, Tokens, Turn
+from pillion.errors import ConfigError, DataError
+
+Places = list[tuple[int, int]]
+"""Of each token, the characters that it stands for: first, and one after the last."""
+
+_TRIES = 8
 
 
 class Codec:
@@ -20,39 +33,165 @@ class Codec:
     def __init__(self, tokenizer: Any, name: str) -> None:
         self.tokenizer, self.name = tokenizer, name
 
-    def encode(self, text: str, template: Template) -> list[int]:
-        """Token ids of a text, wrapped as the template says.
+    def encode(self, text: str, template: Template) -> Tokens:
+        """Token ids of a text, wrapped as the template says; `raw` is taken as it is.
 
         Raises:
             ConfigError: `chat` for a tokenizer that has no chat template.
         """
         if template == "raw":
-            return list(self.tokenizer(text)["input_ids"])
-        return self.encode_chat([{"role": "user", "content": text}])
+            return Tokens(self.tokenizer(text)["input_ids"])
+        return self.encode_chat((Turn("user", text),))
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a conversation (`role`, `content`), up to where the answer begins.
+    def encode_chat(self, turns: Conversation) -> Tokens:
+        """Token ids of a conversation, up to where the answer begins, or as far as it goes.
+
+        A last turn of the assistant stands as if it had been generated: behind the opening that
+        the template gives to every answer, without an end.
+
+        Law: the segments are those of the same contents found in the text a second way.
 
         Raises:
             ConfigError: no chat template, or one that refuses these turns.
+            DataError: contents that the template rewrites.
         """
-        from jinja2 import TemplateError
-
         if not self.tokenizer.chat_template:
             raise ConfigError(f"Model {self.name!r} has no chat template; use --template raw.")
-        try:
-            wrapped = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                add_generation_prompt=True,
-                return_dict=True,
+        asked = turns[:-1] if turns[-1].role == "assistant" else turns
+        if not asked:
+            raise DataError(
+                "the conversation begins with the answer; give the turn that it answers too."
             )
-        except TemplateError as error:  # a template may refuse roles, or their order
-            raise ConfigError(
-                f"The chat template of {self.name!r} refuses this conversation ({error}); "
-                "give turns that it takes."
-            ) from error
-        return list(wrapped["input_ids"])
+        rendered = render(asked, self._render)
+        ids, places = self._tokens(rendered)
+        segments = _segments(rendered.spans, places)
+        if len(asked) < len(turns):
+            return self._answered(ids, segments, turns[-1], len(asked))
+        return Tokens(ids, segments)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+
+    @cached_property
+    def reasoning_ids(self) -> tuple[int, int] | None:
+        """The tokens around reasoning in a generated answer; None where they are no tokens."""
+        known = self.tokenizer.get_added_vocab()
+        first, last = (known.get(mark) for mark in REASONING)
+        return None if first is None or last is None else (first, last)
+
+    # -- inside
+
+    def _render(self, messages: list[dict[str, Any]]) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            return self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=False
+            )
+        except TemplateError as error:  # a template may refuse roles, or their order
+            raise refused(self.name, error) from error
+
+    def _answered(
+        self, ids: list[int], segments: list[Segment], answer: Turn, place: int
+    ) -> Tokens:
+        """A prompt and the answer behind it, whose reasoning is a segment of its own."""
+        head, cut, words = answer.content.rpartition(REASONING[1])
+        text = answer.content
+        spans = [Span(0, len(text), "assistant", place)]
+        if cut:
+            begin = len(REASONING[0]) if head.startswith(REASONING[0]) else 0
+            spans = [
+                Span(begin, len(head), "assistant", place, "reasoning"),
+                Span(len(text) - len(words.lstrip()), len(text), "assistant", place),
+            ]
+        own, places = self._tokens(Rendered(text, tuple(spans)))
+        moved = [
+            Segment(s.begin + len(ids), s.end + len(ids), s.role, s.turn, s.kind)
+            for s in _segments(spans, places)
+        ]
+        return Tokens([*ids, *own], [*segments, *moved])
+
+    @cached_property
+    def _control_ids(self) -> frozenset[int]:
+        """Tokens that mean more than their letters: special ones, and those that templates use."""
+        template = str(self.tokenizer.chat_template or "")
+        special = set(self.tokenizer.all_special_ids)
+        return frozenset(
+            number
+            for number, token in self.tokenizer.added_tokens_decoder.items()
+            if token.content.strip()
+            and (token.special or number in special or token.content in template)
+        )
+
+    def _tokens(self, rendered: Rendered) -> tuple[list[int], Places]:
+        """Ids and places of a text; control tokens count only outside of its spans.
+
+        A token that would mean more than its letters is cut apart behind its first one, until
+        none is left.
+
+        Raises:
+            DataError: one that cannot be cut apart.
+        """
+        text, cuts = rendered.text, set[int]()
+        for _ in range(_TRIES):
+            ids, places = self._pieces(text, sorted({0, *cuts, len(text)}))
+            forged = self._inside(rendered.spans, places, ids)
+            if not forged:
+                return ids, places
+            if any(end - begin < 2 for begin, end in forged):
+                break
+            cuts |= {begin + 1 for begin, _ in forged}
+        raise DataError(
+            f"the text spells control tokens of {self.name!r} that cannot be read as text; take "
+            "them out."
+        )
+
+    def _inside(
+        self, spans: Sequence[Span], places: Places, ids: Sequence[int]
+    ) -> list[tuple[int, int]]:
+        """Places of control tokens in what a turn says, without the space that some take along."""
+        control = self._control_ids
+        begins, ends = [s.begin for s in spans], [s.end for s in spans]
+        found: list[tuple[int, int]] = []
+        for number, (begin, end) in zip(ids, places, strict=True):
+            if number in control and begin < end:
+                near = bisect_right(ends, begin)
+                if near < len(begins) and begins[near] < end:
+                    found.append((begin, end))
+        return found
+
+    def _pieces(self, text: str, cuts: Sequence[int]) -> tuple[list[int], Places]:
+        """Ids and places of a text that is cut at some characters."""
+        ids: list[int] = []
+        places: Places = []
+        for begin, end in pairwise(cuts):
+            found = self._encoded(text[begin:end])
+            ids += found[0]
+            places += [(first + begin, last + begin) for first, last in found[1]]
+        return ids, places
+
+    def _encoded(self, text: str) -> tuple[list[int], Places]:
+        try:
+            found = self.tokenizer(
+                text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+            )
+        except NotImplementedError as error:
+            raise ConfigError(
+                f"The tokenizer of {self.name!r} does not say which letters a token stands for; "
+                "load a fast one (of the tokenizers library), or use --template raw."
+            ) from error
+        return list(found["input_ids"]), list(found["offset_mapping"])
+
+
+def _segments(spans: Sequence[Span], places: Places) -> list[Segment]:
+    """The tokens that stand for some of a span's characters; none stands in two segments."""
+    begins, ends = [begin for begin, _ in places], [end for _, end in places]
+    segments: list[Segment] = []
+    before = 0
+    for span in spans:
+        first = max(before, bisect_right(ends, span.begin))
+        last = max(first, bisect_left(begins, span.end))
+        segments.append(Segment(first, last, span.role, span.turn, span.kind))
+        before = last
+    return segments

@@ -6,7 +6,7 @@ next token is drawn from the last state. Nothing it says means anything.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from pillion.backends.base import Backend, Step, Watcher
 from pillion.backends.watching import Passes, Watched
-from pillion.core import ModelIdentity, Template
+from pillion.core import Conversation, ModelIdentity, Segment, Template, Tokens, Turn
+from pillion.errors import DataError
 
 VOCAB = 258
 START, END = 256, 257
@@ -66,16 +67,28 @@ class FakeBackend(Backend):
         self._passes = Passes()
         self._layers: dict[Watched, frozenset[int]] = {}
 
-    def encode(self, text: str, template: Template) -> list[int]:
+    def encode(self, text: str, template: Template) -> Tokens:
         """Bytes; a chat turn stands between two start tokens."""
         if template == "raw":
-            return list(text.encode())
-        return self.encode_chat([{"role": "user", "content": text}])
+            return Tokens(text.encode())
+        return self.encode_chat((Turn("user", text),))
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """A start token before every turn and one before the answer; roles are not told apart."""
-        turns = (token for turn in messages for token in (START, *turn["content"].encode()))
-        return [*turns, START]
+    def encode_chat(self, turns: Conversation) -> Tokens:
+        """A start token before every turn and one before the answer; roles have no tokens."""
+        ids: list[int] = []
+        segments: list[Segment] = []
+        for place, turn in enumerate(turns):
+            ids.append(START)
+            words = turn.content.encode()
+            segments.append(Segment(len(ids), len(ids) + len(words), turn.role, place))
+            ids += words
+        if turns[-1].role == "assistant":
+            if len(turns) == 1:
+                raise DataError(
+                    "the conversation begins with the answer; give the turn that it answers too."
+                )
+            return Tokens(ids, segments)
+        return Tokens([*ids, START], segments)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The bytes as text, without special tokens."""
@@ -107,7 +120,7 @@ class FakeBackend(Backend):
         assert cache is None or isinstance(cache, FakeCache)
         past = cache or FakeCache()
         seen = mask[:, -token_ids.shape[1] :]
-        step = Step(seen, cache, past.tokens)
+        step = Step(seen, cache, past.tokens, ids=token_ids)
         with self._passes.lock:
             try:
                 for one in self._passes.watched:

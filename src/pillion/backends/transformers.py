@@ -10,7 +10,7 @@ import copy
 import hashlib
 import inspect
 import threading
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from pillion.backends.base import Backend, Step, Watcher
 from pillion.backends.codec import Codec
 from pillion.backends.watching import Watched, lock_of, passes_of
-from pillion.core import ModelIdentity, Template
+from pillion.core import Conversation, ModelIdentity, Template, Tokens
 from pillion.errors import ConfigError, StateError
 
 SAMPLES = 4096
@@ -71,15 +71,20 @@ class TransformersBackend(Backend):
         known = inspect.signature(self.decoder.forward).parameters
         self.cache_word = next((w for w in _CACHE_WORDS if w in known), _CACHE_WORDS[-1])
 
-    def encode(self, text: str, template: Template) -> list[int]:
+    def encode(self, text: str, template: Template) -> Tokens:
         """Token ids of a text, wrapped as the template says; see `Codec.encode`."""
         with lock_of(self.tokenizer):
             return self.codec.encode(text, template)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def encode_chat(self, turns: Conversation) -> Tokens:
         """Token ids of a conversation; see `Codec.encode_chat`."""
         with lock_of(self.tokenizer):
-            return self.codec.encode_chat(messages)
+            return self.codec.encode_chat(turns)
+
+    @property
+    def reasoning_ids(self) -> tuple[int, int] | None:
+        """The tokens around the reasoning in an answer; see `Codec.reasoning_ids`."""
+        return None if self.tokenizer is None else self.codec.reasoning_ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
@@ -374,6 +379,7 @@ def _cache_given(kwargs: dict[str, Any]) -> Any:
 def _step(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step:
     """What a call of the decoder says of its batch."""
     tokens = args[0] if args else kwargs.get("input_ids")
+    ids = tokens
     if tokens is None:
         tokens = kwargs["inputs_embeds"][..., 0]
     batch, chunk = tokens.shape
@@ -386,8 +392,8 @@ def _step(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step:
         seen = torch.ones(batch, chunk, dtype=torch.bool, device=tokens.device)
     else:
         seen = _seen(mask, past, chunk).expand(batch, chunk)
-    segments = _segments(kwargs, batch, chunk) if mask is None and past == 0 else None
-    return Step(mask=seen, cache=cache, past_tokens=past, segments=segments)
+    sequences = _sequences(kwargs, batch, chunk) if mask is None and past == 0 else None
+    return Step(mask=seen, cache=cache, past_tokens=past, sequences=sequences, ids=ids)
 
 
 def _seen(mask: Any, past: int, chunk: int) -> Bool[Tensor, "batch chunk"]:
@@ -410,7 +416,7 @@ def _seen(mask: Any, past: int, chunk: int) -> Bool[Tensor, "batch chunk"]:
     )
 
 
-def _segments(kwargs: dict[str, Any], batch: int, chunk: int) -> Int[Tensor, " chunk"] | None:
+def _sequences(kwargs: dict[str, Any], batch: int, chunk: int) -> Int[Tensor, " chunk"] | None:
     """Which sequence each position of a packed batch belongs to; None if it is not packed."""
     bounds = kwargs.get("cu_seq_lens_q")
     positions = kwargs.get("position_ids")

@@ -16,6 +16,7 @@ from pillion.core.conversation import (
     Tokens,
     Turn,
     as_conversation,
+    as_tokens,
     scope_of,
 )
 from pillion.core.failed_row import FailedRow
@@ -44,6 +45,7 @@ __all__ = [
     "Turn",
     "Verdict",
     "as_conversation",
+    "as_tokens",
     "scope_of",
     "verdict_json",
 ]

@@ -114,6 +114,11 @@ class Tokens(tuple[int, ...]):
         return (s for s in own if last is None or s.turn == last)
 
 
+def as_tokens(ids: Sequence[int]) -> Tokens:
+    """Ids as `Tokens`; plain ones belong to no turn."""
+    return ids if isinstance(ids, Tokens) else Tokens(ids)
+
+
 def scope_of(name: str) -> Scope:
     """The scope of that name.
 

@@ -70,7 +70,7 @@ class States:
             )
         self._opened = ExitStack()
         self._sources: dict[tuple[PartName, tuple[int, ...]], CachedSource] = {}
-        self._tokens: dict[tuple[PartName, Template], list[list[int]]] = {}
+        self._tokens: dict[tuple[PartName, Template], Sequence[Sequence[int]]] = {}
         self._pooled: tuple[Pooling, dict[PartName, np.ndarray]] | None = None
         self._last: dict[tuple[PartName, Template], Tensor] = {}
 
@@ -80,7 +80,7 @@ class States:
     def __exit__(self, *_: object) -> None:
         self._opened.close()
 
-    def tokens(self, part: Part, template: Template | None = None) -> list[list[int]]:
+    def tokens(self, part: Part, template: Template | None = None) -> Sequence[Sequence[int]]:
         """Token ids of every row, wrapped by the data set's template or another one."""
         stored = self._store_tokens(part.store, template or self.problem.spec.template)
         return [stored[row] for row in part.row_ids]
@@ -133,7 +133,7 @@ class States:
             self._last[at] = torch.from_numpy(found[:, 0])
         return self._last[at]
 
-    def _store_tokens(self, store: PartName, template: Template) -> list[list[int]]:
+    def _store_tokens(self, store: PartName, template: Template) -> Sequence[Sequence[int]]:
         at = (store, template)
         if at not in self._tokens:
             texts, how = self.problem.stores[store], self.problem.spec.on_too_long

@@ -17,7 +17,7 @@ from typing import Any, Literal, cast
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 from torch import Tensor
 
-from pillion.core import ModelIdentity, Shape, Template
+from pillion.core import ModelIdentity, Scope, Shape, Template
 from pillion.errors import ArtefactError, ConfigError, unknown_name
 from pillion.probe.calibration import Affine, Calibration, Isotonic
 from pillion.probe.decisions import Band, Conformal
@@ -26,8 +26,8 @@ from pillion.probe.network import Settings
 from pillion.probe.registry import aggregator, make_settings
 from pillion.probe.task import Task, num_outputs
 
-FORMAT = 1
-"""Number of the card's format that this pillion writes and reads."""
+FORMAT = 2
+"""Number of the card's format that this pillion writes; it reads those before, too."""
 
 
 class TrainingData(Facts):
@@ -71,6 +71,7 @@ class Card(Facts):
         labels: (negative, positive) for a binary task, else one name a logit.
         layers: the layers it reads, 0 (embeddings) to the model's last, in the weights' order.
         template: how a text was wrapped.
+        scope: which segments of a conversation it reads; cards of format 1 read all tokens.
         model: which model the states came from.
         thresholds: one for a binary task, one a label for a multi-label one; None means 0.5.
         calibration: how logits become probabilities; None for the plain sigmoid or softmax.
@@ -88,13 +89,14 @@ class Card(Facts):
         weights_sha256: of the file that holds the weights.
     """
 
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     probe: str
     settings: dict[str, Any]
     task: Task
     labels: tuple[str, ...]
     layers: tuple[int, ...]
     template: Template
+    scope: Scope = "all"
     model: ModelIdentity
     thresholds: tuple[float, ...] | None = None
     calibration: Calibration | None = None
@@ -135,6 +137,7 @@ class Card(Facts):
     def _consistent(self) -> Card:
         faults = (
             *(self._label_fault(), self._threshold_fault(), self._layer_fault()),
+            self._scope_fault(),
             *(self._calibration_fault(), self._band_fault(), self._conformal_fault()),
         )
         for fault in faults:
@@ -182,6 +185,11 @@ class Card(Facts):
         if self.conformal is None or self.conformal.method == wanted:
             return ""
         return f"conformal sets of a {self.task} task are made by {wanted}"
+
+    def _scope_fault(self) -> str:
+        if self.template == "chat" or self.scope == "all":
+            return ""
+        return f"scope {self.scope!r} does not fit texts without turns (template raw): all is meant"
 
     def _layer_fault(self) -> str:
         if self.model.dim < 1:
@@ -234,6 +242,8 @@ def parse_card(text: bytes, source: str) -> Card:
             f"{source} is not readable as JSON ({error}); restore it, or train the probe again."
         ) from error
     _check_format(content, source)
+    if content["format"] < FORMAT:  # a card without a scope, which reads everything
+        text = json.dumps({**content, "format": FORMAT}).encode()
     try:
         return Card.model_validate_json(text, strict=True)
     except ValidationError as error:
@@ -260,7 +270,7 @@ def installed_versions() -> dict[str, str]:
 def _check_format(content: object, source: str) -> None:
     facts = cast(dict[str, object], content) if isinstance(content, dict) else {}
     got = facts.get("format")
-    if got == FORMAT:
+    if isinstance(got, int) and 1 <= got <= FORMAT:
         return
     if isinstance(got, int) and got > FORMAT:
         raise ArtefactError(

@@ -23,9 +23,9 @@ from pillion.runtime.language_model import (
     LanguageModel,
     Stream,
     decode_steps,
-    pad_batch,
     score_batches,
 )
+from pillion.runtime.padding import pad_batch
 from pillion.runtime.plain_engine import PlainEngine
 from pillion.runtime.reading import Reading
 from pillion.runtime.sampling import Sampler, Sampling

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pillion.backends import Backend
-from pillion.core import ModelIdentity
+from pillion.core import ModelIdentity, Text, Tokens, Turn
 from pillion.probe import Artefact
 from pillion.runtime.reading import Reading
 
@@ -28,7 +28,9 @@ def watch(
         MismatchError: if a probe belongs to another model.
     """
     artefacts = [checked(backend, p, allow_mismatch) for p in probes]
-    reading = Reading(artefacts, backend.device, backend.dtype)
+    reading = Reading(
+        artefacts, backend.device, backend.dtype, backend.reasoning_ids, _encoder(backend)
+    )
     with backend.watch(reading, reading.layers):
         yield reading
 
@@ -40,7 +42,9 @@ def attach(
     """Probes on a transformers model in the user's hands; leaves no hook behind.
 
     Inside the context every forward pass and every `model.generate` is read: `reading.verdicts()`
-    after a pass, `reading.prompt_verdicts()` for the prompt alone.
+    after a pass, `reading.prompt_verdicts()` for the prompt alone. Probes that read some turns of a
+    conversation need to know whose words a batch holds: `model.generate(**reading.encode(
+    conversations))`.
 
     Args:
         model: a decoder-only causal LM of transformers.
@@ -56,6 +60,13 @@ def attach(
     several = probes if isinstance(probes, list | tuple) else [probes]
     with watch(TransformersBackend(model, tokenizer), several) as reading:
         yield reading
+
+
+def _encoder(backend: Backend) -> Callable[[Text], Tokens]:
+    def encode(text: Text) -> Tokens:
+        return backend.encode_chat((Turn("user", text),) if isinstance(text, str) else text)
+
+    return encode
 
 
 def checked(backend: Backend, probe: ProbeLike, allow_mismatch: bool = False) -> Artefact:

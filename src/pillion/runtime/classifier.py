@@ -12,10 +12,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from pillion.backends import Backend
-from pillion.core import Verdict
+from pillion.core import Verdict, as_tokens
 from pillion.core.batching import batches_by_length
 from pillion.probe import Artefact
-from pillion.runtime.language_model import pad_batch
+from pillion.runtime.padding import pad_batch
 from pillion.runtime.reading import Reading
 
 BATCH_TOKENS = 2048
@@ -97,6 +97,7 @@ class Classifier:
     def _pass(self, reading: Reading, rows: Rows) -> Found:
         with self.alone():
             begin = time.perf_counter()
+            reading.expect([as_tokens(row) for row in rows])
             with self.backend.watch(reading, reading.layers):
                 self.backend.forward(*pad_batch(rows))
             self.seconds += time.perf_counter() - begin

@@ -13,7 +13,7 @@ from itertools import count
 
 from pillion.backends import Backend
 from pillion.backends.paged import Drawn, PagedSettings, Ticket
-from pillion.core import Template, Verdict
+from pillion.core import Conversation, Template, Tokens, Verdict
 from pillion.errors import ConfigError, PillionError, RunError, StateError
 from pillion.probe import Artefact
 from pillion.runtime.classifier import Classifier
@@ -112,13 +112,13 @@ class ContinuousEngine(Engine):
         """What the model takes and the cache holds."""
         return min(self.identity.context_tokens, self._batching.capacity_tokens)
 
-    def encode(self, text: str, template: Template) -> list[int]:
+    def encode(self, text: str, template: Template) -> Tokens:
         """Token ids of a text, wrapped as the template says."""
         return self.backend.encode(text, template)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def encode_chat(self, turns: Conversation) -> Tokens:
         """Token ids of a conversation, up to where the answer begins."""
-        return self.backend.encode_chat(messages)
+        return self.backend.encode_chat(turns)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""

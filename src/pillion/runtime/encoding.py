@@ -1,12 +1,16 @@
-"""Texts to token ids that fit the model, with one clear error for those that do not."""
+"""Texts and conversations to tokens that fit the model, with one clear error for those that do not.
+
+Promises that every row holds a word of each scope that is to be read. Knows no probe.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import get_args
 
 from pillion.backends import Backend
-from pillion.core import FailedRow, OnTooLong, Template, Text
+from pillion.core import Conversation, FailedRow, OnTooLong, Scope, Template, Text, Tokens, Turn
 from pillion.errors import DataError, unknown_name
 
 
@@ -16,24 +20,27 @@ def encode_rows(
     template: Template,
     on_too_long: OnTooLong = "error",
     room_tokens: int = 0,
-) -> list[list[int]]:
-    """Token ids of every text, each within the model's context window.
+    scopes: Sequence[Scope] = (),
+) -> list[Tokens]:
+    """Tokens of every text or conversation, each within the model's context window.
 
     Args:
         backend: whose tokenizer and window count.
         texts: one or more.
-        template: how a text is wrapped.
+        template: how a text is wrapped; conversations want `chat`.
         on_too_long: whether a longer text is an error or is cut.
         room_tokens: tokens to leave free, for an answer.
+        scopes: what will be read: each row must hold words of all of them.
 
     Raises:
-        DataError: for an empty text or one that is too long, naming its row (from 1).
+        DataError: for a text that is empty, too long or without a turn of a scope, naming its row
+            (from 1).
     """
     _check_side(on_too_long)
-    rows: list[list[int]] = []
+    rows: list[Tokens] = []
     for number, text in enumerate(texts, start=1):
         try:
-            rows.append(_encode_row(backend, text, template, on_too_long, room_tokens))
+            rows.append(_encode_row(backend, text, template, on_too_long, room_tokens, scopes))
         except DataError as error:
             raise DataError(f"Row {number}: {error}") from error
     return rows
@@ -44,30 +51,44 @@ def sift_rows(
     texts: Sequence[Text | None],
     template: Template,
     on_too_long: OnTooLong = "error",
-) -> tuple[list[list[int]], list[FailedRow]]:
-    """Token ids of every text that fits the model, and the rows of those that do not.
+    scopes: Sequence[Scope] = (),
+) -> tuple[list[Tokens], list[FailedRow]]:
+    """Tokens of every text that fits the model, and the rows of those that do not.
 
     Args:
         backend: whose tokenizer and window count.
         texts: None for one that failed before.
         template: how a text is wrapped.
         on_too_long: whether a longer text fails or is cut.
+        scopes: what will be read: a row without words of all of them fails.
 
     Returns:
-        Token ids of every row, none for one that failed here or before; the rows that failed here.
+        Tokens of every row, none for one that failed here or before; the rows that failed here.
     """
     _check_side(on_too_long)
-    rows: list[list[int]] = []
+    rows: list[Tokens] = []
     failed: list[FailedRow] = []
     for number, text in enumerate(texts, start=1):
-        ids: list[int] = []
+        tokens = Tokens()
         if text is not None:
             try:
-                ids = _encode_row(backend, text, template, on_too_long)
+                tokens = _encode_row(backend, text, template, on_too_long, 0, scopes)
             except DataError as error:
                 failed.append(FailedRow(number, str(error)))
-        rows.append(ids)
+        rows.append(tokens)
     return rows, failed
+
+
+def absent(tokens: Tokens, scope: Scope) -> str | None:
+    """Why a probe of that scope has nothing to read, in a sentence; None where it has."""
+    if tokens.ranges(scope):
+        return None
+    wanted = {"last-user": "user", "response": "assistant"}.get(scope, scope)
+    if scope == "all":
+        return "there are no tokens to read"
+    if not tokens.segments:
+        return f"a text without turns has no words of the scope {scope!r}"
+    return f"no turn of the {wanted} has words, which the scope {scope!r} reads"
 
 
 def _check_side(on_too_long: str) -> None:
@@ -80,40 +101,83 @@ def _encode_row(
     text: Text,
     template: Template,
     on_too_long: OnTooLong,
-    room_tokens: int = 0,
-) -> list[int]:
-    """Token ids of one text, within the window."""
-    if not isinstance(text, str):
-        raise DataError("rows that are conversations cannot be encoded yet; give texts.")
-    if not text.strip():
+    room_tokens: int,
+    scopes: Sequence[Scope],
+) -> Tokens:
+    """Tokens of one text, within the window, with words of all scopes."""
+    if isinstance(text, str) and not text.strip():
         raise DataError("the text is empty; give it some words or drop the row.")
-    window = backend.identity.context_tokens - room_tokens
-    ids = backend.encode(text, template)
-    if len(ids) <= window:
-        return ids
-    if on_too_long == "error":
+    if not isinstance(text, str) and template == "raw":
         raise DataError(
-            f"the text has {len(ids):,} tokens, the model takes {window:,}"
-            f"{' beside the answer' if room_tokens else ''}; shorten it, or use "
-            "--on-too-long truncate-head or truncate-tail."
+            "turns need the model's chat template; use --template chat, or rows with a text."
         )
-    return _cut(backend, text, template, on_too_long, window)
+    window = backend.identity.context_tokens - room_tokens
+    tokens = _tokens(backend, text, template)
+    if len(tokens) > window:
+        if on_too_long == "error":
+            raise DataError(
+                f"the text has {len(tokens):,} tokens, the model takes {window:,}"
+                f"{' beside the answer' if room_tokens else ''}; shorten it, or use "
+                "--on-too-long truncate-head or truncate-tail."
+            )
+        tokens = _cut(backend, text, template, on_too_long, window)
+    for scope in scopes:
+        if (why := absent(tokens, scope)) is not None:
+            raise DataError(f"{why}; give such a turn, or read another scope (--scope).")
+    return tokens
 
 
-def _cut(
-    backend: Backend, text: str, template: Template, side: OnTooLong, window: int
-) -> list[int]:
-    """Drops tokens of the text, never of the template around it, until it fits."""
-    words = backend.encode(text, "raw")
-    ids = backend.encode(text, template)
-    while len(ids) > window:
-        excess = len(ids) - window
+def _tokens(backend: Backend, text: Text, template: Template) -> Tokens:
+    if isinstance(text, str):
+        return backend.encode(text, template)
+    return backend.encode_chat(text)
+
+
+def _cut(backend: Backend, text: Text, template: Template, side: OnTooLong, window: int) -> Tokens:
+    """Drops tokens of the text, never of the template around it, until it fits.
+
+    Of a conversation `truncate-head` drops whole exchanges first, from the first one on, but no
+    system turn and not the last turn; then, as `truncate-tail` does, words of the last turn.
+    """
+    if isinstance(text, str):
+        return _cut_words(
+            backend, text, side, window, lambda words: backend.encode(words, template)
+        )
+    turns = text
+    while side == "truncate-head" and len(backend.encode_chat(turns)) > window:
+        if (fewer := _without_first_exchange(turns)) is None:
+            break
+        turns = fewer
+    *before, last = turns
+
+    def encode(words: str) -> Tokens:
+        return backend.encode_chat((*before, replace(last, content=words)))
+
+    return _cut_words(backend, last.content, side, window, encode)
+
+
+def _without_first_exchange(turns: Conversation) -> Conversation | None:
+    """The turns without the first user's and what follows it up to the next; None for the last."""
+    users = [n for n, turn in enumerate(turns) if turn.role == "user"]
+    if len(users) < 2:
+        return None
+    kept: list[Turn] = [*turns[: users[0]], *turns[users[1] :]]
+    return tuple(kept)
+
+
+def _cut_words(
+    backend: Backend, text: str, side: OnTooLong, window: int, encode: Callable[[str], Tokens]
+) -> Tokens:
+    tokens, words = encode(text), backend.encode(text, "raw")
+    while len(tokens) > window:
+        excess = len(tokens) - window
         if excess >= len(words):
             raise DataError(
                 f"the chat template alone takes more than the {window:,} tokens that the model has "
                 "room for; use --template raw or a model with a larger window."
             )
-        words = words[excess:] if side == "truncate-head" else words[:-excess]
+        kept = words[excess:] if side == "truncate-head" else words[:-excess]
+        words = Tokens(kept)
         # A character that the cut went through is dropped, not replaced.
-        ids = backend.encode(backend.decode(words).strip("\ufffd"), template)
-    return ids
+        tokens = encode(backend.decode(words).strip("\ufffd"))
+    return tokens

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pillion.core import ModelIdentity, Template, Verdict
+from pillion.core import Conversation, ModelIdentity, Template, Tokens, Verdict
 from pillion.errors import ConfigError, DataError, RunError, unknown_name
 from pillion.probe import Artefact
 from pillion.runtime.explanation import Explanation
@@ -134,12 +134,12 @@ class Engine(ABC):
         return self.identity.context_tokens
 
     @abstractmethod
-    def encode(self, text: str, template: Template) -> list[int]:
+    def encode(self, text: str, template: Template) -> Tokens:
         """Token ids of a text, wrapped as the template says."""
 
     @abstractmethod
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a conversation (`role`, `content`), up to where the answer begins."""
+    def encode_chat(self, turns: Conversation) -> Tokens:
+        """Token ids of a conversation, up to where the answer begins, and whose words they are."""
 
     @abstractmethod
     def decode(self, token_ids: Sequence[int]) -> str:

@@ -22,7 +22,8 @@ from pillion.probe import Artefact, Network
 from pillion.probe.network import inverse_rms_by_layer
 from pillion.runtime.attach import ProbeLike, checked
 from pillion.runtime.encoding import encode_rows
-from pillion.runtime.language_model import Detokenizer, LanguageModel, pad_batch
+from pillion.runtime.language_model import Detokenizer, LanguageModel
+from pillion.runtime.padding import pad_batch
 from pillion.runtime.values import ValueKeeper
 
 Method = Literal["exact", "gradient x input"]

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pillion.core import Scope
 from pillion.probe import Artefact
 from pillion.probe.network import Fold, State, inverse_rms, inverse_rms_by_layer
 
@@ -19,15 +20,16 @@ FEW_TOKENS = 64
 
 
 class Group:
-    """Probes of one fold class on the same layers.
+    """Probes of one fold class on the same layers, which read the same scope.
 
     Args:
-        artefacts: their probes; all with the same layers and `fold_key`.
+        artefacts: their probes; all with the same layers, scope and `fold_key`.
         device: where the model runs.
         dtype: of the model's states; taps are kept in it if it is bf16 or fp32, else in fp32.
 
     Attributes:
         layers: the model's layers that are read, ascending.
+        scope: which segments are read.
         weight_bytes: memory of the taps.
     """
 
@@ -36,6 +38,7 @@ class Group:
     ) -> None:
         self.artefacts = tuple(artefacts)
         self.layers = artefacts[0].card.layers
+        self.scope: Scope = artefacts[0].card.scope
         networks = [a.network.to(device).eval() for a in artefacts]
         self.fold: Fold = networks[0].fold_class(networks)
         taps = [n.tap() for n in networks]
@@ -146,7 +149,7 @@ def group(artefacts: Sequence[Artefact], device: torch.device, dtype: torch.dtyp
     """Probes sorted into groups that can share taps and a fold."""
     sorted_by: dict[tuple[object, ...], list[Artefact]] = {}
     for artefact in artefacts:
-        key = (artefact.card.layers, artefact.network.fold_key)
+        key = (artefact.card.layers, artefact.card.scope, artefact.network.fold_key)
         sorted_by.setdefault(key, []).append(artefact)
     return [Group(members, device, dtype) for members in sorted_by.values()]
 

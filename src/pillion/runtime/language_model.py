@@ -17,11 +17,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pillion.backends import EMBEDDED, Backend, load_backend
-from pillion.core import OnTooLong, Template, Text, TokenEvent, Verdict
+from pillion.core import OnTooLong, Scope, Template, Text, TokenEvent, Tokens, Verdict, as_tokens
 from pillion.core.batching import batches_by_length
-from pillion.errors import ConfigError
+from pillion.errors import ConfigError, DataError
 from pillion.runtime.attach import ProbeLike, resolve, watch
 from pillion.runtime.encoding import encode_rows
+from pillion.runtime.padding import pad_batch
 from pillion.runtime.reading import Reading
 from pillion.runtime.sampling import Sampler, Sampling
 
@@ -36,7 +37,8 @@ class Generation:
     Attributes:
         text: the answer.
         token_ids: its tokens, without the end token.
-        prompt: probe name -> verdict of the prompt, known before the first token.
+        prompt: probe name -> verdict of the prompt, known before the first token; of the probes
+            whose scope the prompt holds.
         response: probe name -> verdict of the answer's tokens that were read: all but the last
             sampled one, which never runs through the model. Empty for an answer of one token.
         finish_reason: `stop` at the model's end token, `length` at the limit.
@@ -117,8 +119,8 @@ class LanguageModel:
         """Verdicts of every probe for every text, in input order, in one pass a text.
 
         Args:
-            texts: one or more.
-            probes: artefacts or folders.
+            texts: texts or conversations, one or more.
+            probes: artefacts or folders; each reads the turns of its scope.
             template: how texts are wrapped; None: as the first probe was trained.
             on_too_long: what happens to a text beyond the context window.
             progress: called with the tokens done so far, and all of them.
@@ -126,7 +128,7 @@ class LanguageModel:
 
         Raises:
             ConfigError: if no probe is given.
-            DataError: for an empty or too long text.
+            DataError: for a text that is empty, too long, or without a turn of a probe's scope.
             MismatchError: if a probe belongs to another model.
             StateError: if a hidden state is not finite.
         """
@@ -134,7 +136,8 @@ class LanguageModel:
         if not artefacts:
             raise ConfigError("Got no probe to score with; give one or more.")
         how: Template = template or artefacts[0].card.template
-        rows = encode_rows(self.backend, texts, how, on_too_long)
+        scopes: list[Scope] = [artefact.card.scope for artefact in artefacts]
+        rows = encode_rows(self.backend, texts, how, on_too_long, scopes=scopes)
         return self.score_rows(rows, artefacts, progress, allow_mismatch)
 
     def score_rows(
@@ -144,10 +147,12 @@ class LanguageModel:
         progress: Callable[[int, int], None] | None = None,
         allow_mismatch: bool = False,
     ) -> list[dict[str, Verdict]]:
-        """Verdicts of every probe for every row of token ids; see `score`.
+        """Verdicts of every probe for every row of tokens; see `score`.
+
+        A row without words of a probe's scope gets no verdict of that probe.
 
         Args:
-            rows: token ids, each with one or more.
+            rows: `Tokens`, or plain token ids where probes read all of them; one or more each.
             probes: artefacts or folders, one or more.
             progress: called with the tokens done so far, and all of them.
             allow_mismatch: only warn of probes trained on other weights or another template.
@@ -156,7 +161,9 @@ class LanguageModel:
         total, done = sum(map(len, rows)), 0
         with watch(self.backend, probes, allow_mismatch) as reading:
             for batch in score_batches([len(row) for row in rows]):
-                ids, mask = pad_batch([rows[i] for i in batch])
+                some = [as_tokens(rows[i]) for i in batch]
+                ids, mask = pad_batch(some)
+                reading.expect(some)
                 self.backend.forward(ids, mask)
                 for row, verdicts in zip(batch, reading.verdicts(), strict=True):
                     out[row] = verdicts
@@ -167,7 +174,7 @@ class LanguageModel:
 
     def generate(
         self,
-        prompt: str,
+        prompt: Text,
         probes: Sequence[ProbeLike] = (),
         max_tokens: int = 128,
         sampling: Sampling | None = None,
@@ -182,7 +189,7 @@ class LanguageModel:
 
     def stream(
         self,
-        prompt: str,
+        prompt: Text,
         probes: Sequence[ProbeLike] = (),
         max_tokens: int = 128,
         sampling: Sampling | None = None,
@@ -192,7 +199,7 @@ class LanguageModel:
         """Answers token by token; when this returns, the prompt's verdicts are known.
 
         Args:
-            prompt: what the user says.
+            prompt: what the user says, or a conversation that ends before the answer.
             probes: artefacts or folders, all read in the same passes.
             max_tokens: limit of the answer.
             sampling: how tokens are drawn; None takes the likeliest.
@@ -201,11 +208,16 @@ class LanguageModel:
 
         Raises:
             ConfigError: if `max_tokens` is not at least 1.
-            DataError: for an empty prompt or one too long to leave room for the answer.
+            DataError: for an empty prompt, one too long to leave room for the answer, or a
+                conversation that ends with an answer.
             MismatchError: if a probe belongs to another model.
         """
         if max_tokens < 1:
             raise ConfigError(f"max_tokens is {max_tokens}; it must be 1 or more.")
+        if not isinstance(prompt, str) and prompt and prompt[-1].role == "assistant":
+            raise DataError(
+                "The conversation ends with an answer; end it with the turn that is to be answered."
+            )
         (ids,) = encode_rows(self.backend, [prompt], template, room_tokens=max_tokens)
         sampler = Sampler(sampling or Sampling(), self.backend.device)
         attached = watch(self.backend, probes, allow_mismatch) if probes else None
@@ -213,7 +225,7 @@ class LanguageModel:
 
     def _events(
         self,
-        ids: list[int],
+        ids: Tokens,
         attached: AbstractContextManager[Reading] | None,
         max_tokens: int,
         sampler: Sampler,
@@ -222,6 +234,8 @@ class LanguageModel:
         begin = time.perf_counter()
         with ExitStack() as stack:
             reading = stack.enter_context(attached) if attached else None
+            if reading:
+                reading.expect([ids], answering=True)
             steps = decode_steps(self.backend, *pad_batch([ids]), max_tokens, sampler)
             token = int(next(steps)[0])
             prompt = _row(reading.verdicts()) if reading else {}
@@ -311,19 +325,6 @@ def decode_steps(
         yield token
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         logits = backend.forward(token[:, None], mask, cache, logits=True)
-
-
-def pad_batch(
-    rows: Sequence[Sequence[int]],
-) -> tuple[Int[Tensor, "batch token"], Bool[Tensor, "batch token"]]:
-    """Rows of token ids as one batch, padded on the left, and its mask."""
-    longest = max(len(row) for row in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask = torch.zeros(len(rows), longest, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        ids[i, longest - len(row) :] = torch.tensor(row)
-        mask[i, longest - len(row) :] = True
-    return ids, mask
 
 
 def _row(verdicts: list[dict[str, Verdict]]) -> dict[str, Verdict]:

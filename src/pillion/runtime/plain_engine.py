@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pillion.backends import Backend, Step
-from pillion.core import Template, Verdict
+from pillion.core import Conversation, Template, Tokens, Verdict, as_tokens
 from pillion.core.batching import batches_by_length
 from pillion.errors import RunError
 from pillion.probe import Artefact
@@ -41,8 +41,8 @@ from pillion.runtime.language_model import (
     Detokenizer,
     LanguageModel,
     decode_steps,
-    pad_batch,
 )
+from pillion.runtime.padding import pad_batch
 from pillion.runtime.reading import Reading
 from pillion.runtime.sampling import Sampler
 
@@ -76,13 +76,13 @@ class PlainEngine(Engine):
         """The probes that ride now, by name."""
         return dict(self._probes)
 
-    def encode(self, text: str, template: Template) -> list[int]:
+    def encode(self, text: str, template: Template) -> Tokens:
         """Token ids of a text, wrapped as the template says."""
         return self.backend.encode(text, template)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def encode_chat(self, turns: Conversation) -> Tokens:
         """Token ids of a conversation, up to where the answer begins."""
-        return self.backend.encode_chat(messages)
+        return self.backend.encode_chat(turns)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
@@ -160,13 +160,15 @@ class PlainEngine(Engine):
     def _reading(self, artefacts: Sequence[Artefact]) -> Reading | None:
         if not artefacts:
             return None
-        return Reading(artefacts, self.backend.device, self.backend.dtype)
+        backend = self.backend
+        return Reading(artefacts, backend.device, backend.dtype, backend.reasoning_ids)
 
     def _score(
         self, rows: Sequence[Sequence[int]], artefacts: Sequence[Artefact]
     ) -> list[dict[str, Verdict]]:
         reading = self._reading(artefacts)
         assert reading is not None
+        reading.expect([as_tokens(row) for row in rows])
         with self.backend.watch(_Timed(reading, self._count), reading.layers):
             self.backend.forward(*pad_batch(rows))
         return reading.verdicts()
@@ -174,6 +176,8 @@ class PlainEngine(Engine):
     def _steps(self, request: Request, artefacts: Sequence[Artefact]) -> Generator[Event]:
         """The events of a request, one forward pass at a time."""
         reading, draw = self._reading(artefacts), _Draw(request, self.backend.device)
+        if reading:
+            reading.expect([as_tokens(request.token_ids)], answering=True)
         tokens = decode_steps(
             self.backend, *pad_batch([request.token_ids]), request.max_tokens, draw
         )

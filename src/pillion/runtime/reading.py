@@ -8,20 +8,23 @@ caches in turn are exact. Knows no engine.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pillion.backends import Step
-from pillion.core import Verdict
+from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Scope, Text, Tokens, Verdict
 from pillion.errors import ConfigError, StateError
 from pillion.probe import Artefact
-from pillion.probe.network import State, join, pick
+from pillion.probe.network import State, join
 from pillion.runtime.group import Group, group, spread
 from pillion.runtime.held import Held
+from pillion.runtime.padding import pad_batch
+from pillion.runtime.spoken import Masks, Spoken
+from pillion.runtime.track import Counts, Packed, States, Track
 
 HELD_TOKENS = 16
 """Chunks up to this many tokens (all rows) are tapped in one go after the last layer: their states
@@ -35,32 +38,6 @@ them in one go; a longer chunk folds each layer where it is seen. (On a processo
 _NO_STEP = Step(torch.zeros(0, 0, dtype=torch.bool), None, 0)
 
 
-@dataclass(frozen=True)
-class Track:
-    """How far a sequence batch has been read.
-
-    Attributes:
-        num_tokens: positions seen, padding included (the length of the KV cache).
-        num_rows: sequences in the batch.
-        states: a fold state a group, since the last cut; None right after one.
-        prompt: the states after the first pass.
-    """
-
-    num_tokens: int
-    num_rows: int
-    states: tuple[State, ...] | None
-    prompt: tuple[State, ...]
-
-
-@dataclass(frozen=True)
-class Segments:
-    """Where each position of a packed batch goes."""
-
-    rows: Int[Tensor, " chunk"]
-    places: Int[Tensor, " chunk"]
-    mask: Bool[Tensor, "row place"]
-
-
 class Reading:
     """Verdicts of what the model is reading. A `Watcher`; made by `attach`.
 
@@ -68,10 +45,17 @@ class Reading:
         artefacts: the probes; their names must differ.
         device: where the model runs.
         dtype: of the model's states.
+        reasoning: tokens around the reasoning in an answer, which scopes leave out.
+        encode: tokens of a text or conversation, for `encode`; None if they are told otherwise.
     """
 
     def __init__(
-        self, artefacts: Sequence[Artefact], device: torch.device, dtype: torch.dtype
+        self,
+        artefacts: Sequence[Artefact],
+        device: torch.device,
+        dtype: torch.dtype,
+        reasoning: tuple[int, int] | None = None,
+        encode: Callable[[Text], Tokens] | None = None,
     ) -> None:
         names = [a.name for a in artefacts]
         if len(set(names)) != len(names):
@@ -84,7 +68,15 @@ class Reading:
         self._track: Track | None = None
         self._step = _NO_STEP
         self._before: Track | None = None
-        self._segments: Segments | None = None
+        self._packed: Packed | None = None
+        self._device, self._reasoning, self._encode = device, reasoning, encode
+        some = {g.scope for g in self.groups if g.scope != "all"}
+        self._scopes: tuple[Scope, ...] = tuple(scope for scope in SCOPES if scope in some)
+        self._told: tuple[Sequence[Tokens], bool] | None = None
+        self._spoken: Spoken | None = None
+        self._masks: Masks = {}
+        self._counts: Counts = {}
+        self._idle: frozenset[int] = frozenset()
         self._held = Held(device, HELD_TOKENS)
         self._sums: list[tuple[tuple[int, ...], Tensor]] = []
         self._values: list[Tensor | None] = []
@@ -104,15 +96,10 @@ class Reading:
         self._passing = self._own is not None and step.cache is not self._own()
         if self._passing:
             return
+        step = self._same_place(step)
         self._step, self._sums = step, []
         self._held.clear()
         self._folded = [[] for _ in self.groups]
-        num_tokens = step.mask.numel()
-        together = num_tokens <= FOLDED_TOKENS and not self._held.holds(num_tokens)
-        self._values = [
-            g.empty_values(len(g.layers), *step.mask.shape) if together and g.tapped else None
-            for g in self.groups
-        ]
         self._before = self._tracks.get(step.cache) if step.past_tokens else None
         if step.past_tokens and (
             self._before is None or self._before.num_tokens != step.past_tokens
@@ -128,7 +115,16 @@ class Reading:
                 f"{self._before.num_rows} with this KV cache; repeat the rows before the prompt "
                 "runs, and do not go on from a packed batch."
             )
-        self._segments = _segments(step) if step.segments is not None else None
+        self._packed = Packed.of(step) if step.sequences is not None else None
+        self._listen(step)
+        num_tokens = step.mask.numel()
+        together = num_tokens <= FOLDED_TOKENS and not self._held.holds(num_tokens)
+        self._values = [
+            g.empty_values(len(g.layers), *step.mask.shape)
+            if together and g.tapped and i not in self._idle
+            else None
+            for i, g in enumerate(self.groups)
+        ]
 
     def see(self, layer: int, hidden: Float[Tensor, "batch chunk dim"]) -> None:
         """Taps a layer, or holds it until there are several."""
@@ -141,7 +137,7 @@ class Reading:
             return
         for i, (one, place) in enumerate(zip(self.groups, self._place, strict=True)):
             index, room = place.get(layer), self._values[i]
-            if index is None:
+            if index is None or i in self._idle:
                 continue
             values = one.layer_values(index, hidden, None if room is None else room[index])
             if room is None:
@@ -161,21 +157,9 @@ class Reading:
             if values is not None:
                 self._fold(i, self.groups[i].layers, values)
         self._check()
-        new = tuple(join(states) for states in self._folded)
+        new = tuple(join(states) if states else None for states in self._folded)
         self._values, self._folded = [], []
-        old = self._before
-        if old is None:
-            rows = len(self._step.mask if self._segments is None else self._segments.mask)
-            self._track = Track(self._step.mask.shape[1], rows, new, new)
-        else:
-            states = new
-            if old.states is not None:
-                states = tuple(
-                    g.fold.merge(one, two)
-                    for g, one, two in zip(self.groups, old.states, new, strict=True)
-                )
-            tokens = old.num_tokens + self._step.mask.shape[1]
-            self._track = replace(old, num_tokens=tokens, states=states)
+        self._track = self._goes_on(new)
         self._before, self._step = None, _NO_STEP  # a step would keep its KV cache alive
         self._cache = None
         if cache is not None:
@@ -187,20 +171,49 @@ class Reading:
         if track is None or (self._own is not None and cache is not self._own()):
             return
         self._cache = weakref.ref(cache)
-        self._tracks[cache] = self._track = replace(
-            track,
-            num_rows=len(rows),
-            states=track.states and tuple(pick(s, rows) for s in track.states),
-            prompt=tuple(pick(s, rows) for s in track.prompt),
-        )
+        self._tracks[cache] = self._track = track.picked(rows.to(self._device))
 
     # -- what the user calls
+
+    def expect(self, rows: Sequence[Tokens], answering: bool = False) -> None:
+        """Says whose words the next pass from the start reads; its batch must be these rows.
+
+        Args:
+            rows: of the batch, in its order, on whatever side it is padded.
+            answering: an answer follows; probes of answers then leave the prompt alone.
+        """
+        self._told = (rows, answering) if self._scopes else None
+
+    def encode(self, texts: Sequence[Text]) -> dict[str, Tensor]:
+        """A batch for the model, padded on the left, whose words are known to this reading.
+
+        Args:
+            texts: conversations, or texts that are the user's only turn; one or more.
+
+        Returns:
+            `input_ids` and `attention_mask`, for the model's `generate` or a forward pass.
+
+        Raises:
+            ConfigError: the reading was made without a tokenizer.
+        """
+        if self._encode is None:
+            raise ConfigError(
+                "Nothing is known of the model's tokenizer; give it: attach(model, probes, "
+                "tokenizer)."
+            )
+        rows = [self._encode(text) for text in texts]
+        self.expect(rows, answering=True)
+        ids, mask = pad_batch(rows)
+        return {
+            "input_ids": ids.to(self._device),
+            "attention_mask": mask.long().to(self._device),
+        }
 
     def cut(self) -> None:
         """Verdicts from here on are of what follows only: the response apart from the prompt."""
         if self._track is None:
             return
-        self._track = replace(self._track, states=None)
+        self._track = replace(self._track, states=tuple(None for _ in self.groups), counts={})
         cache = self._cache() if self._cache else None
         if cache is not None:
             self._tracks[cache] = self._track
@@ -210,25 +223,30 @@ class Reading:
         self._own = self._cache
 
     def probabilities(self) -> dict[str, Float[Tensor, "batch output"]]:
-        """Probabilities a probe of what was read since the last cut; empty if nothing was."""
-        if self._track is None or self._track.states is None:
-            return {}
-        return self._read_out(self._track.states)
+        """Probabilities a probe of what was read since the last cut; without those of nothing.
+
+        A row in which a probe has read no token of its scope has its probabilities of no tokens;
+        `verdicts` leaves them out.
+        """
+        return self._read_out(self._track.states) if self._track else {}
 
     def verdicts(self) -> list[dict[str, Verdict]]:
-        """One mapping a batch row: probe name -> verdict of what was read since the last cut."""
-        return self._verdicts(self.probabilities())
+        """One mapping a batch row: probe name -> verdict of what was read since the last cut.
+
+        Without a probe that has read no token of its scope.
+        """
+        return self._verdicts(self._track.states, self._track.counts) if self._track else []
 
     def prompt_verdicts(self) -> list[dict[str, Verdict]]:
         """Verdicts of the first pass over the current batch: the prompt, if it was not cut up."""
-        return self._verdicts(self._read_out(self._track.prompt) if self._track else {})
+        return self._verdicts(*self._track.prompt) if self._track else []
 
     @property
     def held_bytes(self) -> int:
         """Memory held now for the sequences being followed, in bytes."""
         track = self._track
-        kept = [*(track.states or ()), *track.prompt] if track else []
-        tensors = {id(t): t for state in kept for t in state.values()}
+        kept = [*track.states, *track.prompt[0]] if track else []
+        tensors = {id(t): t for state in filter(None, kept) for t in state.values()}
         tensors |= {id(t): t for t in self._values if t is not None}
         tensors |= {id(t): t for g in self._folded for s in g for t in s.values()}
         tensors |= {id(t): t for _, t in self._sums}
@@ -236,10 +254,94 @@ class Reading:
 
     # -- inside
 
+    @staticmethod
+    def _same_place(step: Step) -> Step:
+        ids = step.ids
+        if ids is None or ids.device == step.mask.device:
+            return step
+        return replace(step, ids=ids.to(step.mask.device))
+
+    def _listen(self, step: Step) -> None:
+        """Which tokens of the pass each scope reads, and which groups have none of them.
+
+        Raises:
+            StateError: nothing says whose words these are, or it was said of other rows.
+        """
+        mask = step.mask if self._packed is None else self._packed.mask
+        self._masks, self._counts, self._idle = {"all": mask}, {}, frozenset()
+        self._spoken = self._before.spoken if self._before else None
+        if not self._scopes:
+            return
+        before = self._begin(step, mask) if self._spoken is None else self._spoken
+        ids = step.ids if self._packed is None else None
+        found, self._spoken = before.masks(mask.to(self._device), ids)
+        self._masks |= found
+        self._counts = {scope: one.sum(1) for scope, one in found.items()}
+        past, tokens = step.past_tokens, mask.shape[1]
+        if past >= before.longest:
+            heard = ANSWER_SCOPES
+        elif before.answering and past + tokens <= before.longest:
+            heard = PROMPT_SCOPES
+        else:
+            return
+        self._idle = frozenset(i for i, g in enumerate(self.groups) if g.scope not in heard)
+
+    def _begin(self, step: Step, mask: Bool[Tensor, "row token"]) -> Spoken:
+        """What was said of the rows that begin to run."""
+        if self._told is None:
+            names = ", ".join(a.name for g in self.groups if g.scope != "all" for a in g.artefacts)
+            raise StateError(
+                f"Probe {names} reads some turns of a conversation, and nothing says whose words "
+                "these tokens are; make the batch with the reading's encode(conversations)."
+            )
+        (rows, answering), self._told = self._told, None
+        if len(rows) != len(mask):
+            raise StateError(
+                f"The batch has {len(mask)} rows, and {len(rows)} conversations were encoded for "
+                "it; run the batch that encode gave, as it is."
+            )
+        self._compare(step, rows)
+        return Spoken.of(rows, self._scopes, self._device, self._reasoning, answering)
+
+    def _compare(self, step: Step, rows: Sequence[Tokens]) -> None:
+        """Raises if a row that runs is not the one that was encoded."""
+        if step.ids is None or self._packed is not None:
+            return
+        seen, ids = step.mask.cpu(), step.ids.cpu()
+        for place, row in enumerate(rows):
+            got = ids[place][seen[place]].tolist()
+            if tuple(got) != tuple(row[: len(got)]):
+                raise StateError(
+                    f"Row {place} of the batch holds other tokens than were encoded for it; run "
+                    "the batch that encode gave, as it is."
+                )
+
+    def _goes_on(self, new: States) -> Track:
+        """The track with what a pass has read."""
+        old, step = self._before, self._step
+        if old is None:
+            rows = len(step.mask if self._packed is None else self._packed.mask)
+            read = (new, self._counts)
+            return Track(step.mask.shape[1], rows, new, self._counts, read, self._spoken)
+        states = tuple(
+            one if two is None else two if one is None else g.fold.merge(one, two)
+            for g, one, two in zip(self.groups, old.states, new, strict=True)
+        )
+        counts = {s: count + old.counts.get(s, 0) for s, count in self._counts.items()}
+        return replace(
+            old,
+            num_tokens=old.num_tokens + step.mask.shape[1],
+            states=states,
+            counts=counts,
+            spoken=self._spoken,
+        )
+
     def _fold_held(self) -> None:
         """Taps and folds all layers that are held at once."""
         layers, every = self._held.take()
         for i, one in enumerate(self.groups):
+            if i in self._idle:
+                continue
             if (found := one.own_values(layers, every)) is not None:
                 self._fold(i, *found)
 
@@ -253,10 +355,10 @@ class Reading:
         self._folded[group_id].append(self._summarise(self.groups[group_id], values))
 
     def _summarise(self, one: Group, values: Float[Tensor, "layer batch chunk tap"]) -> State:
-        if self._segments is None:
-            return one.fold.summarise(values, self._step.mask)
-        where = self._segments
-        return one.fold.summarise(spread(values, where.rows, where.places, where.mask), where.mask)
+        mask, where = self._masks[one.scope], self._packed
+        if where is not None:
+            values = spread(values, where.rows, where.places, where.mask)
+        return one.fold.summarise(values, mask)
 
     def _check(self) -> None:
         """A state that is not finite makes the sum of its token's values so.
@@ -269,37 +371,33 @@ class Reading:
         for layers, sums in folded:
             wrong = ~sums.isfinite() & self._step.mask
             for index, row, token in wrong.nonzero().tolist()[:1]:
-                if self._segments is not None:
-                    row, token = int(self._segments.rows[token]), int(self._segments.places[token])
+                if self._packed is not None:
+                    row, token = int(self._packed.rows[token]), int(self._packed.places[token])
                 raise StateError(
                     f"Hidden states of layer {layers[index]} are not finite at token "
                     f"{self._step.past_tokens + token} of row {row}: the model gave NaN or "
                     "infinity. Use another dtype (--dtype float32 or bfloat16)."
                 )
 
-    def _read_out(self, states: tuple[State, ...]) -> dict[str, Float[Tensor, "batch output"]]:
+    def _read_out(self, states: States) -> dict[str, Float[Tensor, "batch output"]]:
         named: dict[str, Float[Tensor, "batch output"]] = {}
         for one, state in zip(self.groups, states, strict=True):
+            if state is None:
+                continue
             for artefact, logits in zip(one.artefacts, one.logits(state), strict=True):
                 named[artefact.name] = artefact.probabilities(logits)
-        return {name: named[name] for name in self.artefacts}
+        return {name: named[name] for name in self.artefacts if name in named}
 
-    def _verdicts(
-        self, probs: Mapping[str, Float[Tensor, "batch output"]]
-    ) -> list[dict[str, Verdict]]:
-        rows = {name: p.tolist() for name, p in probs.items()}
-        count = len(next(iter(rows.values()))) if rows else 0
+    def _verdicts(self, states: States, counts: Counts) -> list[dict[str, Verdict]]:
+        rows = {name: p.tolist() for name, p in self._read_out(states).items()}
+        read = {scope: count.tolist() for scope, count in counts.items()}
+        scopes = {name: self.artefacts[name].card.scope for name in rows}
+        num_rows = self._track.num_rows if self._track and any(states) else 0
         return [
-            {name: self.artefacts[name].verdict(p[i]) for name, p in rows.items()}
-            for i in range(count)
+            {
+                name: self.artefacts[name].verdict(p[i])
+                for name, p in rows.items()
+                if scopes[name] not in read or read[scopes[name]][i]
+            }
+            for i in range(num_rows)
         ]
-
-
-def _segments(step: Step) -> Segments:
-    assert step.segments is not None
-    rows = step.segments
-    lengths = torch.bincount(rows)
-    starts = lengths.cumsum(0) - lengths
-    places = torch.arange(len(rows), device=rows.device) - starts[rows]
-    mask = torch.arange(int(lengths.max()), device=rows.device) < lengths[:, None]
-    return Segments(rows, places, mask)

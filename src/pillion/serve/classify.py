@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from pillion.core import Template, Verdict
+from pillion.core import Template, Tokens, Verdict
 from pillion.errors import PillionError
 from pillion.serve.answers import tell
 from pillion.serve.body import BodyRoute
@@ -197,7 +197,7 @@ async def _read(
 
 
 async def _classify(
-    service: Service, call: Call, ids: list[list[int]], names: Sequence[str]
+    service: Service, call: Call, ids: Sequence[Sequence[int]], names: Sequence[str]
 ) -> list[dict[str, Verdict]]:
     try:
         async with asyncio.timeout(call.seconds_left):
@@ -208,7 +208,7 @@ async def _classify(
         raise refusal_of(error) from error
 
 
-def _checked(service: Service, ids: list[list[int]]) -> list[list[int]]:
+def _checked(service: Service, ids: Sequence[Tokens]) -> Sequence[Tokens]:
     window = service.engine.identity.context_tokens
     for i, row in enumerate(ids):
         if not 0 < len(row) <= window:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
+from typing import cast
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from pillion.core import Role, Turn, as_tokens
 from pillion.errors import DataError
 from pillion.runtime import Sampling
 from pillion.runtime.engine import check_ids
@@ -35,13 +37,11 @@ def generate_routes(service: Service) -> APIRouter:
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """An answer to a conversation, with verdicts on both."""
         service.check_model(body.model)
-        turns = [
-            {"role": _role(message.role), "content": message.content} for message in body.messages
-        ]
-        num_chars = sum(len(turn["content"]) for turn in turns)
+        turns = tuple(Turn(_role(message.role), message.content) for message in body.messages)
+        num_chars = sum(len(turn.content) for turn in turns)
         service.check_chars([num_chars], "messages")
         ids = await service.encode(lambda: service.engine.encode_chat(turns), num_chars)
-        text = "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+        text = "\n".join(f"{turn.role}: {turn.content}" for turn in turns)
         limit = body.max_completion_tokens or body.max_tokens
         top = (body.top_logprobs or 0) if body.logprobs else None
         ask = _ask(service, body, ids, text, limit, top, "messages")
@@ -66,12 +66,12 @@ def generate_routes(service: Service) -> APIRouter:
     return routes
 
 
-def _role(role: str) -> str:
+def _role(role: str) -> Role:
     """The name that chat templates know."""
-    return "system" if role == "developer" else role
+    return "system" if role == "developer" else cast("Role", role)
 
 
-async def _read_prompt(service: Service, prompt: str | list[int]) -> tuple[list[int], str]:
+async def _read_prompt(service: Service, prompt: str | list[int]) -> tuple[Sequence[int], str]:
     """Token ids and text of a prompt that came as one of the two."""
     engine = service.engine
     if isinstance(prompt, str):
@@ -100,7 +100,7 @@ def _ask(
         seed,
     )
     return Ask(
-        tuple(ids),
+        as_tokens(ids),
         text,
         _max_tokens(service, len(ids), limit, param),
         sampling,

@@ -20,7 +20,7 @@ import torch
 
 from pillion.backends.checkpoint import read_checkpoint
 from pillion.backends.paged import PagedSettings
-from pillion.core import Template, Verdict
+from pillion.core import Conversation, Template, Tokens, Verdict
 from pillion.errors import ConfigError, RunError
 from pillion.probe import Artefact
 from pillion.runtime.engine import (
@@ -100,13 +100,13 @@ class VllmEngine(Engine):
         """The probes that ride now, by name."""
         return dict(self._probes)
 
-    def encode(self, text: str, template: Template) -> list[int]:
+    def encode(self, text: str, template: Template) -> Tokens:
         """Token ids of a text, wrapped as the template says."""
         return self._checkpoint.codec.encode(text, template)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def encode_chat(self, turns: Conversation) -> Tokens:
         """Token ids of a conversation, up to where the answer begins."""
-        return self._checkpoint.codec.encode_chat(messages)
+        return self._checkpoint.codec.encode_chat(turns)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""

@@ -154,7 +154,7 @@ class Asker:
             progress("prompt", done, total)
         return found
 
-    def _question(self, text: str) -> list[int]:
+    def _question(self, text: str) -> Sequence[int]:
         tokens = self.backend.encode(text, "raw")
         if len(tokens) > self.max_tokens:
             text = self.backend.decode(tokens[: self.max_tokens]).strip("\ufffd")

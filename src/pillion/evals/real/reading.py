@@ -80,7 +80,7 @@ class Read:
         layers = settings.layers or tuple(range(backend.identity.num_layers + 1))
         template, on_too_long = settings.template, settings.on_too_long
 
-        def tokens(texts: Sequence[str], where: str) -> list[list[int]]:
+        def tokens(texts: Sequence[str], where: str) -> Sequence[Sequence[int]]:
             try:
                 return encode_rows(backend, texts, template, on_too_long)
             except DataError as error:

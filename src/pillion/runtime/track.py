@@ -1,0 +1,79 @@
+"""How far a batch of sequences has been read, as frozen values.
+
+Knows neither probes nor engines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from pillion.backends import Step
+from pillion.core import Scope
+from pillion.probe.network import State, pick
+from pillion.runtime.spoken import Spoken
+
+States = tuple[State | None, ...]
+Counts = Mapping[Scope, Int[Tensor, " row"]]
+"""Of each group, a fold state; None for one that has read nothing."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """How far a sequence batch has been read.
+
+    Attributes:
+        num_tokens: positions seen, padding included (the length of the KV cache).
+        num_rows: sequences in the batch.
+        states: a fold state a group, since the last cut; None where a group has read nothing.
+        counts: scope -> tokens of each row that it has read since the last cut.
+        prompt: states and counts after the first pass.
+        spoken: whose words the rows are; None where only probes of every token read.
+    """
+
+    num_tokens: int
+    num_rows: int
+    states: States
+    counts: Counts
+    prompt: tuple[States, Counts]
+    spoken: Spoken | None = None
+
+    def picked(self, rows: Int[Tensor, " row"]) -> Track:
+        """Some of the rows, repeated or reordered."""
+        states, counts = self.prompt
+        return Track(
+            self.num_tokens,
+            len(rows),
+            _picked(self.states, rows),
+            {scope: count[rows] for scope, count in self.counts.items()},
+            (_picked(states, rows), {scope: count[rows] for scope, count in counts.items()}),
+            self.spoken and self.spoken.pick(rows),
+        )
+
+
+def _picked(states: States, rows: Int[Tensor, " row"]) -> States:
+    return tuple(state and pick(state, rows) for state in states)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Where each position of a packed batch goes."""
+
+    rows: Int[Tensor, " chunk"]
+    places: Int[Tensor, " chunk"]
+    mask: Bool[Tensor, "row place"]
+
+    @classmethod
+    def of(cls, step: Step) -> Packed:
+        """By the sequences of a packed step."""
+        rows = step.sequences
+        assert rows is not None
+        lengths = torch.bincount(rows)
+        starts = lengths.cumsum(0) - lengths
+        places = torch.arange(len(rows), device=rows.device) - starts[rows]
+        mask = torch.arange(int(lengths.max()), device=rows.device) < lengths[:, None]
+        return cls(rows, places, mask)
