@@ -318,7 +318,7 @@ SPOILT: dict[str, tuple[Spoil, tuple[str, ...]]] = {
     ),
     "empty card": (lambda folder: (folder / "card.json").write_text(""), ("JSON",)),
     "card in bytes": (lambda folder: (folder / "card.json").write_bytes(b"\xff\0"), ("JSON",)),
-    "newer format": (spoil_card(format=2), ("format 2", "upgrade")),
+    "newer format": (spoil_card(format=3), ("format 3", "upgrade")),
     "unknown key": (spoil_card(colour="red"), ("'colour'",)),
     "other labels": (spoil_card(labels=["a", "b", "c"]), ("labels",)),
     "other layers": (spoil_card(layers=[0]), ("weights", "layers")),

@@ -268,6 +268,12 @@ class PagedReading:
 
 
 def _check_tapped(one: Group) -> None:
+    if one.scope != "all":
+        names = ", ".join(a.name for a in one.artefacts)
+        raise ConfigError(
+            f"Probe {names} reads the scope {one.scope!r}, which this engine does not follow yet; "
+            "serve a probe of the scope all, and use this one with predict or generate."
+        )
     if not one.tapped:
         names = ", ".join(a.name for a in one.artefacts)
         raise ConfigError(

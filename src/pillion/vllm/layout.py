@@ -106,6 +106,11 @@ class Layout:
             )
         for artefact in artefacts:
             check_foldable(artefact)
+            if artefact.card.scope != "all":
+                raise ConfigError(
+                    f"Probe {artefact.name!r} reads the scope {artefact.card.scope!r}, which is "
+                    "not followed in vLLM yet; serve a probe of the scope all."
+                )
         # fp32 whatever the model's dtype: taps are narrow, and folds need the digits.
         self.sections = list(_sections(group(artefacts, device, torch.float32)))
         self.row_floats = self.sections[-1].values.stop
