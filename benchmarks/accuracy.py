@@ -1,8 +1,12 @@
 """Every method on every data set of a suite: `pillion bench accuracy`, into `results/` and docs.
 
     python -m benchmarks.accuracy [toxicchat] [--suite FILE] [--run FOLDER] [--states FOLDER]
+    python -m benchmarks.accuracy --locked
 
-A run that was interrupted goes on where it was, if `--run` names the same folder.
+The first is for development: it reads no test row, writes `accuracy-NAME-validation.json` and
+prints tables. The second is run once a release, on a commit: it reads the test rows, writes
+`accuracy-NAME.json` with the commit and every choice, and the tables of `docs/results.md`. A run
+that was interrupted goes on where it was, if `--run` names the same folder.
 """
 
 from __future__ import annotations
@@ -12,11 +16,15 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from benchmarks.result_file import DATA, write_content
+from benchmarks.result_file import DATA, RESULTS, write_content
+from pillion.errors import ConfigError
 from pillion.evals.accuracy import RunSettings, bench_accuracy
+from pillion.evals.provenance import commit
 from pillion.evals.suite import DEFAULT, load_suite
-from pillion.report import read_result, write_accuracy_page
+from pillion.evals.summary import with_reads
+from pillion.report import AccuracyResult, plain_table, read_result, write_accuracy_page
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 
@@ -29,7 +37,12 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="keep the cells of the run here")
     parser.add_argument("--states", type=Path, help="keep hidden states here")
     parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--locked", action="store_true", help="read the test rows, too")
     options = parser.parse_args()
+    if options.locked and (commit() or "+").endswith("+"):
+        raise ConfigError(
+            "A locked run measures a commit, and the checkout is none or has changes; commit first."
+        )
     with run_folder(options.run) as folder:
         settings = RunSettings(
             root=DATA,
@@ -38,10 +51,22 @@ def main() -> None:
             data=options.data,
             methods=options.methods,
             times=options.times,
+            locked=options.locked,
         )
         found = bench_accuracy(load_suite(options.suite), settings)
-        written = [write_content(read_result(path)) for path in found]
-    write_accuracy_page(written, PAGE)
+        written = [keep(read_result(path)) for path in found]
+    if options.locked:
+        return write_accuracy_page(written, PAGE)
+    for path in written:
+        print("\n".join([path.stem, *plain_table(AccuracyResult(read_result(path)))]))
+
+
+def keep(content: dict[str, Any]) -> Path:
+    """Writes a result file; one of test rows says how often these were read."""
+    earlier = RESULTS / f"{content['name']}.json"
+    if earlier.exists():
+        content = with_reads(content, read_result(earlier))
+    return write_content(content)
 
 
 @contextmanager

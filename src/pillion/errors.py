@@ -11,6 +11,7 @@ turns an error into its `exit_code`; nothing here knows models, disk or network.
     │       └── MismatchError     a probe that belongs to another model, template or shape
     └── RunError          the input was fine, the run failed (exit code 1)
         ├── StateError        hidden states that are not finite, or that were never seen
+        ├── ConvergenceError  a fit that is not at its optimum, whose numbers would mislead
         ├── StorageError      a disk that is full, a cache that is broken
         └── Interrupted       stopped by the user; a resumable state is left
 """
@@ -55,6 +56,10 @@ class RunError(PillionError):
 
 class StateError(RunError):
     """Hidden states are not finite, or some that are needed were never seen."""
+
+
+class ConvergenceError(RunError):
+    """A fit is not at its optimum, so that its numbers would say less than the method can."""
 
 
 class StorageError(RunError):

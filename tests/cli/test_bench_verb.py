@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from program import Ran, Refused, Run, write_rows
 
-from pillion.evals.baselines import METHODS, Method
+from pillion.evals.baselines import METHODS, Method, newton
 from pillion.evals.run_folder import RunFolder
 
 TEXTS = {
@@ -27,7 +27,7 @@ train = "rows.jsonl"
 test = 0.3
 [methods.gate]
 kind = "probe"
-settings = { learning_rate = 0.03, train = { epochs = 2 } }
+settings = { learning_rate = 0.03, longest = 2, train = { epochs = 2 } }
 [methods.best-layer]
 kind = "best-layer"
 [methods.all-layers]
@@ -60,13 +60,13 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def bench(run: Run, place: Path, *words: str | Path) -> Ran:
+def bench(run: Run, place: Path, *words: str | Path, locked: bool = True) -> Ran:
     given = ("--suite", place / "suite.toml", "--data-root", place, "--out", place / "run")
-    return run("bench", "accuracy", *given, *words)
+    return run("bench", "accuracy", *given, *(["--locked"] if locked else []), *words)
 
 
-def result(place: Path) -> dict[str, Any]:
-    return json.loads((place / "run" / "mini-mood.json").read_text())
+def result(place: Path, name: str = "mini-mood") -> dict[str, Any]:
+    return json.loads((place / "run" / f"{name}.json").read_text())
 
 
 def values(place: Path, metric: str) -> dict[str, Any]:
@@ -89,6 +89,60 @@ def test_every_method_is_measured_on_the_same_rows(run: Run, place: Path) -> Non
     assert gate["interval"][0] <= gate["difference"] <= gate["interval"][1]
     assert all(value > 0 for value in values(place, "parameters").values())
     assert values(place, "added_ms").keys() == accuracy.keys()
+
+
+def test_without_a_lock_no_test_row_is_read(run: Run, place: Path) -> None:
+    """Test rows were read while deciding what to build, so that their numbers were no test."""
+    suite = SUITE.replace("test = 0.3", 'test = "not-there.jsonl"\nrecalls = ["poor"]')
+    (place / "suite.toml").write_text(suite, encoding="utf-8")
+    page = place / "page.md"
+    ran = bench(run, place, "--times", "2", "--page", page, locked=False)
+    assert ran.code == 0, ran.err
+    found = result(place, "mini-mood-validation")
+    assert found["split"] == "validation" and "reads" not in found
+    assert {entry["split"] for entry in found["data"]} == {"train"}
+    named = {entry["metric"] for entry in found["results"]}
+    assert not [name for name in named if name.startswith("test")]
+    assert {"validation_accuracy", "validation_recall of poor"} <= named
+    (gate,) = (
+        e for e in found["results"] if (e["method"], e["metric"]) == ("gate", "validation_accuracy")
+    )
+    assert gate["rows"] == 12 and gate["interval"][0] <= gate["difference"] <= gate["interval"][1]
+    assert "<!-- accuracy: mood, validation -->" in page.read_text(encoding="utf-8")
+    assert bench(run, place, "--times", "0").code == 2, "a locked run wants the test rows"
+
+
+def test_a_locked_run_says_commit_choices_and_how_often_test_rows_were_read(
+    run: Run, place: Path
+) -> None:
+    words = ("--times", "0", "--method", "tfidf", "--method", "gate")
+    assert bench(run, place, *words, locked=False).code == 0
+    assert bench(run, place, *words).code == 0
+    found = result(place)
+    assert found["split"] == "test"
+    assert found["reads"] == [{"date": found["date"], "commit": found["commit"]}]
+    methods = found["settings"]["methods"]
+    (tfidf,), gate = (methods[name]["seeds"] for name in ("tfidf", "gate"))
+    assert tfidf["commit"] == found["commit"]
+    assert tfidf["chosen"]["chosen_by"] == "accuracy of 5 folds"
+    assert [one["chosen"]["epochs"] for one in gate] == [gate[0]["chosen"]["epochs"]] * 2
+    best = found["settings"]["best_probe"]
+    assert best["method"] == "gate" and best["by"].startswith("default: 8 validation rows")
+    assert best["share_of_draws"] == {"gate": 1.0}
+    earlier = {**found, "reads": [{"date": "2026-01-01", "commit": "abc"}]}
+    (place / "run" / "mini-mood.json").write_text(json.dumps(earlier), encoding="utf-8")
+    assert bench(run, place, *words).code == 0
+    assert [one["commit"] for one in result(place)["reads"]] == ["abc", found["commit"]]
+
+
+def test_a_baseline_that_does_not_converge_is_an_error_and_no_number(
+    run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Baselines stopped after a few steps, and their numbers stood in the tables."""
+    monkeypatch.setattr(newton, "STEPS", 1)
+    ran = bench(run, place, "--times", "0", "--method", "tfidf", locked=False)
+    assert ran.code == 1 and not list((place / "run").glob("*.json"))
+    assert "mood, tfidf: Logistic regression with C = 1 is not at its optimum" in ran.err
 
 
 def test_what_is_undefined_is_a_word_and_never_a_number(run: Run, place: Path) -> None:
@@ -130,10 +184,10 @@ def test_an_interrupted_run_goes_on(run: Run, place: Path, monkeypatch: pytest.M
     monkeypatch.setattr(METHODS["tfidf"], "fit", interrupted)
     ran = bench(run, place, "--times", "0")
     assert ran.code == 1 and "the same command goes on" in ran.err
-    cells = {path.parent.name for path in (place / "run" / "cells" / "mood").rglob("*.json")}
+    cells = {path.parent.name for path in (place / "run" / "locked" / "mood").rglob("*.json")}
     assert cells == {"gate", "best-layer", "all-layers"}
     monkeypatch.setattr(METHODS["tfidf"], "fit", whole)
-    kept = RunFolder(place / "run").path / "cells" / "mood" / "gate" / "seed-0.json"
+    kept = RunFolder(place / "run", locked=True).path / "locked" / "mood" / "gate" / "seed-0.json"
     before = kept.stat().st_mtime_ns
     assert bench(run, place, "--times", "0").code == 0
     assert kept.stat().st_mtime_ns == before

@@ -19,14 +19,20 @@ from pillion.metrics import evaluate
 TEXTS = {"fine": "good work {}", "poor": "it broke {}", "so": "neither nor {}"}
 
 
-def problem_of(folder: Path, labels: tuple[str, ...] = ("fine", "poor"), rows: int = 90) -> Problem:
+def problem_of(
+    folder: Path,
+    labels: tuple[str, ...] = ("fine", "poor"),
+    rows: int = 90,
+    *,
+    locked: bool = True,
+) -> Problem:
     draw = np.random.default_rng(0)
     names = [labels[int(draw.integers(len(labels)))] for _ in range(rows)]
     lines = [
         json.dumps({"text": TEXTS[name].format(draw.integers(10)), "label": name}) for name in names
     ]
     (folder / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    return open_problem("mood", DataSpec(train="rows.jsonl", test=0.3), folder)
+    return open_problem("mood", DataSpec(train="rows.jsonl", test=0.3), folder, locked=locked)
 
 
 def place_of(
@@ -37,6 +43,7 @@ def place_of(
 
 
 def accuracy(outcome: Outcome, problem: Problem) -> float:
+    assert outcome.test is not None and problem.test is not None
     found = evaluate(outcome.test, problem.test.targets, problem.task)["accuracy"]
     assert found is not None
     return found

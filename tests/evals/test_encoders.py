@@ -54,7 +54,7 @@ def tiny(tmp_path: Path) -> Path:
 
 def test_a_classifier_is_fine_tuned_by_folder(tmp_path: Path, tiny: Path) -> None:
     problem = problem_of(tmp_path)
-    settings = {"model": str(tiny), "epochs": 12, "learning_rate": 0.01}
+    settings = {"model": str(tiny), "epochs": 12, "longest": 12, "learning_rate": 0.01}
     with ExitStack() as opened:
         (outcome,) = make_method("classifier", settings, "m").fit(
             place_of(tmp_path, opened, problem), [0]
@@ -73,6 +73,7 @@ def test_a_guard_is_used_as_it_is_with_its_labels_named(tmp_path: Path, tiny: Pa
         (outcome,) = make_method("classifier", {**settings, "labels": labels}, "m").fit(place, [0])
         turned = {"calm": "poor", "angry": "fine"}
         (other,) = make_method("classifier", {**settings, "labels": turned}, "m").fit(place, [0])
+        assert outcome.test is not None and other.test is not None
         assert outcome.test + other.test == pytest.approx(1, abs=1e-5)
         with pytest.raises(ConfigError, match="Unknown label of the classifier 'fine'"):
             make_method("classifier", settings, "m").fit(place, [0])

@@ -21,7 +21,7 @@ def rows(path: Path, labels: list[str], start: int = 0) -> None:
 
 
 def problem_of(folder: Path, **spec: object) -> Problem:
-    return open_problem("mood", DataSpec(train="train.jsonl", **spec), folder)  # type: ignore[arg-type]
+    return open_problem("mood", DataSpec(train="train.jsonl", **spec), folder, locked=True)  # type: ignore[arg-type]
 
 
 def test_shares_are_cut_from_train_and_no_row_is_twice(tmp_path: Path) -> None:

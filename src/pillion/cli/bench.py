@@ -53,13 +53,20 @@ def accuracy(
         Path | None,
         typer.Option(help="Markdown page whose tables are written anew; plots go to plots/ there."),
     ] = None,
+    locked: Annotated[
+        bool,
+        typer.Option(
+            "--locked", help="Read the test rows, too; without it all numbers are of validation."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure every method of a suite on every data set.
 
     A cell is one method on one data set with one seed; each is kept when it is done, and what is
     there is not done again unless its settings, data or model have changed. Hidden states are
-    extracted once a data set. Everything is chosen on validation rows.
+    extracted once a data set. Everything is chosen on validation rows, and without --locked no test
+    row is read: decide what to build without it, then lock and measure once.
     """
     from pillion.evals.accuracy import RunSettings, bench_accuracy
     from pillion.evals.suite import load_suite
@@ -80,6 +87,7 @@ def accuracy(
                 data=tuple(data or ()),
                 methods=tuple(method or ()),
                 times=times,
+                locked=locked,
                 progress=bar,
                 say=err.print,
             ),

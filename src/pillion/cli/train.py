@@ -78,7 +78,7 @@ def train(
         ),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Passes over the rows, 1 to 10; default: 4.")
+        int | None, typer.Option(help="Passes over the rows, 1 to 100; default: 4.")
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Rows a step; default: 32, or 8 below 1,000 rows.")

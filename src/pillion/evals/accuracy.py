@@ -16,10 +16,10 @@ from pillion.errors import Interrupted, unknown_name
 from pillion.evals.baselines import Workplace, make_method
 from pillion.evals.cells import Entry, digest, fitted_cells, unused_cell
 from pillion.evals.problem import Problem, open_problem
-from pillion.evals.run_folder import Cell, RunFolder, write_json
+from pillion.evals.run_folder import Cell, RunFolder, read_json, write_json
 from pillion.evals.states import States
 from pillion.evals.suite import Suite
-from pillion.evals.summary import summarise
+from pillion.evals.summary import summarise, with_reads
 from pillion.evals.times import Clock, measure_times
 from pillion.extract import Progress, silent
 
@@ -35,6 +35,8 @@ class RunSettings:
         data: names of data sets; empty for all.
         methods: names of methods; empty for all.
         times: texts a method's time is measured on; 0 leaves times as they are.
+        locked: read test rows, too. Without it no test row is read, and all numbers are of
+            validation rows.
         progress: told of long work.
         say: told what is going on, in sentences.
     """
@@ -45,6 +47,7 @@ class RunSettings:
     data: Sequence[str] = ()
     methods: Sequence[str] = ()
     times: int = 20
+    locked: bool = False
     progress: Progress = silent
     say: Callable[[str], object] = print
 
@@ -76,7 +79,7 @@ class _Run:
 
 
 def bench_accuracy(suite: Suite, settings: RunSettings) -> list[Path]:
-    """Fits and tests every method; the result files that were written, one a data set.
+    """Fits and measures every method; the result files that were written, one a data set.
 
     Args:
         suite: data sets, methods and seeds.
@@ -85,6 +88,7 @@ def bench_accuracy(suite: Suite, settings: RunSettings) -> list[Path]:
     Raises:
         ConfigError: a data set or method that the suite does not have, or settings that do not fit.
         DataError: rows that cannot be used.
+        ConvergenceError: a fit that is not at its optimum.
         Interrupted: by Ctrl-C; the same call goes on.
     """
     _check_names(suite, settings)
@@ -107,16 +111,18 @@ def bench_accuracy(suite: Suite, settings: RunSettings) -> list[Path]:
 def _bench_data(
     suite: Suite, settings: RunSettings, backend: Backend, name: str, entries: Sequence[Entry]
 ) -> Path:
-    problem = open_problem(name, suite.data[name], settings.root)
+    problem = open_problem(name, suite.data[name], settings.root, locked=settings.locked)
     for note in problem.notes:
         settings.say(f"{name}: {note}")
     where = settings.states_folder / name
     with States(backend, problem, where, settings.progress, settings.say) as states:
-        run = _Run(settings, backend, problem, states, RunFolder(settings.out))
+        folder = RunFolder(settings.out, locked=settings.locked)
+        run = _Run(settings, backend, problem, states, folder)
         cells = {entry.name: own for entry in entries if (own := _cells(run, entry))}
         times = _times(run, entries)
-    path = settings.out / f"{suite.name}-{name}.json"
-    write_json(path, summarise(suite, problem, backend.identity, cells, times))
+    content = summarise(suite, problem, backend.identity, cells, times)
+    path = settings.out / f"{content['name']}.json"
+    write_json(path, with_reads(content, read_json(path)))
     return path
 
 

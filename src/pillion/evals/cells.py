@@ -1,4 +1,4 @@
-"""How a cell is made: one method fitted with its seeds, measured on validation and test rows.
+"""How a cell is made: one method fitted with its seeds, measured on the rows that may be read.
 
 Promises that a cell's digest stands for everything that its numbers depend on. Does not know where
 cells are kept.
@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from pillion.backends import Backend
+from pillion.errors import ConvergenceError
 from pillion.evals.baselines import Method, Outcome, Workplace
 from pillion.evals.problem import Problem
-from pillion.evals.provenance import machine
+from pillion.evals.provenance import commit, machine
 from pillion.evals.run_folder import Cell, digest_of
 from pillion.metrics import evaluate
 from pillion.train import choose_thresholds
@@ -51,7 +52,8 @@ def digest(entry: Entry, problem: Problem, backend: Backend, seed: int) -> str:
     identity = backend.identity
     return digest_of(
         {
-            "data": problem.spec.model_dump(exclude={"metrics"}),
+            "data": problem.spec.model_dump(exclude={"recalls"}),
+            "locked": problem.test is not None,
             "files": problem.files,
             "kind": entry.kind,
             "settings": entry.method.settings.model_dump(),
@@ -68,9 +70,15 @@ def fitted_cells(entry: Entry, place: Workplace, digests: Mapping[int, str]) -> 
         entry: the method.
         place: rows, states and model.
         digests: of each seed's cell.
+
+    Raises:
+        ConvergenceError: a fit of the method is not at its optimum; there is no number then.
     """
     begin = time.perf_counter()
-    outcomes = entry.method.fit(place, list(digests))
+    try:
+        outcomes = entry.method.fit(place, list(digests))
+    except ConvergenceError as error:
+        raise ConvergenceError(f"{place.problem.name}, {entry.name}: {error}") from error
     seconds = round((time.perf_counter() - begin) / len(digests), 1)
     return [
         _cell(
@@ -88,16 +96,14 @@ def unused_cell(entry: Entry, seed: int, made_from: str, reason: str) -> Cell:
 def _cell(problem: Problem, outcome: Outcome, facts: dict[str, Any], seconds: float) -> Cell:
     """Metrics of an outcome, at thresholds chosen on validation."""
     task = problem.task
-    held, test = (
-        np.clip(probs.astype(np.float32), 0, 1) for probs in (outcome.validation, outcome.test)
-    )
+    held = _clean(outcome.validation)
+    probs, subsets = {"validation": held}, {"validation": (held, problem.validation.targets)}
     thresholds = choose_thresholds(task, torch.from_numpy(held), problem.validation.targets)
-    unseen = problem.unseen()
-    subsets = {
-        "validation": (held, problem.validation.targets),
-        "test": (test, problem.test.targets),
-        "test_unseen": (test[unseen], problem.test.targets[unseen]),
-    }
+    if problem.test is not None:
+        assert outcome.test is not None, "a method says something of every part"
+        probs["test"] = test = _clean(outcome.test)
+        truth, unseen = problem.test.targets, problem.unseen()
+        subsets |= {"test": (test, truth), "test_unseen": (test[unseen], truth[unseen])}
     measured = {
         subset: evaluate(probs, targets, task, thresholds)
         for subset, (probs, targets) in subsets.items()
@@ -110,5 +116,10 @@ def _cell(problem: Problem, outcome: Outcome, facts: dict[str, Any], seconds: fl
         "chosen": outcome.chosen,
         "fit_seconds": seconds,
         "machine": machine(),
+        "commit": commit(),
     }
-    return Cell({**facts, **rest}, {"validation": held, "test": test})
+    return Cell({**facts, **rest}, probs)
+
+
+def _clean(probs: np.ndarray) -> np.ndarray:
+    return np.clip(probs.astype(np.float32), 0, 1)

@@ -5,10 +5,10 @@ Promises the same rows for the same files and spec, on any machine. Does not kno
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
@@ -16,10 +16,19 @@ from jaxtyping import Bool, Int, Shaped
 from pillion.core import Text
 from pillion.data import Label, LabelSpace, Rows, flat_text, read_rows, split_validation
 from pillion.data.labels import Task
-from pillion.errors import DataError
+from pillion.errors import DataError, unknown_name
 from pillion.evals.suite import DataSpec
 
 PartName = Literal["train", "validation", "test"]
+
+LEADING = {
+    "binary": ("f1", "auprc"),
+    "multiclass": ("accuracy", "f1"),
+    "multilabel": ("f1", "auprc"),
+}
+"""The metrics that lead a table, by task; the first of them chooses settings."""
+
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +63,7 @@ class Problem:
         space: its labels.
         train: rows to learn from.
         validation: rows that everything is chosen on.
-        test: rows that are looked at once.
+        test: rows that a locked run alone looks at; None in any other.
         stores: the texts whose states are kept together, by name; parts are rows of these.
         files: path, hash and use of every file.
         notes: what a reader of the numbers has to know.
@@ -65,7 +74,7 @@ class Problem:
     space: LabelSpace
     train: Part
     validation: Part
-    test: Part
+    test: Part | None
     stores: dict[PartName, tuple[Text, ...]]
     files: tuple[dict[str, str], ...]
     notes: tuple[str, ...] = ()
@@ -80,29 +89,55 @@ class Problem:
         """Columns of probabilities: one for a binary task, else one a label."""
         return 1 if self.task == "binary" else len(self.space.names)
 
+    @property
+    def leading(self) -> tuple[str, ...]:
+        """The metrics that lead this data set's table."""
+        return self.spec.metrics or LEADING[self.task]
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """All rows that may be read."""
+        return (*self.chosen_on, *(() if self.test is None else (self.test,)))
+
+    @property
+    def chosen_on(self) -> tuple[Part, Part]:
+        """Rows to learn from and to choose on."""
+        return self.train, self.validation
+
+    def of_test(self, ask: Callable[[Part], _Found]) -> _Found | None:
+        """What is found for the test rows; None where they may not be read."""
+        return None if self.test is None else ask(self.test)
+
     def unseen(self) -> Bool[np.ndarray, " row"]:
         """Test rows whose text stands in neither train nor validation, but for case and space."""
-        known = {_plain(text) for part in (self.train, self.validation) for text in part.texts}
-        return np.array([_plain(text) not in known for text in self.test.texts])
+        known = {_plain(text) for part in self.chosen_on for text in part.texts}
+        test = () if self.test is None else self.test.texts
+        return np.array([_plain(text) not in known for text in test], dtype=bool)
 
 
-def open_problem(name: str, spec: DataSpec, root: Path) -> Problem:
+def open_problem(name: str, spec: DataSpec, root: Path, *, locked: bool) -> Problem:
     """Reads the files of a data set and splits its rows.
 
     Args:
         name: of the data set.
         spec: its files, below `root`, and how they are split.
         root: folder of the data.
+        locked: whether test rows may be read; else a file of them is not opened, and a share of the
+            training rows that is held back as the test is in no part.
 
     Raises:
         DataError: a file, text or label that cannot be used.
+        ConfigError: a label whose recall is wanted and which the data set does not have.
     """
     rows = {"train": _rows(spec.train, spec, root)}
-    for split in ("validation", "test"):
+    for split in ("validation", "test") if locked else ("validation",):
         source = getattr(spec, split)
         if isinstance(source, str):
             rows[split] = _rows(source, spec, root)
     space = LabelSpace.of(_labels(rows["train"]), spec.positive, rows["train"].several)
+    for label in spec.recalls:
+        if label not in space.names:
+            raise unknown_name("label", label, space.names)
     files = tuple(_entry(read, split, getattr(spec, split)) for split, read in rows.items())
     stores: dict[PartName, tuple[Text, ...]] = {}
     ids: dict[PartName, np.ndarray] = {}
@@ -115,7 +150,8 @@ def open_problem(name: str, spec: DataSpec, root: Path) -> Problem:
             ids[split] = space.encode(_chosen(_labels(read), kept))
         except DataError as error:
             raise DataError(f"{read.path}: {error}") from error
-    parts, notes = _parts(spec, stores, ids, _groups(rows["train"], spec))
+    groups = _groups(rows["train"], spec)
+    parts, notes = _parts(spec, stores, ids, groups, locked=locked)
     return Problem(name, spec, space, *parts, stores=stores, files=files, notes=notes)
 
 
@@ -131,7 +167,9 @@ def _parts(
     stores: dict[PartName, tuple[Text, ...]],
     ids: dict[PartName, np.ndarray],
     groups: Int[np.ndarray, " row"],
-) -> tuple[tuple[Part, Part, Part], tuple[str, ...]]:
+    *,
+    locked: bool,
+) -> tuple[tuple[Part, Part, Part | None], tuple[str, ...]]:
     """Train, validation and test, and what there is to say of them."""
     notes: list[str] = []
     rest = np.arange(len(ids["train"]))
@@ -140,7 +178,8 @@ def _parts(
     for split in held_out:
         share = getattr(spec, split)
         if isinstance(share, str):
-            chosen[split] = (split, np.arange(len(ids[split])))
+            if split in ids:
+                chosen[split] = (split, np.arange(len(ids[split])))
             continue
         kept, held = split_validation(ids["train"][rest], share, spec.seed, groups[rest])
         if not len(held):
@@ -158,7 +197,8 @@ def _parts(
         texts = tuple(flat_text(stores[store][row]) for row in rows)
         return Part(name, texts, ids[store][rows], store, rows)
 
-    return (part("train"), part("validation"), part("test")), tuple(notes)
+    test = part("test") if locked else None
+    return (part("train"), part("validation"), test), tuple(notes)
 
 
 def _groups(rows: Rows, spec: DataSpec) -> Int[np.ndarray, " row"]:

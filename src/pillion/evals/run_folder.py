@@ -5,10 +5,11 @@ is not taken for this one. Does not know what the numbers mean.
 
     folder/
     ├── cells/DATA/METHOD/seed-0.json          metrics, and what was chosen
-    ├── cells/DATA/METHOD/seed-0.safetensors   probabilities of validation and test rows
+    ├── cells/DATA/METHOD/seed-0.safetensors   probabilities of validation rows
+    ├── locked/DATA/METHOD/...                 the same of a locked run, and of test rows
     ├── times/DATA/METHOD.json                 what the method adds while a text is served
     ├── work/                                  what an interrupted method goes on from
-    └── accuracy-DATA.json                     the result file, merged
+    └── accuracy-DATA[-validation].json        the result file, merged
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from safetensors.numpy import load, save
 
 from pillion.errors import StorageError
 
-FORMAT = 1
+FORMAT = 2
 """Raise it when cells are computed otherwise: older ones are then made anew."""
 
 
@@ -39,7 +40,8 @@ class Cell:
 
     Attributes:
         facts: what its JSON file holds.
-        probs: `validation` and `test`, one row a text; empty where the method was not used.
+        probs: `validation`, and `test` if locked, one row a text; empty where the method was not
+            used.
     """
 
     facts: dict[str, Any]
@@ -51,10 +53,11 @@ class RunFolder:
 
     Args:
         path: made when something is written.
+        locked: whether its cells are those of test rows, too.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, locked: bool) -> None:
+        self.path, self._cells = path, "locked" if locked else "cells"
 
     def cell(self, data: str, method: str, seed: int, digest: str) -> Cell | None:
         """The cell, if it is there and made from what the digest stands for."""
@@ -98,7 +101,7 @@ class RunFolder:
         shutil.rmtree(self.work(digest), ignore_errors=True)
 
     def _cell(self, data: str, method: str, seed: int) -> Path:
-        return self.path / "cells" / data / method / f"seed-{seed}.json"
+        return self.path / self._cells / data / method / f"seed-{seed}.json"
 
     def _times(self, data: str, method: str) -> Path:
         return self.path / "times" / data / f"{method}.json"

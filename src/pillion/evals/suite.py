@@ -51,7 +51,8 @@ class DataSpec(Strict):
         max_train_rows: rows of `train` that are drawn at random, validation included.
         max_test_rows: rows of `test` that are drawn at random.
         seed: of these draws and of the split.
-        metrics: those that lead the table; None for those of the task.
+        metrics: those that lead the table; None for those of the task. The first chooses settings.
+        recalls: labels whose recall stands in the table, too.
     """
 
     train: str
@@ -67,6 +68,7 @@ class DataSpec(Strict):
     max_test_rows: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)
     metrics: tuple[str, ...] | None = None
+    recalls: tuple[str, ...] = ()
 
 
 class MethodSpec(Strict):

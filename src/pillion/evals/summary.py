@@ -11,19 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pillion.core import ModelIdentity
-from pillion.evals.problem import Problem
+from pillion.evals.beside import beside, best_probe, shares
+from pillion.evals.problem import Part, PartName, Problem
 from pillion.evals.provenance import provenance
 from pillion.evals.run_folder import Cell
 from pillion.evals.suite import Suite
 from pillion.metrics import PAIRED, Resampled, paired_difference, resampled
 from pillion.metrics.classification import METRICS
-
-LEADING = {
-    "binary": ("f1", "auprc"),
-    "multiclass": ("accuracy", "f1"),
-    "multilabel": ("f1", "auprc"),
-}
-"""The metrics that lead a table, by task."""
 
 _NEGATIVES_NEEDED = {"tpr_at_fpr_1": 100, "tpr_at_fpr_01": 1000}
 
@@ -46,8 +40,10 @@ def summarise(
         cells: of every method that has any, one a seed.
         times: of every method whose time was measured.
     """
+    split, draws = split_of(problem), _Draws(problem, cells)
     return {
-        "name": f"{suite.name}-{problem.name}",
+        "name": f"{suite.name}-{problem.name}{'' if split == 'test' else f'-{split}'}",
+        "split": split,
         **provenance(),
         "seed": problem.spec.seed,
         "data": list(problem.files),
@@ -57,9 +53,10 @@ def summarise(
             "data": problem.spec.model_dump(),
             "task": problem.task,
             "num_labels": len(problem.space.names),
-            "leading": list(leading_metrics(problem)),
-            "rows": {part.name: len(part) for part in (problem.train, problem.validation)}
-            | {"test": len(problem.test)},
+            "leading": list(problem.leading),
+            "rows": {part.name: len(part) for part in problem.parts},
+            "positives": shares(problem),
+            "best_probe": best_probe(problem, draws.of_probes(problem.leading[0])),
             "model": {
                 "name": model.name,
                 "weights_sha256": model.weights_sha256,
@@ -68,13 +65,31 @@ def summarise(
             "notes": list(problem.notes),
             "methods": {name: _chosen(own) for name, own in cells.items()},
         },
-        "results": [*_quality(problem, cells), *_prices(cells, times)],
+        "results": [*_quality(problem, cells, draws), *_prices(cells, times)],
     }
 
 
-def leading_metrics(problem: Problem) -> tuple[str, ...]:
-    """The metrics that lead this data set's table."""
-    return problem.spec.metrics or LEADING[problem.task]
+def with_reads(content: dict[str, Any], earlier: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A result file that says how often test rows were read for it: each day and commit once.
+
+    Args:
+        content: of the file.
+        earlier: of the one that it replaces; None for none. One that does not say counts by its
+            date.
+    """
+    if content["split"] != "test":
+        return content
+    known: list[Any] = []
+    if earlier is not None:
+        first = {"date": earlier.get("date"), "commit": earlier.get("commit")}
+        known = earlier.get("reads", [first])
+    now = {"date": content["date"], "commit": content["commit"]}
+    return {**content, "reads": known if now in known else [*known, now]}
+
+
+def split_of(problem: Problem) -> PartName:
+    """The rows that numbers are of: `test` in a locked run, else `validation`."""
+    return "validation" if problem.test is None else "test"
 
 
 def _chosen(cells: Sequence[Cell]) -> dict[str, Any]:
@@ -83,16 +98,15 @@ def _chosen(cells: Sequence[Cell]) -> dict[str, Any]:
     if "not_measured" in first:
         return {**kept, "not_measured": first["not_measured"]}
     # Cells may come from several machines; older ones do not say from which.
-    names = ("seed", "thresholds", "chosen", "fit_seconds", "machine")
+    names = ("seed", "thresholds", "chosen", "fit_seconds", "machine", "commit")
     seeds = [{name: cell.facts[name] for name in names if name in cell.facts} for cell in cells]
     return {**kept, "seeds": seeds}
 
 
-def _quality(problem: Problem, cells: Cells) -> Iterator[dict[str, Any]]:
+def _quality(problem: Problem, cells: Cells, draws: _Draws) -> Iterator[dict[str, Any]]:
     """One entry a method, subset and metric."""
-    measured = {name: own for name, own in cells.items() if own and own[0].probs}
-    rivals = {metric: best_baseline(measured, metric) for metric in PAIRED}
-    draws = _Draws(problem, measured)
+    split, measured = split_of(problem), draws.measured
+    rivals = {metric: best_baseline(measured, metric, split) for metric in PAIRED}
     for name, own in cells.items():
         if name not in measured:
             reason = own[0].facts["not_measured"]
@@ -103,9 +117,30 @@ def _quality(problem: Problem, cells: Cells) -> Iterator[dict[str, Any]]:
                 if metric not in values:
                     continue
                 entry = _entry(problem, name, own, subset, metric)
-                if subset == "test" and metric in PAIRED:
+                if subset == split and metric in PAIRED:
                     entry |= _against(draws, name, rivals[metric], metric)
                 yield entry
+        yield from _beside(problem, name, own)
+
+
+def _beside(problem: Problem, name: str, own: Sequence[Cell]) -> Iterator[dict[str, Any]]:
+    """What stands beside: one entry a number and part, the mean over seeds."""
+    for part in problem.parts:
+        if part.name == "train":
+            continue
+        each = [beside(problem, part, cell.probs[part.name], _lines(cell)) for cell in own]
+        for metric in each[0]:
+            values = [found[metric] for found in each]
+            defined = [value for value in values if value is not None]
+            yield {
+                "metric": f"{part.name}_{metric}",
+                "method": name,
+                "role": own[0].facts["role"],
+                "rows": len(part),
+                "value": statistics.fmean(defined) if defined else None,
+                "spread": statistics.stdev(defined) if len(defined) > 1 else None,
+                "per_seed": values,
+            }
 
 
 def _entry(
@@ -131,6 +166,7 @@ def _entry(
 
 def _why_undefined(problem: Problem, subset: str, metric: str) -> str:
     part = problem.validation if subset == "validation" else problem.test
+    assert part is not None
     if metric in _NEGATIVES_NEEDED and problem.task == "binary":
         needed, found = _NEGATIVES_NEEDED[metric], int((part.targets == 0).sum())
         if found < needed:
@@ -138,11 +174,11 @@ def _why_undefined(problem: Problem, subset: str, metric: str) -> str:
     return f"undefined for these rows of a {problem.task} task"
 
 
-def best_baseline(measured: Cells, metric: str) -> str | None:
-    """The baseline with the highest mean on the test rows: the hardest one to beat."""
+def best_baseline(measured: Cells, metric: str, split: PartName) -> str | None:
+    """The baseline with the highest mean on the rows that are asked: the hardest one to beat."""
     means: dict[str, float] = {}
     for name, own in measured.items():
-        values = [cell.facts["metrics"]["test"][metric] for cell in own]
+        values = [cell.facts["metrics"][split][metric] for cell in own]
         if own[0].facts["role"] == "baseline" and None not in values:
             means[name] = statistics.fmean(values)
     return max(means, key=means.__getitem__) if means else None
@@ -162,18 +198,29 @@ def _against(draws: _Draws, name: str, rival: str | None, metric: str) -> dict[s
 
 
 class _Draws:
-    """What each method's metrics are on the same draws of the test rows; made once."""
+    """What each method's metrics are on the same draws of a part's rows; made once."""
 
-    def __init__(self, problem: Problem, measured: Cells) -> None:
-        self.problem, self.measured = problem, measured
-        self.known: dict[tuple[str, str], Resampled] = {}
+    def __init__(self, problem: Problem, cells: Cells) -> None:
+        self.problem, self.split = problem, split_of(problem)
+        self.measured = {name: own for name, own in cells.items() if own and own[0].probs}
+        self.known: dict[tuple[str, str, str], Resampled] = {}
 
-    def of(self, name: str, metric: str) -> Resampled:
-        if (name, metric) not in self.known:
-            seeds = [(cell.probs["test"], _lines(cell)) for cell in self.measured[name]]
-            problem = self.problem
-            self.known[name, metric] = resampled(metric, seeds, problem.test.targets, problem.task)
-        return self.known[name, metric]
+    def of(self, name: str, metric: str, part: Part | None = None) -> Resampled:
+        problem = self.problem
+        part = part or problem.test or problem.validation
+        at = name, metric, part.name
+        if at not in self.known:
+            seeds = [(cell.probs[part.name], _lines(cell)) for cell in self.measured[name]]
+            self.known[at] = resampled(metric, seeds, part.targets, problem.task)
+        return self.known[at]
+
+    def of_probes(self, metric: str) -> dict[str, Resampled]:
+        """Of every probe on validation; empty where draws do not know the metric."""
+        return {
+            name: self.of(name, metric, self.problem.validation)
+            for name, own in self.measured.items()
+            if own[0].facts["role"] == "probe" and metric in PAIRED
+        }
 
     def difference(self, name: str, rival: str, metric: str, prefix: str = "") -> dict[str, Any]:
         found = paired_difference(self.of(name, metric), self.of(rival, metric))

@@ -31,15 +31,17 @@ class Clock:
 
     Args:
         states: whose model serves.
-        problem: whose test texts are served.
+        problem: whose validation texts are served.
         num_texts: how many; drawn at random, the same for every method.
     """
 
     def __init__(self, states: States, problem: Problem, num_texts: int) -> None:
-        rows = np.random.default_rng(0).permutation(len(problem.test))[: num_texts + WARM_TEXTS]
-        tokens = states.tokens(problem.test)
+        rows = np.random.default_rng(0).permutation(len(problem.validation))
+        tokens = states.tokens(problem.validation)
         self.states = states
-        self.texts = [(problem.test.texts[row], tokens[row]) for row in rows]
+        self.texts = [
+            (problem.validation.texts[row], tokens[row]) for row in rows[: num_texts + WARM_TEXTS]
+        ]
 
     @property
     def warm(self) -> int:

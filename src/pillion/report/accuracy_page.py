@@ -42,6 +42,16 @@ class AccuracyResult:
         return self.content["settings"]["data_set"]
 
     @property
+    def split(self) -> str:
+        """The rows that its numbers are of: `test`, or `validation`."""
+        return self.content.get("split", "test")
+
+    @property
+    def mark(self) -> str:
+        """What names its place on a page."""
+        return self.data_set if self.split == "test" else f"{self.data_set}, {self.split}"
+
+    @property
     def leading(self) -> list[str]:
         """The metrics that lead the table."""
         return self.content["settings"]["leading"]
@@ -67,7 +77,7 @@ class AccuracyResult:
         measured = [name for name in named if "not_measured" not in named[name]]
 
         def rank(name: str) -> tuple[int, float]:
-            value = self.value(name, f"test_{self.leading[0]}")
+            value = self.value(name, f"{self.split}_{self.leading[0]}")
             return ROLES.index(named[name]["role"]), -(-1.0 if value is None else value)
 
         return sorted(measured, key=rank)
@@ -84,7 +94,7 @@ def section(result: AccuracyResult) -> str:
     metrics = _metrics(result)
     lines = [
         f"{settings['num_labels']} labels; {rows['train']:,} rows to train on, "
-        f"{rows['validation']:,} to choose on, {rows['test']:,} to test on; template "
+        f"{rows['validation']:,} to choose on, {_asked(rows)}; template "
         f"`{settings['data']['template']}`; {model['name']} in {model['dtype']}; "
         f"{_layers(settings['data']['layers'])}.",
         "",
@@ -94,21 +104,25 @@ def section(result: AccuracyResult) -> str:
     return "\n".join([*lines, *([""] if notes else []), *(f"- {note}" for note in notes)])
 
 
+def _asked(rows: Mapping[str, int]) -> str:
+    return f"{rows['test']:,} to test on" if "test" in rows else "which the numbers are of"
+
+
 def with_sections(page: str, results: Sequence[AccuracyResult]) -> str:
     """A page whose marked parts are those of the results; a data set without one is appended."""
     for result in results:
-        begin, end = _marks(result.data_set)
+        begin, end = _marks(result.mark)
         text = f"{begin}\n\n{section(result)}\n\n{_image(result)}\n\n{end}"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.S)
         if pattern.search(page):
             page = pattern.sub(lambda _, text=text: text, page)
         else:
-            page = f"{page.rstrip()}\n\n## {result.data_set}\n\n{text}\n"
+            page = f"{page.rstrip()}\n\n## {result.mark}\n\n{text}\n"
     return page
 
 
-def _marks(data_set: str) -> tuple[str, str]:
-    return f"<!-- accuracy: {data_set} -->", f"<!-- end: {data_set} -->"
+def _marks(name: str) -> tuple[str, str]:
+    return f"<!-- accuracy: {name} -->", f"<!-- end: {name} -->"
 
 
 def _image(result: AccuracyResult) -> str:
@@ -131,12 +145,12 @@ def _metrics(result: AccuracyResult) -> list[str]:
 
 
 def _has(result: AccuracyResult, method: str, metric: str) -> bool:
-    return result.value(method, f"test_{metric}") is not None
+    return result.value(method, f"{result.split}_{metric}") is not None
 
 
 def _reason(result: AccuracyResult, method: str, metric: str) -> str:
     """Why a number is missing, if more is to be said than that it is undefined for the task."""
-    found = result.entry(method, f"test_{metric}")
+    found = result.entry(method, f"{result.split}_{metric}")
     reason = "" if found is None else found.get("reason", "")
     return reason if reason.startswith("not enough") else ""
 
@@ -170,7 +184,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _number(result: AccuracyResult, method: str, metric: str) -> str:
-    found = result.entry(method, f"test_{metric}")
+    found = result.entry(method, f"{result.split}_{metric}")
     if found is None:
         return NOTHING
     if found["value"] is None:
@@ -180,7 +194,7 @@ def _number(result: AccuracyResult, method: str, metric: str) -> str:
 
 
 def _difference(result: AccuracyResult, method: str, metric: str) -> str:
-    found = result.entry(method, f"test_{metric}")
+    found = result.entry(method, f"{result.split}_{metric}")
     if found is None or "difference" not in found:
         return NOTHING
     low, high = found["interval"]
@@ -207,11 +221,11 @@ def _notes(result: AccuracyResult, metrics: Sequence[str]) -> list[str]:
     best = {
         found["baseline"]
         for name in result.methods()
-        if (found := result.entry(name, f"test_{metrics[0]}")) and "baseline" in found
+        if (found := result.entry(name, f"{result.split}_{metrics[0]}")) and "baseline" in found
     }
     if best:
         notes.append(
-            f"The best baseline by {TITLES[metrics[0]]} on the test rows is "
+            f"The best baseline by {TITLES[metrics[0]]} on the {result.split} rows is "
             f"{', '.join(sorted(best))}; in brackets the paired bootstrap interval (95 %)."
         )
     reasons = {

@@ -56,7 +56,7 @@ def _draw_metric(
 ) -> None:
     """A line a method: every seed as a ring, their mean as a dot."""
     for place, method in enumerate(methods):
-        found = result.entry(method, f"test_{metric}")
+        found = result.entry(method, f"{result.split}_{metric}")
         if found is None or found["value"] is None:
             where = ax.get_yaxis_transform()
             ax.text(0.02, place, "undefined", fontsize=7, va="center", transform=where)
@@ -67,7 +67,7 @@ def _draw_metric(
         ax.plot(found["value"], place, "o", color=colour, mec="black", mew=0.4, ms=6)
     ax.set_yticks(range(len(methods)), methods if names else [""] * len(methods), fontsize=8)
     ax.set_ylim(-0.6, len(methods) - 0.4)
-    ax.set_xlabel(f"{TITLES[metric]} on test rows", fontsize=8)
+    ax.set_xlabel(f"{TITLES[metric]} on {result.split} rows", fontsize=8)
     ax.tick_params(axis="x", labelsize=8)
     ax.grid(axis="both", alpha=0.25)
 
@@ -76,7 +76,7 @@ def _priced(result: AccuracyResult) -> dict[str, tuple[float, float]]:
     """Added milliseconds and first leading metric of the methods that have both; no controls."""
     found: dict[str, tuple[float, float]] = {}
     for method in result.methods():
-        value = result.value(method, f"test_{result.leading[0]}")
+        value = result.value(method, f"{result.split}_{result.leading[0]}")
         added = result.value(method, "added_ms")
         if value is not None and added is not None and result.role(method) != "control":
             found[method] = (max(added, LEAST_MS), value)

@@ -35,7 +35,7 @@ class TrainSettings(_Strict):
             were best; what is said of validation rows is said by the probe before that.
     """
 
-    epochs: int = Field(default=4, ge=1, le=10)
+    epochs: int = Field(default=4, ge=1, le=100)
     batch_size: int | None = Field(default=None, ge=1)
     warmup: float = Field(default=0.1, ge=0, lt=1)
     patience: int = Field(default=3, ge=1)

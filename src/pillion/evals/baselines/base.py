@@ -1,7 +1,7 @@
 """The contract of a method: labelled rows in, probabilities of validation and test rows out.
 
-A method chooses on validation rows whatever it chooses, and sees test texts only to label them. It
-does not know files, intervals or the other methods.
+A method chooses on validation rows whatever it chooses, and sees test texts only to label them, in
+a locked run; in any other there are none. It does not know files, intervals or the other methods.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class Outcome:
 
     Attributes:
         validation: probabilities of the validation rows.
-        test: of the test rows.
+        test: of the test rows; None where they may not be read.
         parameters: numbers that were learnt.
         chosen: what was chosen on validation, and what it was chosen from.
     """
 
     validation: Float[np.ndarray, "held output"]
-    test: Float[np.ndarray, "row output"]
+    test: Float[np.ndarray, "row output"] | None
     parameters: int
     chosen: dict[str, Any] = field(default_factory=dict[str, Any])
 

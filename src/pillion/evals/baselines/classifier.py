@@ -8,6 +8,7 @@ does, and stays in memory beside it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +21,7 @@ from pillion.backends import Backend
 from pillion.errors import ConfigError, unknown_name
 from pillion.evals.baselines.base import Method, Outcome, Serving, Settings, Workplace
 from pillion.evals.baselines.encoder import EMBEDDER, encoder_path, why_no_encoder
-from pillion.evals.baselines.finetune import Rates, described, finetune, predict
+from pillion.evals.baselines.finetune import Rates, described, finetune, long_enough, predict
 from pillion.evals.problem import Part, Problem
 from pillion.extract.collector import pad
 
@@ -30,7 +31,9 @@ class ClassifierSettings(Settings):
 
     Attributes:
         model: a sequence classifier: a folder, a hub name, or `minilm` (a package brings it).
-        epochs: of fine-tuning, with a fresh head; 0 to use the model and its head as they are.
+        epochs: of fine-tuning, with a fresh head; while the last is the best, twice as many are
+            tried; 0 to use the model and its head as they are.
+        longest: epochs at most.
         labels: for a model that is used as it is: its label -> one of the data set's.
         learning_rate: the highest one.
         batch_size: rows a step.
@@ -39,6 +42,7 @@ class ClassifierSettings(Settings):
 
     model: str = EMBEDDER
     epochs: int = Field(default=3, ge=0)
+    longest: int = Field(default=24, ge=1)
     labels: dict[str, str] = Field(default_factory=dict[str, str])
     learning_rate: float = Field(default=1e-4, gt=0)
     batch_size: int = Field(default=32, ge=1)
@@ -63,7 +67,17 @@ class Classifier(Method):
         """See `Method.fit`."""
         if not self.settings.epochs:
             return [self._as_it_is(place)]
-        return [self._trained(place, seed) for seed in seeds]
+        how = self.settings
+        rates = Rates(how.epochs, how.learning_rate, batch_size=how.batch_size, longest=how.longest)
+
+        def learn(seed: int) -> Outcome:
+            return long_enough(
+                lambda epochs: self._trained(place, seed, replace(rates, epochs=epochs)),
+                place.problem,
+                rates,
+            )
+
+        return [learn(seed) for seed in seeds]
 
     def serving(self, place: Workplace) -> Serving:
         """See `Method.serving`."""
@@ -78,31 +92,30 @@ class Classifier(Method):
         # Beside the language model, as a pipeline would have it.
         return Guard(model.to(place.states.backend.device), tokenizer, self.settings.max_tokens)
 
-    def _trained(self, place: Workplace, seed: int) -> Outcome:
-        problem, how = place.problem, self.settings
+    def _trained(self, place: Workplace, seed: int, rates: Rates) -> Outcome:
+        problem = place.problem
         torch.manual_seed(seed)  # the fresh head
         guard = self._load(place, problem.num_outputs)
-        parts = (problem.train, problem.validation, problem.test)
-        tokens = {part.name: guard.encode(part) for part in parts}
-        rates = Rates(how.epochs, how.learning_rate, batch_size=how.batch_size)
+        tokens = {part.name: guard.encode(part) for part in problem.parts}
         losses = finetune(guard.logits, guard.model, tokens, problem, rates, seed, place.progress)
-        said = [
-            predict(guard.logits, guard.model, tokens[part.name], problem.task)
-            for part in parts[1:]
-        ]
-        return Outcome(said[0], said[1], guard.num_parameters, described(rates, losses))
+
+        def ask(part: Part) -> np.ndarray:
+            return predict(guard.logits, guard.model, tokens[part.name], problem.task)
+
+        said = ask(problem.validation), problem.of_test(ask)
+        return Outcome(*said, guard.num_parameters, described(rates, losses))
 
     def _as_it_is(self, place: Workplace) -> Outcome:
         problem, guard = place.problem, self._load(place, None)
         columns = self._columns(guard, problem)
-        probs = [
-            _named(predict(guard.logits, guard.model, guard.encode(part), "multiclass"), columns)
-            for part in (problem.validation, problem.test)
-        ]
-        if problem.task == "binary":
-            probs = [one[:, 1:] for one in probs]
+
+        def ask(part: Part) -> np.ndarray:
+            said = predict(guard.logits, guard.model, guard.encode(part), "multiclass")
+            probs = _named(said, columns)
+            return probs[:, 1:] if problem.task == "binary" else probs
+
         facts = {"labels": guard.labels, "parameters": guard.num_parameters}
-        return Outcome(probs[0], probs[1], 0, facts)
+        return Outcome(ask(problem.validation), problem.of_test(ask), 0, facts)
 
     def _columns(self, guard: Guard, problem: Problem) -> list[list[int]]:
         """For every label of the data set, the model's labels that stand for it."""

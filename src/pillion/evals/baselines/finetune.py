@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from pillion.core.batching import batches_by_length
-from pillion.evals.baselines.logistic import log_loss
+from pillion.evals.baselines.base import Outcome
+from pillion.evals.choice import log_loss, quality
 from pillion.evals.problem import Problem
 from pillion.extract import Progress
 from pillion.probe.task import Task, loss, probabilities
@@ -36,6 +37,7 @@ class Rates:
 
     Attributes:
         epochs: passes over the training rows.
+        longest: epochs at most, if the last of `epochs` is the best; 0: these.
         learning_rate: the highest one.
         weight_decay: of AdamW.
         batch_size: rows a step.
@@ -47,6 +49,7 @@ class Rates:
     weight_decay: float = 0.01
     batch_size: int = 32
     warmup: float = 0.1
+    longest: int = 0
 
 
 def finetune(
@@ -117,6 +120,30 @@ def predict(
         probs = probabilities(task, logits_of([tokens[row] for row in rows]))
         found.update(zip(rows, probs.cpu().numpy(), strict=True))
     return np.stack([found[row] for row in range(len(tokens))])
+
+
+def long_enough(fit: Callable[[int], Outcome], problem: Problem, rates: Rates) -> Outcome:
+    """The best of fits with ever twice as many epochs, while the last epoch is the best.
+
+    Args:
+        fit: with a number of epochs; what it chose holds `best_epoch`.
+        problem: whose leading metric judges on validation.
+        rates: epochs to begin with, and at most.
+    """
+    tried: dict[int, Outcome] = {}
+    epochs = rates.epochs
+    while not tried or (_is_last_best(tried[max(tried)]) and epochs <= rates.longest):
+        tried[epochs] = fit(epochs)
+        epochs *= 2
+    lead, task, targets = problem.leading[0], problem.task, problem.validation.targets
+    found = {n: quality(lead, task, one.validation, targets) for n, one in tried.items()}
+    best = tried[max(found, key=lambda count: found[count].rank)]
+    facts = {"epochs_tried": {str(count): one.facts for count, one in found.items()}}
+    return replace(best, chosen={**best.chosen, **facts, "at_edge": _is_last_best(best)})
+
+
+def _is_last_best(outcome: Outcome) -> bool:
+    return outcome.chosen["best_epoch"] == outcome.chosen["epochs"]
 
 
 def described(rates: Rates, losses: Sequence[float]) -> dict[str, Any]:

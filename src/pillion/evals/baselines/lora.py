@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import Field
@@ -22,7 +23,7 @@ from pillion.backends import Backend
 from pillion.backends.transformers import TransformersBackend
 from pillion.evals.baselines.base import Method, Outcome, Role, Serving, Settings, Workplace
 from pillion.evals.baselines.finetune import Rates, described, finetune, predict
-from pillion.evals.problem import Problem
+from pillion.evals.problem import Part, Problem
 from pillion.extract.collector import pad
 
 
@@ -84,19 +85,22 @@ class Lora(Method):
 
     def _fit(self, place: Workplace, seed: int) -> Outcome:
         problem, how = place.problem, self.settings
-        parts = (problem.train, problem.validation, problem.test)
         tokens = {
             part.name: [row[-how.max_tokens :] for row in place.states.tokens(part)]
-            for part in parts
+            for part in problem.parts
         }
         torch.manual_seed(seed)
         model = Adapted(place.states.backend, problem.num_outputs, how)
         rates = Rates(how.epochs, how.learning_rate, batch_size=how.batch_size)
         named = {name: tokens[name] for name in ("train", "validation")}
         losses = finetune(model.logits, model, named, problem, rates, seed, place.progress)
-        said = [predict(model.logits, model, tokens[part.name], problem.task) for part in parts[1:]]
+
+        def ask(part: Part) -> np.ndarray:
+            return predict(model.logits, model, tokens[part.name], problem.task)
+
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        return Outcome(said[0], said[1], trained, described(rates, losses))
+        said = ask(problem.validation), problem.of_test(ask)
+        return Outcome(*said, trained, described(rates, losses))
 
 
 class Adapted(nn.Module):

@@ -9,9 +9,10 @@ layers. Made for labels of an answer: with `after` only the tokens behind it are
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from pillion.backends import Backend
 from pillion.core.batching import batches_by_length
 from pillion.evals.baselines.base import Method, Outcome, Serving, Settings, Workplace
-from pillion.evals.baselines.finetune import Rates, described, finetune, predict
+from pillion.evals.baselines.finetune import Rates, described, finetune, long_enough, predict
 from pillion.evals.problem import Part
 from pillion.extract import LiveSource, Progress, StateSource
 
@@ -41,7 +42,8 @@ class LosNetSettings(Settings):
         layers: of the encoder.
         dropout: in the encoder.
         learning_rate: the highest one.
-        epochs: passes over the training rows.
+        epochs: passes over the training rows; while the last is the best, twice as many are tried.
+        longest: epochs at most.
         batch_size: rows a step.
     """
 
@@ -54,6 +56,7 @@ class LosNetSettings(Settings):
     dropout: float = Field(default=0.3, ge=0, lt=1)
     learning_rate: float = Field(default=3e-4, gt=0)
     epochs: int = Field(default=10, ge=1)
+    longest: int = Field(default=40, ge=1)
     batch_size: int = Field(default=32, ge=1)
 
 
@@ -83,7 +86,7 @@ class LosNet(Method):
     def fit(self, place: Workplace, seeds: Sequence[int]) -> list[Outcome]:
         """See `Method.fit`; signatures are made once for all seeds."""
         problem = place.problem
-        parts = (problem.train, problem.validation, problem.test)
+        parts = problem.parts
         made = {part.name: self._signatures(place, part) for part in parts}
         # Rows stand for their signatures: the loop only sorts them by length.
         rows: list[Signature] = [one for part in parts for one in made[part.name]]
@@ -93,7 +96,17 @@ class LosNet(Method):
             own = made[part.name]
             ids[part.name] = [[first + n] * len(one.top) for n, one in enumerate(own)]
             first += len(own)
-        return [self._fit(place, rows, ids, seed) for seed in seeds]
+        how = self.settings
+        rates = Rates(how.epochs, how.learning_rate, batch_size=how.batch_size, longest=how.longest)
+
+        def learn(seed: int) -> Outcome:
+            return long_enough(
+                lambda epochs: self._fit(place, rows, ids, seed, replace(rates, epochs=epochs)),
+                problem,
+                rates,
+            )
+
+        return [learn(seed) for seed in seeds]
 
     def serving(self, place: Workplace) -> Serving:
         """See `Method.serving`: one position, as for each token of an answer."""
@@ -113,6 +126,7 @@ class LosNet(Method):
         rows: Sequence[Signature],
         ids: dict[str, list[list[int]]],
         seed: int,
+        rates: Rates,
     ) -> Outcome:
         problem, how = place.problem, self.settings
         torch.manual_seed(seed)
@@ -121,14 +135,15 @@ class LosNet(Method):
         def logits(batch: list[Sequence[int]]) -> Tensor:
             return network([rows[row[0]] for row in batch])
 
-        rates = Rates(how.epochs, how.learning_rate, batch_size=how.batch_size)
         named = {name: ids[name] for name in ("train", "validation")}
         losses = finetune(logits, network, named, problem, rates, seed, place.progress)
-        said = [
-            predict(logits, network, ids[name], problem.task) for name in ("validation", "test")
-        ]
+
+        def ask(part: Part) -> np.ndarray:
+            return predict(logits, network, ids[part.name], problem.task)
+
         size = sum(p.numel() for p in network.parameters())
-        return Outcome(said[0], said[1], size, described(rates, losses))
+        said = ask(problem.validation), problem.of_test(ask)
+        return Outcome(*said, size, described(rates, losses))
 
     def _signatures(self, place: Workplace, part: Part) -> list[Signature]:
         states, backend = place.states, place.states.backend

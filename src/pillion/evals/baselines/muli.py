@@ -22,7 +22,7 @@ from pillion.backends import Backend
 from pillion.core import Template
 from pillion.data.labels import Task
 from pillion.evals.baselines.base import Method, Outcome, Serving, Settings, Workplace
-from pillion.evals.baselines.logistic import log_loss
+from pillion.evals.choice import log_loss
 from pillion.evals.problem import Part, Problem
 from pillion.extract import Progress, silent
 
@@ -85,23 +85,21 @@ class Muli(Method):
             progress: told of every epoch.
         """
         how = self.settings
-        train, held, test = (
-            log_odds(backend, last_states(part))
-            for part in (problem.train, problem.validation, problem.test)
-        )
+        train, *asked = (log_odds(backend, last_states(part)) for part in problem.parts)
         mean, deviation = _standardise(train)
-        for rows in (held, test):
+        for rows in asked:
             _apply_standard(rows, mean, deviation)
         wanted = _columns(problem.train.targets, problem.num_outputs, problem.task)
         found: list[Outcome] = []
         for seed in seeds:
             weights, bias = fit_units(train, wanted, how, seed, progress)
-            probs = [_probs(rows, weights, bias, problem.task) for rows in (held, test)]
+            held, *test = (_probs(rows, weights, bias, problem.task) for rows in asked)
             facts = {
                 "zero_weights": float((weights.abs() < 1e-4).float().mean()),
-                "log_loss": log_loss(probs[0], problem.validation.targets, problem.task),
+                "log_loss": log_loss(held, problem.validation.targets, problem.task),
             }
-            found.append(Outcome(probs[0], probs[1], weights.numel() + bias.numel(), facts))
+            size = weights.numel() + bias.numel()
+            found.append(Outcome(held, test[0] if test else None, size, facts))
         return found
 
     def serving(self, place: Workplace) -> Serving:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pillion.backends import Step
 from pillion.evals.baselines.base import Method, Outcome, Serving, Settings, Workplace
-from pillion.evals.baselines.logistic import Logistic, fit_logistic, refit
+from pillion.evals.baselines.logistic import Goal, Logistic, fit_logistic, refit
 from pillion.evals.problem import Part
 from pillion.evals.states import Pooling
 
@@ -25,8 +25,7 @@ Rows = tuple[np.ndarray, np.ndarray]
 """Features and targets."""
 
 STRENGTHS = (0.001, 0.01, 0.1)
-LAYER_STRENGTH = 0.01
-"""C at which layers are compared; the best one then gets its own."""
+"""Values of C to begin with; chosen edges are gone beyond."""
 
 
 class PooledSettings(Settings):
@@ -34,14 +33,12 @@ class PooledSettings(Settings):
 
     Attributes:
         pooling: `mean` over tokens, or the `last` token's state.
-        strengths: values of C that validation chooses from.
-        max_iter: steps of the solver, at most.
+        strengths: values of C that validation chooses from; several are widened beyond an edge.
         refit: learn once more, from validation rows too, once they have chosen.
     """
 
     pooling: Pooling = "mean"
     strengths: tuple[float, ...] = STRENGTHS
-    max_iter: int = 100
     refit: bool = False
 
 
@@ -53,30 +50,41 @@ class PooledMethod(Method):
     def _features(self, place: Workplace, part: Part) -> Float[np.ndarray, "row layer dim"]:
         return place.states.pooled(part, self.settings.pooling)
 
-    def _outcome(self, place: Workplace, places: Sequence[int], chosen: dict[str, Any]) -> Outcome:
-        """The outcome on some of the kept layers, side by side."""
-        problem, settings = place.problem, self.settings
-        model, train, held, scale = self._fit(place, places, settings.strengths)
+    def _outcome(
+        self,
+        place: Workplace,
+        places: Sequence[int],
+        model: Logistic,
+        chosen: dict[str, Any],
+    ) -> Outcome:
+        """What a model says that was fitted on some of the kept layers, side by side."""
+        problem = place.problem
+        train, held, scale = self._rows(place, places)
         said = model.predict(held[0])
-        if settings.refit:
-            model = refit(model, train, held, settings.max_iter)
-        test = model.predict(scale(_joined(self._features(place, problem.test), places)))
-        facts = {**chosen, "C": model.strength, "refit": settings.refit}
-        return Outcome(said, test, model.parameters, facts)
+        if self.settings.refit and problem.test is not None:
+            model = refit(model, train, held)
 
-    def _fit(
-        self, place: Workplace, places: Sequence[int], strengths: Sequence[float]
-    ) -> tuple[Logistic, Rows, Rows, Scale]:
-        """The best model, the rows that taught and chose it, and how features are scaled."""
+        def ask(part: Part) -> np.ndarray:
+            return model.predict(scale(_joined(self._features(place, part), places)))
+
+        facts = {**chosen, **model.facts, "refit": self.settings.refit}
+        return Outcome(said, problem.of_test(ask), model.parameters, facts)
+
+    def _fit(self, place: Workplace, places: Sequence[int]) -> Logistic:
+        """The model with the best penalty."""
+        problem = place.problem
+        goal = Goal(problem.task, problem.num_outputs, problem.leading[0])
+        train, held, _ = self._rows(place, places)
+        return fit_logistic(train, held, goal, self.settings.strengths)
+
+    def _rows(self, place: Workplace, places: Sequence[int]) -> tuple[Rows, Rows, Scale]:
+        """The rows that teach and choose, and how features are scaled."""
         problem = place.problem
         train = _joined(self._features(place, problem.train), places)
         scale = Scale.of(train)
         held = _joined(self._features(place, problem.validation), places)
         rows = (scale(train), problem.train.targets), (scale(held), problem.validation.targets)
-        model = fit_logistic(
-            *rows, problem.task, problem.num_outputs, strengths, self.settings.max_iter
-        )
-        return model, *rows, scale
+        return *rows, scale
 
     def _serving(self, place: Workplace, layers: Sequence[int]) -> Serving:
         states, num_outputs = place.states, place.problem.num_outputs
@@ -93,18 +101,19 @@ class PooledMethod(Method):
 
 
 class BestLayer(PooledMethod):
-    """One layer: the one whose logistic regression has the smallest log-loss on validation."""
+    """One layer: the one whose logistic regression, with its own penalty, is best on validation."""
 
     def fit(self, place: Workplace, seeds: Sequence[int]) -> list[Outcome]:
         """See `Method.fit`."""
         layers = place.states.layers
-        losses = [
-            self._fit(place, [at], (LAYER_STRENGTH,))[0].log_loss for at in range(len(layers))
-        ]
-        best = int(np.argmin(losses))
-        by_layer = {str(layer): round(x, 4) for layer, x in zip(layers, losses, strict=True)}
-        chosen = {"layer": layers[best], "log_loss_by_layer": by_layer}
-        return [self._outcome(place, [best], chosen)]
+        models = [self._fit(place, [at]) for at in range(len(layers))]
+        best = max(range(len(layers)), key=lambda at: models[at].quality.rank)
+        by_layer = {
+            str(layer): model.quality.facts | {"C": model.strength}
+            for layer, model in zip(layers, models, strict=True)
+        }
+        chosen = {"layer": layers[best], "by_layer": by_layer}
+        return [self._outcome(place, [best], models[best], chosen)]
 
     def serving(self, place: Workplace) -> Serving:
         """See `Method.serving`."""
@@ -118,7 +127,9 @@ class AllLayers(PooledMethod):
     def fit(self, place: Workplace, seeds: Sequence[int]) -> list[Outcome]:
         """See `Method.fit`."""
         layers = place.states.layers
-        return [self._outcome(place, range(len(layers)), {"layers": list(layers)})]
+        every = range(len(layers))
+        model = self._fit(place, every)
+        return [self._outcome(place, every, model, {"layers": list(layers)})]
 
     def serving(self, place: Workplace) -> Serving:
         """See `Method.serving`."""

@@ -1,7 +1,8 @@
 """pillion's own probes as a method: any aggregator, its training, the layers that it reads.
 
 With a grid, every combination is trained on the first seed and the best on validation goes on to
-the others. Does not know how a probe is trained.
+the others. Every probe may train for longer under the same rule: while its last epoch is its best,
+twice as many are tried. Does not know how a probe is trained.
 """
 
 from __future__ import annotations
@@ -11,15 +12,20 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+import numpy as np
 from pydantic import Field
 
 from pillion.core import Shape
 from pillion.evals.baselines.base import Method, Outcome, Role, Serving, Settings, Workplace
+from pillion.evals.choice import Quality, quality, together
 from pillion.evals.problem import Part
 from pillion.evals.suite import checked
+from pillion.extract import StateSource
 from pillion.probe import Artefact, Network, build, make_settings
 from pillion.runtime import Reading, watch
 from pillion.train import Examples, ProbeConfig, Trained, TrainSettings, evaluate_networks, train
+
+LONGEST = 32
 
 
 class ProbeSettings(Settings):
@@ -32,6 +38,8 @@ class ProbeSettings(Settings):
         weight_decay: of AdamW.
         layers: those to read; None for all that the data set keeps.
         train: what `TrainSettings` takes: epochs, batch_size, warmup, patience, class_weights, ...
+        longest: epochs at most. `train.epochs` is where every probe begins; while half of the seeds
+            or more find their last epoch the best, twice as many are tried, up to this.
         grid: values to choose from on validation: of `learning_rate`, `weight_decay`, or any
             setting of the aggregator.
     """
@@ -42,6 +50,7 @@ class ProbeSettings(Settings):
     weight_decay: float = Field(default=0.5, ge=0)
     layers: tuple[int, ...] | None = None
     train: dict[str, Any] = Field(default_factory=dict[str, Any])
+    longest: int = Field(default=LONGEST, ge=1)
     grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict[str, tuple[Any, ...]])
 
 
@@ -63,15 +72,46 @@ class ProbeMethod(Method):
 
     def fit(self, place: Workplace, seeds: Sequence[int]) -> list[Outcome]:
         """See `Method.fit`; all that is trained at a time shares one read of the states."""
-        if len(self.configs) == 1:
-            trained = self._train(place, [self._seeded(self.configs[0], seed) for seed in seeds])
-            return self._outcomes(place, trained, {})
-        tried = self._train(place, [self._seeded(one, seeds[0]) for one in self.configs])
-        best = min(tried, key=_log_loss)
-        facts = {"tried": [_described(one) for one in tried]}
-        others = [self._seeded(best.config, seed) for seed in seeds[1:]]
-        more = self._train(place, others) if others else []
-        return self._outcomes(place, [best, *more], facts)
+        config, facts = self.configs[0], dict[str, Any]()
+        if len(self.configs) > 1:
+            tried = self._train(place, [self._seeded(one, seeds[0]) for one in self.configs])
+            found = self._qualities(place, tried)
+            config = self.configs[max(range(len(tried)), key=lambda at: found[at].rank)]
+            facts["tried"] = [
+                _described(one) | of.facts for one, of in zip(tried, found, strict=True)
+            ]
+        trained, epochs = self._long_enough(place, [self._seeded(config, seed) for seed in seeds])
+        return self._outcomes(place, trained, facts | epochs)
+
+    def _long_enough(
+        self, place: Workplace, configs: list[ProbeConfig]
+    ) -> tuple[list[Trained], dict[str, Any]]:
+        """The same configuration with its seeds, trained for the number of epochs that is best."""
+        runs: dict[int, list[Trained]] = {}
+        epochs = self.training.epochs
+        while not runs or (_wants_more(runs[max(runs)], max(runs)) and epochs <= self.longest):
+            runs[epochs] = self._train(place, configs, epochs)
+            epochs *= 2
+        found = {count: together(self._qualities(place, run)) for count, run in runs.items()}
+        best = max(found, key=lambda count: found[count].rank)
+        tried = {str(count): one.facts for count, one in found.items()}
+        at_edge = best == max(runs) and _wants_more(runs[best], best)
+        return runs[best], {"epochs": best, "epochs_tried": tried, "at_edge": at_edge}
+
+    @property
+    def longest(self) -> int:
+        """Epochs at most."""
+        return max(self.settings.longest, self.training.epochs)
+
+    def _qualities(self, place: Workplace, trained: list[Trained]) -> list[Quality]:
+        """How good each is on validation."""
+        problem, networks = place.problem, [one.unbiased for one in trained]
+        said = evaluate_networks(networks, self._source(place, problem.validation), problem.task)
+        targets, lead = problem.validation.targets, problem.leading[0]
+        return [quality(lead, problem.task, probs.numpy(), targets) for probs in said]
+
+    def _source(self, place: Workplace, part: Part) -> StateSource:
+        return place.states.source(part, self.settings.layers)
 
     def serving(self, place: Workplace) -> Serving:
         """See `Method.serving`."""
@@ -108,12 +148,16 @@ class ProbeMethod(Method):
     def _seeded(config: ProbeConfig, seed: int) -> ProbeConfig:
         return config.model_copy(update={"seed": seed})
 
-    def _train(self, place: Workplace, configs: list[ProbeConfig]) -> list[Trained]:
-        problem, layers = place.problem, self.settings.layers
-        parts = (problem.train, problem.validation)
+    def _train(
+        self, place: Workplace, configs: list[ProbeConfig], epochs: int | None = None
+    ) -> list[Trained]:
+        problem = place.problem
         training, held = (
-            Examples(place.states.source(part, layers), part.targets) for part in parts
+            Examples(self._source(place, part), part.targets) for part in problem.chosen_on
         )
+        count = epochs or self.training.epochs
+        # A second fit, from validation rows too, is for test rows alone.
+        refit = self.training.refit and problem.test is not None
         rows_a_step = self.training.rows_a_step(len(problem.train))
         return train(
             training,
@@ -121,9 +165,9 @@ class ProbeMethod(Method):
             problem.task,
             len(problem.space.names),
             [config.at_batch(rows_a_step) for config in configs],
-            self.training,
+            self.training.model_copy(update={"epochs": count, "refit": refit}),
             place.progress,
-            checkpoint=place.folder / f"{len(configs)}-{configs[0].seed}",
+            checkpoint=place.folder / f"{len(configs)}-{configs[0].seed}-{count}",
             device=place.states.backend.device,
         )
 
@@ -132,20 +176,22 @@ class ProbeMethod(Method):
     ) -> list[Outcome]:
         problem = place.problem
 
-        def said(networks: list[Network], part: Part) -> list[Any]:
-            source = place.states.source(part, self.settings.layers)
-            return evaluate_networks(networks, source, problem.task)
+        def said(networks: list[Network], part: Part) -> list[np.ndarray]:
+            source = self._source(place, part)
+            return [one.numpy() for one in evaluate_networks(networks, source, problem.task)]
 
         held = said([one.unbiased for one in trained], problem.validation)
-        tested = said([one.network for one in trained], problem.test)
+        tested = problem.of_test(lambda part: said([one.network for one in trained], part))
         return [
             Outcome(
-                of_held.numpy(),
-                of_test.numpy(),
+                of_held,
+                of_test,
                 one.network.num_parameters,
                 {**_described(one), "train": self.training.model_dump(), **facts},
             )
-            for one, of_held, of_test in zip(trained, held, tested, strict=True)
+            for one, of_held, of_test in zip(
+                trained, held, tested or [None] * len(trained), strict=True
+            )
         ]
 
     def _untrained(self, place: Workplace) -> Artefact:
@@ -168,6 +214,11 @@ class ProbeMethod(Method):
             training={},
             metrics={},
         )
+
+
+def _wants_more(run: Sequence[Trained], epochs: int) -> bool:
+    """Whether the last epoch is the best of half of the seeds or more."""
+    return 2 * sum(one.best_epoch == epochs for one in run) >= len(run)
 
 
 def _log_loss(trained: Trained) -> float:

@@ -81,12 +81,12 @@ class Prompting(Method):
     def _ask(self, place: Workplace, seed: int) -> Outcome:
         problem, asker = place.problem, self._asker(place, seed)
         prior = asker.ask([NO_CONTENT]) if self.settings.calibrate else 0.0
-        probs = [
-            _probs(asker.ask(part.texts, place.progress) - prior, problem.task == "binary")
-            for part in (problem.validation, problem.test)
-        ]
+
+        def ask(part: Part) -> np.ndarray:
+            return _probs(asker.ask(part.texts, place.progress) - prior, problem.task == "binary")
+
         facts = {"answers": asker.answers, "prefix_tokens": len(asker.prefix)}
-        return Outcome(probs[0], probs[1], 0, facts)
+        return Outcome(ask(problem.validation), problem.of_test(ask), 0, facts)
 
     def _asker(self, place: Workplace, seed: int) -> Asker:
         problem, backend = place.problem, place.states.backend

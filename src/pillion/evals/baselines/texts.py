@@ -15,7 +15,8 @@ from jaxtyping import Float
 from pillion.backends import Backend
 from pillion.evals.baselines.base import Method, Outcome, Role, Serving, Settings, Workplace
 from pillion.evals.baselines.encoder import EMBEDDER, Encoder, why_no_encoder
-from pillion.evals.baselines.logistic import STRENGTHS, Features, Logistic, fit_logistic, refit
+from pillion.evals.baselines.logistic import STRENGTHS, Goal, Logistic, fit_logistic, refit
+from pillion.evals.baselines.newton import Features
 from pillion.evals.problem import Problem
 
 Featurise = Callable[[Sequence[str]], Features]
@@ -25,12 +26,17 @@ class TextSettings(Settings):
     """Settings of logistic regression on features of texts.
 
     Attributes:
-        strengths: values of C that validation chooses from.
+        strengths: values of C that validation chooses from; several are widened beyond an edge.
         refit: learn once more, from validation rows too, once they have chosen.
     """
 
     strengths: tuple[float, ...] = STRENGTHS
     refit: bool = False
+
+
+def goal_of(problem: Problem) -> Goal:
+    """What logistic regression learns on a data set, and is chosen by."""
+    return Goal(problem.task, problem.num_outputs, problem.leading[0])
 
 
 class TextMethod(Method):
@@ -52,31 +58,29 @@ class TextMethod(Method):
 
     def learn(self, problem: Problem) -> Outcome:
         """`fit` from the texts alone."""
-        tried: list[tuple[str, Featurise, Logistic, Features, Features]] = []
+        parts = problem.train.targets, problem.validation.targets
+        tried: dict[str, tuple[Featurise, Logistic, list[Features]]] = {}
         for name, featurise in self.featurisers(problem.train.texts).items():
-            train, validation = (
-                featurise(part.texts) for part in (problem.train, problem.validation)
-            )
-            model = fit_logistic(
-                (train, problem.train.targets),
-                (validation, problem.validation.targets),
-                problem.task,
-                problem.num_outputs,
-                self.settings.strengths,
-            )
-            tried.append((name, featurise, model, train, validation))
-        name, featurise, model, train, validation = min(tried, key=lambda one: one[2].log_loss)
+            features = [featurise(part.texts) for part in problem.chosen_on]
+            train, held = zip(features, parts, strict=True)
+            model = fit_logistic(train, held, goal_of(problem), self.settings.strengths)
+            tried[name] = featurise, model, features
+        name = max(tried, key=lambda one: tried[one][1].quality.rank)
+        featurise, model, features = tried[name]
         chosen = {
             "features": name,
-            "C": model.strength,
-            "tried": {one[0]: round(one[2].log_loss, 4) for one in tried},
+            **model.facts,
+            "features_tried": {
+                one: model.quality.facts | {"C": model.strength}
+                for one, (_, model, _) in tried.items()
+            },
             "refit": self.settings.refit,
         }
-        said = model.predict(validation)
-        if self.settings.refit:
-            rows = (train, problem.train.targets), (validation, problem.validation.targets)
-            model = refit(model, *rows)
-        test = model.predict(featurise(problem.test.texts))
+        said = model.predict(features[1])
+        if self.settings.refit and problem.test is not None:
+            train, held = zip(features, parts, strict=True)
+            model = refit(model, train, held)
+        test = problem.of_test(lambda part: model.predict(featurise(part.texts)))
         return Outcome(said, test, model.parameters, chosen)
 
     def serving(self, place: Workplace) -> Serving:
@@ -84,7 +88,7 @@ class TextMethod(Method):
         problem = place.problem
         name, featurise = next(iter(self.featurisers(problem.train.texts).items()))
         rows = (featurise(problem.train.texts[:2000]), problem.train.targets[:2000])
-        model = fit_logistic(rows, rows, problem.task, problem.num_outputs, (1.0,), max_iter=20)
+        model = fit_logistic(rows, rows, goal_of(problem), (1.0,))
         return Serving(
             self.weights_bytes(model, name),
             beside=lambda text: model.predict(featurise([text])),

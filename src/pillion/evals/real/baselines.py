@@ -98,6 +98,7 @@ def ask_baselines(
             assert isinstance(method, TextMethod)
             said = method.learn(problem)
         truth = problem.validation.targets
+        assert said.test is not None, "a study has test rows"
         found.append(
             Answer.of(kind, problem.task, said.validation, truth, said.test, sets, said.parameters)
         )
