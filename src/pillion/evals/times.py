@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -48,7 +48,7 @@ class Clock:
         """Texts at the beginning that are served but not counted."""
         return min(WARM_TEXTS, len(self.texts) - 1)
 
-    def bare(self, token_ids: list[int]) -> Float[Tensor, "batch vocab"]:
+    def bare(self, token_ids: Sequence[int]) -> Float[Tensor, "batch vocab"]:
         """The pass that serves a text, up to its first token's logits."""
         logits = self.states.backend.forward(*pad([token_ids]), logits=True)
         assert logits is not None
@@ -82,7 +82,7 @@ def measure_times(clock: Clock, serving: Serving) -> dict[str, Any]:
     }
 
 
-def _ridden(clock: Clock, serving: Serving, token_ids: list[int]) -> None:
+def _ridden(clock: Clock, serving: Serving, token_ids: Sequence[int]) -> None:
     assert serving.after is not None
     with torch.inference_mode(), serving.riding() as riding:
         serving.after(riding, clock.bare(token_ids))
