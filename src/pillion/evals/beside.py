@@ -1,6 +1,7 @@
 """What stands beside the leading numbers of a table.
 
-Recall of named labels, how much is given at all, and which probe validation would choose. Promises pure functions of probabilities. Does not know how they came about.
+Recall of named labels, how much is given at all, and which probe validation would choose. Promises
+pure functions of probabilities. Does not know how they came about.
 """
 
 from __future__ import annotations
