@@ -14,6 +14,7 @@ from pillion.backends.fake import FakeBackend
 from pillion.errors import RunError, StateError
 from pillion.runtime import LanguageModel
 from pillion.runtime.classifier import Classifier
+from pillion.runtime.pieces import Pieces
 from tiny_models import make_artefact
 
 TEXTS = ["A short one.", "b", "A much longer one, of many more words than the others."]
@@ -41,7 +42,7 @@ def test_calls_that_wait_for_the_same_probes_run_together() -> None:
     backend = Counting()
     one, two = (make_artefact(name, backend.identity, seed=i) for i, name in enumerate("ab"))
     rows = [backend.encode(text, "raw") for text in TEXTS]
-    classifier = Classifier(backend, nullcontext)
+    classifier = Classifier(Pieces(backend, nullcontext))
 
     async def ask() -> list[Any]:
         first = asyncio.create_task(classifier.classify(rows[:1], [one]))
@@ -59,16 +60,16 @@ def test_calls_that_wait_for_the_same_probes_run_together() -> None:
             (v.values() for v in got), (v.values() for v in want), strict=True
         ):
             assert verdict.probs == pytest.approx(right.probs, abs=1e-6)
-    assert classifier.seconds > 0
+    assert classifier.pieces.seconds > 0
 
 
 def test_a_failure_is_told_to_those_whom_it_concerns_and_the_next_call_is_served() -> None:
     backend = FakeBackend()
     probe = make_artefact("p", backend.identity)
     rows = [backend.encode(text, "raw") for text in TEXTS]
-    classifier = Classifier(backend, nullcontext)
+    classifier = Classifier(Pieces(backend, nullcontext))
     with pytest.raises(RunError, match="has stopped"):
-        asyncio.run(Classifier(backend, gone).classify(rows, [probe]))
+        asyncio.run(Classifier(Pieces(backend, gone)).classify(rows, [probe]))
 
     async def ask() -> None:
         backend.embeddings[rows[1][0]] = torch.nan
@@ -84,7 +85,7 @@ def test_who_has_gone_does_not_keep_others_from_their_answer() -> None:
     backend = FakeBackend()
     probe = make_artefact("p", backend.identity)
     rows = [backend.encode(text, "raw") for text in TEXTS]
-    classifier = Classifier(backend, nullcontext)
+    classifier = Classifier(Pieces(backend, nullcontext))
 
     async def ask() -> None:
         calls = [asyncio.create_task(classifier.classify(rows, [probe])) for _ in range(3)]

@@ -100,7 +100,10 @@ class ScriptedEngine(Engine):
             self.closed.append(request.id)
 
     async def classify(
-        self, rows: Sequence[Sequence[int]], probes: Sequence[str] | None = None
+        self,
+        rows: Sequence[Sequence[int]],
+        probes: Sequence[str] | None = None,
+        owner: str = "",
     ) -> list[dict[str, Verdict]]:
         await asyncio.sleep(self.seconds)
         return [self.verdicts(self.prompt_score) for _ in rows]

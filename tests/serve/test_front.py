@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 
 from pillion.errors import ConfigError
 from pillion.serve import Keys, Limits, load_keys
+from pillion.serve.keys import Caller
 from pillion.serve.logs import JsonFormatter
 from pillion.serve.run import Place, check_place
 
@@ -28,16 +29,21 @@ def test_keys_come_from_a_file_and_the_environment(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("# ours\nsk-one\nsk-two admin\n\n")
     keys = load_keys(path, {"PILLION_API_KEYS": "sk-three, sk-four"})
-    assert [keys.role(f"sk-{n}") for n in ("one", "two", "three", "four", "five")] == (
-        ["user", "admin", "user", "user", None]
-    )
-    assert keys.role("") is None and "sk-one" not in repr(keys)
+    assert [
+        getattr(keys.caller(f"sk-{n}"), "role", None)
+        for n in ("one", "two", "three", "four", "five")
+    ] == (["user", "admin", "user", "user", None])
+    assert keys.caller("") is None and "sk-one" not in repr(keys)
     assert not load_keys(None, {})
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("", "holds no key"), ("a b\n", "line 1: one key"), ("a admin x\n", "line 1")],
+    [
+        ("", "holds no key"),
+        ("a b\n", "line 1: one key is wanted.*Unknown word"),
+        ("a admin x\n", "line 1"),
+    ],
 )
 def test_a_file_without_keys_is_an_error(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "keys"
@@ -82,7 +88,7 @@ def test_without_keys_only_this_machine_may_ask() -> None:
 def test_a_server_for_others_needs_keys() -> None:
     for host in ("127.0.0.1", "::1", "localhost"):
         check_place(Place(host), settings())
-    check_place(Place("0.0.0.0"), settings(keys=Keys(((b"", "user"),))))
+    check_place(Place("0.0.0.0"), settings(keys=Keys(((b"", Caller("web")),))))
     for host in ("0.0.0.0", "::", "10.1.2.3", "example.org"):
         with pytest.raises(ConfigError, match="there is no API key"):
             check_place(Place(host), settings())

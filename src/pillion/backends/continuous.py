@@ -8,6 +8,7 @@ the prefix cache. Does not know what is done with the states.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,7 @@ from pillion.backends import own_attention, packed_attention
 from pillion.backends.draws import Draws, processors
 from pillion.backends.faults import Faults, Scheduler
 from pillion.backends.paged import Chunk, Drawn, PagedSettings, PagedStep, PagedWatcher, Ticket
+from pillion.backends.prefixes import salt_prefixes
 from pillion.backends.transformers import TransformersBackend
 from pillion.errors import ConfigError, RunError
 
@@ -63,8 +65,10 @@ class ContinuousBatching:
                 "serving engine needs a layer that keeps all tokens. Serve another model."
             )
         self._cache = cache
+        salt_prefixes(cache, self._salt_of)
         self._faults = Faults(self._manager, self._trial)
         self._alone, self._started = threading.Lock(), False
+        self._step_began, self._step_seconds = 0.0, 0.0
         self.watch(())
 
     # -- sizes and counters
@@ -101,6 +105,12 @@ class ContinuousBatching:
     def preemptions(self) -> int:
         """Requests that were put back and begun again."""
         return self._scheduler.preemptions
+
+    def step_seconds(self) -> float | None:
+        """How long steps took lately; None while there are none to take."""
+        if not self._scheduler.has_pending_requests():
+            return None
+        return self._step_seconds
 
     def cached_tokens(self, request: str) -> int:
         """Prompt tokens of a request that came from the prefix cache."""
@@ -266,7 +276,14 @@ class ContinuousBatching:
         if self._attention == "eager":
             self.backend.model.set_attn_implementation(own_attention.register())
 
+    def _salt_of(self, request: str) -> str:
+        ticket = self._tickets.get(request)
+        # Who was given up may run a last step: nobody else shares what it leaves.
+        return f"gone {request}" if ticket is None else ticket.salt
+
     def _hand_over(self, outputs: Sequence[Any]) -> None:
+        took = time.perf_counter() - self._step_began
+        self._step_seconds += 0.3 * (took - self._step_seconds)
         drawn = [self._drawn(output) for output in outputs if output.request_id in self._tickets]
         self._draws.clear()
         if drawn:
@@ -300,6 +317,7 @@ class ContinuousBatching:
     def _begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._ours(kwargs):
             return
+        self._step_began = time.perf_counter()
         step = self._step(kwargs)
         for chunk in step.chunks:
             if chunk.request in self._tickets:

@@ -115,6 +115,7 @@ class Ticket:
         max_tokens: limit of the answer.
         draw: picks a token from logits of shape [1, vocab]; None takes the likeliest.
         top_logprobs: likeliest tokens to report beside each drawn one; None: no logprobs.
+        salt: cached prefixes are shared among requests of the same salt only.
     """
 
     request: str
@@ -122,6 +123,7 @@ class Ticket:
     max_tokens: int
     draw: Callable[[Float[Tensor, "1 vocab"]], Int[Tensor, 1]] | None = None
     top_logprobs: int | None = None
+    salt: str = ""
 
 
 @dataclass(frozen=True)

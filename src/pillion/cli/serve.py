@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pillion.cli.app import Device, Dtype, Json, Model, app, out, print_json
-from pillion.errors import ConfigError
+from pillion.errors import ConfigError, unknown_name
 
 
 @app.command()
@@ -45,8 +45,9 @@ def serve(
     api_key_file: Annotated[
         Path | None,
         typer.Option(
-            help="One API key a line, the word admin behind those that may change probes. Also: "
-            "PILLION_API_KEYS, PILLION_ADMIN_KEYS. Without keys only this machine may ask."
+            help="One API key a line; behind it admin (may change probes), name=, and quotas: "
+            "requests= and tokens= a minute, in_flight=. Also: PILLION_API_KEYS, "
+            "PILLION_ADMIN_KEYS. Without keys only this machine may ask."
         ),
     ] = None,
     probe_folder: Annotated[
@@ -80,6 +81,13 @@ def serve(
     log_prompts: Annotated[
         bool, typer.Option("--log-prompts", help="Write prompts and answers to the log.")
     ] = False,
+    share_prefixes: Annotated[
+        str,
+        typer.Option(
+            metavar="off|key|all",
+            help="Whose cached prefixes a prompt may begin with: nobody's, the same key's, all.",
+        ),
+    ] = "key",
     cache_tokens: Annotated[
         int,
         typer.Option(min=1, help="Tokens of all requests and cached prefixes that are held."),
@@ -120,6 +128,7 @@ def serve(
         policies=read_policies(policy) if policy else Policies(),
         dry_run=dry_run,
         log_prompts=log_prompts,
+        share_prefixes=_share(share_prefixes),
         probe_folders=_folders(probe_folder or []),
     )
     place = Place(host, port, drain_seconds, notice_seconds)
@@ -153,6 +162,14 @@ def _probe(word: str) -> Any:
     if not mark or "/" in name:
         return Artefact.load(word)
     return Artefact.load(folder, name)
+
+
+def _share(word: str) -> Any:
+    from pillion.serve.settings import SHARES
+
+    if word not in SHARES:
+        raise unknown_name("value of --share-prefixes", word, SHARES)
+    return word
 
 
 def _folders(folders: list[Path]) -> tuple[Path, ...]:

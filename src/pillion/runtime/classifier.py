@@ -1,65 +1,84 @@
 """Verdicts of token rows without generating, in the gaps between an engine's steps.
 
-Calls that come while a batch runs wait together and run as one. Knows no HTTP.
+Calls that wait run together, and whoever asks for much takes turns with the others, row by row.
+Knows no HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
-from pillion.backends import Backend
 from pillion.core import Verdict, as_tokens
 from pillion.core.batching import batches_by_length
+from pillion.errors import PillionError
 from pillion.probe import Artefact
-from pillion.runtime.padding import pad_batch
+from pillion.runtime.pieces import Pieces
 from pillion.runtime.reading import Reading
 
-BATCH_TOKENS = 2048
-"""Padded tokens of a batch: what a step of the engine waits for at most."""
+ROUND_PIECES = 4
+"""Pieces whose rows are sorted by length together: enough for little padding, few enough for fair
+turns."""
 
-Rows = Sequence[Sequence[int]]
+Row = Sequence[int]
 Found = list[dict[str, Verdict]]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Job:
-    """A call that waits."""
+    """A call that waits.
 
-    rows: Rows
+    Attributes:
+        rows: token ids.
+        artefacts: the probes.
+        owner: who takes turns with others.
+        answer: of its caller.
+        taken: rows whose turn has come.
+        found: verdicts a row, those that are there.
+    """
+
+    rows: Sequence[Row]
     artefacts: Sequence[Artefact]
+    owner: str
     answer: asyncio.Future[Found]
+    taken: int = 0
+    found: dict[int, dict[str, Verdict]] = field(default_factory=dict[int, dict[str, Verdict]])
+
+
+Place = tuple[Job, int]
+"""A row of a job."""
 
 
 class Classifier:
     """Runs rows through as many blocks as their probes read.
 
     Args:
-        backend: the model.
-        alone: a context in which nobody else runs the model; entered in a thread.
-
-    Attributes:
-        seconds: time spent in passes so far.
+        pieces: runs them, in the gaps that there are.
     """
 
-    def __init__(self, backend: Backend, alone: Callable[[], AbstractContextManager[None]]) -> None:
-        self.backend, self.alone = backend, alone
-        self.seconds = 0.0
-        self._waiting: list[Job] = []
+    def __init__(self, pieces: Pieces) -> None:
+        self.pieces = pieces
+        self._waiting: deque[Job] = deque()
         self._worker: asyncio.Task[None] | None = None
 
-    async def classify(self, rows: Rows, artefacts: Sequence[Artefact]) -> Found:
+    async def classify(
+        self, rows: Sequence[Row], artefacts: Sequence[Artefact], owner: str = ""
+    ) -> Found:
         """Verdicts of every row; rows of calls that wait go together.
+
+        Args:
+            rows: token ids of one or more texts.
+            artefacts: the probes.
+            owner: owners take turns.
 
         Raises:
             StateError: a hidden state is not finite.
             RunError: the model cannot be had any more.
         """
         answer = asyncio.get_running_loop().create_future()
-        self._waiting.append(Job(rows, artefacts, answer))
+        self._waiting.append(Job(rows, artefacts, owner, answer))
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
         return await answer
@@ -67,47 +86,78 @@ class Classifier:
     async def _work(self) -> None:
         """Serves until nobody waits; what goes wrong is said to those whom it concerns."""
         while self._waiting:
-            jobs = self._alike()
-            run = asyncio.create_task(self._run(jobs))
-            await asyncio.wait([run])
-            error = run.exception()
-            found = [] if error else run.result()
-            for job in jobs:
-                part, found = found[: len(job.rows)], found[len(job.rows) :]
-                _settle(job.answer, error or part)
+            places = self._round()
+            while places:
+                lengths = [len(job.rows[i]) for job, i in places]
+                first = batches_by_length(lengths, self.pieces.budget())[0]
+                batch = [places[i] for i in first]
+                places = [place for i, place in enumerate(places) if i not in set(first)]
+                await self._serve(batch)
+                places = [(job, i) for job, i in places if not job.answer.done()]
         self._worker = None
 
-    def _alike(self) -> list[Job]:
-        """Those who wait for the same probes as the first."""
-        first = self._waiting[0].artefacts
-        jobs = [job for job in self._waiting if list(job.artefacts) == list(first)]
-        self._waiting = [job for job in self._waiting if job not in jobs]
-        return jobs
+    def _round(self) -> list[Place]:
+        """The next rows, owner by owner in turn, of those who want the first one's probes."""
+        self._waiting = deque(job for job in self._waiting if not job.answer.done())
+        if not self._waiting:
+            return []
+        artefacts = list(self._waiting[0].artefacts)
+        owners: dict[str, list[Job]] = {}
+        for job in self._waiting:
+            if list(job.artefacts) == artefacts:
+                owners.setdefault(job.owner, []).append(job)
+        places: list[Place] = []
+        turns, tokens = deque(_rows(jobs) for jobs in owners.values()), 0
+        most = ROUND_PIECES * self.pieces.budget()
+        while turns and tokens < most:
+            turn = turns.popleft()
+            place = next(turn, None)
+            if place is not None:
+                turns.append(turn)
+                places.append(place)
+                tokens += len(place[0].rows[place[1]])
+        # Who has come to the end goes; who has not stands behind those who want other probes.
+        left = [job for job in self._waiting if job.taken < len(job.rows)]
+        served = [job for job in left if list(job.artefacts) == artefacts]
+        self._waiting = deque([*(job for job in left if job not in served), *served])
+        return places
 
-    async def _run(self, jobs: Sequence[Job]) -> Found:
-        rows = [row for job in jobs for row in job.rows]
-        out: Found = [{} for _ in rows]
-        reading = Reading(jobs[0].artefacts, self.backend.device, self.backend.dtype)
-        for batch in batches_by_length([len(row) for row in rows], BATCH_TOKENS):
-            found = await asyncio.to_thread(self._pass, reading, [rows[i] for i in batch])
-            for row, verdicts in zip(batch, found, strict=True):
-                out[row] = verdicts
-        return out
+    async def _serve(self, batch: Sequence[Place]) -> None:
+        run = asyncio.create_task(asyncio.to_thread(self._read, batch))
+        await asyncio.wait([run])
+        error = run.exception()
+        jobs = list(dict.fromkeys(job for job, _ in batch))
+        if isinstance(error, PillionError) and len(jobs) > 1:
+            for job in jobs:  # who is at fault fails alone
+                await self._serve([place for place in batch if place[0] is job])
+            return
+        for place, verdicts in zip(batch, [] if error else run.result(), strict=not error):
+            job, row = place
+            job.found[row] = verdicts
+        for job in jobs:
+            _settle(job, error)
 
-    def _pass(self, reading: Reading, rows: Rows) -> Found:
-        with self.alone():
-            begin = time.perf_counter()
-            reading.expect([as_tokens(row) for row in rows])
-            with self.backend.watch(reading, reading.layers):
-                self.backend.forward(*pad_batch(rows))
-            self.seconds += time.perf_counter() - begin
+    def _read(self, batch: Sequence[Place]) -> Found:
+        backend = self.pieces.backend
+        reading = Reading(batch[0][0].artefacts, backend.device, backend.dtype)
+        rows = [job.rows[i] for job, i in batch]
+        reading.expect([as_tokens(row) for row in rows])
+        self.pieces.run(reading, reading.layers, rows)
         return reading.verdicts()
 
 
-def _settle(answer: asyncio.Future[Found], result: Found | BaseException) -> None:
-    if answer.done():  # whoever asked has gone
+def _rows(jobs: Sequence[Job]) -> Iterator[Place]:
+    """The rows of an owner whose turn has not come, in order."""
+    for job in jobs:
+        while job.taken < len(job.rows):
+            job.taken += 1
+            yield job, job.taken - 1
+
+
+def _settle(job: Job, error: BaseException | None) -> None:
+    if job.answer.done():  # whoever asked has gone
         return
-    if isinstance(result, BaseException):
-        answer.set_exception(result)
-    else:
-        answer.set_result(result)
+    if error is not None:
+        job.answer.set_exception(error)
+    elif len(job.found) == len(job.rows):
+        job.answer.set_result([job.found[i] for i in range(len(job.rows))])

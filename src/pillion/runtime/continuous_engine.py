@@ -32,6 +32,7 @@ from pillion.runtime.engine import (
 from pillion.runtime.explanation import Explanation, explain
 from pillion.runtime.language_model import Detokenizer, LanguageModel
 from pillion.runtime.paged_reading import PagedReading, Probs
+from pillion.runtime.pieces import Pieces
 from pillion.runtime.sampling import Sampler
 
 
@@ -88,7 +89,8 @@ class ContinuousEngine(Engine):
         self.identity, self.end_ids = backend.identity, backend.end_ids
         self.vocab_size = backend.vocab_size
         self._batching = ContinuousBatching(backend, settings or PagedSettings(), self._deliver)
-        self._classifier = Classifier(backend, self._batching.paused)
+        self._pieces = Pieces(backend, self._batching.paused, self._batching.step_seconds)
+        self._classifier, self._explaining = Classifier(self._pieces), asyncio.Lock()
         self._flights: dict[str, Flight] = {}
         self._ids = count()
         self._swap = asyncio.Lock()
@@ -167,23 +169,26 @@ class ContinuousEngine(Engine):
             self._land(ticket.request, flight, over)
 
     async def classify(
-        self, rows: Sequence[Sequence[int]], probes: Sequence[str] | None = None
+        self,
+        rows: Sequence[Sequence[int]],
+        probes: Sequence[str] | None = None,
+        owner: str = "",
     ) -> list[dict[str, Verdict]]:
         """Verdicts of token rows; see `Engine.classify`. Calls that wait run together."""
         artefacts = chosen(self._probes, probes)
         check_rows(rows, self.identity.context_tokens, self.vocab_size)
         if not artefacts or not rows:
             return [{} for _ in rows]
-        return await self._classifier.classify(rows, artefacts)
+        return await self._classifier.classify(rows, artefacts, owner)
 
     async def explain(self, text: str, probe: str, template: Template | None = None) -> Explanation:
         """Why a verdict is what it is; between two steps. See `Engine.explain`."""
         (artefact,) = chosen(self._probes, [probe])
-        return await asyncio.to_thread(self._explain, artefact, text, template)
-
-    def _explain(self, artefact: Artefact, text: str, template: Template | None) -> Explanation:
-        with self._batching.paused():
-            return explain(LanguageModel(self.backend), artefact, text, template)
+        model = LanguageModel(self.backend)
+        async with self._explaining:  # one at a time: it is dear, and its memory too
+            return await asyncio.to_thread(
+                lambda: explain(model, artefact, text, template, pieces=self._pieces)
+            )
 
     async def set_probes(self, probes: Sequence[Artefact]) -> None:
         """Replaces the riding probes; requests in flight begin again, with those that they had."""
@@ -205,7 +210,7 @@ class ContinuousEngine(Engine):
             waiting=self._batching.waiting,
             running=self._batching.running,
             preemptions=self._batching.preemptions,
-            probe_seconds=self._counts.probe_seconds + seconds + self._classifier.seconds,
+            probe_seconds=self._counts.probe_seconds + seconds + self._pieces.seconds,
         )
 
     async def close(self) -> None:
@@ -223,6 +228,7 @@ class ContinuousEngine(Engine):
             max_tokens=request.max_tokens,
             draw=draw if request.sampling.temperature > 0 else None,
             top_logprobs=request.top_logprobs,
+            salt=request.salt,
         )
 
     def _events(

@@ -28,6 +28,7 @@ class Request:
         max_tokens: limit of the answer, 1 or more.
         sampling: how tokens are drawn.
         top_logprobs: how many likeliest tokens to report beside each token; None: no logprobs.
+        salt: cached prefixes are shared among requests of the same salt only.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Request:
     max_tokens: int
     sampling: Sampling = field(default_factory=Sampling)
     top_logprobs: int | None = None
+    salt: str = ""
 
 
 @dataclass(frozen=True)
@@ -173,13 +175,17 @@ class Engine(ABC):
 
     @abstractmethod
     async def classify(
-        self, rows: Sequence[Sequence[int]], probes: Sequence[str] | None = None
+        self,
+        rows: Sequence[Sequence[int]],
+        probes: Sequence[str] | None = None,
+        owner: str = "",
     ) -> list[dict[str, Verdict]]:
         """Verdicts of token rows without generating; no block above the highest layer read is run.
 
         Args:
             rows: token ids of one or more texts.
             probes: names of those to read; None for all.
+            owner: whoever asks; owners take turns where they would wait for each other.
         """
 
     async def explain(self, text: str, probe: str, template: Template | None = None) -> Explanation:

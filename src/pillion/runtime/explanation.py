@@ -9,6 +9,7 @@ Shrikumar et al. 2016). Knows no engine, no colours and no HTTP.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from pillion.probe.network import inverse_rms_by_layer
 from pillion.runtime.attach import ProbeLike, checked
 from pillion.runtime.encoding import encode_rows
 from pillion.runtime.language_model import Detokenizer, LanguageModel
-from pillion.runtime.padding import pad_batch
+from pillion.runtime.pieces import Pieces
 from pillion.runtime.values import ValueKeeper
 
 Method = Literal["exact", "gradient x input"]
@@ -113,6 +114,7 @@ def explain(
     template: Template | None = None,
     on_too_long: OnTooLong = "error",
     allow_mismatch: bool = False,
+    pieces: Pieces | None = None,
 ) -> Explanation:
     """What each token and layer of a text added to a probe's logits, from one pass.
 
@@ -123,6 +125,7 @@ def explain(
         template: how it is wrapped; None: as the probe was trained.
         on_too_long: what happens to a text beyond the context window.
         allow_mismatch: only warn of a probe trained on other weights or another template.
+        pieces: runs the text beside an engine; None: in one pass.
 
     Raises:
         DataError: an empty or too long text.
@@ -131,7 +134,7 @@ def explain(
     artefact = checked(model.backend, probe, allow_mismatch)
     how = template or artefact.card.template
     (token_ids,) = encode_rows(model.backend, [text], how, on_too_long)
-    logits, each = contributions(model, artefact, [token_ids])
+    logits, each = contributions(model, artefact, [token_ids], pieces)
     detokenizer = Detokenizer(model.backend)
     tokens = tuple(detokenizer.add(token) for token in token_ids)
     probs = artefact.probabilities(logits)[0].tolist()
@@ -157,13 +160,15 @@ def output_labels(artefact: Artefact) -> tuple[str, ...]:
 
 
 def contributions(
-    model: LanguageModel, artefact: Artefact, rows: Sequence[Sequence[int]]
+    model: LanguageModel,
+    artefact: Artefact,
+    rows: Sequence[Sequence[int]],
+    pieces: Pieces | None = None,
 ) -> tuple[Float[Tensor, "batch output"], Float[Tensor, "layer batch token output"]]:
     """Logits of some rows, and what each token at each layer added; rows are padded on the left."""
     network = artefact.network
     keeper = ValueKeeper(model.backend, artefact, wide=not network.additive)
-    with model.backend.watch(keeper, keeper.layers):
-        model.backend.forward(*pad_batch(rows))
+    (pieces or Pieces(model.backend, nullcontext)).run(keeper, keeper.layers, rows)
     if not network.additive:
         return gradient_times_input(network, keeper.values, keeper.mask)
     fold = keeper.group.fold

@@ -107,7 +107,10 @@ class PlainEngine(Engine):
             self._count(**({"running": -1} if began else {"waiting": -1}))
 
     async def classify(
-        self, rows: Sequence[Sequence[int]], probes: Sequence[str] | None = None
+        self,
+        rows: Sequence[Sequence[int]],
+        probes: Sequence[str] | None = None,
+        owner: str = "",
     ) -> list[dict[str, Verdict]]:
         """Verdicts of token rows; see `Engine.classify`. The backend may run every block."""
         artefacts = chosen(self._probes, probes)

@@ -15,7 +15,7 @@ from pillion.runtime.group import Group
 
 
 class ValueKeeper:
-    """A watcher that keeps a probe's values of the last pass.
+    """A watcher that keeps a probe's values of the last pass, and of those that it went on from.
 
     Args:
         backend: the model; show it what runs with `backend.watch(keeper, keeper.layers)`.
@@ -27,28 +27,32 @@ class ValueKeeper:
         self.group = Group([artefact], backend.device, backend.dtype)
         self.layers, self._wide = self.group.layers, wide
         self._place = {layer: i for i, layer in enumerate(self.layers)}
-        self._kept: list[Tensor] = []
+        self._kept: list[list[Tensor]] = []
         self._device = backend.device
         self.mask: Bool[Tensor, "batch token"] = torch.zeros(0, 0, dtype=torch.bool)
 
     @property
     def values(self) -> Float[Tensor, "layer batch token tap"]:
         """Of the last pass; the states themselves where they are kept wide or are not tapped."""
-        return torch.cat(self._kept)
+        return torch.cat([torch.cat(chunk) for chunk in self._kept], dim=2)
 
     def start(self, step: Step) -> None:
-        """A pass begins: what is kept is dropped."""
-        self._kept, self.mask = [], step.mask.to(self._device)
+        """A pass begins: what is kept is dropped, unless it goes on from there."""
+        mask = step.mask.to(self._device)
+        if step.past_tokens:
+            self._kept, self.mask = [*self._kept, []], torch.cat([self.mask, mask], dim=1)
+        else:
+            self._kept, self.mask = [[]], mask
 
     def see(self, layer: int, hidden: Float[Tensor, "batch chunk dim"]) -> None:
         """Taps a layer."""
         if self._wide:
-            self._kept.append(hidden.detach().float()[None])
+            self._kept[-1].append(hidden.detach().float()[None])
         else:
-            self._kept.append(self.group.layer_values(self._place[layer], hidden.detach()))
+            self._kept[-1].append(self.group.layer_values(self._place[layer], hidden.detach()))
 
     def end(self, cache: object | None) -> None:
         """All layers are there."""
 
     def move(self, cache: object, rows: Int[Tensor, " row"]) -> None:
-        """Nothing to move: passes here keep no KV cache."""
+        """Nothing to move: nobody reorders the rows of a text that is explained."""

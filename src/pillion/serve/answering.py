@@ -36,6 +36,7 @@ class Ask:
         sampling: how tokens are drawn.
         stops: strings that end the answer.
         top_logprobs: likeliest tokens to report; None: no logprobs.
+        cache_key: by which the caller splits its cached prefixes.
     """
 
     token_ids: tuple[int, ...]
@@ -44,6 +45,7 @@ class Ask:
     sampling: Sampling
     stops: tuple[str, ...] = ()
     top_logprobs: int | None = None
+    cache_key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,14 @@ async def open_prompt(
         read = await _next(events, call)
     assert isinstance(read, PromptRead)
     begin()
+    call.account.spend(len(ask.token_ids))
     service.metrics.count_verdicts("prompt", read.verdicts)
     counsel = Counsel(service, "prompt")
     outcome = await counsel.decide(read.verdicts, ask.text)
     if outcome.act is not None:
         await events.aclose()
     told = tell(read.verdicts, outcome.decisions, multilabel)
+    call.note("prompt", told)
     return Opening(ask, events, read, outcome.act, told, multilabel)
 
 
@@ -274,6 +278,7 @@ async def _speak(service: Service, call: Call, opening: Opening) -> AsyncGenerat
         for piece in voice.end(told):
             yield piece
     service.metrics.count_verdicts("response", event.verdicts)
+    call.note("response", told)
     yield Closed(reason, told, num_read, voice.num_tokens)
 
 
@@ -286,6 +291,7 @@ class _Clock:
 
     def token(self) -> None:
         now = time.perf_counter()
+        self.call.account.spend(1)
         if self.last is None:
             first = now - self.call.began
             self.metrics.first_token_seconds.observe(first)
@@ -306,6 +312,7 @@ def _submit(service: Service, call: Call, ask: Ask, number: int) -> AsyncGenerat
         ask.max_tokens + more,
         ask.sampling,
         ask.top_logprobs,
+        service.salt(call, ask.cache_key),
     )
     return service.engine.submit(request)
 

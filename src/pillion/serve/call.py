@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pillion.serve.keys import LOCAL
+from pillion.serve.quotas import Account
+
 
 @dataclass
 class Call:
@@ -16,7 +19,7 @@ class Call:
     Attributes:
         id: told in `x-request-id`.
         path: of the route.
-        role: of the caller's key.
+        account: of whoever asks.
         began: when it came, by `time.perf_counter`.
         deadline: when its time is over, by the same clock.
         facts: for its line in the log.
@@ -25,11 +28,22 @@ class Call:
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     path: str = ""
-    role: str = "user"
+    account: Account = field(default_factory=lambda: Account(LOCAL))
     began: float = field(default_factory=time.perf_counter)
     deadline: float = float("inf")
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
     texts: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def caller(self) -> str:
+        """The name of whose key it came with."""
+        return self.account.caller.name
+
+    def note(self, part: str, told: Mapping[str, Any]) -> None:
+        """For its line in the log, what probes and policies said of a prompt or response."""
+        kept = ("label", "probs", "decision")
+        verdicts = {name: {k: one[k] for k in kept} for name, one in told.items()}
+        self.facts.setdefault(f"{part}_verdicts", []).append(verdicts)
 
     @property
     def seconds(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -187,11 +188,15 @@ async def _read(
                 lambda w=way: [service.engine.encode(t, w) for t in texts], sum(map(len, texts))
             )
             num_tokens += sum(map(len, ids))
+            call.account.spend(sum(map(len, ids)))
             found = await _classify(service, call, _checked(service, ids), group)
             for row, verdicts in zip(rows, found, strict=True):
                 row |= verdicts
     for row in rows:
         service.metrics.count_verdicts("text", row)
+    call.facts["text_verdicts"] = {
+        name: Counter(label for row in rows for label in row[name].labels) for name in names
+    }
     call.facts |= {"num_texts": len(texts), "prompt_tokens": num_tokens}
     return [{name: row[name] for name in names} for row in rows], num_tokens
 
@@ -201,7 +206,7 @@ async def _classify(
 ) -> list[dict[str, Verdict]]:
     try:
         async with asyncio.timeout(call.seconds_left):
-            return await service.engine.classify(ids, names)
+            return await service.engine.classify(ids, names, call.caller)
     except TimeoutError as error:
         raise Refused(504, "The texts took too long; send fewer.", "timeout") from error
     except PillionError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -38,8 +39,11 @@ def explain_routes(service: Service) -> APIRouter:
                 "invalid_value",
                 "label",
             )
-        work = _read(service, call_of(request.scope), body, name)
-        return JSONResponse(_told(service, await until_gone(request, work), body.label))
+        call = call_of(request.scope)
+        found = await until_gone(request, _read(service, call, body, name))
+        call.account.spend(len(found.token_ids))
+        call.facts["text_verdicts"] = {name: Counter(found.verdict.labels)}
+        return JSONResponse(_told(service, found, body.label))
 
     return routes
 

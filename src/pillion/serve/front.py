@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from contextlib import nullcontext
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,13 +16,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pillion.serve.body import Scan
 from pillion.serve.call import Call
-from pillion.serve.keys import Role
+from pillion.serve.keys import LOCAL, Caller
 from pillion.serve.refusal import Refused, error_body
 from pillion.serve.service import Service
 from pillion.serve.tracing import request_span
 
 OPEN_PATHS = ("/", "/health", "/ready", "/metrics", "/openapi.json")
 """Answered without a key: they say nothing of texts."""
+
+ANYBODY = Caller("anybody")
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _LOOPBACK_HOST = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", re.IGNORECASE)
@@ -50,9 +53,10 @@ class Front:
         answer = _Answer(send, headers.get("x-request-id", ""), call)
         try:
             with request_span(scope["method"], headers, call):
-                call.role = self._admit(scope, headers)
+                call.account = self.service.accounts.of(self._admit(scope, headers))
                 limited = _limited(receive, headers, self.service.settings.limits.body_bytes)
-                await self.app(scope, limited, answer.send)
+                with call.account.request() if _counts(scope) else nullcontext():
+                    await self.app(scope, limited, answer.send)
         except Refused as error:
             await answer.refuse(error, scope, receive)
         except Exception as error:
@@ -62,8 +66,8 @@ class Front:
         finally:
             self._write(scope, call, answer)
 
-    def _admit(self, scope: Scope, headers: Headers) -> Role:
-        """The role of who asks.
+    def _admit(self, scope: Scope, headers: Headers) -> Caller:
+        """Who asks.
 
         Raises:
             Refused: 401, 403; or 503 while the server drains.
@@ -71,13 +75,13 @@ class Front:
         keys = self.service.settings.keys
         if not keys:
             _check_local(scope, headers)
-            role: Role | None = "admin"
+            caller: Caller | None = LOCAL
         elif scope["path"] in OPEN_PATHS:
-            role = "user"
+            caller = ANYBODY
         else:
             scheme, _, key = headers.get("authorization", "").partition(" ")
-            role = keys.role(key.strip()) if scheme.lower() == "bearer" else None
-        if role is None:
+            caller = keys.caller(key.strip()) if scheme.lower() == "bearer" else None
+        if caller is None:
             raise Refused(
                 401,
                 "No valid API key; send one as Authorization: Bearer KEY.",
@@ -91,7 +95,7 @@ class Front:
                 "draining",
                 headers={"Retry-After": "1", "Connection": "close"},
             )
-        return role
+        return caller
 
     def _write(self, scope: Scope, call: Call, answer: _Answer) -> None:
         route = getattr(scope.get("route"), "path", "none")
@@ -108,6 +112,7 @@ class Front:
             route=route,
             status=status,
             seconds=round(call.seconds, 4),
+            caller=call.caller,
             **call.facts,
         )
 
@@ -137,6 +142,11 @@ def refusal_response(error: Refused) -> JSONResponse:
     """A refusal as a response."""
     body: dict[str, Any] = error_body(error.status_code, error.detail, error.code, error.param)
     return JSONResponse(body, error.status_code, error.headers)
+
+
+def _counts(scope: Scope) -> bool:
+    """Whether a request is one of those that quotas count."""
+    return scope["method"] == "POST" and scope["path"].startswith("/v1/")
 
 
 def _check_local(scope: Scope, headers: Headers) -> None:

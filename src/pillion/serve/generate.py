@@ -106,6 +106,7 @@ def _ask(
         sampling,
         tuple(body.stop),
         top_logprobs,
+        body.prompt_cache_key,
     )
 
 

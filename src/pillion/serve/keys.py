@@ -1,4 +1,4 @@
-"""API keys: where they come from, and whether a request has one.
+"""API keys: where they come from, whose they are, and how much each may ask for.
 
 Compared in constant time, and kept as hashes only. Knows no HTTP.
 """
@@ -7,17 +7,53 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from pillion.errors import ConfigError
+from pillion.errors import ConfigError, unknown_name
 
 Role = Literal["user", "admin"]
 """`admin` may also load, unload and swap probes."""
 
 USER_VARIABLE, ADMIN_VARIABLE = "PILLION_API_KEYS", "PILLION_ADMIN_KEYS"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Quota:
+    """How much a caller may ask for; None: as much as the server gives.
+
+    Attributes:
+        requests: a minute.
+        tokens: a minute, of prompts and answers together.
+        in_flight: requests at once.
+    """
+
+    requests: int | None = None
+    tokens: int | None = None
+    in_flight: int | None = None
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who has a key.
+
+    Attributes:
+        name: of the key, for logs; keys of one name share their quota and their prefixes.
+        role: what it may do.
+        quota: how much.
+    """
+
+    name: str
+    role: Role = "user"
+    quota: Quota = field(default_factory=Quota)
+
+
+LOCAL = Caller("local", "admin")
+"""Who asks a server without keys: this machine."""
 
 
 @dataclass(frozen=True)
@@ -25,21 +61,21 @@ class Keys:
     """Who may ask.
 
     Attributes:
-        hashes: SHA-256 of every key, and its role.
+        hashes: SHA-256 of every key, and whose it is.
     """
 
-    hashes: tuple[tuple[bytes, Role], ...] = ()
+    hashes: tuple[tuple[bytes, Caller], ...] = ()
 
     def __bool__(self) -> bool:
         """Whether there is any key."""
         return bool(self.hashes)
 
-    def role(self, key: str) -> Role | None:
-        """The role of a key; None for one that is not known. Takes the same time for all."""
+    def caller(self, key: str) -> Caller | None:
+        """Whose key it is; None for one that is not known. Takes the same time for all."""
         got, found = _hash(key), None
-        for known, role in self.hashes:
+        for known, caller in self.hashes:
             if hmac.compare_digest(got, known):
-                found = role
+                found = caller
         return found
 
 
@@ -47,46 +83,80 @@ def load_keys(path: Path | None, environment: Mapping[str, str]) -> Keys:
     """Keys of a file and of the environment.
 
     Args:
-        path: one key a line, `admin` behind those that may change probes; lines that begin with
-            `#` are comments.
+        path: one key a line; behind it `admin` for those that may change probes, `name=NAME` for
+            logs, and `requests=N`, `tokens=N` (a minute) and `in_flight=N` for quotas. Lines that
+            begin with `#` are comments.
         environment: `PILLION_API_KEYS` and `PILLION_ADMIN_KEYS`, separated by commas.
 
     Raises:
-        ConfigError: a file that cannot be read, holds no key, or has a line of another form.
+        ConfigError: a file that cannot be read, holds no key, has a line of another form, or one
+            name with two quotas.
     """
     found = list(_of_environment(environment))
     if path is not None:
         found += _of_file(path)
-    return Keys(tuple((_hash(key), role) for key, role in found))
+    quotas: dict[str, Quota] = {}
+    for _, caller in found:
+        if quotas.setdefault(caller.name, caller.quota) != caller.quota:
+            raise ConfigError(
+                f"Keys of the name {caller.name!r} have different quotas; give them one, or two "
+                "names."
+            )
+    return Keys(tuple((_hash(key), caller) for key, caller in found))
 
 
-def _of_environment(environment: Mapping[str, str]) -> Iterable[tuple[str, Role]]:
+def _of_environment(environment: Mapping[str, str]) -> Iterable[tuple[str, Caller]]:
     roles: tuple[tuple[str, Role], ...] = ((USER_VARIABLE, "user"), (ADMIN_VARIABLE, "admin"))
     for name, role in roles:
         for key in environment.get(name, "").split(","):
             if key.strip():
-                yield key.strip(), role
+                yield key.strip(), Caller(_name(key.strip()), role)
 
 
-def _of_file(path: Path) -> Iterable[tuple[str, Role]]:
+def _of_file(path: Path) -> Iterable[tuple[str, Caller]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--api-key-file {path} cannot be read ({error}).") from error
-    found: list[tuple[str, Role]] = []
+    found: list[tuple[str, Caller]] = []
     for number, line in enumerate(lines, start=1):
         words = line.split()
-        if not words or words[0].startswith("#"):
-            continue
-        if len(words) > 2 or words[1:] not in ([], ["admin"]):
-            raise ConfigError(
-                f"--api-key-file {path}, line {number}: one key is wanted, or one key and the word "
-                "admin."
-            )
-        found.append((words[0], "admin" if words[1:] else "user"))
+        if words and not words[0].startswith("#"):
+            found.append((words[0], _caller(words, f"--api-key-file {path}, line {number}")))
     if not found:
         raise ConfigError(f"--api-key-file {path} holds no key; write one a line.")
     return found
+
+
+def _caller(words: Sequence[str], where: str) -> Caller:
+    """The caller of a line's words: its key first."""
+    key, *others = words
+    role: Role = "user"
+    name, limits = _name(key), dict[str, int]()
+    known = ["admin", "name", *(one.name for one in fields(Quota))]
+    for word in others:
+        what, mark, value = word.partition("=")
+        if word == "admin":
+            role = "admin"
+        elif not mark or what not in known or what == "admin":
+            raise ConfigError(
+                f"{where}: one key is wanted, and behind it such words as admin or requests=60. "
+                f"{unknown_name('word', what[:40], known)}"
+            )
+        elif what == "name":
+            if not _NAME.fullmatch(value):
+                raise ConfigError(f"{where}: name={value[:80]} is no name; letters and digits are.")
+            name = value
+        elif not (value.isascii() and value.isdigit() and int(value[:15]) > 0):
+            raise ConfigError(f"{where}: {word[:80]} is no number above 0.")
+        else:
+            limits[what] = int(value)
+    return Caller(name, role, Quota(**limits))
+
+
+def _name(key: str) -> str:
+    """Of a key without a name: enough of its hash to tell it from others."""
+    return f"key-{_hash(key).hex()[:8]}"
 
 
 def _hash(key: str) -> bytes:

@@ -94,7 +94,7 @@ def check_admin(request: Request) -> None:
     Raises:
         Refused: 403.
     """
-    if call_of(request.scope).role != "admin":
+    if call_of(request.scope).account.caller.role != "admin":
         raise Refused(
             403, "This key may not change probes; use one with the role admin.", "admin_only"
         )

@@ -195,6 +195,7 @@ class _Sampled(_Body):
     stop: Stops = []
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    prompt_cache_key: str | None = None
     # No effect on an answer.
     user: str | None = None
     # At the value that asks for nothing.
@@ -220,7 +221,6 @@ class ChatRequest(_Sampled):
     metadata: dict[str, Any] | None = None
     store: bool | None = None
     safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
     service_tier: Annotated[Any, Neutral("auto", "default")] = None
     # At the value that asks for nothing.

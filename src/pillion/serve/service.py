@@ -6,6 +6,7 @@ Knows no route.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,10 +17,12 @@ import httpx
 from pillion.errors import ConfigError, PillionError
 from pillion.probe import Artefact
 from pillion.runtime import Engine
+from pillion.serve.call import Call
 from pillion.serve.health import Health
 from pillion.serve.logs import Log
 from pillion.serve.metrics import Metrics
 from pillion.serve.policy import Policies
+from pillion.serve.quotas import Accounts
 from pillion.serve.refusal import Refused, refusal_of
 from pillion.serve.settings import Settings
 from pillion.serve.upstream import Upstreams
@@ -55,6 +58,7 @@ class Service:
         settings.policies.check(engine.probes)
         self.engine, self.settings = engine, settings
         self.names = settings.names or (engine.identity.name,)
+        self.accounts = Accounts()
         self.metrics = Metrics(engine.stats, lambda: self.waiting)
         self.log = Log(settings.log_prompts)
         self.health = Health(engine, self.log)
@@ -104,6 +108,18 @@ class Service:
             return await asyncio.get_running_loop().run_in_executor(pool, work)
         except PillionError as error:
             raise refusal_of(error) from error
+
+    def salt(self, call: Call, cache_key: str | None = None) -> str:
+        """Requests of one salt share cached prefixes.
+
+        Args:
+            call: the request.
+            cache_key: by which a caller splits its own further.
+        """
+        share = self.settings.share_prefixes
+        if share == "off":
+            return call.id
+        return json.dumps([call.caller if share == "key" else "", cache_key or ""])
 
     def check_model(self, name: str) -> None:
         """Returns if a client's model is ours.

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Literal, get_args
 
 from pillion.errors import ConfigError
 from pillion.serve.keys import Keys
 from pillion.serve.policy import Policies
+
+Share = Literal["off", "key", "all"]
+SHARES: tuple[Share, ...] = get_args(Share)
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class Settings:
         policies: what follows from verdicts.
         dry_run: policies are logged, not followed.
         log_prompts: prompts and answers go to the log.
+        share_prefixes: whose cached prefixes a prompt may begin with: nobody's (`off`), those of
+            the same key, or those of all.
         probe_folders: probes may be loaded from inside these, and from nowhere else.
     """
 
@@ -62,4 +68,5 @@ class Settings:
     policies: Policies = field(default_factory=Policies)
     dry_run: bool = False
     log_prompts: bool = False
+    share_prefixes: Share = "key"
     probe_folders: tuple[Path, ...] = ()

@@ -166,7 +166,10 @@ class VllmEngine(Engine):
             self._count(**({"running": -1} if began else {"waiting": -1}))
 
     async def classify(
-        self, rows: Sequence[Sequence[int]], probes: Sequence[str] | None = None
+        self,
+        rows: Sequence[Sequence[int]],
+        probes: Sequence[str] | None = None,
+        owner: str = "",
     ) -> list[dict[str, Verdict]]:
         """Verdicts of token rows; see `Engine.classify`. vLLM runs every block all the same."""
         artefacts = chosen(self._probes, probes)
@@ -229,7 +232,9 @@ class VllmEngine(Engine):
             raise RunError("The engine is shutting down; ask again when it is back.")
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        prompt = {"prompt_token_ids": list(request.token_ids)}
+        prompt: dict[str, Any] = {"prompt_token_ids": list(request.token_ids)}
+        if request.salt:
+            prompt["cache_salt"] = request.salt
         try:
             outputs = self._engine.generate(prompt, self._sampling(request), request.id)
             async with aclosing(outputs):
