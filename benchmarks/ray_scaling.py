@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import pillion.cluster.extract
 import pillion.extract.fill
 from benchmarks.result_file import DATA, data_entry, write_result
 from pillion.backends import load_backend
@@ -65,8 +64,7 @@ def main() -> None:
     parser.add_argument("--model", default="embedded")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for module in (pillion.extract.fill, pillion.cluster.extract):
-        vars(module)["cache_spec"] = small_spec
+    vars(pillion.extract.fill)["cache_spec"] = small_spec
     cluster = start_cluster()
     try:
         with connect(cluster.address) as ray:
@@ -86,15 +84,14 @@ def measure(ray: Any, options: argparse.Namespace) -> None:
     backend = load_backend(options.model)
     encoded = encode(backend, some, "raw")
     layers = range(encoded.identity.num_layers + 1)
+    spec = small_spec(encoded.identity, layers, "benchmark", encoded.token_ids)
     tokens = sum(map(len, encoded.token_ids))
 
     def filled(number: int) -> float:
         with tempfile.TemporaryDirectory() as folder:
             cache = Path(folder) / "cache"
             if number:
-                return seconds(
-                    lambda: extract_on(crews[number], encoded, layers, cache, "benchmark").close()
-                )
+                return seconds(lambda: extract_on(crews[number], encoded, spec, cache).close())
             rows = encoded.token_ids
             return seconds(lambda: extract(backend, rows, layers, cache, "benchmark").close())
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pillion.backends.fake import FakeBackend
+from pillion.core import as_conversation
 from pillion.data import Rows
 from pillion.errors import DataError
 from pillion.fit import FitSettings, Fitted, fit
@@ -137,3 +138,22 @@ def test_a_live_pass_writes_no_states(model: LanguageModel, tmp_path: Path) -> N
     (best,), said = fit_rows(model, tmp_path, rows(), settings=settings)
     assert best.artefact.card.layers == (0, 2) and not said
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint"}
+
+
+def test_rows_of_answers_give_a_probe_of_answers(model: LanguageModel, tmp_path: Path) -> None:
+    talks = [
+        [{"role": "user", "content": f"How is it? {i}"}, {"role": "assistant", "content": text}]
+        for i, text in enumerate(rows().texts)
+    ]
+    answered = Rows.of(talks, list(rows().labels or ()), "memory")
+    (fitted,), _ = fit_rows(model, tmp_path, answered)
+    assert fitted.artefact.card.scope == "response"
+    (verdict,) = model.score([as_conversation(talks[0])], [fitted.artefact])
+    assert verdict["gate"].label in WORDS
+
+
+def test_a_scope_that_is_given_counts(model: LanguageModel, tmp_path: Path) -> None:
+    for scope in ("all", "user"):
+        settings = FitSettings(scope=scope, live=True)  # type: ignore[arg-type]
+        (fitted,), _ = fit_rows(model, tmp_path / scope, rows(), settings=settings)
+        assert fitted.artefact.card.scope == scope

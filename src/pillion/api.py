@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from pillion.core import OnTooLong, Template, Verdict
+from pillion.core import OnTooLong, Scope, Template, Verdict
 from pillion.data import Rows
 from pillion.errors import ConfigError, Interrupted
 from pillion.fit import FitSettings, fit
@@ -28,6 +28,7 @@ class Probe:
         model: the language model; None loads the embedded one when it is needed.
         name: what its verdicts are signed with.
         template: `chat` wraps each text as a user's turn, `raw` leaves it.
+        scope: whose words it reads; None: the last user's, or the answer's where rows end with one.
         layers: the layers to read; None for all.
         learning_rate: None for the probe's own default.
         seed: of the weights.
@@ -46,6 +47,7 @@ class Probe:
         model: LanguageModel | None = None,
         name: str = "probe",
         template: Template = "chat",
+        scope: Scope | None = None,
         layers: Sequence[int] | None = None,
         learning_rate: float | None = None,
         seed: int = 0,
@@ -59,6 +61,7 @@ class Probe:
         )
         self._settings = FitSettings(
             template=template,
+            scope=scope,
             layers=tuple(layers) if layers is not None else None,
             on_too_long=on_too_long,
             train=train or TrainSettings(),
@@ -162,6 +165,7 @@ class Probe:
             model=model,
             name=artefact.name,
             template=artefact.card.template,
+            scope=artefact.card.scope,
             layers=artefact.card.layers,
             seed=artefact.card.seed,
             **artefact.card.settings,

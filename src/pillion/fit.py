@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Int, Shaped
 
-from pillion.core import OnTooLong, Template, Tokens
+from pillion.core import OnTooLong, Scope, Template, Text, Tokens
 from pillion.data import LabelSpace, Rows, split_validation
 from pillion.errors import DataError
 from pillion.extract import (
@@ -55,6 +55,7 @@ class FitSettings:
 
     Attributes:
         template: how a text is wrapped.
+        scope: whose words the probe reads; None: see `default_scope`.
         layers: those to read; None for all, embeddings included; `auto` for those that
             `pillion.select` chooses on training rows.
         on_too_long: what happens to a text beyond the context window.
@@ -67,6 +68,7 @@ class FitSettings:
     """
 
     template: Template = "chat"
+    scope: Scope | None = None
     layers: tuple[int, ...] | Literal["auto"] | None = None
     on_too_long: OnTooLong = "error"
     validation_share: float | None = None
@@ -122,6 +124,8 @@ def fit(
         Interrupted: by Ctrl-C; the same call resumes from `work`.
     """
     settings = settings or FitSettings()
+    scope = settings.scope or default_scope(rows.texts, settings.template)
+    settings = replace(settings, scope=scope)
     with ExitStack() as opened:
         reader = _Reader(model, work, settings, progress, say, opened)
         training, held_out, space = _examples(reader, rows, validation)
@@ -162,7 +166,13 @@ class _Reader:
     def encode(self, rows: Rows) -> list[Tokens]:
         how = self.settings
         with _naming(rows):
-            return encode_rows(self.model.backend, rows.texts, how.template, how.on_too_long)
+            return encode_rows(
+                self.model.backend,
+                rows.texts,
+                how.template,
+                how.on_too_long,
+                scopes=[_scope(how)],
+            )
 
     def choosing(
         self, space: LabelSpace, ids: Shaped[np.ndarray, "row ..."], tokens: Sequence[Tokens]
@@ -173,14 +183,16 @@ class _Reader:
         taken = sample(len(ids), MAX_ROWS)
         targets = Targets(ids[taken], space.task, len(space.names))
         chosen = [tokens[row] for row in taken]
-        layers = choose_layers(self.model.backend, chosen, targets, self.progress)
+        layers = choose_layers(
+            self.model.backend, chosen, targets, self.progress, _scope(self.settings)
+        )
         self.say(f"Chosen from {len(taken):,} training rows: layers {', '.join(map(str, layers))}.")
         return replace(self, settings=replace(self.settings, layers=layers))
 
     def source(self, tokens: Sequence[Tokens], name: str) -> StateSource:
         backend, layers = self.model.backend, _layers(self.model, self.settings)
         if self.settings.live:
-            return LiveSource(backend, tokens, layers)
+            return LiveSource(backend, tokens, layers, _scope(self.settings))
         folder = (self.settings.cache or self.work) / name
         source = kept_states(
             backend,
@@ -191,6 +203,7 @@ class _Reader:
             self.settings.on_too_long,
             self.progress,
             self.say,
+            _scope(self.settings),
         )
         self.opened.enter_context(source.reader)
         return source
@@ -251,6 +264,24 @@ def all_layers(model: LanguageModel) -> tuple[int, ...]:
     return tuple(range(model.backend.identity.num_layers + 1))
 
 
+def default_scope(texts: Sequence[Text], template: Template) -> Scope:
+    """Whose words a probe of such rows reads: of texts the user's, of answered prompts the answer.
+
+    Args:
+        texts: of the rows.
+        template: how they are wrapped; a raw text has no turns, and is read as a whole.
+    """
+    if template == "raw":
+        return "all"
+    ends = {text[-1].role if not isinstance(text, str) else "user" for text in texts}
+    return "response" if ends == {"assistant"} else "last-user"
+
+
+def _scope(settings: FitSettings) -> Scope:
+    assert settings.scope is not None  # `fit` has settled it
+    return settings.scope
+
+
 def _layers(model: LanguageModel, settings: FitSettings) -> tuple[int, ...]:
     assert settings.layers != "auto"  # `_Reader.choosing` has replaced it
     return settings.layers or all_layers(model)
@@ -272,6 +303,7 @@ def _facts(
         "labels": space.names,
         "layers": training.source.layers,
         "template": settings.template,
+        "scope": _scope(settings),
         "model": model.backend.identity,
         "data": {
             "sha256": rows.sha256,

@@ -14,7 +14,7 @@ missing, and that states come back bit for bit. Does not know models, tokenizers
 from pillion.cache.disk import replacing
 from pillion.cache.manifest import read_spec
 from pillion.cache.reader import CacheReader, Workspace
-from pillion.cache.spec import DTYPES, SHARD_BYTES, CacheSpec, Shard
+from pillion.cache.spec import DTYPES, SHARD_BYTES, CacheSpec, SegmentFacts, Shard
 from pillion.cache.writer import CacheWriter, Written
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "CacheReader",
     "CacheSpec",
     "CacheWriter",
+    "SegmentFacts",
     "Shard",
     "Workspace",
     "Written",

@@ -129,7 +129,9 @@ def _parsed_spec(path: Path, content: dict[str, Any]) -> CacheSpec:
 
 def _as_tuple(value: Any) -> Any:
     # JSON has no tuples.
-    return tuple(cast("list[Any]", value)) if isinstance(value, list) else value
+    if not isinstance(value, list):
+        return value
+    return tuple(_as_tuple(item) for item in cast("list[Any]", value))
 
 
 def _not_understood(path: Path) -> StorageError:

@@ -12,11 +12,16 @@ from itertools import pairwise
 
 import torch
 
+from pillion.core import Scope
 from pillion.errors import ConfigError, unknown_name
 
 SHARD_BYTES = 256 * 2**20
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+
+
+SegmentFacts = tuple[int, int, str, int, str]
+"""First token and the one behind the last, role, turn, kind."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,8 @@ class CacheSpec:
         dtype: of the stored states, a name in `DTYPES`.
         lengths: tokens of every row.
         shard_bytes: most bytes of states in a shard, unless a single row has more.
+        scope: whose tokens are kept.
+        segments: of every row, whose words its kept tokens are; none for texts without turns.
 
     Raises:
         ConfigError: an unknown dtype, no or repeated layers, or a number out of range.
@@ -56,6 +63,8 @@ class CacheSpec:
     dtype: str
     lengths: tuple[int, ...]
     shard_bytes: int = SHARD_BYTES
+    scope: Scope = "all"
+    segments: tuple[tuple[SegmentFacts, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:

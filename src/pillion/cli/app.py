@@ -27,7 +27,7 @@ from rich.progress import (
 )
 from typer.core import TyperGroup
 
-from pillion.core import OnTooLong, Template
+from pillion.core import OnTooLong, Scope, Template
 from pillion.core.lines import json_line
 from pillion.errors import Interrupted, PillionError
 
@@ -85,6 +85,15 @@ Layers = Annotated[
 ]
 Wrapping = Annotated[
     Template, typer.Option("--template", help="chat wraps a text as a user's turn; raw leaves it.")
+]
+Scoped = Annotated[
+    Scope | None,
+    typer.Option(
+        "--scope",
+        help="Whose words are read: last-user, user, response (the answer), assistant, tool, "
+        "system, or all tokens, the template's too; default: last-user, response where rows end "
+        "with an answer, all with --template raw.",
+    ),
 ]
 TooLong = Annotated[
     OnTooLong,

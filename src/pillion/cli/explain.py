@@ -179,7 +179,8 @@ def _profiles(
     rows = read_rows(*source)
     assert rows.labels is not None
     targets = LabelSpace(artefact.card.labels, artefact.card.task).encode(rows.labels)
-    tokens = encode_rows(model.backend, rows.texts, artefact.card.template, on_too_long)
+    card = artefact.card
+    tokens = encode_rows(model.backend, rows.texts, card.template, on_too_long, scopes=[card.scope])
     with progress_bar() as bar:
         found = layer_profiles(model, artefact, tokens, targets, partial(bar))
     found["data_sha256"] = rows.sha256

@@ -16,6 +16,7 @@ from pillion.cli.app import (
     Json,
     Layers,
     Model,
+    Scoped,
     TextColumnName,
     TooLong,
     Wrapping,
@@ -29,7 +30,7 @@ from pillion.cli.cluster import RayAddress, RayWorkers, open_crew, show_rates
 from pillion.cli.failures import all_failed, require_none, write_failed
 from pillion.cli.layers import parse_layers
 from pillion.cli.places import check_folder
-from pillion.core import OnTooLong, Template, Text
+from pillion.core import OnTooLong, Scope, Template, Text
 
 if TYPE_CHECKING:
     from pillion.cache import CacheReader, CacheSpec
@@ -51,6 +52,7 @@ def extract(
     text_column: TextColumnName = "text",
     layers: Layers = None,
     template: Wrapping = "chat",
+    scope: Scoped = None,
     model: Model = "embedded",
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -67,17 +69,20 @@ def extract(
     """
     from pillion.data import read_texts
     from pillion.extract import cache_key, cache_spec, size_sentence
+    from pillion.fit import default_scope
 
     check_folder(out_folder, "--out")
     with open_crew(ray, ray_workers, model, dtype, device) as crew, progress_bar() as bar:
         texts = read_texts(data, text_column)
         how = _Here(model, dtype, device) if crew is None else _OnCluster(crew, bar)
-        encoded = how.encode(texts.texts, template, on_too_long)
+        read = scope or default_scope([text for text in texts.texts if text], template)
+        encoded = how.encode(texts.texts, template, on_too_long, read)
         failed = all_failed(texts, encoded.failed)
         chosen = _layers(layers, encoded.identity.num_layers)
         key = cache_key(encoded.identity, template, on_too_long, encoded.token_ids)
-        err.print(size_sentence(cache_spec(encoded.identity, chosen, key, encoded.token_ids)))
-        with how.fill(encoded, chosen, out_folder / "train", key, bar) as reader:
+        spec = cache_spec(encoded.identity, chosen, key, encoded.token_ids, read)
+        err.print(size_sentence(spec))
+        with how.fill(encoded, spec, out_folder / "train", bar) as reader:
             spec = reader.spec
         write_failed(failed, texts, out_folder / FAILED_NAME)
     _show(spec, out_folder, len(failed), how.rates, as_json)
@@ -95,18 +100,21 @@ class _Here:
         self.backend = load_backend(model, dtype, device)
 
     def encode(
-        self, texts: Sequence[Text | None], template: Template, on_too_long: OnTooLong
+        self,
+        texts: Sequence[Text | None],
+        template: Template,
+        on_too_long: OnTooLong,
+        scope: Scope,
     ) -> Encoded:
         from pillion.extract import encode
 
-        return encode(self.backend, texts, template, on_too_long)
+        return encode(self.backend, texts, template, on_too_long, [scope])
 
-    def fill(
-        self, encoded: Encoded, layers: Sequence[int], folder: Path, key: str, bar: Bar
-    ) -> CacheReader:
+    def fill(self, encoded: Encoded, spec: CacheSpec, folder: Path, bar: Bar) -> CacheReader:
         from pillion.extract import extract
 
-        return extract(self.backend, encoded.token_ids, layers, folder, key, bar)
+        rows, scope = encoded.token_ids, spec.scope
+        return extract(self.backend, rows, spec.layers, folder, spec.key, bar, scope)
 
 
 class _OnCluster:
@@ -117,19 +125,21 @@ class _OnCluster:
         self.rates: list[dict[str, Any]] | None = None
 
     def encode(
-        self, texts: Sequence[Text | None], template: Template, on_too_long: OnTooLong
+        self,
+        texts: Sequence[Text | None],
+        template: Template,
+        on_too_long: OnTooLong,
+        scope: Scope,
     ) -> Encoded:
         from pillion.cluster import encode_on
 
-        return encode_on(self.crew, texts, template, on_too_long, self.bar)
+        return encode_on(self.crew, texts, template, on_too_long, self.bar, [scope])
 
-    def fill(
-        self, encoded: Encoded, layers: Sequence[int], folder: Path, key: str, bar: Bar
-    ) -> CacheReader:
+    def fill(self, encoded: Encoded, spec: CacheSpec, folder: Path, bar: Bar) -> CacheReader:
         from pillion.cluster import Tally, extract_on
 
         tally = Tally()
-        reader = extract_on(self.crew, encoded, layers, folder, key, bar, tally)
+        reader = extract_on(self.crew, encoded, spec, folder, bar, tally)
         self.rates = tally.rates()
         return reader
 

@@ -16,6 +16,7 @@ from pillion.cli.app import (
     Json,
     LabelColumnName,
     Model,
+    Scoped,
     TextColumnName,
     TooLong,
     Wrapping,
@@ -26,6 +27,7 @@ from pillion.cli.app import (
 )
 from pillion.cli.output import write_lines
 from pillion.cli.places import check_file
+from pillion.core import Scope
 from pillion.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ def layers(
         Path | None, typer.Option(help="Draw score and silhouette over layers: a PNG file.")
     ] = None,
     template: Wrapping = "chat",
+    scope: Scoped = None,
     model: Model = "embedded",
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -106,7 +109,7 @@ def layers(
             check_file(path, option)
     read = read_rows(data, text_column, label_column)
     found, num_rows, name = _identify(
-        read, rows, pool, probe, template, (model, dtype, device), on_too_long
+        read, rows, pool, probe, template, (model, dtype, device), on_too_long, scope
     )
     study = as_study(found, Path(data).name, read.sha256, num_rows, name) | {"pool": pool}
     if out_file is not None:
@@ -128,9 +131,11 @@ def _identify(
     template: Any,
     engine: tuple[str, Any, str],
     on_too_long: Any,
+    scope: Scope | None,
 ) -> tuple[Identification, int, str]:
     """What was found, on how many rows, of which model."""
     from pillion.data import LabelSpace
+    from pillion.fit import default_scope
     from pillion.runtime import LanguageModel, checked, encode_rows
     from pillion.select import Targets, identify, sample
 
@@ -141,10 +146,11 @@ def _identify(
     backend = LanguageModel.load(*engine).backend
     gate = None if probe is None else checked(backend, probe)
     texts = [read.texts[row] for row in taken]
-    tokens = encode_rows(backend, texts, template, on_too_long)
+    read_scope = scope or default_scope(texts, template)
+    tokens = encode_rows(backend, texts, template, on_too_long, scopes=[read_scope])
     targets = Targets(ids, space.task, len(space.names))
     with progress_bar() as bar:
-        found = identify(backend, tokens, targets, pool, gate, bar)
+        found = identify(backend, tokens, targets, pool, gate, bar, read_scope)
     return found, len(taken), backend.identity.name
 
 

@@ -25,7 +25,7 @@ from pillion.cli.cluster import RayAddress, RayWorkers, open_crew, show_rates
 from pillion.cli.failures import all_failed, require_none, write_failed
 from pillion.cli.output import check_text, write_lines
 from pillion.cli.places import check_file, clear
-from pillion.core import FailedRow, OnTooLong, Template, Text
+from pillion.core import FailedRow, OnTooLong, Scope, Template, Text
 from pillion.core.lines import failed_line, json_line
 from pillion.errors import ConfigError
 
@@ -83,7 +83,8 @@ def predict(
         job = ScoreJob(tuple(resolve(folder) for folder in probe), allow_mismatch)
         how = _Here(model, dtype, device) if crew is None else _OnCluster(crew)
         wrapping = template or job.artefacts[0].card.template
-        encoded = how.encode(texts.texts, wrapping, on_too_long, bar)
+        scopes: list[Scope] = [artefact.card.scope for artefact in job.artefacts]
+        encoded = how.encode(texts.texts, wrapping, on_too_long, scopes, bar)
         failed = all_failed(texts, encoded.failed)
         lines = how.score(job, encoded, LineStore(work), bar)
     write_lines(_with_failed(lines, failed), out)
@@ -104,11 +105,16 @@ class _Here:
         self.backend = load_backend(model, dtype, device)
 
     def encode(
-        self, texts: Sequence[Text | None], template: Template, on_too_long: OnTooLong, _: Bar
+        self,
+        texts: Sequence[Text | None],
+        template: Template,
+        on_too_long: OnTooLong,
+        scopes: Sequence[Scope],
+        _: Bar,
     ) -> Encoded:
         from pillion.extract import encode
 
-        return encode(self.backend, texts, template, on_too_long)
+        return encode(self.backend, texts, template, on_too_long, scopes)
 
     def score(
         self, job: ScoreJob, encoded: Encoded, store: LineStore, bar: Bar
@@ -126,11 +132,16 @@ class _OnCluster:
         self.crew = crew
 
     def encode(
-        self, texts: Sequence[Text | None], template: Template, on_too_long: OnTooLong, bar: Bar
+        self,
+        texts: Sequence[Text | None],
+        template: Template,
+        on_too_long: OnTooLong,
+        scopes: Sequence[Scope],
+        bar: Bar,
     ) -> Encoded:
         from pillion.cluster import encode_on
 
-        return encode_on(self.crew, texts, template, on_too_long, bar)
+        return encode_on(self.crew, texts, template, on_too_long, bar, scopes)
 
     def score(
         self, job: ScoreJob, encoded: Encoded, store: LineStore, bar: Bar

@@ -17,6 +17,7 @@ from pillion.cli.app import (
     Json,
     LabelColumnName,
     Model,
+    Scoped,
     TextColumnName,
     TooLong,
     Wrapping,
@@ -104,6 +105,7 @@ def train(
         ),
     ] = None,
     template: Wrapping = "chat",
+    scope: Scoped = None,
     model: Model = "embedded",
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -140,6 +142,7 @@ def train(
     num_layers = language_model.backend.identity.num_layers
     how = FitSettings(
         template=template,
+        scope=scope,
         layers="auto" if layers == AUTO else parse_layers(layers, num_layers),
         on_too_long=on_too_long,
         positive=positive,

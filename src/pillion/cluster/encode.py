@@ -5,11 +5,22 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 from pillion.backends import Backend
 from pillion.cluster.pool import Crew
 from pillion.cluster.same_model import check_same
-from pillion.core import FailedRow, ModelIdentity, OnTooLong, Template, Text
+from pillion.core import (
+    FailedRow,
+    ModelIdentity,
+    OnTooLong,
+    Scope,
+    Segment,
+    Template,
+    Text,
+    Tokens,
+    as_tokens,
+)
 from pillion.extract import Encoded, Progress, encode, silent
 
 UNIT_TEXTS = 2000
@@ -22,6 +33,7 @@ def encode_on(
     template: Template,
     on_too_long: OnTooLong = "error",
     progress: Progress = silent,
+    scopes: Sequence[Scope] = (),
 ) -> Encoded:
     """Token ids of every text that fits the model, as `extract.encode` gives them.
 
@@ -33,19 +45,45 @@ def encode_on(
         _Unit(first, tuple(texts[first : first + UNIT_TEXTS]))
         for first in range(0, len(texts), UNIT_TEXTS)
     ]
-    rows: list[Sequence[int]] = [()] * len(texts)
+    rows = _Rows(len(texts))
     failed: list[FailedRow] = []
     identities: list[ModelIdentity] = []
     done_texts = done_tokens = 0
-    for done in crew.run(_EncodeJob(template, on_too_long), units):
+    for done in crew.run(_EncodeJob(template, on_too_long, tuple(scopes)), units):
         part: _Part = done.value
         identities = [*identities[:1], part.identity]
         check_same(identities[0], part.identity)
-        rows[part.first_row : part.first_row + len(part.rows)] = part.rows
+        rows.put(part.first_row, part.rows)
         failed += part.failed
         done_texts, done_tokens = done_texts + len(part.rows), done_tokens + done.tokens
         progress("encode", done_tokens, round(done_tokens * len(texts) / done_texts))
     return Encoded(identities[0], rows, tuple(sorted(failed, key=lambda row: row.row)))
+
+
+class _Rows(Sequence[Tokens]):
+    """The tokens of many rows in four bytes each, made whole when a row is asked for."""
+
+    def __init__(self, num_rows: int) -> None:
+        empty: array[int] = array("i")
+        self._ids = [empty] * num_rows
+        self._segments: list[tuple[Segment, ...]] = [()] * num_rows
+
+    def put(self, first: int, rows: Sequence[Tokens]) -> None:
+        """Rows that follow each other."""
+        for place, row in enumerate(rows, first):
+            self._ids[place], self._segments[place] = array("i", row), row.segments
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Tokens: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Tokens]: ...
+    def __getitem__(self, index: int | slice) -> Tokens | list[Tokens]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        return Tokens(self._ids[index], self._segments[index])
 
 
 @dataclass(frozen=True)
@@ -58,11 +96,11 @@ class _Unit:
 
 @dataclass(frozen=True)
 class _Part:
-    """What a worker's model makes of a unit; four bytes a token."""
+    """What a worker's model makes of a unit."""
 
     identity: ModelIdentity
     first_row: int
-    rows: list[array[int]]
+    rows: Sequence[Tokens]
     failed: list[FailedRow]
 
 
@@ -72,10 +110,11 @@ class _EncodeJob:
 
     template: Template
     on_too_long: OnTooLong
+    scopes: tuple[Scope, ...] = ()
 
     def __call__(self, backend: Backend, unit: _Unit) -> tuple[_Part, int]:
-        encoded = encode(backend, unit.texts, self.template, self.on_too_long)
-        rows = [array("i", row) for row in encoded.token_ids]
+        encoded = encode(backend, unit.texts, self.template, self.on_too_long, self.scopes)
+        rows = [as_tokens(row) for row in encoded.token_ids]
         failed = [FailedRow(unit.first_row + one.row, one.reason) for one in encoded.failed]
         part = _Part(encoded.identity, unit.first_row, rows, failed)
         return part, sum(map(len, rows))

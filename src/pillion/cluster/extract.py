@@ -7,7 +7,6 @@ computes the missing shards alone. The folder has to lie on a file system that a
 from __future__ import annotations
 
 import os
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,9 @@ from pillion.cache import CacheReader, CacheSpec, CacheWriter, Shard, Written, r
 from pillion.cluster.pool import Crew
 from pillion.cluster.same_model import check_same
 from pillion.cluster.tally import Tally
-from pillion.core import ModelIdentity
+from pillion.core import ModelIdentity, Tokens, as_tokens
 from pillion.errors import StorageError
-from pillion.extract import Encoded, Progress, ShardFiller, cache_spec, complete, num_tokens, silent
+from pillion.extract import Encoded, Progress, ShardFiller, complete, num_tokens, silent
 
 MOST_SHARDS = 4
 """Shards a unit at most: while one is written the next is computed, so most writes cost nothing."""
@@ -32,9 +31,8 @@ KEPT_SHARDS = 16
 def extract_on(
     crew: Crew,
     encoded: Encoded,
-    layers: Sequence[int],
+    spec: CacheSpec,
     path: str | os.PathLike[str],
-    key: str,
     progress: Progress = silent,
     tally: Tally | None = None,
 ) -> CacheReader:
@@ -43,9 +41,8 @@ def extract_on(
     Args:
         crew: who works.
         encoded: of `encode_on`.
-        layers: those to keep.
+        spec: of `cache_spec`.
         path: folder of the cache, under the same name on all nodes.
-        key: of `cache_key`.
         progress: told of every unit.
         tally: told of every unit, and who did it.
 
@@ -58,7 +55,6 @@ def extract_on(
     """
     folder, tally = Path(path).absolute(), tally or Tally()
     identity, token_ids = encoded.identity, encoded.token_ids
-    spec = cache_spec(identity, layers, key, token_ids)
 
     def run(writer: CacheWriter) -> None:
         if writer.complete:
@@ -70,7 +66,7 @@ def extract_on(
         # What earlier runs left is read once more for the manifest: by all workers, not by one.
         starts = range(0, len(kept), KEPT_SHARDS)
         units += [_Unit(tuple(kept[start : start + KEPT_SHARDS]), {}) for start in starts]
-        for done in crew.run(_FillJob(folder, identity, key), units):
+        for done in crew.run(_FillJob(folder, identity, spec.key), units):
             for shard_id, written in done.value.items():
                 writer.note(spec.shards[shard_id], written)
             if done.tokens:  # reading what was kept is no measure of a worker
@@ -86,11 +82,11 @@ class _Unit:
     """Shards, and the token ids of their rows by row id; no rows where shards are there already."""
 
     shard_ids: tuple[int, ...]
-    rows: dict[int, array[int]]
+    rows: dict[int, Tokens]
 
 
 def _unit(shards: Sequence[Shard], token_ids: Sequence[Sequence[int]]) -> _Unit:
-    rows = {row: array("i", token_ids[row]) for shard in shards for row in shard.row_ids}
+    rows = {row: as_tokens(token_ids[row]) for shard in shards for row in shard.row_ids}
     return _Unit(tuple(shard.shard_id for shard in shards), rows)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Iterator
 
 from pillion.cluster.pool import Crew
 from pillion.cluster.tally import Tally
+from pillion.core import as_tokens
 from pillion.scoring import Scored, ScoreJob, Scorer, Unit
 
 
@@ -20,7 +20,7 @@ def score_on(crew: Crew, tally: Tally) -> Scorer:
 
     def run(job: ScoreJob, units: list[Unit], tell: Callable[[int], object]) -> Iterator[Scored]:
         done_tokens = 0
-        packed = [(shard, [array("i", row) for row in rows]) for shard, rows in units]
+        packed = [(shard, [as_tokens(row) for row in rows]) for shard, rows in units]
         for done in crew.run(job, packed):
             tally.add(done)
             done_tokens += done.tokens

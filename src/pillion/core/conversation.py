@@ -6,6 +6,7 @@ turn's content, a *scope* says which segments a probe reads. Knows neither templ
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
@@ -101,6 +102,10 @@ class Tokens(tuple[int, ...]):
         own.segments = tuple(segments)
         return own
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Four bytes a token on their way to another process."""
+        return _tokens, (array("i", self), self.segments)
+
     def ranges(self, scope: Scope) -> tuple[range, ...]:
         """Places of the tokens that a scope reads, ascending; none where it is absent."""
         if scope == "all":
@@ -112,6 +117,10 @@ class Tokens(tuple[int, ...]):
         own = [s for s in self.segments if s.role == role and s.kind == "content"]
         last = own[-1].turn if own and scope in ("last-user", "response") else None
         return (s for s in own if last is None or s.turn == last)
+
+
+def _tokens(ids: array[int], segments: tuple[Segment, ...]) -> Tokens:
+    return Tokens(ids, segments)
 
 
 def as_tokens(ids: Sequence[int]) -> Tokens:

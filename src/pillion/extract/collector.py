@@ -7,12 +7,30 @@ whether the place is a shard or a batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pillion.backends import Backend, Step
+from pillion.core import Scope
+from pillion.extract.scoped import kept_places
+
+
+@dataclass(frozen=True)
+class Aim:
+    """Where some tokens of a pass go.
+
+    Attributes:
+        row: of the batch.
+        tokens: places in the row.
+        block: as many states a layer.
+    """
+
+    row: int
+    tokens: slice | Int[Tensor, " kept"]
+    block: Float[Tensor, "layer _kept dim"]
 
 
 class Collector:
@@ -28,25 +46,24 @@ class Collector:
     def __init__(self, layers: Sequence[int]) -> None:
         self.layers = tuple(layers)
         self._places = {layer: place for place, layer in enumerate(layers)}
-        self._by_layer: list[tuple[Tensor, ...]] = []
+        self._aims: Sequence[Aim] = ()
 
-    def aim(self, blocks: Sequence[Float[Tensor, "layer _token dim"]]) -> None:
-        """Says where the rows of the next pass go, in their order."""
-        self._by_layer = list(zip(*(block.unbind(0) for block in blocks), strict=True))
+    def aim(self, aims: Sequence[Aim]) -> None:
+        """Says where the states of the next pass go."""
+        self._aims = aims
 
     def start(self, step: Step) -> None:
         """Nothing to prepare: rows are padded on the right."""
 
     def see(self, layer: int, hidden: Float[Tensor, "batch chunk dim"]) -> None:
-        """Copies the tokens of every row to its block; from an accelerator, all rows at once."""
-        hidden = hidden.to("cpu")
-        blocks = self._by_layer[self._places[layer]]
-        for row, block in zip(hidden.unbind(0), blocks, strict=True):
-            block.copy_(row[: len(block)])
+        """Copies the tokens that are wanted of every row; from an accelerator, all rows at once."""
+        hidden, place = hidden.to("cpu"), self._places[layer]
+        for aim in self._aims:
+            aim.block[place].copy_(hidden[aim.row][aim.tokens])
 
     def end(self, cache: object | None) -> None:
         """Lets go of the blocks."""
-        self._by_layer = []
+        self._aims = ()
 
     def move(self, cache: object, rows: Int[Tensor, " row"]) -> None:
         """Nothing to move: passes here keep no KV cache."""
@@ -61,26 +78,44 @@ def run_batch(
     collector: Collector,
     rows: Sequence[Sequence[int]],
     blocks: Sequence[Float[Tensor, "layer _token dim"]],
+    scope: Scope = "all",
 ) -> None:
     """Runs one padded batch of rows through a watched model, into their blocks.
 
-    What the rows begin with in common is run once, and its KV cache repeated; but not where the
+    Blocks hold the states of the scope's tokens; a row ends behind the last of them. What rows
+    begin with in common is run once, and its KV cache repeated; but not where the
     highest blocks need not run at all, which a KV cache would want.
     """
+    kept = [kept_places(row, scope) for row in rows]
+    rows = [row[: int(places[-1]) + 1] for row, places in zip(rows, kept, strict=True)]
     shared, cache = shared_tokens(rows), None
     if backend.identity.num_layers in collector.layers and shared >= MIN_SHARED_TOKENS:
-        first, *others = [block[:, :shared] for block in blocks]
-        collector.aim([first])
+        collector.aim(
+            [
+                Aim(0, _run_of(places[places < shared]), block[:, : int((places < shared).sum())])
+                for places, block in zip(kept, blocks, strict=True)
+            ]
+        )
         cache = backend.new_cache()
         backend.forward(*pad([rows[0][:shared]]), cache)
-        for block in others:
-            block.copy_(first)
         cache = backend.fork(cache, len(rows))
     known = 0 if cache is None else shared
-    collector.aim([block[:, known:] for block in blocks])
+    aims: list[Aim] = []
+    for row, (places, block) in enumerate(zip(kept, blocks, strict=True)):
+        before = int((places < known).sum())
+        aims.append(Aim(row, _run_of(places[before:] - known), block[:, before:]))
+    collector.aim(aims)
     token_ids, mask = pad([row[known:] for row in rows])
     before = torch.ones(len(rows), known, dtype=torch.bool)
     backend.forward(token_ids, torch.cat([before, mask], dim=1), cache)
+
+
+def _run_of(places: Int[Tensor, " kept"]) -> slice | Int[Tensor, " kept"]:
+    """Places as a slice where they follow each other: a copy without an index."""
+    if not len(places):
+        return slice(0, 0)
+    first, last = int(places[0]), int(places[-1])
+    return slice(first, last + 1) if last - first + 1 == len(places) else places
 
 
 def shared_tokens(rows: Sequence[Sequence[int]]) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pillion.backends import Backend
-from pillion.core import FailedRow, ModelIdentity, OnTooLong, Template, Text
+from pillion.core import FailedRow, ModelIdentity, OnTooLong, Scope, Template, Text
 from pillion.runtime.encoding import sift_rows
 
 
@@ -30,7 +30,8 @@ def encode(
     texts: Sequence[Text | None],
     template: Template,
     on_too_long: OnTooLong = "error",
+    scopes: Sequence[Scope] = (),
 ) -> Encoded:
     """Token ids of every text that fits the model; see `sift_rows`."""
-    rows, failed = sift_rows(backend, texts, template, on_too_long)
+    rows, failed = sift_rows(backend, texts, template, on_too_long, scopes)
     return Encoded(backend.identity, rows, tuple(failed))

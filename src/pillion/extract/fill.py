@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pillion.backends import Backend
 from pillion.cache import DTYPES, CacheReader, CacheSpec, CacheWriter, Shard, Workspace
+from pillion.core import Scope
 from pillion.core.batching import batches_by_length
 from pillion.errors import Interrupted
 from pillion.extract.collector import Collector, run_batch
@@ -36,6 +37,7 @@ def extract(
     path: str | os.PathLike[str],
     key: str,
     progress: Progress = silent,
+    scope: Scope = "all",
 ) -> CacheReader:
     """The hidden states of all rows, on disk; what an earlier run left there is kept.
 
@@ -46,13 +48,14 @@ def extract(
         path: folder of the cache.
         key: of `cache_key`.
         progress: told of every batch.
+        scope: whose tokens' states are kept.
 
     Raises:
         StorageError: another cache lies there, or the disk is full.
         StateError: a state is not finite; the message names row, token and layer.
         Interrupted: by Ctrl-C; whole shards stay.
     """
-    spec = cache_spec(backend.identity, layers, key, token_ids)
+    spec = cache_spec(backend.identity, layers, key, token_ids, scope)
 
     def run(writer: CacheWriter) -> None:
         missing, total = writer.missing(), sum(spec.lengths)
@@ -148,8 +151,9 @@ class ShardFiller:
         states = _blocks(self.writer.spec, shard, workspace)
         for batch in shard_batches(shard):
             batch_rows = [rows[shard.row_ids[place]] for place in batch]
-            run_batch(self.backend, self.collector, batch_rows, [states[place] for place in batch])
-            count(sum(map(len, batch_rows)))
+            own = [states[place] for place in batch]
+            run_batch(self.backend, self.collector, batch_rows, own, self.writer.spec.scope)
+            count(sum(shard.lengths[place] for place in batch))
         return states
 
 

@@ -9,10 +9,11 @@ import hashlib
 import json
 from array import array
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 
-from pillion.cache import CacheSpec
-from pillion.core import ModelIdentity, Template
+from pillion.cache import CacheSpec, SegmentFacts
+from pillion.core import ModelIdentity, Scope, Template, as_tokens
+from pillion.extract.scoped import num_kept
 
 
 def cache_key(
@@ -23,22 +24,47 @@ def cache_key(
 ) -> str:
     """SHA-256 (hex) of everything that the states depend on.
 
-    The model's name is left out: the same weights under another name give the same states.
+    The model's name is left out: the same weights under another name give the same states. Whose
+    words the tokens are is a part of it.
     """
     facts = {name: value for name, value in asdict(model).items() if name != "name"}
     facts |= {"template": template, "on_too_long": on_too_long}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for row in token_ids:
         digest.update(len(row).to_bytes(8, "little") + array("q", row).tobytes())
+        for segment in as_tokens(row).segments:
+            digest.update(repr(astuple(segment)).encode())
     return digest.hexdigest()
 
 
 def cache_spec(
-    model: ModelIdentity, layers: Sequence[int], key: str, token_ids: Sequence[Sequence[int]]
+    model: ModelIdentity,
+    layers: Sequence[int],
+    key: str,
+    token_ids: Sequence[Sequence[int]],
+    scope: Scope = "all",
 ) -> CacheSpec:
-    """The cache of these rows, in the model's own dtype."""
-    lengths = tuple(len(row) for row in token_ids)
-    return CacheSpec(key, tuple(layers), model.dim, model.dtype, lengths)
+    """The cache of these rows' tokens of a scope, in the model's own dtype."""
+    lengths = tuple(num_kept(row, scope) for row in token_ids)
+    segments = tuple(_kept_segments(row, scope) for row in token_ids)
+    if not any(segments):
+        segments = ()
+    return CacheSpec(
+        key, tuple(layers), model.dim, model.dtype, lengths, scope=scope, segments=segments
+    )
+
+
+def _kept_segments(row: Sequence[int], scope: Scope) -> tuple[SegmentFacts, ...]:
+    """The row's segments, counted in its kept tokens."""
+    tokens = as_tokens(row)
+    if scope == "all":
+        return tuple((s.begin, s.end, s.role, s.turn, s.kind) for s in tokens.segments)
+    before = [0]
+    kept = {place for part in tokens.ranges(scope) for place in part}
+    for place in range(len(tokens)):
+        before.append(before[-1] + (place in kept))
+    found = ((before[s.begin], before[s.end], s) for s in tokens.segments)
+    return tuple((b, e, s.role, s.turn, s.kind) for b, e, s in found if b < e)
 
 
 def size_sentence(spec: CacheSpec) -> str:

@@ -12,8 +12,10 @@ import torch
 
 from pillion.backends import Backend
 from pillion.cache import DTYPES, Workspace
+from pillion.core import Scope
 from pillion.errors import StateError
 from pillion.extract.collector import Collector, run_batch
+from pillion.extract.scoped import num_kept
 from pillion.extract.source import Batch
 
 
@@ -24,18 +26,24 @@ class LiveSource:
         backend: the model.
         token_ids: of every row.
         layers: those to read, in this order.
+        scope: whose tokens' states are read.
     """
 
     # A model on the same processor would only get in the way of what is computed meanwhile.
     reads_ahead = False
 
     def __init__(
-        self, backend: Backend, token_ids: Sequence[Sequence[int]], layers: Sequence[int]
+        self,
+        backend: Backend,
+        token_ids: Sequence[Sequence[int]],
+        layers: Sequence[int],
+        scope: Scope = "all",
     ) -> None:
         self.backend, self.token_ids = backend, token_ids
+        self.scope: Scope = scope
         self.layers = tuple(layers)
         self.dim = backend.identity.dim
-        self.lengths: Sequence[int] = [len(row) for row in token_ids]
+        self.lengths: Sequence[int] = [num_kept(row, scope) for row in token_ids]
 
     def read_batch(self, row_ids: Sequence[int], workspace: Workspace | None = None) -> Batch:
         """From the model; see `StateSource.read_batch`.
@@ -53,7 +61,8 @@ class LiveSource:
             collector = Collector(self.layers)
             with self.backend.watch(collector, self.layers):
                 rows = [self.token_ids[row_ids[place]] for place in filled]
-                run_batch(self.backend, collector, rows, [blocks[place] for place in filled])
+                own = [blocks[place] for place in filled]
+                run_batch(self.backend, collector, rows, own, self.scope)
         for place, length in enumerate(lengths):
             hidden[:, place, length:].zero_()
             self._check_finite(row_ids[place], blocks[place])

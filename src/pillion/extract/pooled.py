@@ -14,11 +14,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pillion.backends import Backend, Step
+from pillion.core import Scope
 from pillion.core.batching import batches_by_length
 from pillion.errors import StateError, unknown_name
 from pillion.extract.collector import pad
 from pillion.extract.fill import BATCH_TOKENS
 from pillion.extract.progress import Progress, silent
+from pillion.extract.scoped import kept_places
 from pillion.probe.network import inverse_rms
 
 Pool = Literal["mean", "mean-rms", "last"]
@@ -31,6 +33,7 @@ def pooled_states(
     layers: Sequence[int],
     pool: Pool = "mean",
     progress: Progress = silent,
+    scope: Scope = "all",
 ) -> Float[Tensor, "layer row dim"]:
     """The pooled states of every row, in fp32, from one pass over the texts.
 
@@ -40,6 +43,7 @@ def pooled_states(
         layers: those to read, in this order.
         pool: how tokens become one vector.
         progress: told of every batch.
+        scope: whose tokens are pooled, one or more in every row.
 
     Raises:
         ConfigError: an unknown pool.
@@ -54,6 +58,7 @@ def pooled_states(
         for batch in batches_by_length(lengths, BATCH_TOKENS):
             ids, mask = pad([token_ids[row] for row in batch])
             watcher.rows = torch.tensor(batch)
+            watcher.read = _read(mask, [token_ids[row] for row in batch], scope)
             backend.forward(ids, mask)
             done += int(mask.sum())
             progress("read", done, sum(lengths))
@@ -76,13 +81,14 @@ class _Pooler:
         out: Float[Tensor, "layer row dim"],
     ) -> None:
         self.rows: Int[Tensor, " batch"] = torch.empty(0, dtype=torch.long)
+        self.read: Bool[Tensor, "batch token"] = torch.zeros(0, 0, dtype=torch.bool)
         self._places = {layer: place for place, layer in enumerate(layers)}
         self._pool, self._out = pool, out
         self._mask: Bool[Tensor, "batch token"] = torch.zeros(0, 0, dtype=torch.bool)
 
     def start(self, step: Step) -> None:
-        """Which positions are tokens."""
-        self._mask = step.mask
+        """Which positions are tokens that count."""
+        self._mask = self.read.to(step.mask.device) & step.mask
 
     def see(self, layer: int, hidden: Float[Tensor, "batch chunk dim"]) -> None:
         """Pools a layer's states; they are not kept."""
@@ -94,6 +100,18 @@ class _Pooler:
 
     def move(self, cache: object, rows: Int[Tensor, " row"]) -> None:
         """Nothing to move: passes here keep no KV cache."""
+
+
+def _read(
+    mask: Bool[Tensor, "batch token"], rows: Sequence[Sequence[int]], scope: Scope
+) -> Bool[Tensor, "batch token"]:
+    """Which positions hold a token of the scope; rows are padded on the right."""
+    if scope == "all":
+        return mask
+    read = torch.zeros_like(mask)
+    for place, row in enumerate(rows):
+        read[place, kept_places(row, scope)] = True
+    return read
 
 
 def _mean(
@@ -111,8 +129,8 @@ def _mean_rms(
 def _last(
     hidden: Float[Tensor, "batch token dim"], mask: Bool[Tensor, "batch token"]
 ) -> Float[Tensor, "batch dim"]:
-    # Rows are padded on the right.
-    return hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(1) - 1]
+    places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    return hidden[torch.arange(len(hidden), device=hidden.device), (mask * places).argmax(1)]
 
 
 def _weighted(

@@ -18,13 +18,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pillion.core import OnTooLong, Template, Verdict
+from pillion.core import OnTooLong, Template, Text, Verdict
 from pillion.probe import Artefact, Network
 from pillion.probe.network import inverse_rms_by_layer
 from pillion.runtime.attach import ProbeLike, checked
 from pillion.runtime.encoding import encode_rows
 from pillion.runtime.language_model import Detokenizer, LanguageModel
 from pillion.runtime.pieces import Pieces
+from pillion.runtime.spoken import read_mask
 from pillion.runtime.values import ValueKeeper
 
 Method = Literal["exact", "gradient x input"]
@@ -110,7 +111,7 @@ class Explanation:
 def explain(
     model: LanguageModel,
     probe: ProbeLike,
-    text: str,
+    text: Text,
     template: Template | None = None,
     on_too_long: OnTooLong = "error",
     allow_mismatch: bool = False,
@@ -121,19 +122,21 @@ def explain(
     Args:
         model: the language model.
         probe: an artefact, its folder, or a `pillion.Probe`.
-        text: the text.
+        text: the text, or a conversation.
         template: how it is wrapped; None: as the probe was trained.
         on_too_long: what happens to a text beyond the context window.
         allow_mismatch: only warn of a probe trained on other weights or another template.
         pieces: runs the text beside an engine; None: in one pass.
 
     Raises:
-        DataError: an empty or too long text.
+        DataError: a text that is empty, too long, or without a turn of the probe's scope.
         MismatchError: the probe belongs to another model.
     """
     artefact = checked(model.backend, probe, allow_mismatch)
     how = template or artefact.card.template
-    (token_ids,) = encode_rows(model.backend, [text], how, on_too_long)
+    (token_ids,) = encode_rows(
+        model.backend, [text], how, on_too_long, scopes=[artefact.card.scope]
+    )
     logits, each = contributions(model, artefact, [token_ids], pieces)
     detokenizer = Detokenizer(model.backend)
     tokens = tuple(detokenizer.add(token) for token in token_ids)
@@ -143,7 +146,7 @@ def explain(
         verdict=artefact.verdict(probs),
         method="exact" if artefact.network.additive else "gradient x input",
         tokens=tokens,
-        token_ids=tuple(token_ids),
+        token_ids=token_ids,
         layers=artefact.card.layers,
         labels=output_labels(artefact),
         logits=tuple(logits[0].tolist()),
@@ -165,16 +168,20 @@ def contributions(
     rows: Sequence[Sequence[int]],
     pieces: Pieces | None = None,
 ) -> tuple[Float[Tensor, "batch output"], Float[Tensor, "layer batch token output"]]:
-    """Logits of some rows, and what each token at each layer added; rows are padded on the left."""
+    """Logits of some rows, and what each token at each layer added; rows are padded on the left.
+
+    Tokens outside of the probe's scope add nothing.
+    """
     network = artefact.network
     keeper = ValueKeeper(model.backend, artefact, wide=not network.additive)
     (pieces or Pieces(model.backend, nullcontext)).run(keeper, keeper.layers, rows)
+    read = read_mask(keeper.mask, rows, artefact.card.scope)
     if not network.additive:
-        return gradient_times_input(network, keeper.values, keeper.mask)
+        return gradient_times_input(network, keeper.values, read)
     fold = keeper.group.fold
     with torch.no_grad():
-        logits = fold.finish(fold.summarise(keeper.values, keeper.mask))
-        return logits, network.contributions(keeper.values, keeper.mask)
+        logits = fold.finish(fold.summarise(keeper.values, read))
+        return logits, network.contributions(keeper.values, read)
 
 
 def gradient_times_input(

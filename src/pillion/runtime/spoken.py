@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from pillion.core import ANSWER_SCOPES, Scope, Tokens
+from pillion.core import ANSWER_SCOPES, Scope, Tokens, as_tokens
 
 Masks = Mapping[Scope, Bool[Tensor, "batch chunk"]]
 """Which tokens each scope reads."""
@@ -120,6 +120,22 @@ class Spoken:
             done=self.done[rows],
             inside=self.inside[rows],
         )
+
+
+def read_mask(
+    mask: Bool[Tensor, "batch token"], rows: Sequence[Sequence[int]], scope: Scope
+) -> Bool[Tensor, "batch token"]:
+    """Which positions of a padded batch hold a token of the scope.
+
+    Args:
+        mask: which of them hold a token.
+        rows: of the batch, whole.
+        scope: what is read.
+    """
+    if scope == "all":
+        return mask
+    spoken = Spoken.of([as_tokens(row) for row in rows], (scope,), mask.device)
+    return spoken.masks(mask, None)[0][scope]
 
 
 def in_reasoning(row: Sequence[int], reasoning: tuple[int, int] | None) -> bool:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from pillion.cache import replacing
+from pillion.core import as_tokens
 from pillion.errors import StorageError
 from pillion.runtime import score_batches
 
@@ -62,6 +63,8 @@ def _shard(
     for row in ordered:
         ids = array("q", token_ids[row])
         digest.update(len(ids).to_bytes(8, "little") + ids.tobytes())
+        for segment in as_tokens(token_ids[row]).segments:
+            digest.update(repr(astuple(segment)).encode())
     return ScoreShard(f"shard-{number:05d}-{digest.hexdigest()[:10]}.jsonl", ordered)
 
 

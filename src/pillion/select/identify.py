@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pillion.backends import Backend
+from pillion.core import Scope
 from pillion.extract import Pool, Progress, pooled_states, silent
 from pillion.probe import Artefact
 from pillion.select.cost import ReadCost, read_costs
@@ -78,6 +79,7 @@ def identify(
     pool: Pool = "mean",
     gate: Artefact | None = None,
     progress: Progress = silent,
+    scope: Scope = "all",
 ) -> Identification:
     """Studies every layer on these rows; no probe is trained.
 
@@ -88,13 +90,14 @@ def identify(
         pool: how a row's tokens become one vector.
         gate: a trained gate whose layer weights are shown beside the rest.
         progress: told of every batch and layer.
+        scope: whose tokens are read.
 
     Raises:
         ConfigError: `gate` is a probe without layer weights.
         StateError: a state is not finite.
     """
     layers = range(backend.identity.num_layers + 1)
-    states = pooled_states(backend, token_ids, layers, pool, progress)
+    states = pooled_states(backend, token_ids, layers, pool, progress, scope)
     weights = None
     if gate is not None:
         known = learned_weights(backend, gate, token_ids[:WEIGHT_ROWS])
@@ -138,6 +141,7 @@ def choose_layers(
     token_ids: Sequence[Sequence[int]],
     targets: Targets,
     progress: Progress = silent,
+    scope: Scope = "all",
 ) -> tuple[int, ...]:
     """The layers of `--layers auto` alone: as `identify` finds them, without the study.
 
@@ -145,7 +149,7 @@ def choose_layers(
         StateError: a state is not finite.
     """
     layers = range(backend.identity.num_layers + 1)
-    states = pooled_states(backend, token_ids, layers, progress=progress)
+    states = pooled_states(backend, token_ids, layers, progress=progress, scope=scope)
     return smallest_good(layer_sets(states, targets, layers, _as(progress, "choose")))
 
 

@@ -12,6 +12,7 @@ from pillion.errors import ConfigError
 from pillion.probe import Artefact
 from pillion.probe.gate import Gate
 from pillion.runtime import pad_batch
+from pillion.runtime.spoken import read_mask
 from pillion.runtime.values import ValueKeeper
 
 BATCH_TOKENS = 2048
@@ -40,6 +41,8 @@ def learned_weights(
     total = torch.zeros(len(keeper.layers))
     with backend.watch(keeper, keeper.layers):
         for batch in batches_by_length([len(row) for row in token_ids], BATCH_TOKENS):
-            backend.forward(*pad_batch([token_ids[row] for row in batch]))
-            total += network.layer_weights(keeper.values, keeper.mask).sum(1).cpu()
+            rows = [token_ids[row] for row in batch]
+            backend.forward(*pad_batch(rows))
+            read = read_mask(keeper.mask, rows, artefact.card.scope)
+            total += network.layer_weights(keeper.values, read).sum(1).cpu()
     return dict(zip(keeper.layers, (total / len(token_ids)).tolist(), strict=True))
