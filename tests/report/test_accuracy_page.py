@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sklearn.metrics import accuracy_score, f1_score
 
 from pillion.errors import DataError
 from pillion.report import AccuracyResult, plain_table, read_result, section, with_sections
@@ -114,6 +115,53 @@ def test_what_has_to_be_known_stands_below_the_table(result: AccuracyResult) -> 
     assert "1,200 rows to train on" in text
 
 
+def test_what_is_not_flattering_stands_below_the_table(result: AccuracyResult) -> None:
+    settings = {
+        **result.content["settings"],
+        "positives": {"test": 0.125},
+        "best_probe": {
+            "method": "gate",
+            "by": "default: 130 validation rows do not choose between probes",
+            "share_of_draws": {"gate": 0.4, "mha": 0.6, "gates": 0.0},
+        },
+    }
+    reads = [{"date": "2026-01-01", "commit": None}, {"date": "2026-02-02", "commit": "a" * 40}]
+    results = [
+        *result.content["results"],
+        {**entry("test_f1", "los-net", 0.0), "per_seed": [0.0]},
+        {**entry("test_accuracy", "los-net", 0.8), "per_seed": [0.8]},
+        entry("test_recall of poor", "gate", 0.25),
+    ]
+    settings["methods"] = {**settings["methods"], "los-net": {"role": "baseline"}}
+    text = section(
+        AccuracyResult({**result.content, "settings": settings, "reads": reads, "results": results})
+    )
+    for note in (
+        "Best probe: `gate` (default: 130 validation rows do not choose between probes); "
+        "validation rows drawn anew choose `gate` 40%, `mha` 60%.",
+        "Test rows were read 2 times for this table, last on 2026-02-02, at commit aaaaaaaaaaaa.",
+        "12.5% of the test rows are positive: the AUPRC of chance.",
+        "los-net finds no positive row: the threshold that validation gave it chose nothing",
+    ):
+        assert f"\n- {note}" in text
+    head, _, *rows = lines(text)
+    table = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    assert table["`gate`"]["recall of poor"] == "0.250"
+    assert table["los-net (baseline)"]["macro F1"] == "0.444", "of 0 and 0.889"
+    assert table["`gate`"]["macro F1"] == "–"
+
+
+def test_macro_f1_follows_from_f1_and_accuracy(result: AccuracyResult) -> None:
+    truth, said = [1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 0, 1, 0, 0, 0, 0]
+    f1, right = f1_score(truth, said), accuracy_score(truth, said)
+    results = [
+        {**entry("test_f1", "gate", f1), "per_seed": [f1, 1.0]},
+        {**entry("test_accuracy", "gate", right), "per_seed": [right, 1.0]},
+    ]
+    found = AccuracyResult({**result.content, "results": results}).macro_f1("gate")
+    assert found == pytest.approx((f1_score(truth, said, average="macro") + 1) / 2)
+
+
 def test_sections_are_replaced_in_place_and_the_rest_stays(result: AccuracyResult) -> None:
     page = with_sections("# Title\n\nProse.\n", [result])
     assert page.startswith("# Title\n\nProse.\n\n## mood\n")
@@ -145,11 +193,11 @@ def test_what_is_no_result_file_is_refused(tmp_path: Path, content: str) -> None
 
 def test_the_page_of_results_is_made_of_the_result_files() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    named = re.findall(r"<!-- accuracy: (\S+) -->", page)
+    named = re.findall(r"<!-- accuracy: (.+?) -->", page)
     files = {
         content["settings"]["data_set"]: content
         for path in RESULTS.glob("accuracy-*.json")
-        if (content := json.loads(path.read_text(encoding="utf-8")))
+        if (content := json.loads(path.read_text(encoding="utf-8"))).get("split", "test") == "test"
     }
     assert sorted(named) == sorted(files)
     results = [AccuracyResult(files[name]) for name in named]

@@ -4,7 +4,8 @@ Knows result files, none of the parts that they come from. The only part that kn
 which is imported when a plot is drawn.
 """
 
-from pillion.report.accuracy_page import AccuracyResult, plain_table, section, with_sections
+from pillion.report.accuracy_page import plain_table, section, with_sections
+from pillion.report.accuracy_result import AccuracyResult
 from pillion.report.pages import read_result, write_accuracy_page
 
 __all__ = [

@@ -7,91 +7,18 @@ nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
-TITLES = {
-    "accuracy": "accuracy",
-    "f1": "F1",
-    "auprc": "AUPRC",
-    "auroc": "AUROC",
-    "tpr_at_fpr_1": "TPR at 1 % FPR",
-    "tpr_at_fpr_01": "TPR at 0.1 % FPR",
-    "ece": "ECE",
-    "brier": "Brier",
-}
-ROLES = ("probe", "baseline", "mark", "control")
-NOTHING = "–"
-
-
-@dataclass(frozen=True)
-class AccuracyResult:
-    """The result file of one data set.
-
-    Attributes:
-        content: what the file holds.
-    """
-
-    content: Mapping[str, Any]
-
-    @property
-    def data_set(self) -> str:
-        """Its name."""
-        return self.content["settings"]["data_set"]
-
-    @property
-    def split(self) -> str:
-        """The rows that its numbers are of: `test`, or `validation`."""
-        return self.content.get("split", "test")
-
-    @property
-    def mark(self) -> str:
-        """What names its place on a page."""
-        return self.data_set if self.split == "test" else f"{self.data_set}, {self.split}"
-
-    @property
-    def leading(self) -> list[str]:
-        """The metrics that lead the table."""
-        return self.content["settings"]["leading"]
-
-    @cached_property
-    def entries(self) -> dict[tuple[str, str], Mapping[str, Any]]:
-        """The entries by method and metric."""
-        return {(e["method"], e["metric"]): e for e in self.content["results"]}
-
-    def entry(self, method: str, metric: str) -> Mapping[str, Any] | None:
-        """One entry; None where there is none."""
-        return self.entries.get((method, metric))
-
-    def value(self, method: str, metric: str) -> float | None:
-        """One number; None where it is undefined or was not measured."""
-        found = self.entry(method, metric)
-        number = None if found is None else found["value"]
-        return None if number is None else float(number)  # JSON writes whole numbers without a dot
-
-    def methods(self) -> list[str]:
-        """The methods that were measured, by role, best first."""
-        named = self.content["settings"]["methods"]
-        measured = [name for name in named if "not_measured" not in named[name]]
-
-        def rank(name: str) -> tuple[int, float]:
-            value = self.value(name, f"{self.split}_{self.leading[0]}")
-            return ROLES.index(named[name]["role"]), -(-1.0 if value is None else value)
-
-        return sorted(measured, key=rank)
-
-    def role(self, method: str) -> str:
-        """Of a method."""
-        return self.content["settings"]["methods"][method]["role"]
+from pillion.report.accuracy_notes import notes_of
+from pillion.report.accuracy_result import NOTHING, TITLES, AccuracyResult
 
 
 def section(result: AccuracyResult) -> str:
     """The table of a data set with what has to be known to read it."""
     settings = result.content["settings"]
     rows, model = settings["rows"], settings["model"]
-    metrics = _metrics(result)
+    metrics = result.metrics()
     lines = [
         f"{settings['num_labels']} labels; {rows['train']:,} rows to train on, "
         f"{rows['validation']:,} to choose on, {_asked(rows)}; template "
@@ -100,7 +27,7 @@ def section(result: AccuracyResult) -> str:
         "",
         *_table(result, metrics),
     ]
-    notes = [*_notes(result, metrics), *settings["notes"]]
+    notes = [*notes_of(result), *settings["notes"]]
     return "\n".join([*lines, *([""] if notes else []), *(f"- {note}" for note in notes)])
 
 
@@ -133,33 +60,13 @@ def _layers(layers: Sequence[int] | None) -> str:
     return "all layers" if layers is None else f"layers {', '.join(map(str, layers))}"
 
 
-def _metrics(result: AccuracyResult) -> list[str]:
-    """The leading metrics, then those that are defined for any method of this task."""
-    rest = [
-        metric
-        for metric in TITLES
-        if metric not in result.leading
-        and any(_reason(result, m, metric) or _has(result, m, metric) for m in result.methods())
-    ]
-    return [*result.leading, *rest]
-
-
-def _has(result: AccuracyResult, method: str, metric: str) -> bool:
-    return result.value(method, f"{result.split}_{metric}") is not None
-
-
-def _reason(result: AccuracyResult, method: str, metric: str) -> str:
-    """Why a number is missing, if more is to be said than that it is undefined for the task."""
-    found = result.entry(method, f"{result.split}_{metric}")
-    reason = "" if found is None else found.get("reason", "")
-    return reason if reason.startswith("not enough") else ""
-
-
 def _table(result: AccuracyResult, metrics: Sequence[str]) -> list[str]:
     first = result.leading[0]
+    beside = _beside(result)
     titles = [
         "method",
         *(TITLES[metric] for metric in metrics),
+        *beside,
         f"{TITLES[first]} against the best baseline",
         "parameters",
         "ms added",
@@ -170,6 +77,7 @@ def _table(result: AccuracyResult, metrics: Sequence[str]) -> list[str]:
         cells = [
             f"`{name}`" if result.role(name) == "probe" else f"{name} ({result.role(name)})",
             *(_number(result, name, metric) for metric in metrics),
+            *(_of(number(name)) for number in beside.values()),
             _difference(result, name, first),
             _count(result.value(name, "parameters")),
             _milliseconds(result, name),
@@ -177,6 +85,21 @@ def _table(result: AccuracyResult, metrics: Sequence[str]) -> list[str]:
         ]
         lines.append(_line(cells))
     return lines
+
+
+def _beside(result: AccuracyResult) -> dict[str, Callable[[str], float | None]]:
+    """Titles of what stands beside the metrics, and how a method's number is found."""
+    found: dict[str, Callable[[str], float | None]] = {}
+    if any(result.macro_f1(name) is not None for name in result.methods()):
+        found["macro F1"] = result.macro_f1
+    for label in result.recalls():
+        metric = f"{result.split}_recall of {label}"
+        found[f"recall of {label}"] = partial(result.value, metric=metric)
+    return found
+
+
+def _of(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.3f}"
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -188,7 +111,7 @@ def _number(result: AccuracyResult, method: str, metric: str) -> str:
     if found is None:
         return NOTHING
     if found["value"] is None:
-        return _reason(result, method, metric).partition(" (")[0] or "undefined"
+        return result.reason(method, metric).partition(" (")[0] or "undefined"
     spread = "" if found["spread"] is None else f" ± {found['spread']:.3f}"
     return f"{found['value']:.3f}{spread}"
 
@@ -214,38 +137,6 @@ def _megabytes(result: AccuracyResult, method: str) -> str:
     """What has to be in memory beside the language model."""
     found = result.entry(method, "added_ms")
     return NOTHING if found is None else f"{found['weights_bytes'] / 1e6:,.1f}"
-
-
-def _notes(result: AccuracyResult, metrics: Sequence[str]) -> list[str]:
-    notes: list[str] = []
-    best = {
-        found["baseline"]
-        for name in result.methods()
-        if (found := result.entry(name, f"{result.split}_{metrics[0]}")) and "baseline" in found
-    }
-    if best:
-        notes.append(
-            f"The best baseline by {TITLES[metrics[0]]} on the {result.split} rows is "
-            f"{', '.join(sorted(best))}; in brackets the paired bootstrap interval (95 %)."
-        )
-    reasons = {
-        f"{TITLES[metric]}: {reason}."
-        for metric in metrics
-        for name in result.methods()
-        if (reason := _reason(result, name, metric))
-    }
-    notes += sorted(reasons)
-    bare = [e["bare_ms"] for e in result.content["results"] if e["metric"] == "added_ms"]
-    if bare:
-        middle = sorted(bare)[len(bare) // 2]
-        notes.append(f"The bare pass takes {middle:.0f} ms a text (median, one text at a time).")
-    named = result.content["settings"]["methods"]
-    notes += [
-        f"{name}: not measured. {facts['not_measured']}"
-        for name, facts in named.items()
-        if "not_measured" in facts
-    ]
-    return notes
 
 
 def plain_table(result: AccuracyResult) -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pillion.report.accuracy_page import TITLES, AccuracyResult
+from pillion.report.accuracy_result import TITLES, AccuracyResult
 from pillion.report.files import replace_file
 
 if TYPE_CHECKING:
