@@ -317,6 +317,15 @@ def replace_weights(folder: Path, content: bytes) -> None:
     edit(folder, weights_sha256=hashlib.sha256(content).hexdigest())
 
 
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
+def test_weights_that_are_not_finite_are_refused(folder: Path, number: float) -> None:
+    """They were loaded, and then every chat said that the model's states were not finite."""
+    tensors = safetensors.torch.load((folder / "probe.safetensors").read_bytes())
+    tensors["bias"][0] = number
+    replace_weights(folder, safetensors.torch.save(tensors))
+    assert "weights 'bias' hold NaN or infinity" in refusal(folder)
+
+
 def test_weights_that_are_no_safetensors_are_refused(folder: Path) -> None:
     replace_weights(folder, b"PK\x03\x04 a pickle, perhaps")
     assert "is no safetensors file" in refusal(folder)

@@ -175,3 +175,32 @@ def test_an_engine_that_is_lost_says_so_and_can_be_rebuilt(backend: Transformers
             await engine.close()
 
     assert all(same(got, want) for got, want in zip(asyncio.run(use()), wanted, strict=True))
+
+
+def test_probes_that_nobody_reads_any_more_are_freed_on_an_idle_engine(
+    backend: TransformersBackend,
+) -> None:
+    """Every swap on an idle server left the memory of the probe that was replaced."""
+    engine = ContinuousEngine(backend, [make_artefact("p", backend.identity)], SMALL)
+
+    async def use() -> None:
+        await engine.start()
+        try:
+            one = engine.probe_bytes
+            for seed in range(3):
+                await engine.set_probes([make_artefact("p", backend.identity, seed=seed)])
+                assert engine.probe_bytes == one
+            events = engine.submit(Request("r", (1, 2, 3), 200))
+            await anext(events)
+            await engine.set_probes([make_artefact("p", backend.identity, seed=9)])
+            assert engine.probe_bytes > one  # who began with the old one is read with it
+            await events.aclose()
+            for _ in range(500):
+                if len(engine._readings) == 1:  # type: ignore[reportPrivateUsage]
+                    return
+                await asyncio.sleep(0.01)
+            raise AssertionError("the old probe is still there")
+        finally:
+            await engine.close()
+
+    asyncio.run(use())

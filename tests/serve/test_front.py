@@ -141,7 +141,8 @@ def test_a_body_that_says_it_is_no_json_is_refused(client: TestClient) -> None:
 
 
 def test_unknown_routes_and_methods_are_told_in_openais_shape(client: TestClient) -> None:
-    assert client.get("/v1/nothing").json()["error"]["type"] == "not_found_error"
+    error = client.post("/v1/responses", json={}).json()["error"]
+    assert error["type"] == "not_found_error" and "/v1/chat/completions" in error["message"]
     answer = client.get(CHAT)
     assert answer.status_code == 405 and answer.headers["allow"] == "POST"
     assert answer.json()["error"]["message"]
@@ -241,3 +242,11 @@ def test_metrics_count_requests_tokens_and_verdicts() -> None:
 def test_limits_must_be_positive() -> None:
     with pytest.raises(ConfigError, match="Limit queue is 0"):
         Limits(queue=0)
+
+
+def test_the_page_may_not_be_framed_and_loads_nothing_from_elsewhere() -> None:
+    with application(ScriptedEngine()) as client:
+        headers = client.get("/").headers
+    assert headers["x-frame-options"] == "DENY"
+    policy = headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in policy and "default-src 'none'" in policy

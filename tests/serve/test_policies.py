@@ -22,6 +22,7 @@ from client import (
 )
 from scripted import ScriptedEngine
 
+from pillion.errors import ConfigError
 from pillion.serve import Settings, make_policies
 
 WORDS = ("one ", "two ", "three ", "four ", "five ")
@@ -245,6 +246,24 @@ def test_another_server_streams_behind_our_verdicts() -> None:
         first, second = streamed(client)
     assert first["verdicts"]["prompt"]["p"]["decision"] == "route"
     assert text_of([second]) == "hi"
+
+
+def test_an_upstreams_stream_that_breaks_off_is_told_as_an_error() -> None:
+    """It ended as if it were complete."""
+    line = 'data: {"choices": [{"index": 0, "delta": {"content": "hi"}}]}'
+    broken = upstream(lambda _: httpx.Response(200, text=f"{line}\n\n"))
+    with application(ScriptedEngine(prompt_score=0.9), policies(ROUTE), broken) as client:
+        _, said, error = streamed(client)
+    assert text_of([said]) == "hi"
+    assert error["error"]["code"] == "upstream_failed" and "broke off" in error["error"]["message"]
+
+
+@pytest.mark.parametrize("closed", [STOP, ESCALATE | {"on": "response"}], ids=["stop", "escalate"])
+def test_answers_that_must_be_read_are_not_left_to_another_server(closed: Any) -> None:
+    """A route let an answer out unread although a policy on responses failed closed."""
+    with pytest.raises(ConfigError, match="no probe can read the answers of the upstreams"):
+        policies(ROUTE, closed | {"fail": "closed"})
+    policies(ROUTE, closed | {"fail": "open"})
 
 
 @pytest.mark.parametrize("stream", [False, True])

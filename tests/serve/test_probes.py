@@ -103,6 +103,24 @@ def test_a_link_out_of_the_folder_is_not_followed(client: TestClient, folder: Pa
     assert refusal(client, PROBES, {"path": "link"}, 403)["code"] == "path_not_allowed"
 
 
+def test_a_link_inside_a_probes_folder_is_not_followed_out_of_it(
+    client: TestClient, folder: Path
+) -> None:
+    weights = folder / "one" / "probe.safetensors"
+    weights.unlink()
+    weights.symlink_to(folder.parent / "outside" / "probe.safetensors")
+    assert refusal(client, PROBES, {"path": "one"}, 403)["code"] == "path_not_allowed"
+    weights.unlink()
+    weights.symlink_to(folder / "two" / "probe.safetensors")  # inside: another probe's weights
+    assert "SHA-256" in refusal(client, PROBES, {"path": "one"})["message"]
+
+
+def test_a_probe_says_which_policies_look_at_it(client: TestClient) -> None:
+    client.post(PROBES, json={"path": "one"})
+    listed = {one["id"]: one["policies"] for one in client.get(PROBES).json()["data"]}
+    assert listed == {"kept": ["block"], "one": []}
+
+
 def test_a_probe_that_does_not_ride_cannot_be_swapped(client: TestClient) -> None:
     assert client.delete(f"{PROBES}/none").status_code == 404
     assert client.put(f"{PROBES}/none", json={"path": "one"}).status_code == 404

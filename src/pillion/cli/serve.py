@@ -139,8 +139,14 @@ def serve(
         sizes = PagedSettings(cache_tokens=cache_tokens, max_requests=max_requests)
         engines = {**ENGINES, "vllm": load_vllm_engine}
         loaded = load_engine(engine, model, artefacts, dtype, device, sizes, engines)
-        _say(bound.getsockname()[:2], settings.names[0], [a.name for a in artefacts], as_json)
-        run(loaded, settings, place, bound)
+        address, names = bound.getsockname()[:2], [a.name for a in artefacts]
+        run(
+            loaded,
+            settings,
+            place,
+            bound,
+            lambda: _say(address, settings.names[0], names, as_json),
+        )
 
 
 def _say(address: tuple[str, int], model: str, probes: list[str], as_json: bool) -> None:

@@ -236,6 +236,12 @@ def _parse_weights(weights: bytes, card: Card, path: Path) -> dict[str, Tensor]:
         raise ArtefactError(f"{path} is no safetensors file ({error}); {_AGAIN}") from error
     if fault := _first_difference(tensor_specs(tensors), card.tensors):
         raise ArtefactError(f"{path} is not what the card says: {fault}; {_AGAIN}")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ArtefactError(
+                f"{path}: the weights {name!r} hold NaN or infinity, of which no verdict follows; "
+                f"{_AGAIN}"
+            )
     return tensors
 
 

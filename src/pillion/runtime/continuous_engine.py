@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -259,6 +260,9 @@ class ContinuousEngine(Engine):
             self._batching.cancel(request)
         for reading in self._readings:  # all follow all requests: pages are shared
             reading.leave(request)
+        if len(self._readings) > 1 and not self._flights:
+            # No step may come that would see to it.
+            self._tidying = asyncio.get_running_loop().run_in_executor(None, self._tidy)
 
     def _hand_out(self, said: Sequence[tuple[Flight, Said]]) -> None:
         for flight, one in said:
@@ -309,7 +313,12 @@ class ContinuousEngine(Engine):
     def _replace(self, named: dict[str, Artefact], reading: PagedReading | None) -> None:
         with self._batching.paused():
             self._use(named, reading)
+            self._drop_old_readings()
             self._batching.restart()
+
+    def _tidy(self) -> None:
+        with suppress(RunError), self._batching.paused():
+            self._drop_old_readings()
 
     def _use(self, named: dict[str, Artefact], reading: PagedReading | None) -> None:
         if reading is not None:

@@ -38,6 +38,15 @@ from pillion.serve.service import Service
 from pillion.serve.settings import Settings
 
 PAGE = Path(__file__).parent / "page" / "index.html"
+_PAGE_HEADERS = {
+    "Cache-Control": "no-cache",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src "
+    "'unsafe-inline'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
 _BODIES: dict[str, type[Any]] = {
     "/v1/chat/completions": ChatRequest,
     "/v1/completions": CompletionRequest,
@@ -124,7 +133,11 @@ def _add_plain_routes(app: FastAPI, service: Service) -> None:
         """The page."""
         if not PAGE.is_file():
             raise Refused(404, "This installation has no page.", "not_found")
-        return FileResponse(PAGE, headers={"Cache-Control": "no-cache"})
+        return FileResponse(PAGE, headers=_PAGE_HEADERS)
+
+
+ROUTES = (*_BODIES, "/v1/models", "/health", "/ready", "/metrics")
+_NO_ROUTE = "This server has no such route; it answers"
 
 
 def _model(name: str) -> dict[str, Any]:
@@ -134,7 +147,10 @@ def _model(name: str) -> dict[str, Any]:
 async def _refuse(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if not isinstance(error, Refused):  # the framework's own: no such route, no such method
-        error = Refused(error.status_code, str(error.detail), None, None, error.headers)
+        detail, code = str(error.detail), None
+        if error.status_code == 404:
+            detail, code = f"{_NO_ROUTE} {', '.join(ROUTES)}.", "unknown_url"
+        error = Refused(error.status_code, detail, code, None, error.headers)
     return refusal_response(error)
 
 

@@ -5,8 +5,10 @@ The outermost handler: whatever nobody foresaw becomes a 500 in OpenAI's shape.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import re
+import time
 from contextlib import nullcontext
 from typing import Any
 
@@ -19,6 +21,7 @@ from pillion.serve.call import Call
 from pillion.serve.keys import LOCAL, Caller
 from pillion.serve.refusal import Refused, error_body
 from pillion.serve.service import Service
+from pillion.serve.settings import Limits
 from pillion.serve.tracing import request_span
 
 OPEN_PATHS = ("/", "/health", "/ready", "/metrics", "/openapi.json")
@@ -54,7 +57,7 @@ class Front:
         try:
             with request_span(scope["method"], headers, call):
                 call.account = self.service.accounts.of(self._admit(scope, headers))
-                limited = _limited(receive, headers, self.service.settings.limits.body_bytes)
+                limited = _limited(receive, headers, self.service.settings.limits)
                 with call.account.request() if _counts(scope) else nullcontext():
                     await self.app(scope, limited, answer.send)
         except Refused as error:
@@ -170,20 +173,29 @@ def _is_loopback(host: str) -> bool:
         return host in {"", "localhost"}
 
 
-def _limited(receive: Receive, headers: Headers, limit: int) -> Receive:
+def _limited(receive: Receive, headers: Headers, limits: Limits) -> Receive:
     """Receives up to a number of bytes, and of what a `Scan` counts in them.
 
     Raises:
-        Refused: 413, at once if the client says how much it sends; 400 of the scan.
+        Refused: 413, at once if the client says how much it sends; 400 of the scan; 408.
     """
+    limit = limits.body_bytes
     announced = headers.get("content-length", "")
     if announced.isdigit() and int(announced[:20]) > limit:
         raise _too_large(limit)
-    got, scan = 0, Scan()
+    got, scan, whole = 0, Scan(), False
+    until = time.monotonic() + limits.body_seconds
 
     async def limited() -> Message:
-        nonlocal got
-        message = await receive()
+        nonlocal got, whole
+        if whole:  # what comes now is the client's going
+            return await receive()
+        try:
+            async with asyncio.timeout(until - time.monotonic()):
+                message = await receive()
+        except TimeoutError as error:
+            raise _too_slow(limits.body_seconds) from error
+        whole = not message.get("more_body", False)
         piece = message.get("body", b"")
         got += len(piece)
         if got > limit:
@@ -192,6 +204,15 @@ def _limited(receive: Receive, headers: Headers, limit: int) -> Receive:
         return message
 
     return limited
+
+
+def _too_slow(seconds: float) -> Refused:
+    return Refused(
+        408,
+        f"The body did not come within {seconds:g} seconds; send it at once.",
+        "body_too_slow",
+        headers={"Connection": "close"},
+    )
 
 
 def _too_large(limit: int) -> Refused:

@@ -6,6 +6,7 @@ import datetime
 import json
 import logging
 import sys
+import threading
 import traceback
 from pathlib import Path
 from types import TracebackType
@@ -66,13 +67,24 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up(level: int = logging.INFO) -> None:
-    """Sends the server's and uvicorn's events to standard error, as JSON."""
+    """Sends every event to standard error as JSON: the server's, its engine's, libraries' warnings.
+
+    Also errors that end a thread.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
-    for name in (NAME, "uvicorn.error"):
+    for name in (NAME, "uvicorn.error", "pillion.engine", "transformers", "py.warnings"):
         logger = logging.getLogger(name)
         logger.handlers[:], logger.propagate = [handler], False
-        logger.setLevel(level)
+        logger.setLevel(level if name in (NAME, "uvicorn.error") else logging.WARNING)
+    logging.getLogger().handlers[:] = [handler]
+    logging.captureWarnings(True)
+    threading.excepthook = _thread_failed
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    if failed.exc_value is not None:
+        Log().failure(failed.exc_value, thread=failed.thread and failed.thread.name)
 
 
 def places(trace: TracebackType | None) -> list[str]:

@@ -223,7 +223,23 @@ def make_policies(content: Mapping[str, Any]) -> Policies:
             raise _at(f"policies[{i}]", unknown_name("upstream", policy.upstream, found.upstreams))
         if isinstance(policy, Escalate) and policy.judge not in found.judges:
             raise _at(f"policies[{i}]", unknown_name("judge", policy.judge, found.judges))
+    _check_routes(found)
     return found
+
+
+def _check_routes(found: Policies) -> None:
+    """Raises a ConfigError where an upstream's answer would go out unread that must be read."""
+    if not any(isinstance(policy, Route) for policy in found.policies):
+        return
+    for i, policy in enumerate(found.policies):
+        if not isinstance(policy, Stop | Escalate) or policy.on == "prompt":
+            continue
+        if policy.fail == "closed":
+            raise ConfigError(
+                f"policies[{i}] ({policy.action}) fails closed, but no probe can read the answers "
+                "of the upstreams that a route policy lets answer; let it fail open, or take the "
+                "route out."
+            )
 
 
 def api_key(server: Upstream) -> str | None:

@@ -25,7 +25,7 @@ def probe_routes(service: Service) -> APIRouter:
     @routes.get("/v1/probes")
     async def probes() -> JSONResponse:
         """All probes that ride."""
-        data = [describe(artefact) for artefact in service.engine.probes.values()]
+        data = [describe(service, artefact) for artefact in service.engine.probes.values()]
         return JSONResponse({"object": "list", "data": data})
 
     @routes.post("/v1/probes", status_code=201)
@@ -45,7 +45,7 @@ def probe_routes(service: Service) -> APIRouter:
                 )
             await service.change_probes(riding | {artefact.name: artefact})
         service.log("probe_loaded", probe=artefact.name)
-        return JSONResponse(describe(artefact), 201)
+        return JSONResponse(describe(service, artefact), 201)
 
     @routes.put("/v1/probes/{name}")
     async def swap(name: str, body: SwapRequest, request: Request) -> JSONResponse:
@@ -56,7 +56,7 @@ def probe_routes(service: Service) -> APIRouter:
             riding = _riding(service, name)
             await service.change_probes(riding | {name: artefact})
         service.log("probe_swapped", probe=name)
-        return JSONResponse(describe(artefact))
+        return JSONResponse(describe(service, artefact))
 
     @routes.delete("/v1/probes/{name}")
     async def unload(name: str, request: Request) -> JSONResponse:
@@ -72,7 +72,7 @@ def probe_routes(service: Service) -> APIRouter:
     return routes
 
 
-def describe(artefact: Artefact) -> dict[str, Any]:
+def describe(service: Service, artefact: Artefact) -> dict[str, Any]:
     """A probe, as it is listed."""
     card = artefact.card
     return {
@@ -84,6 +84,7 @@ def describe(artefact: Artefact) -> dict[str, Any]:
         "thresholds": list(card.thresholds) if card.thresholds else None,
         "layers": list(card.layers),
         "template": card.template,
+        "policies": [p.action for p in service.policies.policies if p.probe == artefact.name],
         "weights_sha256": card.weights_sha256,
     }
 
@@ -126,13 +127,18 @@ async def _load(service: Service, path: str, name: str | None) -> Artefact:
         raise refusal_of(error) from error
 
 
+def _lies_in(path: Path, roots: tuple[Path, ...]) -> bool:
+    return any(path.is_relative_to(root.resolve()) for root in roots)
+
+
 def _inside(path: str, roots: tuple[Path, ...]) -> Path | None:
-    """The folder, links followed, if it lies in one of the roots."""
+    """The folder, if it and its files lie in the roots, links followed."""
     try:
         folders = [Path(path)] if Path(path).is_absolute() else [root / path for root in roots]
         for folder in folders:
             real = folder.resolve()
-            if real.is_dir() and any(real.is_relative_to(root.resolve()) for root in roots):
+            files = [real, *(real.iterdir() if real.is_dir() else ())]
+            if real.is_dir() and all(_lies_in(file.resolve(), roots) for file in files):
                 return folder
     except (OSError, ValueError):  # a NUL, or a name that is too long
         pass

@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 import resource
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 
@@ -17,6 +18,7 @@ from pillion.runtime import Engine
 from pillion.serve.app import create_app
 from pillion.serve.logs import set_up
 from pillion.serve.settings import Settings
+from pillion.serve.sockets import PatientProtocol
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,13 @@ def bind(place: Place) -> socket.socket:
     return bound
 
 
-def serve(engine: Engine, settings: Settings, place: Place, bound: socket.socket) -> None:
+def serve(
+    engine: Engine,
+    settings: Settings,
+    place: Place,
+    bound: socket.socket,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
     """Serves until SIGTERM or SIGINT, then finishes what is in flight.
 
     Args:
@@ -86,6 +94,7 @@ def serve(engine: Engine, settings: Settings, place: Place, bound: socket.socket
         settings: what the operator chose.
         place: where and how long.
         bound: of `bind`.
+        ready: called once requests are taken.
 
     Raises:
         ConfigError: policies that do not fit the probes.
@@ -98,11 +107,12 @@ def serve(engine: Engine, settings: Settings, place: Place, bound: socket.socket
         app,
         log_config=None,
         access_log=False,
+        http=PatientProtocol,
         server_header=False,
         lifespan="on",
         timeout_graceful_shutdown=max(1, round(place.drain_seconds)),
     )
-    server = DrainingServer(config, place.notice_seconds)
+    server = DrainingServer(config, place.notice_seconds, ready)
     try:
         server.run(sockets=[bound])
     except SystemExit as error:  # uvicorn's way to say that the application did not start
@@ -117,12 +127,21 @@ class DrainingServer(uvicorn.Server):
     Args:
         config: of uvicorn.
         notice_seconds: between the two.
+        ready: called once requests are taken.
     """
 
-    def __init__(self, config: uvicorn.Config, notice_seconds: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, notice_seconds: float, ready: Callable[[], None]
+    ) -> None:
         super().__init__(config)
-        self.notice_seconds = notice_seconds
+        self.notice_seconds, self._ready = notice_seconds, ready
         config.app.state.service.health.on_end = self._stop  # type: ignore[union-attr]
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """The application begins, and then the socket is listened at."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: take nothing new; second: drop what is in flight."""

@@ -27,6 +27,7 @@ class Limits:
         queue: requests that wait to begin; more are told to come back (429).
         seconds: from a request to the end of its answer.
         send_seconds: that a client may take to accept one piece of a stream.
+        body_seconds: that a client may take to send a body.
     """
 
     body_bytes: int = 8 * 2**20
@@ -37,6 +38,7 @@ class Limits:
     queue: int = 128
     seconds: float = 300.0
     send_seconds: float = 30.0
+    body_seconds: float = 30.0
 
     def __post_init__(self) -> None:
         for one in fields(self):

@@ -83,12 +83,12 @@ class Upstreams:
     async def stream(
         self, name: str, path: str, body: Mapping[str, Any]
     ) -> AsyncGenerator[dict[str, Any]]:
-        """The chunks of an upstream's answer to a body of ours.
+        """The chunks of an upstream's answer to a body of ours, which is whole where they end.
 
         Raises:
             UpstreamError: it could not be reached, refused, or broke off.
         """
-        server = self.upstreams[name]
+        server, whole = self.upstreams[name], False
         try:
             async with self._client.stream(
                 "POST",
@@ -100,10 +100,13 @@ class Upstreams:
                 answer.raise_for_status()
                 async for line in answer.aiter_lines():
                     data = line.removeprefix("data:").strip()
+                    whole = whole or (line.startswith("data:") and data == "[DONE]")
                     if line.startswith("data:") and data != "[DONE]":
                         yield json.loads(data)
         except (httpx.HTTPError, ValueError) as error:
             raise UpstreamError(f"Upstream {name!r} did not answer ({_brief(error)}).") from error
+        if not whole:
+            raise UpstreamError(f"Upstream {name!r} broke off before the end of its answer.")
 
 
 def judge_request(judge: Judge, label: str, text: str) -> dict[str, Any]:
