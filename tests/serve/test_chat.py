@@ -235,7 +235,7 @@ def test_parameters_that_are_not_honoured_are_refused_by_name(
         ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage", "Unknown"),
         ({"messages": []}, "messages", "at least 1 item"),
         ({"messages": "hi"}, "messages", "valid list"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role", "match pattern"),
+        ({"messages": [{"role": "boss", "content": "x"}]}, "messages.0.role", "match pattern"),
         ({"messages": [{"role": "user"}]}, "messages.0.content", "required"),
         ({"messages": [{"role": "user", "content": None}]}, "messages.0.content", "valid string"),
         (

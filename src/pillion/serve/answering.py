@@ -16,7 +16,8 @@ from typing import Any, Literal
 from pillion.core import Verdict
 from pillion.errors import PillionError
 from pillion.runtime import Event, Finished, PromptRead, Request, Sampling, TokenSampled
-from pillion.serve.answers import Closed, Opened, Part, Piece, tell
+from pillion.serve.absent import absences, of_tools
+from pillion.serve.answers import Closed, Opened, Part, Piece, asked, tell
 from pillion.serve.call import Call
 from pillion.serve.decide import Answer, Outcome, decide, fails_closed, hold_back, label_of
 from pillion.serve.policy import Block, Escalate, Policy
@@ -57,7 +58,7 @@ class Opening:
         events: the tokens to come; closed if there is something to act on.
         read: the engine's event.
         act: the policy to follow; None: answer.
-        told: its verdicts and decisions, as JSON.
+        told: its verdicts and decisions, as JSON; see `asked`.
         multilabel: probes whose label is a list, among those that the request began with.
     """
 
@@ -90,6 +91,7 @@ async def open_prompt(
         Refused: the prompt does not fit, too many wait, or time is over.
     """
     # Probes may be swapped while the request is on its way; it keeps those that it began with.
+    probes = service.engine.probes
     multilabel, events = service.multilabel, _submit(service, call, ask, number)
     stack.push_async_callback(events.aclose)
     with service.queue() as begin:
@@ -102,9 +104,10 @@ async def open_prompt(
     outcome = await counsel.decide(read.verdicts, ask.text)
     if outcome.act is not None:
         await events.aclose()
-    told = tell(read.verdicts, outcome.decisions, multilabel)
+    missing = absences(probes, ask.token_ids, read.verdicts)
+    told = tell(read.verdicts, outcome.decisions, multilabel, missing)
     call.note("prompt", told)
-    return Opening(ask, events, read, outcome.act, told, multilabel)
+    return Opening(ask, events, read, outcome.act, asked(told, of_tools(probes)), multilabel)
 
 
 async def answer(service: Service, call: Call, opening: Opening) -> AsyncGenerator[Part]:

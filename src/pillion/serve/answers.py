@@ -13,6 +13,7 @@ from typing import Any
 
 from pillion.core import Verdict, verdict_json
 from pillion.runtime import TokenSampled
+from pillion.serve.decide import ALLOW
 
 Decode = Callable[[Sequence[int]], str]
 Json = dict[str, Any]
@@ -23,7 +24,7 @@ class Opened:
     """A choice begins; the prompt was read.
 
     Attributes:
-        verdicts: probe -> verdict and decision, as JSON.
+        verdicts: of `asked`.
     """
 
     verdicts: Json
@@ -87,19 +88,40 @@ class Choice:
 
 
 def tell(
-    verdicts: Mapping[str, Verdict], decisions: Mapping[str, str], multilabel: Set[str]
+    verdicts: Mapping[str, Verdict],
+    decisions: Mapping[str, str],
+    multilabel: Set[str],
+    absences: Mapping[str, str] | None = None,
 ) -> Json:
-    """Probe -> label, probs, threshold, decision.
+    """Probe -> label, probs, threshold, decision; null and a reason where there is no verdict.
 
     Args:
         verdicts: probe -> verdict.
         decisions: probe -> what the policies make of it.
         multilabel: names of the probes whose label is a list.
+        absences: probe -> why it gave none.
     """
-    return {
+    told = {
         name: verdict_json(verdict, name in multilabel) | {"decision": decisions[name]}
         for name, verdict in verdicts.items()
     }
+    for name, reason in (absences or {}).items():
+        nothing: Json = {"label": None, "probs": None, "threshold": None, "reason": reason}
+        told[name] = nothing | {"decision": decisions.get(name, ALLOW)}
+    return told
+
+
+def asked(told: Json, tools: Set[str]) -> Json:
+    """What was said of a prompt: of the user's side, and of what tools said if a probe reads that.
+
+    Args:
+        told: of `tell`.
+        tools: names of the probes that read what tools have said.
+    """
+    parts: Json = {"prompt": {name: one for name, one in told.items() if name not in tools}}
+    if tools:
+        parts["tool"] = {name: one for name, one in told.items() if name in tools}
+    return parts
 
 
 def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> Json:
@@ -143,13 +165,13 @@ class Shape(ABC):
         self._offsets: dict[int, int] = {}
 
     def verdicts(self, prompt: Json, end: Closed | None = None) -> Json:
-        """The `verdicts` object of a prompt, or of prompt and response.
+        """The `verdicts` object of a prompt (`prompt`, and `tool` if there is one) and response.
 
         `response_tokens` says how many tokens of the response its verdicts cover.
         """
         response, num_read = (end.verdicts, end.num_read) if end else ({}, 0)
-        told = {"prompt": prompt, "response": response, "response_tokens": num_read}
-        return told | self._notes
+        told = {"response": response, "response_tokens": num_read}
+        return {"prompt": {}} | prompt | told | self._notes
 
     def body(self, choices: Sequence[Choice], used: Json) -> Json:
         """A whole answer; with several choices each has verdicts of its own as well."""

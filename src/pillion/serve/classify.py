@@ -10,8 +10,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from pillion.core import Template, Tokens, Verdict
-from pillion.errors import PillionError
+from pillion.core import SCOPES, Template, Text, Tokens, Verdict
+from pillion.errors import DataError, PillionError
+from pillion.serve.absent import absences
 from pillion.serve.answers import tell
 from pillion.serve.body import BodyRoute
 from pillion.serve.call import Call, call_of
@@ -21,6 +22,7 @@ from pillion.serve.refusal import Refused, refusal_of
 from pillion.serve.requests import ClassifyRequest, ModerationRequest
 from pillion.serve.service import Service
 from pillion.serve.streaming import until_gone
+from pillion.serve.turns import num_chars, turns_of
 
 CATEGORIES = (
     *("harassment", "harassment/threatening", "hate", "hate/threatening"),
@@ -41,13 +43,13 @@ def classify_routes(service: Service) -> APIRouter:
         if body.model is not None:
             service.check_model(body.model)
         names = require_probes(service, body.probes)
-        work = _read(service, call_of(request.scope), body.input, names, body.template)
+        work = _read(service, call_of(request.scope), _texts(body), names, body.template)
         rows, num_tokens = await until_gone(request, work)
         policies = service.policies.of("prompt")
         data: list[dict[str, Any]] = []
-        for i, row in enumerate(rows):
-            decisions = decide([p for p in policies if p.probe in row], row).decisions
-            told = tell(row, decisions, service.multilabel)
+        for i, (row, missing) in enumerate(rows):
+            own = [p for p in policies if p.probe in row or p.probe in missing]
+            told = tell(row, decide(own, row).decisions, service.multilabel, missing)
             data.append({"index": i, "object": "classification", "verdicts": told})
         return JSONResponse(
             {
@@ -63,9 +65,13 @@ def classify_routes(service: Service) -> APIRouter:
     async def moderations(body: ModerationRequest, request: Request) -> JSONResponse:
         """OpenAI's moderation of texts, by one probe."""
         name = _moderator(service, body.model)
-        work = _read(service, call_of(request.scope), body.input, [name], None)
+        work = _read(service, call_of(request.scope), _texts(body), [name], None)
         rows, _ = await until_gone(request, work)
-        results = [moderation(service, row[name]) for row in rows]
+        for i, (_, missing) in enumerate(rows):
+            if name in missing:
+                what = f"Input {i + 1} cannot be judged by {name!r}: {missing[name]}."
+                raise Refused(400, what, "invalid_value", "messages")
+        results = [moderation(service, row[name]) for row, _ in rows]
         return JSONResponse(
             {"id": f"modr-{call_of(request.scope).id}", "model": name, "results": results}
         )
@@ -160,18 +166,28 @@ def _unknown(name: str, known: Any, param: str) -> Refused:
     return Refused(404, f"No probe {name[:80]!r}; known: {listed}.", "probe_not_found", param)
 
 
+def _texts(body: ClassifyRequest | ModerationRequest) -> Sequence[Text]:
+    if body.input is not None:
+        return body.input
+    return [turns_of(messages) for messages in body.messages or ()]
+
+
+Judged = tuple[dict[str, Verdict], dict[str, str]]
+"""Probe -> verdict, and of those without one probe -> the reason."""
+
+
 async def _read(
     service: Service,
     call: Call,
-    texts: Sequence[str],
+    texts: Sequence[Text],
     names: Sequence[str],
     template: Template | None,
-) -> tuple[list[dict[str, Verdict]], int]:
-    """Verdicts a text, and how many tokens were read.
+) -> tuple[list[Judged], int]:
+    """What the probes say of each text, and how many tokens were read.
 
     Probes that were trained on texts wrapped in the same way are read in one pass.
     """
-    service.check_chars([len(text) for text in texts], "input")
+    service.check_chars([num_chars(text) for text in texts], "input")
     if len(texts) > (most := service.settings.limits.texts):
         raise Refused(
             400, f"Got {len(texts):,} texts, this server takes {most:,}.", "invalid_value", "input"
@@ -180,25 +196,41 @@ async def _read(
     ways: dict[Template, list[str]] = {}
     for name in names:
         ways.setdefault(template or probes[name].card.template, []).append(name)
-    rows: list[dict[str, Verdict]] = [{} for _ in texts]
+    rows: list[Judged] = [({}, {}) for _ in texts]
     num_tokens = 0
     with service.queue():
         for way, group in ways.items():
             ids = await service.encode(
-                lambda w=way: [service.engine.encode(t, w) for t in texts], sum(map(len, texts))
+                lambda w=way: [_tokens(service, text, w) for text in texts],
+                sum(map(num_chars, texts)),
             )
             num_tokens += sum(map(len, ids))
             call.account.spend(sum(map(len, ids)))
             found = await _classify(service, call, _checked(service, ids), group)
-            for row, verdicts in zip(rows, found, strict=True):
+            own = {name: probes[name] for name in group}
+            for (row, missing), verdicts, tokens in zip(rows, found, ids, strict=True):
                 row |= verdicts
-    for row in rows:
+                missing |= absences(own, tokens, verdicts, SCOPES)
+    for row, _ in rows:
         service.metrics.count_verdicts("text", row)
     call.facts["text_verdicts"] = {
-        name: Counter(label for row in rows for label in row[name].labels) for name in names
+        name: Counter(label for row, _ in rows if name in row for label in row[name].labels)
+        for name in names
     }
     call.facts |= {"num_texts": len(texts), "prompt_tokens": num_tokens}
-    return [{name: row[name] for name in names} for row in rows], num_tokens
+    ordered = [({n: row[n] for n in names if n in row}, missing) for row, missing in rows]
+    return ordered, num_tokens
+
+
+def _tokens(service: Service, text: Text, template: Template) -> Tokens:
+    if isinstance(text, str):
+        return service.engine.encode(text, template)
+    if template == "raw":
+        raise DataError(
+            "A probe that was trained on raw texts reads no turns; give input (texts), or name "
+            "other probes."
+        )
+    return service.engine.encode_chat(text)
 
 
 async def _classify(

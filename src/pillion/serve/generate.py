@@ -5,12 +5,11 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
-from typing import cast
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from pillion.core import Role, Turn, as_tokens
+from pillion.core import as_tokens
 from pillion.errors import DataError
 from pillion.runtime import Sampling
 from pillion.runtime.engine import check_ids
@@ -22,6 +21,7 @@ from pillion.serve.refusal import Refused
 from pillion.serve.requests import ChatRequest, CompletionRequest
 from pillion.serve.respond import Job, respond
 from pillion.serve.service import Service
+from pillion.serve.turns import turns_of
 
 COMPLETION_TOKENS = 16
 """Of a completion that names no limit, as OpenAI has it."""
@@ -37,7 +37,7 @@ def generate_routes(service: Service) -> APIRouter:
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """An answer to a conversation, with verdicts on both."""
         service.check_model(body.model)
-        turns = tuple(Turn(_role(message.role), message.content) for message in body.messages)
+        turns = turns_of(body.messages)
         num_chars = sum(len(turn.content) for turn in turns)
         service.check_chars([num_chars], "messages")
         ids = await service.encode(lambda: service.engine.encode_chat(turns), num_chars)
@@ -64,11 +64,6 @@ def generate_routes(service: Service) -> APIRouter:
         return await respond(request, service, job, shape)
 
     return routes
-
-
-def _role(role: str) -> Role:
-    """The name that chat templates know."""
-    return "system" if role == "developer" else cast("Role", role)
 
 
 async def _read_prompt(service: Service, prompt: str | list[int]) -> tuple[Sequence[int], str]:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES
 from pillion.core.yaml_text import load_yaml
 from pillion.errors import ConfigError, unknown_name
 from pillion.probe import Artefact
@@ -173,6 +174,13 @@ class Policies(_Strict):
             if policy.probe not in probes:
                 raise _at(where, unknown_name("probe", policy.probe, probes))
             card = probes[policy.probe].card
+            scopes = PROMPT_SCOPES if policy.on == "prompt" else ANSWER_SCOPES
+            if card.scope not in scopes:
+                raise ConfigError(
+                    f"{where} is on {policy.on}s, and probe {policy.probe!r} reads the scope "
+                    f"{card.scope!r}, which has no verdicts there; name a probe of one of: "
+                    f"{', '.join(scopes)}."
+                )
             if policy.label is None and card.task != "binary":
                 raise ConfigError(
                     f"{where}: probe {policy.probe!r} is {card.task}; say which label it waits "

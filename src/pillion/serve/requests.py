@@ -173,14 +173,26 @@ class StreamOptions(_Body):
 class Message(_Body):
     """One turn of a conversation. An answer of ours may be sent back as it came."""
 
-    role: Annotated[str, Field(pattern="^(system|developer|user|assistant)$")]
+    role: Annotated[str, Field(pattern="^(system|developer|user|assistant|tool)$")]
     content: Content
+    tool_call_id: Annotated[str | None, Field(max_length=128)] = None
     name: Nothing = None
     refusal: Nothing = None
     annotations: Annotated[Any, Neutral([])] = None
     audio: Nothing = None
     function_call: Nothing = None
     tool_calls: Annotated[Any, Neutral([])] = None
+
+
+def _talks(given: Any) -> Any:
+    """Conversations to judge: a list of messages, or a list of such lists."""
+    if isinstance(given, list) and given and all(isinstance(one, dict) for one in given):
+        return [given]
+    return given
+
+
+_Talk = Annotated[list[Message], Field(min_length=1, fail_fast=True)]
+Conversations = Annotated[list[_Talk], Field(min_length=1, fail_fast=True), BeforeValidator(_talks)]
 
 
 class _Sampled(_Body):
@@ -260,17 +272,28 @@ class CompletionRequest(_Sampled):
     suffix: Annotated[Any, Neutral("")] = None
 
 
-class ModerationRequest(_Body):
+class _Judged(_Body):
+    """What is to be judged: texts, or conversations."""
+
+    input: Inputs | None = None
+    messages: Conversations | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> _Judged:
+        if (self.input is None) == (self.messages is None):
+            raise _fault("give input (texts) or messages (conversations), one of the two")
+        return self
+
+
+class ModerationRequest(_Judged):
     """Body of `/v1/moderations`; `model` is the name of a probe."""
 
-    input: Inputs
     model: str | None = None
 
 
-class ClassifyRequest(_Body):
+class ClassifyRequest(_Judged):
     """Body of `/v1/classify`; without `probes` all are read, without `template` as trained."""
 
-    input: Inputs
     probes: Annotated[list[str] | None, Field(min_length=1, max_length=256)] = None
     template: Template | None = None
     model: str | None = None
