@@ -346,5 +346,6 @@ def _artefact(trained: Trained, held_out: Examples, facts: dict[str, Any]) -> Ar
 
 def _can_tell(targets: Shaped[np.ndarray, "row ..."]) -> bool:
     """Whether validation has enough rows of either side for a threshold better than 0.5."""
-    positives = (targets.reshape(len(targets), -1) > 0).sum(0)
-    return bool(np.minimum(positives, len(targets) - positives).min() >= MIN_ROWS_A_SIDE)
+    columns = targets.reshape(len(targets), -1)
+    positives, judged = (columns > 0).sum(0), (~np.isnan(columns)).sum(0)
+    return bool(np.minimum(positives, judged - positives).min() >= MIN_ROWS_A_SIDE)

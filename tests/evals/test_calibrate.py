@@ -18,6 +18,7 @@ from pillion.evals.calibrate import Method
 from pillion.evals.rates import undecided
 from pillion.metrics.thresholds import to_logits
 from pillion.probe import Artefact
+from pillion.probe.calibration import Affine
 from pillion.probe.decisions import abstains
 
 DATA = {"path": "rows.csv", "sha256": "f" * 64, "num_rows": 600}
@@ -303,3 +304,19 @@ def test_rows_that_cannot_be_calibrated_say_why() -> None:
         calibrate(made_artefact("binary"), probs[:50], targets[:50], settings, DATA)
     with pytest.raises(ConfigError, match="--coverage is 1"):
         CalibrationSettings(coverage=1.0)
+
+
+def test_a_label_is_calibrated_on_the_rows_that_were_judged_on_it() -> None:
+    probs, targets, _ = rows("multilabel")
+    holes = targets.copy()
+    holes[:300, 1] = np.nan
+    wanted = CalibrationSettings("platt", Operating(target_fpr=0.05))
+    probe, found = calibrate(made_artefact("multilabel"), probs, holes, wanted, DATA)
+    alone, other = calibrate(made_artefact("multilabel"), probs[300:], targets[300:], wanted, DATA)
+    assert isinstance(probe.card.calibration, Affine)
+    assert isinstance(alone.card.calibration, Affine)
+    assert probe.card.calibration.scales[1] == alone.card.calibration.scales[1]
+    assert probe.card.calibration.scales[0] != alone.card.calibration.scales[0]
+    same = ("threshold", "fpr", "recall", "precision")
+    for name in same:
+        assert found["thresholds"][1][name] == pytest.approx(other["thresholds"][1][name])

@@ -11,6 +11,7 @@ import pytest
 from made_probes import LABELS, made_artefact, made_probs, made_rows
 from pillion.evals import Labelled, evaluation, measure
 from pillion.probe import Artefact
+from pillion.report.evaluation_section import evaluation_section
 
 TASKS = tuple(LABELS)
 
@@ -89,3 +90,18 @@ def test_prediction_sets_are_counted_against_the_labels() -> None:
     assert 0.5 < content["sets"]["coverage"] <= 1
     assert sum(content["sets"]["sizes"].values()) == 90
     assert made("multiclass")[0]["sets"] is None
+
+
+def test_a_label_that_nobody_judged_is_null_in_the_file_and_in_no_count() -> None:
+    probe = made_artefact("multilabel", ("a", "b"))
+    labels = [{"a": 1, "b": None}, {"a": 0, "b": 1}, {"b": 0}, {"a": 1, "b": 1}]
+    rows = made_rows(probe, ["w", "x", "y", "z"], labels)
+    verdicts = [probe.verdict([0.9, 0.1])] * 4
+    content = evaluation(probe, rows, verdicts, [1] * 4, {}, num_examples=4)
+    assert content["predictions"]["targets"] == [[1, None], [0, 1], [None, 0], [1, 1]]
+    a, b = content["per_label"]
+    assert (a["rows"], a["precision"]) == (2, pytest.approx(2 / 3)) and b["rows"] == 2
+    assert {one["row"] for one in content["examples"]["right"]} == {1, 3}
+    assert content["confusion"] == [[[0, 1], [0, 2]], [[1, 0], [2, 0]]]
+    section = evaluation_section(json.loads(json.dumps(content, allow_nan=False)))
+    assert "Rows a point: 3, 3" in section["charts"][0]["note"]

@@ -254,3 +254,34 @@ def test_shapes_that_do_not_fit_the_task_are_refused() -> None:
         evaluate(np.full((2, 2), 0.5), ids(0, 1), "binary")
     with pytest.raises(DataError, match=r"multilabel task needs \(2, 3\)"):
         evaluate(np.full((2, 3), 0.5), ids(0, 1), "multilabel")
+
+
+def test_what_nobody_judged_is_in_no_metric() -> None:
+    """Every metric of a label is that of the rows judged on it."""
+    rng = np.random.default_rng(3)
+    probs, targets = rng.random((400, 3)), (rng.random((400, 3)) < 0.4).astype(np.float32)
+    targets[rng.random((400, 3)) < 0.3] = np.nan
+    found = evaluate(probs, targets, "multilabel")
+    judged = ~np.isnan(targets)
+    each = [
+        evaluate(probs[rows, i : i + 1], targets[rows, i].astype(int), "binary")
+        for i, rows in enumerate(judged.T)
+    ]
+    for name in ("f1", "auprc", "auroc", "ece", "brier"):
+        assert found[name] == pytest.approx(np.mean([one[name] for one in each])), name
+    pooled = evaluate(probs[judged][:, None], targets[judged].astype(int), "binary")
+    assert found["f1_micro"] == pytest.approx(pooled["f1"])
+    right = ((probs >= 0.5) == (targets > 0)) | ~judged
+    assert found["accuracy"] == pytest.approx(right.all(1)[judged.any(1)].mean())
+    counts = confusion(probs, targets, "multilabel").sum((1, 2))
+    assert counts.tolist() == judged.sum(0).tolist()
+
+
+def test_rows_that_nobody_judged_leave_every_metric_undefined() -> None:
+    found = evaluate(np.full((2, 2), 0.5), np.full((2, 2), np.nan), "multilabel")
+    assert set(found.values()) == {None}
+
+
+def test_a_target_that_is_not_a_number_is_refused_where_rows_have_one_label() -> None:
+    with pytest.raises(DataError, match="label id that is not a whole number"):
+        evaluate(np.full((2, 1), 0.5), np.array([0.0, np.nan]), "binary")

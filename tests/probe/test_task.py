@@ -196,3 +196,19 @@ def test_another_number_of_probabilities_than_labels_is_refused() -> None:
     for task, thresholds in (("multiclass", None), ("multilabel", (0.5, 0.5, 0.5))):
         with pytest.raises(ValueError, match="zip"):
             verdict("mood", task, LABELS, [0.5, 0.5], thresholds)
+
+
+def test_a_label_that_nobody_judged_adds_no_loss_and_no_gradient() -> None:
+    logits = torch.tensor([[0.3, -1.0], [2.0, 0.5]], requires_grad=True)
+    targets, weights = torch.tensor([[1.0, math.nan], [0.0, 1.0]]), torch.tensor([1.5, 3.0])
+    judged = loss("multilabel", logits, targets.nan_to_num(0), weights)
+    found = loss("multilabel", logits, targets, weights)
+    (gradient,) = torch.autograd.grad(found.sum(), logits)
+    assert gradient[0, 1] == 0 and gradient.isfinite().all() and (gradient != 0).sum() == 3
+    left_out = torch.nn.functional.softplus(logits[0, 1]) / 2
+    torch.testing.assert_close(found, judged - torch.stack([left_out, torch.tensor(0.0)]))
+
+
+def test_the_weights_of_labels_are_of_the_rows_that_were_judged() -> None:
+    targets = torch.tensor([[1, 0], [0, math.nan], [0, 1], [0, math.nan]])
+    assert class_weights("multilabel", targets, 2).tolist() == [3.0, 1.0]

@@ -68,3 +68,19 @@ def test_the_log_loss_is_that_of_the_right_label() -> None:
 def test_rows_of_a_single_label_are_scored_by_the_log_loss() -> None:
     metrics = validate("binary", torch.tensor([[0.9], [0.8]]), torch.tensor([1, 1]))
     assert score(metrics) == pytest.approx((np.log(0.9) + np.log(0.8)) / 2)
+
+
+def test_thresholds_and_the_score_of_an_epoch_are_of_what_was_judged() -> None:
+    rng = np.random.default_rng(0)
+    targets = (rng.random((200, 2)) < 0.4).astype(np.float32)
+    probs = torch.tensor(1 / (1 + np.exp(1 - 2 * targets - rng.normal(size=(200, 2)))))
+    holes = targets.copy()
+    holes[:100, 1] = np.nan
+    lines = choose_thresholds("multilabel", probs, holes)
+    alone = choose_thresholds("multilabel", probs[100:], targets[100:])
+    assert lines is not None and alone is not None and lines[1] == alone[1]
+    judged = ~np.isnan(holes)
+    said = probs.double().numpy()[judged]
+    wanted = -np.log(np.where(holes[judged] > 0, said, 1 - said)).mean()
+    found = validate("multilabel", probs.float(), torch.tensor(holes))["log_loss"]
+    assert found == pytest.approx(wanted, rel=1e-5)

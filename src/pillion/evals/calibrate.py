@@ -154,7 +154,7 @@ def fit_calibration(
     if method == "temperature" and task == "multiclass":
         scale = fit_temperature(logits, targets)
         return Affine(method=method, scales=(scale,) * outputs, offsets=(0.0,) * outputs)
-    columns = list(zip(logits.T, _columns(task, targets, outputs).T, strict=True))
+    columns = _columns(task, logits, targets)
     if method == "temperature":
         scales = tuple(fit_temperature(x[:, None], y) for x, y in columns)
         return Affine(method=method, scales=scales, offsets=(0.0,) * outputs)
@@ -180,11 +180,14 @@ def apply(task: Task, calibration: Affine | Isotonic | None, logits: np.ndarray)
     return Calibrator(task, calibration)(tensor).double().numpy()
 
 
-def _columns(task: Task, targets: np.ndarray, outputs: int) -> np.ndarray:
-    """Zeros and ones, (row, output)."""
-    if task == "multiclass":
-        return np.eye(outputs, dtype=np.int64)[targets]
-    return targets.reshape(-1, outputs).astype(np.int64)
+def _columns(
+    task: Task, logits: np.ndarray, targets: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Logits and zeros and ones of every output, of the rows that were judged on it."""
+    outputs = logits.shape[1]
+    truth = np.eye(outputs)[targets] if task == "multiclass" else targets.reshape(-1, outputs)
+    judged = [~np.isnan(truth[:, i]) for i in range(outputs)]
+    return [(logits[rows, i], truth[rows, i].astype(np.int64)) for i, rows in enumerate(judged)]
 
 
 def _cross_fitted(

@@ -78,6 +78,8 @@ def _lac(task: Task, probs: np.ndarray, targets: np.ndarray, coverage: float) ->
 def _recall(probs: np.ndarray, targets: np.ndarray, coverage: float) -> float:
     from mapie.risk_control import MultiLabelClassificationController
 
+    # Recall asks after the labels that a row has; those that nobody judged are not among them.
+    targets = np.nan_to_num(targets)
     labelled = targets.sum(axis=1) > 0
     if not labelled.any():
         raise DataError("No row has a label, so a coverage of labels says nothing; give others.")

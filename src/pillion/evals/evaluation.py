@@ -90,7 +90,7 @@ def evaluation(
         "by_length": _by_length(artefact, probs, targets, np.array(num_tokens)),
         "predictions": {
             "probs": probs.round(6).tolist(),
-            "targets": targets.astype(int).tolist(),
+            "targets": _as_json(targets),
             "undecided": [bool(verdict.abstained) for verdict in verdicts],
         },
         "sets": _sets(labelled, verdicts),
@@ -98,6 +98,13 @@ def evaluation(
         "cost": cost,
         "decisions": card.decisions,
     }
+
+
+def _as_json(targets: np.ndarray) -> Any:
+    """Whole numbers; null where nobody judged."""
+    if targets.ndim == 1:
+        return targets.astype(int).tolist()
+    return [[None if np.isnan(one) else int(one) for one in row] for row in targets]
 
 
 def _probe_facts(artefact: Artefact) -> dict[str, Any]:
@@ -144,12 +151,13 @@ def _per_label(artefact: Artefact, probs: np.ndarray, targets: np.ndarray) -> li
     names = card.labels[1:] if card.task == "binary" else card.labels
     chosen = decide(probs, card.task, card.thresholds)
     truth = np.eye(len(names), dtype=int)[targets] if card.task == "multiclass" else targets
-    truth = truth.reshape(chosen.shape).astype(int)
+    truth = truth.reshape(chosen.shape)
     found: list[dict[str, Any]] = []
     for i, name in enumerate(names):
-        rows, decided = int(truth[:, i].sum()), int(chosen[:, i].sum())
-        hits = int((truth[:, i] * chosen[:, i]).sum())
-        own = evaluate(probs[:, i : i + 1], truth[:, i], "binary", names=("auprc", "auroc"))
+        judged = ~np.isnan(truth[:, i])
+        true, given = truth[judged, i].astype(int), chosen[judged, i]
+        rows, decided, hits = int(true.sum()), int(given.sum()), int((true * given).sum())
+        own = evaluate(probs[judged, i : i + 1], true, "binary", names=("auprc", "auroc"))
         found.append(
             {
                 "label": name,
@@ -211,7 +219,7 @@ def _examples(
     chosen = decide(probs, card.task, card.thresholds)
     truth = np.eye(probs.shape[1])[labelled.targets] if card.task == "multiclass" else None
     truth = labelled.targets.reshape(chosen.shape) if truth is None else truth
-    right = (chosen == truth).all(axis=1)
+    right = ((chosen == truth) | np.isnan(truth)).all(axis=1)
     # The margin of the decision: from the threshold, or between the two likeliest labels.
     if card.task == "multiclass":
         ranked = np.sort(probs, axis=1)

@@ -98,10 +98,14 @@ class Operating:
 def columns(
     task: Task, probs: np.ndarray, targets: np.ndarray
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Scores and targets of each output. For multi-class a row scores for its likeliest label."""
+    """Scores and targets of each output, of the rows that were judged on it.
+
+    For multi-class a row scores for its likeliest label.
+    """
     outputs = probs.shape[1]
     if task != "multiclass":
-        return list(zip(probs.T, targets.reshape(-1, outputs).T.astype(np.int64), strict=True))
+        each = zip(probs.T, targets.reshape(-1, outputs).T, strict=True)
+        return [(x[~np.isnan(y)], y[~np.isnan(y)].astype(np.int64)) for x, y in each]
     best = probs.argmax(axis=1)
     return [
         (np.where(best == i, probs[:, i], 0.0), (targets == i).astype(np.int64))

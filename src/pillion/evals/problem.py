@@ -150,6 +150,11 @@ def open_problem(name: str, spec: DataSpec, root: Path, *, locked: bool) -> Prob
             ids[split] = space.encode(_chosen(_labels(read), kept))
         except DataError as error:
             raise DataError(f"{read.path}: {error}") from error
+    if any(np.isnan(own).any() for own in ids.values()):
+        raise DataError(
+            f"{name}: some rows have labels that nobody judged, which not every method can leave "
+            "out; give rows that are judged on every label."
+        )
     groups = _groups(rows["train"], spec)
     parts, notes = _parts(spec, stores, ids, groups, locked=locked)
     return Problem(name, spec, space, *parts, stores=stores, files=files, notes=notes)

@@ -142,7 +142,8 @@ def _error_costs(
     """What each row costs if the probe decides it."""
     assert wanted.cost_fp is not None and wanted.cost_fn is not None
     costs = np.zeros(len(probs))
-    for line, (scores, truth) in zip(thresholds, columns(task, probs, targets), strict=True):
+    each = zip(thresholds, probs.T, targets.reshape(probs.shape).T, strict=True)
+    for line, scores, truth in each:  # where nobody judged, truth is NaN and costs nothing
         chosen = scores >= line
         costs += wanted.cost_fp * (chosen & (truth == 0))
         costs += wanted.cost_fn * (~chosen & (truth == 1))

@@ -29,6 +29,8 @@ METRICS = (
 )
 NUM_ECE_BINS = 15
 DEFAULT_THRESHOLD = 0.5
+UNJUDGED = -1
+"""In targets, where nobody said whether the row has the label."""
 
 _ColumnMetric = Callable[[np.ndarray, np.ndarray], float | None]
 
@@ -60,7 +62,7 @@ def evaluate(
     Args:
         probs: probabilities in [0, 1]; binary: one column, of the positive label.
         label_ids: (row,) ids for binary (0 or 1) and multi-class; (row, label) of 0 or 1 for
-            multi-label.
+            multi-label, NaN where nobody judged: what was not judged is in no metric.
         task: `binary`, `multiclass` or `multilabel`.
         thresholds: as in `decide`.
         names: the metrics that are wanted; curves of many labels take their time.
@@ -71,12 +73,12 @@ def evaluate(
     """
     scores, targets = _columns(probs, label_ids, task)
     decisions = decide(probs, task, thresholds)
-    if not len(targets):
+    if not (targets != UNJUDGED).any():
         return dict.fromkeys(names)
     binary = task == "binary"
     first = targets[:, 0], scores[:, 0]
     metrics: dict[str, Callable[[], float | None]] = {
-        "accuracy": lambda: float((targets == decisions).all(axis=1).mean()),
+        "accuracy": lambda: _accuracy(targets, decisions),
         "f1": lambda: _f1(targets, decisions),
         "f1_micro": lambda: (
             None if binary else _f1(targets.reshape(-1, 1), decisions.reshape(-1, 1))
@@ -152,14 +154,17 @@ def confusion(
     num_labels = targets.shape[1]
     if task == "multiclass":
         return _counts(targets.argmax(axis=1), decisions.argmax(axis=1), num_labels)
-    counts = np.stack([_counts(targets[:, i], decisions[:, i], 2) for i in range(num_labels)])
+    judged = [targets[:, i] != UNJUDGED for i in range(num_labels)]
+    counts = np.stack(
+        [_counts(targets[rows, i], decisions[rows, i], 2) for i, rows in enumerate(judged)]
+    )
     return counts[0] if task == "binary" else counts
 
 
 def _columns(
     probs: np.ndarray, label_ids: np.ndarray, task: str
 ) -> tuple[Float[np.ndarray, "row label"], Int[np.ndarray, "row label"]]:
-    """Scores in float64 and targets of 0 or 1, both (row, label), after every check."""
+    """Scores in float64 and targets of 0, 1 or `UNJUDGED`, both (row, label), after every check."""
     _check_task(task)
     _check_shapes(probs, label_ids, task)
     num_labels = probs.shape[1]
@@ -168,12 +173,13 @@ def _columns(
             "Got a probability that is not a number from 0 to 1; turn logits into probabilities."
         )
     num_known = num_labels if task == "multiclass" else 2
-    if not np.isin(label_ids, np.arange(num_known)).all():
+    is_known = np.isin(label_ids, np.arange(num_known))
+    if not (is_known | (np.isnan(label_ids) & (task == "multilabel"))).all():
         raise DataError(
             f"Got a label id that is not a whole number from 0 to {num_known - 1}, for a {task} "
             "task; encode the labels with the label space of the probe."
         )
-    ids = label_ids.astype(np.int64)
+    ids = np.where(is_known, label_ids, UNJUDGED).astype(np.int64)
     if task == "multiclass":
         ids = np.eye(num_labels, dtype=np.int64)[ids]
     return probs.astype(np.float64), ids.reshape(len(ids), num_labels)
@@ -204,18 +210,25 @@ def _has_both(targets: np.ndarray) -> bool:
 
 
 def _macro(metric: _ColumnMetric, targets: np.ndarray, values: np.ndarray) -> float | None:
-    """The mean of a metric over the columns where it is defined."""
-    each = [metric(targets[:, i], values[:, i]) for i in range(targets.shape[1])]
+    """The mean of a metric over the columns where it is defined, of the rows judged in each."""
+    judged = [targets[:, i] != UNJUDGED for i in range(targets.shape[1])]
+    each = [metric(targets[rows, i], values[rows, i]) for i, rows in enumerate(judged)]
     defined = [value for value in each if value is not None]
     return float(np.mean(defined)) if defined else None
+
+
+def _accuracy(targets: np.ndarray, decisions: np.ndarray) -> float:
+    """The share of rows, of those judged on any label, that are right in every one judged."""
+    right = (targets == decisions) | (targets == UNJUDGED)
+    return float(right.all(axis=1)[(targets != UNJUDGED).any(axis=1)].mean())
 
 
 def _f1(targets: np.ndarray, decisions: np.ndarray) -> float | None:
     """The mean F1 of the columns that have a positive row."""
     # Without one recall is undefined, and F1 would only repeat that none was there.
-    positives = targets.sum(axis=0)
+    true, decided = targets == 1, (targets != UNJUDGED) * decisions
+    positives, hits, decided = true.sum(axis=0), (true * decided).sum(axis=0), decided.sum(axis=0)
     known = positives > 0
-    hits, decided = (targets * decisions).sum(axis=0), decisions.sum(axis=0)
     each = 2 * hits[known] / (positives + decided)[known]
     return float(each.mean()) if known.any() else None
 
@@ -268,7 +281,9 @@ def _ece_of_task(targets: np.ndarray, scores: np.ndarray, task: str) -> float | 
     return _ece(right, np.take_along_axis(scores, top, axis=1)[:, 0])
 
 
-def _ece(targets: np.ndarray, scores: np.ndarray) -> float:
+def _ece(targets: np.ndarray, scores: np.ndarray) -> float | None:
+    if not len(targets):
+        return None
     edges = np.linspace(0, 1, NUM_ECE_BINS + 1)
     bin_ids = np.digitize(scores, edges[1:-1], right=True)
     # |sum of (score - target)| of a bin is its gap times its number of rows.
@@ -276,9 +291,14 @@ def _ece(targets: np.ndarray, scores: np.ndarray) -> float:
     return float(np.abs(gaps).sum() / len(scores))
 
 
-def _brier_of_task(targets: np.ndarray, scores: np.ndarray, task: str) -> float:
-    each = np.square(scores - targets).mean(axis=0)
-    return float(each.sum() if task == "multiclass" else each.mean())
+def _brier_of_task(targets: np.ndarray, scores: np.ndarray, task: str) -> float | None:
+    if task == "multiclass":
+        return float(np.square(scores - targets).mean(axis=0).sum())
+    return _macro(_brier, targets, scores)
+
+
+def _brier(targets: np.ndarray, scores: np.ndarray) -> float | None:
+    return float(np.square(scores - targets).mean()) if len(targets) else None
 
 
 def _counts(true_ids: np.ndarray, decided_ids: np.ndarray, num_labels: int) -> np.ndarray:

@@ -41,8 +41,9 @@ def reliability(probs: Float[np.ndarray, " row"], targets: Shaped[np.ndarray, " 
 
     Args:
         probs: of one event a row.
-        targets: one where it happened, else zero.
+        targets: one where it happened, else zero; NaN where nobody judged, which is left out.
     """
+    probs, targets = _judged(probs, targets)
     places = np.minimum((probs * NUM_BINS).astype(np.int64), NUM_BINS - 1)
     bins: list[Bin] = []
     for place in np.unique(places):
@@ -65,6 +66,7 @@ def roc_points(
     probs: Float[np.ndarray, " row"], targets: Shaped[np.ndarray, " row"]
 ) -> Points | None:
     """(false positive rate, true positive rate), rising; None for rows of one side only."""
+    probs, targets = _judged(probs, targets)
     if not targets.any() or targets.all():
         return None
     fpr, tpr, _ = roc_curve(targets, probs)
@@ -75,10 +77,16 @@ def pr_points(
     probs: Float[np.ndarray, " row"], targets: Shaped[np.ndarray, " row"]
 ) -> Points | None:
     """(recall, precision), with rising recall; None for rows of one side only."""
+    probs, targets = _judged(probs, targets)
     if not targets.any() or targets.all():
         return None
     precision, recall, _ = precision_recall_curve(targets, probs)
     return _thinned(recall[::-1], precision[::-1])
+
+
+def _judged(probs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    known = ~np.isnan(targets)
+    return probs[known], targets[known]
 
 
 def _thinned(x: np.ndarray, y: np.ndarray) -> Points:

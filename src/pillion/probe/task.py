@@ -45,7 +45,8 @@ def loss(
     Args:
         task: what the logits mean.
         logits: of the head.
-        targets: label ids (binary, multi-class) or 0/1 per label (multi-label).
+        targets: label ids (binary, multi-class) or 0/1 per label (multi-label; NaN where nobody
+            judged, which adds nothing).
         weights: one per label; for multi-label the weight of each label's positives.
     """
     logits = logits.float()
@@ -56,9 +57,11 @@ def loss(
             logits[:, 0], targets.float(), reduction="none"
         )
         return per_row * weights[targets.long()]
-    return F.binary_cross_entropy_with_logits(
-        logits, targets.float(), reduction="none", pos_weight=weights
-    ).mean(-1)
+    each = F.binary_cross_entropy_with_logits(
+        logits, targets.float().nan_to_num(0), reduction="none", pos_weight=weights
+    )
+    # Over all labels, not the judged ones alone: every judgement weighs the same in every row.
+    return each.masked_fill(targets.isnan(), 0).mean(-1)
 
 
 def class_weights(
@@ -67,11 +70,11 @@ def class_weights(
     """Weights that make every class count the same: n / (classes * n_class), mean 1 over rows.
 
     Classes that no row has are not counted. For multi-label: negatives / positives of each label,
-    as a positive weight.
+    as a positive weight, among the rows that were judged on it.
     """
     if task == "multilabel":
-        positives = targets.float().sum(0).clamp(min=1)
-        return (targets.shape[0] - positives).clamp(min=1) / positives
+        positives, judged = targets.float().nansum(0).clamp(min=1), (~targets.isnan()).sum(0)
+        return (judged - positives).clamp(min=1) / positives
     counts = torch.bincount(targets.long(), minlength=num_labels).float()
     return targets.shape[0] / (counts.count_nonzero() * counts.clamp(min=1))
 

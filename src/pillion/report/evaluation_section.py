@@ -47,7 +47,9 @@ def evaluation_section(content: Mapping[str, Any]) -> dict[str, Any]:
     probe = content["settings"]["probe"]
     task, labels = probe["task"], content["labels"]
     probs = np.array(content["predictions"]["probs"], dtype=np.float64)
-    targets = np.array(content["predictions"]["targets"])
+    # A null, where nobody judged, becomes NaN.
+    kind = np.float64 if task == "multilabel" else np.int64
+    targets = np.array(content["predictions"]["targets"], dtype=kind)
     data = content["data"][0]
     return {
         "title": f"{probe['name']} on {data['path']}",

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from pillion.errors import DataError
 from pillion.metrics import evaluate, fisher_ratio, leading_metric, mean_silhouette
 from pillion.select.curve import inflections, relative_changes
 from pillion.select.ridge import leave_one_out, standardised
@@ -30,11 +31,21 @@ class Targets:
         ids: label ids (row,), or 0/1 a label (row, label) for a multi-label task.
         task: `binary`, `multiclass` or `multilabel`.
         num_labels: how many labels there are.
+
+    Raises:
+        DataError: labels that nobody judged.
     """
 
     ids: Shaped[np.ndarray, "row ..."]
     task: str
     num_labels: int
+
+    def __post_init__(self) -> None:
+        if np.isnan(self.ids).any():
+            raise DataError(
+                "Some rows have labels that nobody judged, and a study of layers needs rows that "
+                "are judged on every label; give such rows, or name the layers (--layers)."
+            )
 
     @property
     def score_name(self) -> str:

@@ -104,8 +104,10 @@ def choose_thresholds(
     """
     if task == "multiclass":
         return None
-    columns = targets.reshape(len(targets), -1)
-    found = [f1_threshold(probs[:, i].numpy(), columns[:, i]) for i in range(columns.shape[1])]
+    found: list[float | None] = []
+    for said, column in zip(probs.numpy().T, targets.reshape(len(targets), -1).T, strict=True):
+        judged = ~np.isnan(column)
+        found.append(f1_threshold(said[judged], column[judged]))
     return tuple(DEFAULT_THRESHOLD if line is None else line for line in found)
 
 
@@ -115,4 +117,5 @@ def _log_loss(task: Task, probs: Tensor, targets: Tensor) -> float:
     if task == "multiclass":
         return float(-safe.gather(1, targets.long()[:, None]).log().mean())
     wanted = targets.double().reshape(safe.shape)
-    return float(torch.nn.functional.binary_cross_entropy(safe, wanted))
+    judged = ~wanted.isnan()
+    return float(torch.nn.functional.binary_cross_entropy(safe[judged], wanted[judged]))
