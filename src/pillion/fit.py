@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +17,14 @@ import torch
 from jaxtyping import Int, Shaped
 
 from pillion.core import OnTooLong, Scope, Template, Text, Tokens
-from pillion.data import LabelSpace, Rows, split_validation
+from pillion.data import (
+    LabelSpace,
+    Rows,
+    balance_notes,
+    conflict_notes,
+    label_counts,
+    split_validation,
+)
 from pillion.errors import DataError
 from pillion.extract import (
     LiveSource,
@@ -129,6 +136,7 @@ def fit(
     with ExitStack() as opened:
         reader = _Reader(model, work, settings, progress, say, opened)
         training, held_out, space = _examples(reader, rows, validation)
+        told = _told(rows, space, training, held_out, say)
         batch_size = settings.train.rows_a_step(len(training.targets))
         trained = train(
             training,
@@ -142,6 +150,7 @@ def fit(
             device=model.backend.device,
         )
         facts = _facts(model, rows, validation, training, settings, space)
+        facts["data"] |= told
         fitted = [Fitted(_artefact(one, held_out, facts), one) for one in trained]
     return sorted(fitted, key=_rank)
 
@@ -314,6 +323,21 @@ def _facts(
         },
         "shared": settings.train.model_dump(),
     }
+
+
+def _told(
+    rows: Rows, space: LabelSpace, training: Examples, held_out: Examples, say: Say
+) -> dict[str, Any]:
+    """The balance of the labels for the card; what is worth a word is said before any training."""
+    assert rows.labels is not None
+    counts = label_counts(space, training.targets, held_out.targets)
+    notes = [*balance_notes(counts), *conflict_notes(rows.texts, rows.labels, rows.numbers)]
+    for note in notes:
+        say(note)
+    # Of the path the card keeps the name alone.
+    folder = rows.path.removesuffix(PurePath(rows.path).name)
+    found = [note.removeprefix(folder) for note in rows.notes]
+    return {"labels": [one._asdict() for one in counts], "notes": [*found, *notes]}
 
 
 def _artefact(trained: Trained, held_out: Examples, facts: dict[str, Any]) -> Artefact:

@@ -79,3 +79,30 @@ def test_seen_texts_are_found_whatever_their_case_and_space(tmp_path: Path) -> N
     lines = [{"text": " Text  3", "label": "a"}, {"text": "text 30", "label": "b"}]
     (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     assert problem_of(tmp_path, test="test.jsonl").unseen().tolist() == [False, True]
+
+
+def test_rows_of_prompt_and_response_are_one_text_to_methods_and_turns_to_the_model(
+    tmp_path: Path,
+) -> None:
+    lines = [
+        json.dumps({"q": f"ask {n // 2}", "a": f"answer {n}", "label": "xy"[n % 2]})
+        for n in range(40)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    spec = DataSpec(
+        train="rows.jsonl", test=0.25, validation=0.2, prompt_column="q", response_column="a"
+    )
+    problem = open_problem("talk", spec, tmp_path, locked=True)
+    assert problem.test is not None
+    text, turns = problem.test.texts[0], problem.stores["train"][problem.test.row_ids[0]]
+    assert text.startswith("user: ask ") and "\nassistant: answer " in text
+    assert not isinstance(turns, str) and turns[1].content in text
+    prompts = [{t.split("\n")[0] for t in part.texts} for part in (problem.train, problem.test)]
+    assert not prompts[0] & prompts[1]
+
+
+def test_rows_with_labels_that_nobody_judged_are_refused(tmp_path: Path) -> None:
+    rows = [{"text": "x", "label": {"a": 1, "b": None}}, {"text": "y", "label": {"b": 1}}]
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.raises(DataError, match="labels that nobody judged"):
+        open_problem("holes", DataSpec(train="r.jsonl", test="r.jsonl"), tmp_path, locked=True)

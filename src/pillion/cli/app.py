@@ -77,8 +77,6 @@ Dtype = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-TextColumnName = Annotated[str, typer.Option("--text-column", help="Column of the texts.")]
-LabelColumnName = Annotated[str, typer.Option("--label-column", help="Column of the labels.")]
 Layers = Annotated[
     str | None,
     typer.Option(help="Layers to read, such as 0-15 or 0,4,8 (0: embeddings); default: all."),

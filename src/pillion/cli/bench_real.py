@@ -11,10 +11,8 @@ from pillion.cli.app import (
     Device,
     Dtype,
     Json,
-    LabelColumnName,
     Layers,
     Model,
-    TextColumnName,
     TooLong,
     Wrapping,
     err,
@@ -24,13 +22,16 @@ from pillion.cli.app import (
     progress_bar,
 )
 from pillion.cli.bench import bench
+from pillion.cli.failures import fitting, say_left_out
 from pillion.cli.layers import parse_layers
 from pillion.cli.output import write_lines
 from pillion.cli.places import check_file, check_folder, work_folder
+from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
 from pillion.errors import ConfigError
 
 
 @bench.command()
+@takes_rows
 def real(
     train: Annotated[str, typer.Option(help="Labelled texts to learn from.")],
     test: Annotated[str, typer.Option(help="Labelled texts of the same source.")],
@@ -77,8 +78,7 @@ def real(
         Path | None,
         typer.Option(help="Keep hidden states of train and test here, as train --cache does."),
     ] = None,
-    text_column: TextColumnName = "text",
-    label_column: LabelColumnName = "label",
+    how: RowOptions = USUAL_ROWS,
     model: Model = "embedded",
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -91,7 +91,6 @@ def real(
     learnt from the same rows about the test, other sources, the same texts written otherwise, and
     short texts inside long ones. Stopped by Ctrl-C, the same command goes on where it was.
     """
-    from pillion.data import read_rows
     from pillion.evals.real.settings import RealSettings
     from pillion.evals.real.study import study
     from pillion.report.page import write_report
@@ -103,11 +102,15 @@ def real(
     check_file(shown, "--page")
     if cache is not None:
         check_folder(cache, "--cache")
-    columns = (text_column, label_column)
     config = ProbeConfig(probe=probe, seed=seed)
-    rows = [read_rows(path, *columns) for path in (train, test)]
-    others = [_other(words, columns) for words in other or []]
+    rows = [how.rows(path) for path in (train, test)]
+    others = [_other(words, how) for words in other or []]
     language_model = LanguageModel.load(model, dtype, device)
+    if how.skip_bad_rows:
+        backend = language_model.backend
+        rows = [fitting(one, backend, template, on_too_long, "all", True) for one in rows]
+        for one, part in zip(rows, (".train", ".test"), strict=True):
+            say_left_out(one, out_file, part)
     settings = RealSettings(
         config=config,
         template=template,
@@ -141,9 +144,9 @@ def _baselines(names: list[str] | None) -> tuple[str, ...]:
     return BASELINES[:3] if names is None else tuple(names)
 
 
-def _other(words: str, columns: tuple[str, str]) -> Any:
+def _other(words: str, how: RowOptions) -> Any:
     """A set of another source: `NAME=FILE`, or `NAME=FILE:COLUMN` with kinds."""
-    from pillion.data import read_rows
+    from pillion.data import names_of
     from pillion.evals.real.settings import Other
 
     name, found, path = words.partition("=")
@@ -152,10 +155,10 @@ def _other(words: str, columns: tuple[str, str]) -> Any:
     kinds: tuple[str, ...] = ()
     file, found, column = path.rpartition(":")
     if found and not path.startswith("hf:") and not Path(path).exists():
-        named = read_rows(file, columns[0], column).labels or ()
-        kinds = tuple(kind if isinstance(kind, str) else ", ".join(kind) for kind in named)
+        named = how.rows(file, column).labels or ()
+        kinds = tuple(", ".join(names_of(kind)) for kind in named)
         path = file
-    return Other(name, read_rows(path, *columns), kinds)
+    return Other(name, how.rows(path), kinds)
 
 
 def _show(found: dict[str, Any], out_file: Path, page: Path) -> None:

@@ -14,16 +14,16 @@ from pillion.cli.app import (
     Device,
     Dtype,
     Json,
-    LabelColumnName,
     Model,
-    TextColumnName,
     TooLong,
     app,
     out,
     print_json,
     progress_bar,
 )
+from pillion.cli.failures import usable
 from pillion.cli.places import check_probe_folder
+from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
 from pillion.errors import ConfigError
 
 COSTS = ("cost_of_errors_alone", "cost_of_errors", "cost_of_escalation")
@@ -32,6 +32,7 @@ MAX_LABELS = 20
 
 
 @app.command()
+@takes_rows
 def calibrate(
     probe: Annotated[str, typer.Option(metavar="DIR", help="Folder of a trained probe.")],
     data: Annotated[
@@ -93,8 +94,7 @@ def calibrate(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=SEED_MAX, help="Of folds and resamples.")] = 0,
-    text_column: TextColumnName = "text",
-    label_column: LabelColumnName = "label",
+    how: RowOptions = USUAL_ROWS,
     model: Model = "embedded",
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -108,7 +108,6 @@ def calibrate(
     prediction sets as asked. All of it is kept on the probe's card, and predict, generate and serve
     go by it. Without a wish for thresholds the decisions stay as they are.
     """
-    from pillion.data import read_rows
     from pillion.evals import (
         CalibrationSettings,
         Labelled,
@@ -134,9 +133,11 @@ def calibrate(
     artefact = resolve(probe)
     target = Path(probe) if out_folder is None else out_folder
     check_probe_folder(target)
-    labelled = Labelled.of(artefact.card, read_rows(data, text_column, label_column))
+    labelled = Labelled.of(artefact.card, how.rows(data))
     raw = raw_artefact(artefact)
     language_model = LanguageModel.load(model, dtype, device)
+    skip = how.skip_bad_rows
+    labelled = usable(labelled, artefact, language_model.backend, on_too_long, skip, target)
     with progress_bar() as bar:
         verdicts = score_rows(
             language_model,

@@ -14,9 +14,7 @@ from pillion.cli.app import (
     Device,
     Dtype,
     Json,
-    LabelColumnName,
     Model,
-    TextColumnName,
     TooLong,
     app,
     json_line,
@@ -24,11 +22,14 @@ from pillion.cli.app import (
     print_json,
     progress_bar,
 )
-from pillion.cli.output import write_lines
+from pillion.cli.failures import usable
+from pillion.cli.output import number, write_lines
 from pillion.cli.places import check_file
+from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
 
 
 @app.command()
+@takes_rows
 def evaluate(
     probe: Annotated[str, typer.Option(help="Folder of a trained probe.")],
     data: Annotated[
@@ -43,8 +44,7 @@ def evaluate(
         int,
         typer.Option(min=0, help="Texts of each kind that --out keeps for the report; 0: none."),
     ] = 0,
-    text_column: TextColumnName = "text",
-    label_column: LabelColumnName = "label",
+    how: RowOptions = USUAL_ROWS,
     model: Model = "embedded",
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -56,15 +56,16 @@ def evaluate(
 
     Prints accuracy, F1, AUPRC and more, at the thresholds that were chosen in training.
     """
-    from pillion.data import read_rows
     from pillion.evals import Labelled, measure, result_of, score_rows
     from pillion.runtime import LanguageModel, resolve
 
     if out_file is not None:
         check_file(out_file, "--out")
     artefact = resolve(probe)
-    labelled = Labelled.of(artefact.card, read_rows(data, text_column, label_column))
+    labelled = Labelled.of(artefact.card, how.rows(data))
     language_model = LanguageModel.load(model, dtype, device)
+    skip = how.skip_bad_rows
+    labelled = usable(labelled, artefact, language_model.backend, on_too_long, skip, out_file)
     with progress_bar() as bar:
         verdicts = score_rows(
             language_model,
@@ -86,7 +87,6 @@ def _show(numbers: dict[str, Any], as_json: bool) -> None:
     if as_json:
         return print_json(numbers)
     for name, value in numbers.items():
-        shown = (
-            "undefined" if value is None else f"{value:.4f}" if isinstance(value, float) else value
-        )
+        shown = f"{value:.4f}" if isinstance(value, float) else value
+        shown = number(None, name) if value is None else shown
         out.print(f"{name:<16} {shown}")

@@ -15,17 +15,17 @@ from pillion.cli.app import (
     Device,
     Dtype,
     Json,
-    LabelColumnName,
     Model,
-    TextColumnName,
     TooLong,
     app,
     out,
     print_json,
     progress_bar,
 )
+from pillion.cli.failures import usable
 from pillion.cli.output import check_text, write_lines
 from pillion.cli.places import check_file
+from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
 from pillion.core import Template
 from pillion.errors import ConfigError, unknown_name
 
@@ -38,6 +38,7 @@ FOR, AGAINST = (31, 95, 168), (196, 84, 28)
 
 
 @app.command()
+@takes_rows
 def explain(
     probe: Annotated[str, typer.Option(metavar="DIR", help="Folder of a trained probe.")],
     text: Annotated[str | None, typer.Option(help="One text to explain the verdict of.")] = None,
@@ -45,8 +46,7 @@ def explain(
         str | None,
         typer.Option(help="Labelled texts instead: layer profiles of right and wrong items."),
     ] = None,
-    text_column: TextColumnName = "text",
-    label_column: LabelColumnName = "label",
+    how: RowOptions = USUAL_ROWS,
     label: Annotated[
         str | None, typer.Option(help="Explain this label's logit; default: the verdict's.")
     ] = None,
@@ -86,9 +86,7 @@ def explain(
     language_model = LanguageModel.load(model, dtype, device)
     artefact = checked(language_model.backend, probe, allow_mismatch)
     if data is not None:
-        return _profiles(
-            language_model, artefact, (data, text_column, label_column), on_too_long, png, as_json
-        )
+        return _profiles(language_model, artefact, (data, how), on_too_long, png, as_json)
     assert text is not None
     if label is not None and label not in artefact.card.labels:
         raise unknown_name("label", label, artefact.card.labels)
@@ -166,20 +164,19 @@ def bars(values: np.ndarray) -> str:
 def _profiles(
     model: Any,
     artefact: Any,
-    source: tuple[str, str, str],
+    source: tuple[str, RowOptions],
     on_too_long: Any,
     png: Path | None,
     as_json: bool,
 ) -> None:
     """Layer profiles of a data set."""
-    from pillion.data import LabelSpace, read_rows
-    from pillion.evals import layer_profiles
+    from pillion.evals import Labelled, layer_profiles
     from pillion.runtime import encode_rows
 
-    rows = read_rows(*source)
-    assert rows.labels is not None
-    targets = LabelSpace(artefact.card.labels, artefact.card.task).encode(rows.labels)
-    card = artefact.card
+    data, how = source
+    card, labelled = artefact.card, Labelled.of(artefact.card, how.rows(data))
+    labelled = usable(labelled, artefact, model.backend, on_too_long, how.skip_bad_rows, png)
+    rows, targets = labelled.rows, labelled.targets
     tokens = encode_rows(model.backend, rows.texts, card.template, on_too_long, scopes=[card.scope])
     with progress_bar() as bar:
         found = layer_profiles(model, artefact, tokens, targets, partial(bar))

@@ -17,7 +17,6 @@ from pillion.cli.app import (
     Layers,
     Model,
     Scoped,
-    TextColumnName,
     TooLong,
     Wrapping,
     app,
@@ -27,9 +26,10 @@ from pillion.cli.app import (
     progress_bar,
 )
 from pillion.cli.cluster import RayAddress, RayWorkers, open_crew, show_rates
-from pillion.cli.failures import all_failed, require_none, write_failed
+from pillion.cli.failures import all_failed, finish, write_failed
 from pillion.cli.layers import parse_layers
 from pillion.cli.places import check_folder
+from pillion.cli.rows import USUAL_TEXTS, TextOptions, takes_rows
 from pillion.core import OnTooLong, Scope, Template, Text
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ FAILED_NAME = "failed.jsonl"
 
 
 @app.command()
+@takes_rows
 def extract(
     data: Annotated[
         str,
@@ -49,7 +50,7 @@ def extract(
     out_folder: Annotated[
         Path, typer.Option("--out", help="Folder for the states; give it to train as --cache.")
     ],
-    text_column: TextColumnName = "text",
+    how: TextOptions = USUAL_TEXTS,
     layers: Layers = None,
     template: Wrapping = "chat",
     scope: Scoped = None,
@@ -67,26 +68,26 @@ def extract(
     again finishes what an interrupted one left. Rows that cannot be used hold no states; they are
     listed in failed.jsonl in the folder, and the exit code is then 1.
     """
-    from pillion.data import read_texts
     from pillion.extract import cache_key, cache_spec, size_sentence
     from pillion.fit import default_scope
 
     check_folder(out_folder, "--out")
     with open_crew(ray, ray_workers, model, dtype, device) as crew, progress_bar() as bar:
-        texts = read_texts(data, text_column)
-        how = _Here(model, dtype, device) if crew is None else _OnCluster(crew, bar)
+        texts = how.texts(data)
+        engine = _Here(model, dtype, device) if crew is None else _OnCluster(crew, bar)
         read = scope or default_scope([text for text in texts.texts if text], template)
-        encoded = how.encode(texts.texts, template, on_too_long, read)
+        encoded = engine.encode(texts.texts, template, on_too_long, read)
         failed = all_failed(texts, encoded.failed)
         chosen = _layers(layers, encoded.identity.num_layers)
         key = cache_key(encoded.identity, template, on_too_long, encoded.token_ids)
         spec = cache_spec(encoded.identity, chosen, key, encoded.token_ids, read)
         err.print(size_sentence(spec))
-        with how.fill(encoded, spec, out_folder / "train", bar) as reader:
+        with engine.fill(encoded, spec, out_folder / "train", bar) as reader:
             spec = reader.spec
         write_failed(failed, texts, out_folder / FAILED_NAME)
-    _show(spec, out_folder, len(failed), how.rates, as_json)
-    require_none(failed, texts, f"their reasons are in {out_folder / FAILED_NAME}")
+    _show(spec, out_folder, len(failed), engine.rates, as_json)
+    where = f"their reasons are in {out_folder / FAILED_NAME}"
+    finish(failed, texts, where, how.skip_bad_rows)
 
 
 class _Here:

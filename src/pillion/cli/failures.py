@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from pillion.cli.app import err
 from pillion.cli.output import write_lines
-from pillion.core import FailedRow
+from pillion.core import FailedRow, OnTooLong, Scope, Template
 from pillion.core.lines import json_line
-from pillion.data import Texts
+from pillion.data import Rows, Texts
 from pillion.errors import DataError, RunError
+
+if TYPE_CHECKING:
+    from pillion.backends import Backend
+    from pillion.evals import Labelled
+    from pillion.probe import Artefact
+
+NUM_SHOWN = 10
+"""Reasons that are printed where no file can hold them."""
 
 
 def all_failed(texts: Texts, failed: Sequence[FailedRow]) -> tuple[FailedRow, ...]:
@@ -24,7 +34,65 @@ def all_failed(texts: Texts, failed: Sequence[FailedRow]) -> tuple[FailedRow, ..
     return rows
 
 
-def write_failed(failed: Sequence[FailedRow], texts: Texts, path: Path) -> None:
+def fitting(
+    rows: Rows,
+    backend: Backend,
+    template: Template,
+    on_too_long: OnTooLong,
+    scope: Scope,
+    skip: bool,
+) -> Rows:
+    """The rows, those that the model cannot read left out where that was asked for.
+
+    Args:
+        rows: that could be read.
+        backend: the model.
+        template: how texts are wrapped.
+        on_too_long: what happens to a text beyond the context window.
+        scope: whose words will be read.
+        skip: whether rows may be left out; otherwise whoever encodes them raises.
+
+    Raises:
+        DataError: not a single row is left.
+    """
+    from pillion.runtime import sift_rows
+
+    if not skip:
+        return rows
+    failed = sift_rows(backend, rows.texts, template, on_too_long, [scope])[1]
+    if len(failed) == len(rows):
+        raise DataError(f"{rows.path}: {failed[0].reason}")
+    return rows.without(failed)
+
+
+def say_left_out(rows: Rows | Texts, out: Path | None, part: str = "") -> None:
+    """Says how many rows were left out and why: in NAME.failed.jsonl beside `out`, or here.
+
+    Args:
+        rows: with those that failed.
+        out: what the verb writes; None for nothing.
+        part: of the data, for the name of the file, such as `.validation`.
+
+    Raises:
+        StorageError: if the file cannot be written.
+    """
+    if not rows.failed:
+        return
+    count = sum(num_rows for _, num_rows in rows.files)
+    what = f"{len(rows.failed):,} of {count:,} rows of {rows.path} cannot be used and are left out"
+    if out is not None:
+        side_file = out.with_name(f"{out.stem}{part}.failed.jsonl")
+        write_failed(rows.failed, rows, side_file)
+        return err.print(f"{what}; their reasons are in {side_file}.")
+    err.print(f"{what}:")
+    for one in rows.failed[:NUM_SHOWN]:
+        file, row = rows.place(one.row)
+        err.print(f"  row {row} of {file}: {one.reason}")
+    if len(rows.failed) > NUM_SHOWN:
+        err.print(f"  ... and {len(rows.failed) - NUM_SHOWN:,} more")
+
+
+def write_failed(failed: Sequence[FailedRow], rows: Rows | Texts, path: Path) -> None:
     """Writes `row`, `file`, `row_of_file` (both from 1) and `reason` of each; no file for none.
 
     Raises:
@@ -34,28 +102,53 @@ def write_failed(failed: Sequence[FailedRow], texts: Texts, path: Path) -> None:
         path.unlink(missing_ok=True)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_lines([json_line(_as_json(one, texts)) for one in failed], path)
+    write_lines([json_line(_as_json(one, rows)) for one in failed], path)
 
 
-def require_none(failed: Sequence[FailedRow], texts: Texts, where: str) -> None:
-    """Returns if no row failed; what could be done has then been done for the others.
+def finish(failed: Sequence[FailedRow], texts: Texts, where: str, skip: bool) -> None:
+    """Returns if no row failed or they may; what could be done has been done for the others.
 
     Args:
         failed: the rows that failed.
         texts: all rows.
         where: says where their reasons stand.
+        skip: whether rows may fail.
 
     Raises:
         RunError: how many rows failed, and the first of them.
     """
-    if failed:
-        file, row = texts.place(failed[0].row)
-        raise RunError(
-            f"{len(failed):,} of {len(texts):,} rows failed and were left out, first row {row} of "
-            f"{file} ({failed[0].reason.rstrip('.')}); {where}."
-        )
+    if not failed:
+        return
+    file, row = texts.place(failed[0].row)
+    sentence = (
+        f"{len(failed):,} of {len(texts):,} rows failed and were left out, first row {row} of "
+        f"{file} ({failed[0].reason.rstrip('.')}); {where}."
+    )
+    if not skip:
+        raise RunError(sentence)
+    err.print(sentence)
 
 
-def _as_json(one: FailedRow, texts: Texts) -> dict[str, str | int]:
-    file, row_of_file = texts.place(one.row)
+def _as_json(one: FailedRow, rows: Rows | Texts) -> dict[str, str | int]:
+    file, row_of_file = rows.place(one.row)
     return {"row": one.row, "file": file, "row_of_file": row_of_file, "reason": one.reason}
+
+
+def usable(
+    labelled: Labelled,
+    artefact: Artefact,
+    backend: Backend,
+    on_too_long: OnTooLong,
+    skip: bool,
+    out: Path | None,
+) -> Labelled:
+    """Labelled rows of a probe; those that cannot be used are told, and left out if asked."""
+    from pillion.evals import Labelled
+
+    card = artefact.card
+    if skip:
+        labelled = Labelled.of(
+            card, fitting(labelled.rows, backend, card.template, on_too_long, card.scope, skip)
+        )
+    say_left_out(labelled.rows, out)
+    return labelled

@@ -14,10 +14,8 @@ from pillion.cli.app import (
     Device,
     Dtype,
     Json,
-    LabelColumnName,
     Model,
     Scoped,
-    TextColumnName,
     TooLong,
     Wrapping,
     app,
@@ -25,8 +23,10 @@ from pillion.cli.app import (
     print_json,
     progress_bar,
 )
+from pillion.cli.failures import fitting, say_left_out
 from pillion.cli.output import write_lines
 from pillion.cli.places import check_file
+from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
 from pillion.core import Scope
 from pillion.errors import ConfigError
 
@@ -64,13 +64,13 @@ def parse_layers(text: str | None, num_layers: int) -> tuple[int, ...] | None:
 
 
 @app.command()
+@takes_rows
 def layers(
     data: Annotated[
         str,
         typer.Option(help="Labelled texts: a Parquet, CSV or JSON Lines file, or hf:NAME[:SPLIT]."),
     ],
-    text_column: TextColumnName = "text",
-    label_column: LabelColumnName = "label",
+    how: RowOptions = USUAL_ROWS,
     rows: Annotated[
         int, typer.Option(min=10, help="Rows to read, drawn at random; fewer if there are fewer.")
     ] = 2000,
@@ -102,14 +102,12 @@ def layers(
     would do better, and what reading 1, 2, 4, 8 or all layers gives and costs. One pass over the
     texts; no state of a token is kept. `pillion train --layers auto` takes the set marked auto.
     """
-    from pillion.data import read_rows
-
     for path, option in ((out_file, "--out"), (plot, "--plot")):
         if path is not None:
             check_file(path, option)
-    read = read_rows(data, text_column, label_column)
+    read = how.rows(data)
     found, num_rows, name = _identify(
-        read, rows, pool, probe, template, (model, dtype, device), on_too_long, scope
+        read, rows, pool, probe, template, (model, dtype, device), on_too_long, scope, how, out_file
     )
     study = as_study(found, Path(data).name, read.sha256, num_rows, name) | {"pool": pool}
     if out_file is not None:
@@ -132,6 +130,8 @@ def _identify(
     engine: tuple[str, Any, str],
     on_too_long: Any,
     scope: Scope | None,
+    how: RowOptions,
+    out_file: Path | None,
 ) -> tuple[Identification, int, str]:
     """What was found, on how many rows, of which model."""
     from pillion.data import LabelSpace
@@ -141,12 +141,15 @@ def _identify(
 
     assert read.labels is not None
     space = LabelSpace.of(read.labels, several=read.several)
+    backend = LanguageModel.load(*engine).backend
+    read_scope = scope or default_scope(read.texts, template)
+    read = fitting(read, backend, template, on_too_long, read_scope, how.skip_bad_rows)
+    say_left_out(read, out_file)
+    assert read.labels is not None
     taken = sample(len(read), max_rows)
     ids = space.encode(read.labels)[taken]
-    backend = LanguageModel.load(*engine).backend
     gate = None if probe is None else checked(backend, probe)
     texts = [read.texts[row] for row in taken]
-    read_scope = scope or default_scope(texts, template)
     tokens = encode_rows(backend, texts, template, on_too_long, scopes=[read_scope])
     targets = Targets(ids, space.task, len(space.names))
     with progress_bar() as bar:

@@ -45,3 +45,12 @@ def write_lines(lines: Sequence[str], path: Path | None) -> None:
         temporary.unlink(missing_ok=True)
         why = "the disk is full" if error.errno == errno.ENOSPC else str(error)
         raise StorageError(f"{path} could not be written ({why}); choose another --out.") from error
+
+
+def number(value: float | None, metric: str) -> str:
+    """A metric with three digits, or why it is undefined."""
+    from pillion.metrics.classification import WHY_UNDEFINED
+
+    if value is None:
+        return f"undefined ({WHY_UNDEFINED.get(metric, 'the rows do not tell')})"
+    return f"{value:.3f}"

@@ -16,15 +16,15 @@ from pillion.cli.app import (
     Dtype,
     Model,
     Probes,
-    TextColumnName,
     TooLong,
     app,
     progress_bar,
 )
 from pillion.cli.cluster import RayAddress, RayWorkers, open_crew, show_rates
-from pillion.cli.failures import all_failed, require_none, write_failed
+from pillion.cli.failures import all_failed, finish, write_failed
 from pillion.cli.output import check_text, write_lines
 from pillion.cli.places import check_file, clear
+from pillion.cli.rows import USUAL_TEXTS, TextOptions, takes_rows
 from pillion.core import FailedRow, OnTooLong, Scope, Template, Text
 from pillion.core.lines import failed_line, json_line
 from pillion.errors import ConfigError
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 
 @app.command()
+@takes_rows
 def predict(
     probe: Probes,
     text: Annotated[str | None, typer.Option(help="One text.")] = None,
@@ -47,7 +48,7 @@ def predict(
     out: Annotated[
         Path | None, typer.Option(help="Write the lines to this file instead of printing them.")
     ] = None,
-    text_column: TextColumnName = "text",
+    how: TextOptions = USUAL_TEXTS,
     template: Annotated[
         Template | None,
         typer.Option(help="How a text is wrapped; default: as the (first) probe was trained."),
@@ -77,23 +78,23 @@ def predict(
 
     if out is not None:
         check_file(out, "--out")
-    work = _work(out)
+    work, skip = _work(out), how.skip_bad_rows
     with open_crew(ray, ray_workers, model, dtype, device) as crew, progress_bar() as bar:
-        texts = _texts(text, input, text_column)
+        texts = _texts(text, input, how)
         job = ScoreJob(tuple(resolve(folder) for folder in probe), allow_mismatch)
-        how = _Here(model, dtype, device) if crew is None else _OnCluster(crew)
+        engine = _Here(model, dtype, device) if crew is None else _OnCluster(crew)
         wrapping = template or job.artefacts[0].card.template
         scopes: list[Scope] = [artefact.card.scope for artefact in job.artefacts]
-        encoded = how.encode(texts.texts, wrapping, on_too_long, scopes, bar)
+        encoded = engine.encode(texts.texts, wrapping, on_too_long, scopes, bar)
         failed = all_failed(texts, encoded.failed)
-        lines = how.score(job, encoded, LineStore(work), bar)
+        lines = engine.score(job, encoded, LineStore(work), bar)
     write_lines(_with_failed(lines, failed), out)
     if out is None or work is None:
-        return require_none(failed, texts, "their lines hold the reason under error")
+        return finish(failed, texts, "their lines hold the reason under error", skip)
     clear(work)
     side_file = out.with_name(f"{out.stem}.failed.jsonl")
     write_failed(failed, texts, side_file)
-    require_none(failed, texts, f"their reasons are in {side_file}")
+    finish(failed, texts, f"their reasons are in {side_file}", skip)
 
 
 class _Here:
@@ -172,12 +173,12 @@ def _with_failed(lines: Sequence[str | None], failed: Sequence[FailedRow]) -> li
     ]
 
 
-def _texts(text: str | None, source: str | None, column: str) -> Texts:
-    from pillion.data import Texts, read_texts
+def _texts(text: str | None, source: str | None, how: TextOptions) -> Texts:
+    from pillion.data import Texts
 
     if (text is None) == (source is None):
         raise ConfigError("Give either --text or --input, and not both.")
     if text is not None:
         return Texts((check_text(text, "--text"),), (), (("--text", 1),), "--text")
     assert source is not None
-    return read_texts(source, column)
+    return how.texts(source)

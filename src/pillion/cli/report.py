@@ -13,20 +13,21 @@ from pillion.cli.app import (
     Device,
     Dtype,
     Json,
-    LabelColumnName,
     Model,
-    TextColumnName,
     TooLong,
     app,
     out,
     print_json,
     progress_bar,
 )
+from pillion.cli.failures import usable
 from pillion.cli.places import check_file
+from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
 from pillion.errors import ConfigError
 
 
 @app.command()
+@takes_rows
 def report(
     results: Annotated[
         list[Path] | None,
@@ -47,8 +48,7 @@ def report(
         typer.Option(min=0, help="Texts of each kind to show, behind a click; 0 keeps all out."),
     ] = 8,
     title: Annotated[str, typer.Option(help="Of the page.")] = "pillion report",
-    text_column: TextColumnName = "text",
-    label_column: LabelColumnName = "label",
+    how: RowOptions = USUAL_ROWS,
     model: Model = "embedded",
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -71,9 +71,9 @@ def report(
     check_file(out_file, "--out")
     contents = [read_content(path) for path in results or []]
     if probe is not None and data is not None:
-        how = {"on_too_long": on_too_long, "allow_mismatch": allow_mismatch}
-        names = (text_column, label_column)
-        contents.insert(0, _measured(probe, data, names, (model, dtype, device), examples, how))
+        engine, kept = (model, dtype, device), {"on_too_long": on_too_long}
+        kept |= {"allow_mismatch": allow_mismatch}
+        contents.insert(0, _measured(probe, data, how, engine, examples, kept, out_file))
     num_bytes = write_report(contents, out_file, title)
     if as_json:
         sections = [content["name"] for content in contents]
@@ -84,20 +84,22 @@ def report(
 def _measured(
     probe: str,
     data: str,
-    columns: tuple[str, str],
+    how: RowOptions,
     engine: tuple[str, str, str],
     num_examples: int,
-    how: dict[str, Any],
+    kept: dict[str, Any],
+    out_file: Path,
 ) -> dict[str, Any]:
     """The content of the result file of a probe on labelled data."""
-    from pillion.data import read_rows
     from pillion.evals import Labelled, result_of, score_rows
     from pillion.runtime import LanguageModel, resolve
 
     artefact = resolve(probe)
-    labelled = Labelled.of(artefact.card, read_rows(data, *columns))
+    labelled = Labelled.of(artefact.card, how.rows(data))
     language_model = LanguageModel.load(*engine)
+    on_too_long, skip = kept["on_too_long"], how.skip_bad_rows
+    labelled = usable(labelled, artefact, language_model.backend, on_too_long, skip, out_file)
     with progress_bar() as bar:
         progress = partial(bar, "evaluate")
-        verdicts = score_rows(language_model, artefact, labelled, progress=progress, **how)
-    return result_of(language_model, artefact, labelled, verdicts, how["on_too_long"], num_examples)
+        verdicts = score_rows(language_model, artefact, labelled, progress=progress, **kept)
+    return result_of(language_model, artefact, labelled, verdicts, on_too_long, num_examples)

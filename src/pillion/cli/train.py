@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 
 from pillion.cli.app import (
     SEED_MAX,
@@ -15,10 +17,8 @@ from pillion.cli.app import (
     Device,
     Dtype,
     Json,
-    LabelColumnName,
     Model,
     Scoped,
-    TextColumnName,
     TooLong,
     Wrapping,
     app,
@@ -27,12 +27,19 @@ from pillion.cli.app import (
     print_json,
     progress_bar,
 )
+from pillion.cli.failures import fitting, say_left_out
 from pillion.cli.layers import AUTO, parse_layers
+from pillion.cli.output import number
 from pillion.cli.places import check_folder, check_probe_folder, work_folder
+from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
 from pillion.errors import ConfigError
+
+MAX_LABELS = 30
+"""Labels whose rows are printed."""
 
 
 @app.command()
+@takes_rows
 def train(
     data: Annotated[
         str,
@@ -48,8 +55,7 @@ def train(
             "below 1,000 rows."
         ),
     ] = None,
-    text_column: TextColumnName = "text",
-    label_column: LabelColumnName = "label",
+    rows: RowOptions = USUAL_ROWS,
     probe: Annotated[
         list[str] | None,
         typer.Option(
@@ -125,8 +131,7 @@ def train(
     trained on them. Of several configurations the best on validation is saved. Stopped by Ctrl-C,
     the same command goes on where it was.
     """
-    from pillion.data import read_rows
-    from pillion.fit import FitSettings, fit
+    from pillion.fit import FitSettings, default_scope, fit
     from pillion.runtime import LanguageModel
     from pillion.train import TrainSettings
 
@@ -136,8 +141,7 @@ def train(
     shared: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     shared |= {"class_weights": "balanced" if balanced else "none", "refit": refit}
     train_settings = make_strict(TrainSettings, shared)
-    rows = read_rows(data, text_column, label_column)
-    held = read_rows(validation, text_column, label_column) if validation is not None else None
+    read = [rows.rows(source) for source in (data, validation) if source is not None]
     language_model = LanguageModel.load(model, dtype, device)
     num_layers = language_model.backend.identity.num_layers
     how = FitSettings(
@@ -150,9 +154,15 @@ def train(
         cache=cache,
         train=train_settings,
     )
+    skip, backend = rows.skip_bad_rows, language_model.backend
+    words = scope or default_scope(read[0].texts, template)
+    read = [fitting(one, backend, template, on_too_long, words, skip) for one in read]
+    for one, part in zip(read, ("", ".validation"), strict=False):
+        say_left_out(one, out_folder, part)
+    labelled, held = read[0], read[1] if len(read) > 1 else None
     with work_folder(out_folder) as work:
         with progress_bar() as bar:
-            fitted = fit(language_model, rows, held, configs, work, how, bar, say=err.print)
+            fitted = fit(language_model, labelled, held, configs, work, how, bar, say=err.print)
         fitted[0].artefact.save(out_folder)
     _show(fitted, out_folder, model, as_json)
 
@@ -235,13 +245,13 @@ def _show(fitted: list[Any], folder: Path, model: str, as_json: bool) -> None:
         }
         for one in fitted
     ]
+    told = fitted[0].artefact.card.data.model_dump(include={"labels", "notes"})
     if as_json:
-        return print_json({"out": str(folder), **runs[0], "runs": runs})
+        return print_json({"out": str(folder), **runs[0], "runs": runs, **told})
+    _show_labels(told["labels"], fitted[0].artefact.card.data.num_rows)
     for run in runs:
-        numbers = {k: v for k, v in run["validation"].items() if v is not None}
-        shown = "  ".join(
-            f"{k} {numbers[k]:.3f}" for k in ("accuracy", "f1", "auprc") if k in numbers
-        )
+        numbers = {k: run["validation"][k] for k in ("accuracy", "f1", "auprc")}
+        shown = "  ".join(f"{k} {number(v, k)}" for k, v in numbers.items())
         name = " ".join([run["probe"], *(f"{k}={v}" for k, v in run["settings"].items())])
         out.print(
             f"{name:<12} lr {run['learning_rate']:g}  seed {run['seed']}  "
@@ -255,3 +265,17 @@ def _show(fitted: list[Any], folder: Path, model: str, as_json: bool) -> None:
         f"Saved in {folder}. Next: "
         f"pillion predict --probe {shlex.quote(str(folder))} --text '...'{which}"
     )
+
+
+def _show_labels(labels: Sequence[dict[str, Any]], num_rows: int) -> None:
+    """A line a label: rows to train and to validate on, and the share of the training rows."""
+    width = max(len("label"), *(cell_len(one["label"]) for one in labels[:MAX_LABELS]))
+    out.print(f"{'label':<{width}}  {'train':>8}  {'validation':>10}  share")
+    for one in labels[:MAX_LABELS]:
+        pad = " " * (width - cell_len(one["label"]))
+        share = one["train"] / max(num_rows, 1)
+        out.print(
+            f"{one['label']}{pad}  {one['train']:>8,}  {one['validation']:>10,}  {share:>5.1%}"
+        )
+    if len(labels) > MAX_LABELS:
+        out.print(f"... and {len(labels) - MAX_LABELS} more labels (--json has all)")

@@ -4,6 +4,7 @@ Promises texts exactly as the file holds them and every label under one name, wi
 bytes, or one clear sentence that says what is wrong and where. Does not know models or metrics.
 """
 
+from pillion.data.balance import LabelCount, balance_notes, conflict_notes, label_counts
 from pillion.data.examples import Origin, flat_text
 from pillion.data.labels import LabelSpace
 from pillion.data.layout import TableLayout
@@ -13,13 +14,17 @@ from pillion.data.split import split_validation
 
 __all__ = [
     "Label",
+    "LabelCount",
     "LabelSpace",
     "Marks",
     "Origin",
     "Rows",
     "TableLayout",
     "Texts",
+    "balance_notes",
+    "conflict_notes",
     "flat_text",
+    "label_counts",
     "names_of",
     "read_rows",
     "read_texts",

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -83,6 +83,11 @@ class Rows:
         )
 
     @property
+    def numbers(self) -> list[int]:
+        """The row of the data (from 1) that each came from."""
+        return [one.row for one in self.origins] if self.origins else [*range(1, len(self) + 1)]
+
+    @property
     def plain_texts(self) -> tuple[str, ...]:
         """The texts, where all of them are strings.
 
@@ -96,6 +101,26 @@ class Rows:
                 "name the column of the texts (--text-column)."
             )
         return plain
+
+    def without(self, failed: Sequence[FailedRow]) -> Rows:
+        """The other rows, where some failed later.
+
+        Args:
+            failed: with their places (from 1) among these rows, not those of the data.
+        """
+        origins = self.origins or tuple(Origin(row + 1) for row in range(len(self)))
+        gone = {one.row - 1 for one in failed}
+        kept = [row for row in range(len(self)) if row not in gone]
+        late = {origins[one.row - 1].row: one.reason for one in failed}
+        every = [*self.failed, *(FailedRow(row, reason) for row, reason in late.items())]
+        return replace(
+            self,
+            texts=tuple(self.texts[row] for row in kept),
+            labels=self.labels and tuple(self.labels[row] for row in kept),
+            origins=tuple(origins[row] for row in kept),
+            groups=self.groups and tuple(self.groups[row] for row in kept),
+            failed=tuple(sorted(every, key=lambda one: one.row)),
+        )
 
     def place(self, row: int) -> tuple[str, int]:
         """The file of a row of the data (from 1) and the row's number in that file (from 1)."""

@@ -52,7 +52,7 @@ def digest(entry: Entry, problem: Problem, backend: Backend, seed: int) -> str:
     identity = backend.identity
     return digest_of(
         {
-            "data": problem.spec.model_dump(exclude={"recalls"}),
+            "data": problem.spec.identity,
             "locked": problem.test is not None,
             "files": problem.files,
             "kind": entry.kind,

@@ -14,7 +14,15 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
 from pillion.core import Text
-from pillion.data import Label, LabelSpace, Rows, flat_text, read_rows, split_validation
+from pillion.data import (
+    Label,
+    LabelSpace,
+    Rows,
+    TableLayout,
+    flat_text,
+    read_rows,
+    split_validation,
+)
 from pillion.data.labels import Task
 from pillion.errors import DataError, unknown_name
 from pillion.evals.suite import DataSpec
@@ -218,7 +226,9 @@ def _chosen(labels: Sequence[Label], rows: Int[np.ndarray, " row"]) -> list[Labe
 
 def _rows(source: str, spec: DataSpec, root: Path) -> Rows:
     where = source if source.startswith("hf:") else str(root / source)
-    return read_rows(where, spec.text_column, spec.label_column)
+    layout = TableLayout(spec.messages_column, spec.prompt_column, spec.response_column)
+    of_turns = layout != TableLayout()
+    return read_rows(where, None if of_turns else spec.text_column, spec.label_column, layout)
 
 
 def _labels(rows: Rows) -> Sequence[Label]:

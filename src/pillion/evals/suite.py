@@ -42,8 +42,11 @@ class DataSpec(Strict):
         train: a file below the data root, or `hf:NAME[:SPLIT]`.
         test: another one, or the share of `train` that is held back as the test.
         validation: another one, or the share of the training rows that is held back.
-        text_column: column of the texts.
+        text_column: column of the texts, where rows are not conversations.
         label_column: column of the labels.
+        messages_column: column of the conversations, where rows are such.
+        prompt_column: column of the prompts, where rows are prompt and response.
+        response_column: column of the answers to them.
         positive: which of two labels is the positive one; None to tell by their names.
         template: how the model is shown a text.
         on_too_long: what happens to a text beyond the context window.
@@ -60,6 +63,9 @@ class DataSpec(Strict):
     validation: str | Share = 0.1
     text_column: str = "text"
     label_column: str = "label"
+    messages_column: str | None = None
+    prompt_column: str | None = None
+    response_column: str | None = None
     positive: str | None = None
     template: Template = "raw"
     on_too_long: OnTooLong = "error"
@@ -69,6 +75,13 @@ class DataSpec(Strict):
     seed: int = Field(default=0, ge=0)
     metrics: tuple[str, ...] | None = None
     recalls: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What numbers depend on; without conversations it is what it was before there were any."""
+        names = ("messages_column", "prompt_column", "response_column")
+        unused = {name for name in names if getattr(self, name) is None}
+        return self.model_dump(exclude={"recalls", *unused})
 
 
 class MethodSpec(Strict):

@@ -27,6 +27,15 @@ METRICS = (
     "ece",
     "brier",
 )
+WHY_UNDEFINED = {
+    "f1": "no row has the label",
+    "f1_micro": "one label is positive, so it would repeat F1 or accuracy",
+    "auprc": "every row is on one side",
+    "auroc": "every row is on one side",
+    "tpr_at_fpr_1": "takes a binary probe, both sides and 100 rows without the label",
+    "tpr_at_fpr_01": "takes a binary probe, both sides and 1,000 rows without the label",
+}
+"""What leaves a metric undefined; the others are where there is a row."""
 NUM_ECE_BINS = 15
 DEFAULT_THRESHOLD = 0.5
 UNJUDGED = -1

@@ -30,6 +30,14 @@ FORMAT = 2
 """Number of the card's format that this pillion writes; it reads those before, too."""
 
 
+class LabelRows(Facts):
+    """Training and validation rows that have a label."""
+
+    label: str
+    train: int = Field(ge=0)
+    validation: int = Field(ge=0)
+
+
 class TrainingData(Facts):
     """Which data a probe was trained on, without a word of it.
 
@@ -39,6 +47,8 @@ class TrainingData(Facts):
         num_rows: rows used for training.
         split: how they were chosen, such as `train` or `80/20`.
         validation_sha256: of the validation file; None if its rows came from the same file.
+        labels: rows of each label.
+        notes: what was found out of the table, and what makes its numbers say little.
     """
 
     sha256: str
@@ -46,6 +56,8 @@ class TrainingData(Facts):
     num_rows: int = Field(ge=0)
     split: str
     validation_sha256: str | None = None
+    labels: tuple[LabelRows, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @field_validator("path")
     @classmethod

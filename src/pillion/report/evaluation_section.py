@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pillion.metrics.classification import WHY_UNDEFINED
 from pillion.metrics.curves import NUM_BINS, pr_points, reliability, roc_points
 from pillion.report.charts import Line, bar_chart, line_chart
 from pillion.report.tables import facts
@@ -21,14 +22,6 @@ METRICS = {
     "tpr_at_fpr_01": "TPR at 0.1 % FPR",
     "ece": "ECE",
     "brier": "Brier score",
-}
-WHY_UNDEFINED = {
-    "f1": "no row has the label",
-    "f1_micro": "one label is positive, so it would repeat F1 or accuracy",
-    "auprc": "every row is on one side",
-    "auroc": "every row is on one side",
-    "tpr_at_fpr_1": "takes a binary probe, both sides and 100 rows without the label",
-    "tpr_at_fpr_01": "takes a binary probe, both sides and 1,000 rows without the label",
 }
 MAX_MATRIX = 25
 """Labels up to which the confusion matrix is shown whole; of more the frequent mistakes are."""
