@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pillion.core import as_tokens
 from pillion.probe import Artefact
 from pillion.runtime import LanguageModel, pad_batch, watch
 
@@ -26,15 +27,19 @@ def probe_cost(
     Args:
         model: that it rides on.
         artefact: of the probe; it belongs to the model.
-        rows: token ids of texts; the first few of them are the batch.
+        rows: tokens of texts; the first few that are not too long are the batch.
     """
-    ids, mask = pad_batch([row[:SAMPLE_TOKENS] for row in rows[:SAMPLE_TEXTS]])
+    # Whole ones: a cut could leave nothing of the turns that the probe reads.
+    fit = [row for row in rows if len(row) <= SAMPLE_TOKENS][:SAMPLE_TEXTS]
+    batch = [as_tokens(row) for row in fit or [min(rows, key=len)]]
+    ids, mask = pad_batch(batch)
 
     def bare() -> None:
         model.backend.forward(ids, mask)
 
     def ridden() -> None:
         with watch(model.backend, [artefact], allow_mismatch=True) as reading:
+            reading.expect(batch)
             model.backend.forward(ids, mask)
             reading.probabilities()
 
