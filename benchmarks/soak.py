@@ -2,10 +2,12 @@
 
     python -m benchmarks.soak                     ten minutes on the embedded model
     python -m benchmarks.soak --seconds 1800      longer
+    python -m benchmarks.soak --seconds 60 --texts 8 --tokens 6     what fits into two minutes
 
 Answers whole and in streams, completions, classifications and moderations, from clients of which
 some hang up, some send what is no request, and one swaps a probe. Every verdict is compared with
-that of the same text alone. Memory is the server's resident set, once a second.
+that of the same text alone. Among them are attacks (`benchmarks/attacks.py`). Memory is the
+server's resident set, and health is asked, five times a second.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ import httpx
 import psutil
 import torch
 
+from benchmarks.attacks import ATTACKS
 from benchmarks.result_file import write_result
 from pillion.core import Shape
 from pillion.examples import load_example
@@ -55,6 +58,9 @@ MIX = {
     "hang_up": 8,
     "malformed": 6,
     "swap": 2,
+    "numbers": 4,
+    "bodies": 4,
+    "work": 1,
 }
 """Kinds of requests, and how often they come."""
 
@@ -83,7 +89,8 @@ class Seen:
         faults: what must not have happened.
         differences: largest difference to the verdicts of the texts alone, by part.
         same_text: answers that were, token for token, those of the text alone.
-        memory: the server's resident bytes, once a second.
+        memory: the server's resident bytes, five times a second.
+        health: seconds until health was answered, as often.
     """
 
     statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -92,6 +99,7 @@ class Seen:
     verdicts: int = 0
     same_text: int = 0
     memory: list[int] = field(default_factory=list)
+    health: list[float] = field(default_factory=list)
 
     def compare(self, part: str, got: float, wanted: tuple[float, ...], tolerance: float) -> None:
         """A probability must be one of those wanted."""
@@ -232,6 +240,32 @@ class Client:
         if answer.status_code != 400 or "error" not in answer.json():
             self.seen.faults.append(f"malformed: {answer.status_code}")
 
+    async def numbers(self, _: str) -> None:
+        """Sends a number at the edge of what there is."""
+        await self._attack("numbers")
+
+    async def bodies(self, _: str) -> None:
+        """Sends a body that takes long to read."""
+        await self._attack("bodies")
+
+    async def work(self, _: str) -> None:
+        """Sends more to read than a step takes."""
+        await self._attack("work")
+
+    async def _attack(self, kind: str) -> None:
+        path, body, fine = self.random.choice(ATTACKS[kind])
+        headers = {"Content-Type": "application/json"}
+        try:
+            answer = await self.http.post(path, content=body, headers=headers)
+        except (httpx.ReadError, httpx.WriteError):
+            if kind != "bodies":
+                raise
+            self.seen.statuses[kind, 0] += 1  # refused before all of it was sent
+            return
+        self.seen.statuses[kind, answer.status_code] += 1
+        if answer.status_code not in fine:
+            self.seen.faults.append(f"{kind}: {answer.status_code} {answer.text[:200]}")
+
     async def swap(self, _: str) -> None:
         """Puts one version of the probe in the place of the other."""
         body = {"path": self.random.choice(("one", "two"))}
@@ -275,9 +309,14 @@ async def load(url: str, process: psutil.Process, known: Known, options: Any) ->
     seen, until = Seen(), time.monotonic() + options.seconds
     clients = [Client(url, known, seen, options.tokens, i) for i in range(options.clients)]
     working = [asyncio.ensure_future(client.run(until)) for client in clients]
-    while time.monotonic() < until:
-        await asyncio.sleep(1)
-        seen.memory.append(process.memory_info().rss)
+    async with httpx.AsyncClient(base_url=url, timeout=60) as http:
+        while time.monotonic() < until:
+            await asyncio.sleep(0.2)
+            seen.memory.append(process.memory_info().rss)
+            begin = time.perf_counter()
+            if (await http.get("/health")).status_code != 200:
+                seen.faults.append("health failed")
+            seen.health.append(time.perf_counter() - begin)
     await asyncio.gather(*working)
     return seen
 
@@ -320,6 +359,7 @@ def rows(seen: Seen, seconds: float, known: Known, log: list[Any]) -> list[dict[
             for part, off in seen.differences.items()
         },
         "memory_last_third_bytes": (last, middle),
+        "worst_health_seconds": (max(seen.health), 0.3),
     }
     return [
         {

@@ -99,6 +99,7 @@ class Scan:
                     f"The body has {got:,} {what} or more, this server reads {most:,}; send less "
                     "at once.",
                     "body_too_complex",
+                    headers={"Connection": "close"},  # the rest of it is not read
                 )
 
 
