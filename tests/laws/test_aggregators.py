@@ -274,6 +274,63 @@ def test_layer_weights_of_a_gate_sum_to_one_in_every_row(generator: torch.Genera
     assert weights.std() > 0.01
 
 
+# --- prefixes
+
+ENDS = (1, 2, 5, 6, TOKENS)
+
+
+@each_variant
+@each_output
+@each_side
+def test_votes_after_a_prefix_are_those_of_its_tokens_alone(
+    variant: Any, outputs: int, side: str, generator: torch.Generator
+) -> None:
+    network = make(variant, outputs)
+    rows = rows_of(states(generator))
+    hidden, mask = padded(rows, TOKENS, side, 1e4), mask_of(LENGTHS, TOKENS, side)
+    found = network.prefix_votes(hidden, mask, ENDS, inverse_rms(hidden))
+
+    for place, end in enumerate(ENDS):
+        assert_equal(found[:, :, place], network.votes(hidden[:, :, :end], mask[:, :end]))
+    if side == "right":  # a row that is over is whole in every longer prefix
+        cut = [
+            network.votes(row[:, None, :4], torch.ones(1, min(4, row.shape[1])).bool())
+            for row in rows
+        ]
+        assert_equal(network.prefix_votes(hidden, mask, [4])[:, :, 0], torch.cat(cut, 1))
+
+
+@each_variant
+def test_prefixes_differ_from_the_whole_unless_the_first_token_decides(
+    variant: Any, generator: torch.Generator
+) -> None:
+    network, hidden = make(variant), states(generator)
+    mask = torch.ones(len(LENGTHS), TOKENS, dtype=torch.bool)
+    found = network.prefix_votes(hidden, mask, ENDS)
+    moved = distance(found[:, :, 2], found[:, :, -1])
+
+    assert moved < 1e-5 if variant[0] == "first" else moved > 0.01
+
+
+@each_variant
+def test_every_prefix_teaches_the_weights_what_its_tokens_alone_would(
+    variant: Any, generator: torch.Generator
+) -> None:
+    network, rows = make(variant), rows_of(states(generator))
+    hidden, mask = padded(rows, TOKENS, "right", 0.0), mask_of(LENGTHS, TOKENS, "right")
+    how = torch.randn(len(ENDS), generator=generator)
+
+    def gradient(votes: Tensor) -> Tensor:
+        network.zero_grad()
+        (votes.square() * how[:, None]).sum().backward()
+        found = [p.grad for p in network.parameters() if p.grad is not None]
+        return torch.cat([grad.flatten() for grad in found])
+
+    one_by_one = [network.votes(hidden[:, :, :end], mask[:, :end]) for end in ENDS]
+    wanted = gradient(torch.stack(one_by_one, dim=2))
+    assert_equal(gradient(network.prefix_votes(hidden, mask, ENDS)), wanted, 1e-4)
+
+
 # --- padding
 
 

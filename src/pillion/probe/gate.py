@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pillion.core import Shape
+from pillion.probe import softmax
 from pillion.probe.network import (
     Fold,
     Network,
@@ -24,6 +25,7 @@ from pillion.probe.network import (
     Tap,
     hide_tokens,
     inverse_rms_by_layer,
+    running,
 )
 from pillion.probe.softmax import FLOOR
 
@@ -109,13 +111,53 @@ class Gate(Network):
         pooled = self._pool(weights, hidden).view(hidden.shape[1], members, -1).transpose(0, 1)
         return pooled @ self.weight.view(members, -1, outputs) + self.bias
 
+    def prefix_votes(
+        self,
+        hidden: Float[Tensor, "layer batch token dim"],
+        mask: Bool[Tensor, "batch token"],
+        ends: Sequence[int],
+        scale: Float[Tensor, "layer batch token"] | None = None,
+    ) -> Float[Tensor, "member batch prefix output"]:
+        """See `Network.prefix_votes`: the classes are read of every token, as the tap does."""
+        heads = self.num_heads
+        classes = self.weight.permute(1, 0, 2).flatten(1)
+        values = self._read(hidden, torch.cat([self.layer_score.T, classes], dim=1))
+        if self.settings.normalise:
+            scale = inverse_rms_by_layer(hidden) if scale is None else scale
+            values = values * scale[..., None]
+        own, of_layers, of_classes = values.split([heads, heads, classes.shape[1]], dim=-1)
+        content = torch.cat([of_layers[..., None], of_classes.unflatten(-1, (heads, -1))], dim=-1)
+        scores = self._bound(own)
+        if self.training:
+            mask = hide_tokens(mask, self.settings.token_dropout)
+
+        def summarise(chunk: slice) -> State:
+            return softmax.summarise(scores[:, :, chunk], content[:, :, chunk], mask[:, chunk])
+
+        states = running(summarise, softmax.merge, ends)
+        return torch.stack([self._read_out(softmax.mean(state)) for state in states], dim=2)
+
+    def _read_out(
+        self, pooled: Float[Tensor, "layer batch head content"]
+    ) -> Float[Tensor, "member batch output"]:
+        """From each head's layer score and classes, pooled over tokens, to logits."""
+        by_layer = self._bound(pooled[..., :1]).softmax(0)
+        each = (by_layer * pooled[..., 1:]).sum(0)
+        return each.unflatten(1, (self.settings.members, -1)).sum(2).transpose(0, 1) + self.bias
+
     def _scores(
         self, hidden: Float[Tensor, "layer batch token dim"]
     ) -> Float[Tensor, "layer batch token column"]:
         """A token score of the layer's own and a layer score, of each head."""
+        return self._read(hidden, self.layer_score.T)
+
+    def _read(
+        self, hidden: Tensor, shared: Float[Tensor, "dim common"]
+    ) -> Float[Tensor, "layer batch token column"]:
+        """Token scores of the layer's own, and columns that all layers share."""
         layers, batch, tokens, dim = hidden.shape
-        shared = self.layer_score.T.expand(layers, -1, -1)
-        columns = torch.cat([self.token_score, shared], dim=2).to(hidden.dtype)
+        columns = torch.cat([self.token_score, shared.expand(layers, -1, -1)], dim=2)
+        columns = columns.to(hidden.dtype)
         return (hidden.reshape(layers, -1, dim) @ columns).float().view(layers, batch, tokens, -1)
 
     @staticmethod

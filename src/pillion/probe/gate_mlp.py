@@ -25,6 +25,7 @@ from pillion.probe.network import (
     Tap,
     hide_tokens,
     inverse_rms_by_layer,
+    running,
 )
 
 
@@ -77,6 +78,28 @@ class GateMlp(Network):
         scale: Float[Tensor, "layer batch token"] | None = None,
     ) -> Float[Tensor, "batch output"]:
         """Logits by the definition. Wide products run in the dtype of `hidden`, sums in fp32."""
+        return self.read_out(softmax.mean(self.pool(*self._values(hidden, mask, scale))))
+
+    def prefix_votes(
+        self,
+        hidden: Float[Tensor, "layer batch token dim"],
+        mask: Bool[Tensor, "batch token"],
+        ends: Sequence[int],
+        scale: Float[Tensor, "layer batch token"] | None = None,
+    ) -> Float[Tensor, "member batch prefix output"]:
+        """See `Network.prefix_votes`."""
+        values, mask = self._values(hidden, mask, scale)
+
+        def summarise(chunk: slice) -> State:
+            return self.pool(values[:, :, chunk], mask[:, chunk])
+
+        states = running(summarise, softmax.merge, ends)
+        return torch.stack([self.read_out(softmax.mean(state)) for state in states], dim=1)[None]
+
+    def _values(
+        self, hidden: Tensor, mask: Tensor, scale: Tensor | None
+    ) -> tuple[Float[Tensor, "layer batch token tap"], Bool[Tensor, "batch token"]]:
+        """Tapped values that learn, and which tokens count."""
         layers, batch, tokens, dim = hidden.shape
         columns = torch.cat([self.token_score, self.value], dim=2).to(hidden.dtype)
         values = torch.bmm(hidden.reshape(layers, -1, dim), columns).float()
@@ -86,7 +109,7 @@ class GateMlp(Network):
             values = values * scale[..., None]
         if self.training:
             mask = hide_tokens(mask, self.settings.token_dropout)
-        return self.read_out(softmax.mean(self.pool(values, mask)))
+        return values, mask
 
     def pool(
         self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]

@@ -9,9 +9,9 @@ Knows neither engines nor files.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import ClassVar
 
 import torch
@@ -165,6 +165,33 @@ class Network(nn.Module, ABC):
         """
         return self(hidden, mask, scale)[None]
 
+    def prefix_votes(
+        self,
+        hidden: Float[Tensor, "layer batch token dim"],
+        mask: Bool[Tensor, "batch token"],
+        ends: Sequence[int],
+        scale: Float[Tensor, "layer batch token"] | None = None,
+    ) -> Float[Tensor, "member batch prefix output"]:
+        """`votes` after the first tokens alone, once for each of several ends.
+
+        Law: prefix i equals `votes` of the first `ends[i]` positions, whatever follows them. A
+        network that folds does each token's work once; by default each prefix is read anew.
+
+        Args:
+            hidden: states; what lies in the padding does not matter.
+            mask: which of them are tokens.
+            ends: positions at which a prefix ends, from 1, rising. A row that is over before is
+                whole in a longer prefix, if it is padded on the right.
+            scale: as of `forward`.
+        """
+        each = (
+            self.votes(
+                hidden[:, :, :end], mask[:, :end], None if scale is None else scale[:, :, :end]
+            )
+            for end in ends
+        )
+        return torch.stack(list(each), dim=2)
+
     @abstractmethod
     def tap(self) -> Tap | None:
         """The linear read; None if the values are the states themselves (not tappable)."""
@@ -234,6 +261,22 @@ def inverse_rms_by_layer(
     for layer_id, states in enumerate(hidden):
         out[layer_id] = inverse_rms(states.float())
     return out
+
+
+def running(
+    summarise: Callable[[slice], State],
+    merge: Callable[[State, State], State],
+    ends: Sequence[int],
+) -> Iterator[State]:
+    """The states of growing prefixes: each chunk is summarised once and merged into the last.
+
+    Args:
+        summarise: the state of the positions of a slice.
+        merge: of two neighbouring chunks.
+        ends: where the prefixes end, from 1, rising.
+    """
+    chunks = (summarise(slice(begin, end)) for begin, end in pairwise((0, *ends)))
+    return accumulate(chunks, merge)
 
 
 def hide_tokens(mask: Bool[Tensor, "batch token"], share: float) -> Bool[Tensor, "batch token"]:

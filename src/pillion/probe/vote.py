@@ -26,6 +26,7 @@ from pillion.probe.network import (
     Tap,
     hide_tokens,
     inverse_rms_by_layer,
+    running,
 )
 from pillion.probe.rolling import Rolling
 from pillion.probe.token_pools import TOKEN_POOLS, Attention, TokenPool
@@ -105,6 +106,31 @@ class Vote(Network):
         scale: Float[Tensor, "layer batch token"] | None = None,
     ) -> Float[Tensor, "batch output"]:
         """Logits by the definition. Wide products run in the dtype of `hidden`, sums in fp32."""
+        values, mask = self._values(hidden, mask, scale)
+        pool = self.token_pool()
+        return self.over_layers(pool.pooled(pool.summarise(*self.split(values), mask)))
+
+    def prefix_votes(
+        self,
+        hidden: Float[Tensor, "layer batch token dim"],
+        mask: Bool[Tensor, "batch token"],
+        ends: Sequence[int],
+        scale: Float[Tensor, "layer batch token"] | None = None,
+    ) -> Float[Tensor, "member batch prefix output"]:
+        """See `Network.prefix_votes`."""
+        values, mask = self._values(hidden, mask, scale)
+        pool = self.token_pool()
+
+        def summarise(chunk: slice) -> State:
+            return pool.summarise(*self.split(values[:, :, chunk]), mask[:, chunk])
+
+        states = running(summarise, pool.merge, ends)
+        return torch.stack([self.over_layers(pool.pooled(state)) for state in states], dim=1)[None]
+
+    def _values(
+        self, hidden: Tensor, mask: Tensor, scale: Tensor | None
+    ) -> tuple[Float[Tensor, "layer batch token tap"], Bool[Tensor, "batch token"]]:
+        """Tapped values that learn, and which tokens count."""
         layers, batch, tokens, dim = hidden.shape
         own, shared = self._columns()
         columns = torch.cat([own, shared.expand(layers, -1, -1)], dim=2).to(hidden.dtype)
@@ -115,8 +141,7 @@ class Vote(Network):
             values = values * scale[..., None]
         if self.training:
             mask = hide_tokens(mask, self.settings.token_dropout)
-        pool = self.token_pool()
-        return self.over_layers(pool.pooled(pool.summarise(*self.split(values), mask)))
+        return values, mask
 
     def token_pool(self) -> TokenPool:
         """Stage 1, with the weights as they are now."""

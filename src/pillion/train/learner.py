@@ -19,6 +19,7 @@ from pillion.core import Shape
 from pillion.errors import StateError
 from pillion.probe import Network, build, make_settings
 from pillion.probe.task import Task, loss
+from pillion.train.prefixes import Prefixes, prefix_losses, prefixes_there
 from pillion.train.settings import ProbeConfig
 
 AVERAGE = 0.998
@@ -39,6 +40,7 @@ class Part:
         scale: 1 / rms of every state, computed once for all configurations; None if none asks.
         targets: of the rows.
         share: 1 / rows of the whole step: pieces add up to the mean over the step.
+        prefixes: those of the step to learn from; None for whole rows.
     """
 
     hidden: Float[Tensor, "layer batch token dim"]
@@ -46,6 +48,19 @@ class Part:
     scale: Float[Tensor, "layer batch token"] | None
     targets: Num[Tensor, " batch"] | Num[Tensor, "batch output"]
     share: float
+    prefixes: Prefixes | None = None
+
+    def losses(
+        self, network: Network, task: Task, weights: Float[Tensor, " label"]
+    ) -> Float[Tensor, "member batch"]:
+        """What every row and member of a network has to learn."""
+        if self.prefixes is None:
+            votes = network.votes(self.hidden, self.mask, self.scale)
+            return torch.stack([loss(task, vote, self.targets, weights) for vote in votes])
+        ends = self.prefixes.within(self.mask.shape[1])
+        votes = network.prefix_votes(self.hidden, self.mask, ends, self.scale)
+        there = prefixes_there(self.mask, ends)
+        return prefix_losses(task, votes, self.targets, weights, there, self.prefixes.weighing)
 
 
 @dataclass
@@ -106,9 +121,7 @@ class Learner:
         # From seed and step alone: neither companions nor an interruption can shift it.
         torch.manual_seed(self.config.seed * 1_000_003 + step)
         self.network.train()
-        votes = self.network.votes(part.hidden, part.mask, part.scale)
-        losses = torch.stack([loss(task, vote, part.targets, weights) for vote in votes])
-        total = losses.mean(0).sum() * part.share
+        total = part.losses(self.network, task, weights).mean(0).sum() * part.share
         value = total.item()
         if not math.isfinite(value):
             raise StateError(

@@ -26,6 +26,7 @@ from pillion.train.checkpoint import load_checkpoint, save_checkpoint
 from pillion.train.evaluate import evaluate_networks, score, shared_scale, validate
 from pillion.train.learner import Curve, Learner, Part, learning_rate
 from pillion.train.order import epoch_batches, parts
+from pillion.train.prefixes import check_weighing, drawn
 from pillion.train.reading import read_batches
 from pillion.train.settings import ProbeConfig, TrainSettings, require_configs
 
@@ -97,12 +98,14 @@ def train(
         device: where the probes are trained.
 
     Raises:
-        ConfigError: no configuration, or the checkpoint is of another run.
+        ConfigError: no configuration, prefixes that do not fit the task, or the checkpoint is of
+            another run.
         StateError: a loss is not finite.
         Interrupted: by Ctrl-C.
     """
     require_configs(list(configs))
     settings = settings or TrainSettings()
+    check_weighing(settings.prefixes or "none", task)
     shape = Shape(len(training.source.layers), training.source.dim, num_outputs(task, num_labels))
     folder = Path(checkpoint) if checkpoint is not None else None
     place = torch.device(device)
@@ -199,8 +202,8 @@ class _Run:
         metric = best if epoch and self.validation else None
         for learner in learners:
             learner.loss_sum = 0.0
-        for number, (row_ids, pieces) in enumerate(self._steps(batches, learners)):
-            step = epoch * self.steps_an_epoch + number
+        first = epoch * self.steps_an_epoch
+        for step, (row_ids, pieces) in enumerate(self._steps(batches, learners, first), first):
             for part in pieces:
                 for learner in learners:
                     learner.accumulate(part, self.task, self.weights, step)
@@ -210,22 +213,26 @@ class _Run:
             progress(stage, done, total, metric)
 
     def _steps(
-        self, batches: list[list[int]], learners: list[Learner]
+        self, batches: list[list[int]], learners: list[Learner], first: int
     ) -> Iterator[tuple[list[int], Iterator[Part]]]:
         """Each step's rows and its pieces, which have to be used before the next step."""
+        weighing = self.settings.prefixes or "none"
         lengths, networks = self.training.source.lengths, [one.network for one in learners]
         cut = [parts(row_ids, lengths, self.settings.max_tokens) for row_ids in batches]
         flat = [piece for pieces in cut for piece in pieces]
         states = read_batches(self.training.source, flat, self.device)
 
-        def pieces_of(pieces: list[list[int]], num_rows: int) -> Iterator[Part]:
+        def pieces_of(pieces: list[list[int]], step: int) -> Iterator[Part]:
+            every = [row_id for piece in pieces for row_id in piece]
+            longest = max(lengths[row_id] for row_id in every)
+            prefixes = drawn(weighing, longest, self.settings.order_seed, step)
             for piece in pieces:
                 hidden, mask = next(states)
                 scale = shared_scale(networks, hidden)
-                yield Part(hidden, mask, scale, self.targets[piece], 1 / num_rows)
+                yield Part(hidden, mask, scale, self.targets[piece], 1 / len(every), prefixes)
 
-        for row_ids, pieces in zip(batches, cut, strict=True):
-            yield row_ids, pieces_of(pieces, len(row_ids))
+        for step, (row_ids, pieces) in enumerate(zip(batches, cut, strict=True), first):
+            yield row_ids, pieces_of(pieces, step)
 
     def _validate(self, learners: list[Learner]) -> None:
         if self.validation is None:

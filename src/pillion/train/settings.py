@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pillion.errors import ConfigError
 from pillion.probe import aggregator, make_settings
+from pillion.train.prefixes import Weighing
 
 FEW_ROWS = 1000
 """Below this many training rows, batches of 32 leave too few steps to learn much."""
@@ -31,6 +32,8 @@ class TrainSettings(_Strict):
         class_weights: `balanced` makes every label count the same.
         order_seed: of the order of the rows.
         max_tokens: padded tokens that are held at once; longer batches are split, exactly.
+        prefixes: learn from prefixes of a row, too: `uniform` or `softmax`, see
+            `pillion.train.prefixes`; `none` from whole rows; None: the choice of whoever trains.
         refit: learn once more, from training and validation rows together, for as many epochs as
             were best; what is said of validation rows is said by the probe before that.
     """
@@ -42,6 +45,7 @@ class TrainSettings(_Strict):
     class_weights: Literal["none", "balanced"] = "none"
     order_seed: int = 0
     max_tokens: int = Field(default=4096, ge=1)
+    prefixes: Weighing | None = None
     refit: bool = False
 
     def rows_a_step(self, num_rows: int) -> int:
