@@ -160,3 +160,16 @@ def test_ctrl_c_keeps_nothing_and_says_so(
         probe.fit(TEXTS, LABELS)
     with pytest.raises(ConfigError, match="not trained"):
         probe.predict(NEW)
+
+
+def test_conversations_and_tables_of_zeros_and_ones_are_taken() -> None:
+    """One-hot labels became the classes `0` and `1`."""
+    talks = [[{"role": "user", "content": f"text {n}"}] for n in range(40)]
+    labels = np.eye(2, dtype=int)[np.arange(40) % 2]
+    model = pillion.LanguageModel.load("fake")
+    probe = pillion.Probe(model=model).fit(talks, labels)
+    assert probe.labels == ("label_0", "label_1")
+    assert probe.predict_proba(talks[:3]).shape == (3, 2)
+    assert len(probe.predict(iter(talks[:2]))) == 2
+    with pytest.raises(DataError, match="table of 2 columns"):
+        probe.predict(np.array([["a", "b"]]))

@@ -12,6 +12,7 @@ from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+import pillion
 from pillion import LanguageModel, ProbeClassifier
 from pillion.backends.fake import FakeBackend
 from pillion.errors import ConfigError
@@ -170,3 +171,15 @@ def test_with_a_model_weights_by_class_are_refused(model: LanguageModel) -> None
 def test_one_class_is_refused(model: LanguageModel) -> None:
     with pytest.raises(ValueError, match="only one class"):
         ProbeClassifier(model=model).fit(TEXTS, ["dog"] * len(TEXTS))
+
+
+def test_a_classifier_takes_a_table_of_one_column_and_conversations() -> None:
+    """A frame of one column gave one prediction, for the column's name."""
+    texts = [f"text {n}" for n in range(40)]
+    talks = [[{"role": "user", "content": text}] for text in texts]
+    model = pillion.LanguageModel.load("fake")
+    probe = pillion.ProbeClassifier(model=model, epochs=1).fit(texts, ["a", "b"] * 20)
+    assert len(probe.predict(np.array(texts)[:, None])) == 40
+    assert probe.predict(talks).tolist() == probe.predict(texts).tolist()
+    with pytest.raises(ValueError, match="table of 2 columns"):
+        probe.predict(np.array([["a", "b"]]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import numpy as np
 from jaxtyping import Float
 
 from pillion.core import OnTooLong, Scope, Template, Verdict
-from pillion.data import Rows
+from pillion.data import Rows, TableLayout
+from pillion.data.containers import text_cells
 from pillion.errors import ConfigError, Interrupted
 from pillion.fit import FitSettings, fit
 from pillion.probe import Artefact
@@ -93,23 +95,30 @@ class Probe:
 
     def fit(
         self,
-        texts: Sequence[str],
-        labels: Sequence[Any],
-        validation: tuple[Sequence[str], Sequence[Any]] | None = None,
+        texts: Any,
+        labels: Any,
+        validation: tuple[Any, Any] | None = None,
+        turn_labels: bool | None = None,
     ) -> Probe:
         """Trains on labelled texts; some choose the epoch if no validation rows are given.
 
         Args:
-            texts: one or more.
-            labels: one a text: strings, or lists of them for a multi-label probe. Numbers and
-                booleans become their `str`.
+            texts: one or more strings or conversations (lists of messages), in anything that has
+                an order.
+            labels: one a text: strings, or lists of them for a multi-label probe, or a table of
+                zeros and ones. Numbers and booleans become their `str`.
             validation: texts and labels that choose the epoch and the thresholds.
+            turn_labels: whether a list holds a label for each turn of its conversation; None where
+                only one reading is possible.
 
         Raises:
             DataError: labels that cannot be learnt, or texts that do not fit the model.
         """
-        rows = Rows.of(_several(texts), labels, "memory")
-        held = Rows.of(*validation, "memory (validation)") if validation else None
+        layout = TableLayout(turn_labels=turn_labels)
+        rows = Rows.of(_several(texts), labels, "memory", layout)
+        held = Rows.of(*validation, "memory (validation)", layout) if validation else None
+        for note in rows.notes:
+            warnings.warn(note, stacklevel=2)
         with tempfile.TemporaryDirectory(prefix="pillion-") as folder:
             work = Path(folder)
             try:
@@ -122,21 +131,22 @@ class Probe:
         self._artefact = Artefact(self.name, best.card, best.network)
         return self
 
-    def verdicts(self, texts: Sequence[str]) -> list[Verdict]:
+    def verdicts(self, texts: Any) -> list[Verdict]:
         """The verdict of every text."""
         artefact, how = self.artefact, self._settings.on_too_long
-        if not len(_several(texts)):
+        cells = text_cells(_several(texts))
+        if not cells:
             return []
-        checked = Rows.of(texts, None, "memory").texts
+        checked = Rows.of(cells, None, "memory").texts
         rows = self.model.score(checked, [artefact], on_too_long=how)
         return [row[self.name] for row in rows]
 
-    def predict(self, texts: Sequence[str]) -> list[Any]:
+    def predict(self, texts: Any) -> list[Any]:
         """The label of every text; a tuple of labels for a multi-label probe."""
         several = self.artefact.card.task == "multilabel"
         return [v.labels if several else v.label for v in self.verdicts(texts)]
 
-    def predict_proba(self, texts: Sequence[str]) -> Float[np.ndarray, "row label"]:
+    def predict_proba(self, texts: Any) -> Float[np.ndarray, "row label"]:
         """The probability of every label, in the order of `labels`."""
         rows = [[v.probs[label] for label in self.labels] for v in self.verdicts(texts)]
         return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.labels))
@@ -174,7 +184,7 @@ class Probe:
         return probe
 
 
-def _several(texts: Sequence[str]) -> Sequence[str]:
+def _several(texts: Any) -> Any:
     if isinstance(texts, str):
         raise ConfigError("Got one string where texts are meant; give a list: [text].")
     return texts

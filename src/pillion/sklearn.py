@@ -22,7 +22,9 @@ from torch import Tensor
 
 from pillion.api import Probe
 from pillion.core import Shape
-from pillion.errors import ConfigError
+from pillion.data.cells import Fault, text_of
+from pillion.data.containers import text_cells
+from pillion.errors import ConfigError, DataError
 from pillion.probe import Network
 from pillion.probe.task import Task, num_outputs, probabilities
 from pillion.runtime import LanguageModel
@@ -217,7 +219,7 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
         weights = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
         return torch.tensor(weights, dtype=torch.float32)
 
-    def _fit_texts(self, texts: list[str], ids: np.ndarray) -> Probe:
+    def _fit_texts(self, texts: list[Any], ids: np.ndarray) -> Probe:
         if self.class_weight not in (None, "balanced"):
             raise ConfigError("With texts, class_weight is None or 'balanced'.")
         config = self._config()
@@ -242,13 +244,16 @@ def _task(num_classes: int) -> Task:
     return "binary" if num_classes == 2 else "multiclass"
 
 
-def _texts(X: Any) -> list[str]:
-    """The texts as plain strings.
+def _texts(X: Any) -> list[Any]:
+    """The texts or conversations of a sequence, or of a table of one column.
 
     Raises:
-        ValueError: anything but a sequence of strings.
+        ValueError: anything but a sequence of strings or conversations.
     """
-    texts: list[Any] = [X] if isinstance(X, str) else list(X)
-    if isinstance(X, str) or not all(isinstance(text, str) for text in texts):
+    try:
+        texts = text_cells(X)
+    except DataError as error:
+        raise ValueError(f"With a model, X is a sequence of texts: {error}") from error
+    if any(isinstance(text_of("text", [text]), Fault) for text in texts):
         raise ValueError("With a model, X is a sequence of texts; for states leave model out.")
-    return [str(text) for text in texts]
+    return texts
