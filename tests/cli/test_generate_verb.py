@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,17 @@ from pillion.data import Rows
 FAKE = ("--model", "fake")
 
 
-def test_an_answer_comes_with_verdicts_of_prompt_and_response(run: Run, probe: Path) -> None:
-    ran = run("generate", "hi", "--probe", probe, *FAKE, "--max-tokens", "9", "--json")
+@pytest.fixture
+def reader(run: Run, data: Path, tmp_path: Path) -> Path:
+    """A probe of every token, with verdicts on prompt and answer."""
+    out = tmp_path / "reader" / "mood"
+    ran = run("train", "--data", data, *FAKE, "--out", out, "--scope", "all")
+    assert ran.code == 0
+    return out
+
+
+def test_an_answer_comes_with_verdicts_of_prompt_and_response(run: Run, reader: Path) -> None:
+    ran = run("generate", "hi", "--probe", reader, *FAKE, "--max-tokens", "9", "--json")
     assert ran.code == 0 and ran.err == ""
     done = ran.json
     assert done["num_tokens"] <= 9 and done["finish_reason"] in {"length", "stop"}
@@ -43,8 +53,8 @@ def test_the_seed_decides_what_is_drawn(run: Run) -> None:
     assert one == same != other
 
 
-def test_a_score_stands_under_every_character(run: Run, probe: Path) -> None:
-    shown = run("generate", "hi", "--probe", probe, *FAKE, "--max-tokens", "120").out
+def test_a_score_stands_under_every_character(run: Run, reader: Path) -> None:
+    shown = run("generate", "hi", "--probe", reader, *FAKE, "--max-tokens", "120").out
     head, *lines = shown.splitlines()
     assert head.split()[0] == "mood"
     texts, scores = lines[::2], lines[1::2]
@@ -56,13 +66,61 @@ def test_a_score_stands_under_every_character(run: Run, probe: Path) -> None:
 
 
 def test_control_codes_of_an_answer_do_not_reach_the_terminal(
-    run: Run, probe: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, reader: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FakeBackend, "decode", lambda *_: "\x1b[2Jboo\r\n\x07")
-    ran = run("generate", "hi", "--probe", probe, *FAKE, "--max-tokens", "4")
+    ran = run("generate", "hi", "--probe", reader, *FAKE, "--max-tokens", "4")
     assert ran.code == 0
     assert not set(ran.out) & set("\x1b\r\x07")
     assert streaming.STEPS[0] == " "
+
+
+def test_a_conversation_is_answered_and_its_last_user_judged(
+    run: Run, probe: Path, tmp_path: Path
+) -> None:
+    talk = [
+        {"role": "user", "content": "an awful mess"},
+        {"role": "assistant", "content": "Oh."},
+        {"role": "user", "content": "a lovely day"},
+    ]
+    file = tmp_path / "talk.json"
+    file.write_text(json.dumps(talk))
+    words = ("--probe", probe, *FAKE, "--max-tokens", "2", "--json")
+    whole = run("generate", "--messages", file, *words)
+    assert whole.code == 0 and whole.json["response"] == {}
+    file.write_text(json.dumps({"messages": talk[:2]}))
+    parts = run("generate", "a lovely day", "--messages", file, *words)
+    assert parts.json["prompt"] == whole.json["prompt"]
+    other = run("generate", "a lovely day", "--messages", file, "--system", "Be kind.", *words)
+    assert other.json["prompt"]["mood"]["probs"] != whole.json["prompt"]["mood"]["probs"]
+
+
+@pytest.mark.parametrize(
+    ("words", "content", "why"),
+    [
+        ((), None, "Got nothing to answer"),
+        (("--messages", "{}"), "no json", "is not JSON"),
+        (("--messages", "{}"), "[]", "has no turns"),
+        (("--messages", "{}"), '[{"role": "boss", "content": "x"}]', "unknown role 'boss'"),
+        (
+            ("--messages", "{}", "--system", "x"),
+            '[{"role": "system", "content": "y"}, {"role": "user", "content": "z"}]',
+            "Both --system and --messages",
+        ),
+        (
+            ("--messages", "{}"),
+            '[{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]',
+            "ends with an answer",
+        ),
+    ],
+)
+def test_turns_that_cannot_be_answered_are_refused(
+    run: Run, tmp_path: Path, words: tuple[str, ...], content: str | None, why: str
+) -> None:
+    file = tmp_path / "talk.json"
+    file.write_text(content or "")
+    ran = run("generate", *(word.format(file) if word == "{}" else word for word in words), *FAKE)
+    assert ran.code == 2 and why in ran.err
 
 
 def test_the_demo_trains_once_and_shows_what_its_probes_say(

@@ -18,14 +18,14 @@ from pillion.cli.app import (
     app,
     print_json,
 )
-from pillion.cli.output import check_text
+from pillion.cli.talk import asked
 from pillion.core import verdict_json
 from pillion.errors import ConfigError
 
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What the user says.")],
+    prompt: Annotated[str | None, typer.Argument(help="What the user says.")] = None,
     probe: Annotated[
         list[str] | None,
         typer.Option(
@@ -40,6 +40,15 @@ def generate(
         float, typer.Option(help="Draw from the likeliest tokens of this total probability.")
     ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, max=SEED_MAX, help="Of the draws.")] = 0,
+    messages: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Earlier turns: a JSON list of messages with role and content; - reads them from "
+            "standard input. Without PROMPT the last one is answered.",
+        ),
+    ] = None,
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="A system prompt.")] = None,
     template: Wrapping = "chat",
     model: Model = "embedded",
     dtype: Dtype = "auto",
@@ -47,21 +56,21 @@ def generate(
     allow_mismatch: AllowMismatch = False,
     as_json: Json = False,
 ) -> None:
-    """Answer a prompt, with verdicts from the same passes.
+    """Answer a prompt or a conversation, with verdicts from the same passes.
 
-    The verdicts of the prompt come first. Under each line of the answer stands a bar for every
-    token: the running probability of a label of the answer.
+    The verdicts of the prompt come first, of the turns that each probe reads. Under each line of
+    the answer stands a bar for every token: the running probability of a label of the answer.
     """
     from pillion.cli.streaming import show_answer
     from pillion.runtime import LanguageModel, Sampling, resolve
 
-    check_text(prompt, "The prompt")
+    text = asked(prompt, messages, system)
     artefacts = [resolve(folder) for folder in probe or []]
     sampling = Sampling(temperature, top_p, seed)
     language_model = LanguageModel.load(model, dtype, device)
     _check_room(max_tokens, language_model.backend.identity.context_tokens)
     stream = language_model.stream(
-        prompt, artefacts, max_tokens, sampling, template, allow_mismatch=allow_mismatch
+        text, artefacts, max_tokens, sampling, template, allow_mismatch=allow_mismatch
     )
     if not as_json:
         show_answer(stream, artefacts)
