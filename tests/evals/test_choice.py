@@ -57,6 +57,18 @@ def test_the_score_is_the_metric_that_leads_at_its_own_threshold() -> None:
     assert nothing.score == -math.inf and math.isfinite(nothing.log_loss)
 
 
+def test_the_model_that_is_used_is_the_one_that_was_judged() -> None:
+    """The penalty was fitted once more from another start, and decided a few rows otherwise."""
+    chance = np.random.default_rng(0)
+    features = chance.normal(size=(1400, 30))
+    ids = (features[:, :3].sum(1) + 3 * chance.normal(size=1400) > 0).astype(int)
+    held = features[800:], ids[800:]
+    model = fit_logistic((features[:800], ids[:800]), held, Goal("binary", 1, "auprc"), (0.1, 1.0))
+    again = quality("auprc", "binary", model.predict(held[0]), held[1])
+    assert again.score == model.quality.score
+    assert again.log_loss == pytest.approx(model.quality.log_loss, abs=1e-6)
+
+
 def test_folds_hold_every_row_back_once() -> None:
     held = np.concatenate([rows for _, rows in folds(23)])
     assert sorted(held) == list(range(23))

@@ -129,18 +129,20 @@ def fit_logistic(
     here = [(np.arange(num_train), np.arange(num_train, num_rows))]
     parts = list(folds(num_rows)) if is_few else here
     learners = [_Learner(_some(every, rows), goal) for rows, _ in parts]
+    fitted: dict[float, Logistic] = {}
 
     def measure(strength: float) -> Quality:
-        found = [
-            quality(goal.metric, goal.task, model.predict(asked[0]), asked[1])
-            for learner, (_, rows) in zip(learners, parts, strict=True)
-            for model, asked in [(learner.fit(strength), _some(every, rows))]
-        ]
+        found: list[Quality] = []
+        for learner, (_, rows) in zip(learners, parts, strict=True):
+            fitted[strength], asked = learner.fit(strength), _some(every, rows)
+            said = fitted[strength].predict(asked[0])
+            found.append(quality(goal.metric, goal.task, said, asked[1]))
         return together(found) if is_few else found[0]
 
     tried = widened(strengths, measure)
-    last = _Learner((learn, train[1]), goal) if is_few else learners[0]
-    model = last.fit(best_of(tried))
+    best = best_of(tried)
+    # The very model that was judged: another way to the same optimum ends a few rows beside it.
+    model = _Learner((learn, train[1]), goal).fit(best) if is_few else fitted[best]
     return replace(_turned_back(model, axes), tried=tried, num_folds=len(parts))
 
 

@@ -20,7 +20,7 @@ Link = Literal["softmax", "sigmoid"]
 Features = Any
 """A dense or sparse matrix of floats, a row a text."""
 
-GAIN, LEAST_GAIN = 1e-4, 1e-6
+GAIN, LEAST_GAIN = 1e-5, 1e-6
 """Converged: what another step would still take off the loss is below this share of it, or below so
 many nats a row."""
 STEPS, CG_STEPS, HALVINGS = 100, 250, 30
