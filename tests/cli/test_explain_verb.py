@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,28 @@ def test_what_does_not_go_together_is_refused(refused: Refused, probe: Path, dat
     assert "either --text or --data" in refused(*words, "--text", "a", "--data", data)
     assert "go with --text" in refused(*words, "--data", data, "--html", "x.html")
     assert "Unknown label 'good'" in refused(*words, "--text", "a", "--label", "good")
+
+
+def test_a_conversation_is_explained_turn_by_turn(run: Run, probe: Path, tmp_path: Path) -> None:
+    file = tmp_path / "talk.json"
+    talk = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "an awful mess"},
+        {"role": "assistant", "content": "Oh."},
+    ]
+    file.write_text(json.dumps(talk))
+    words = ("--probe", probe, "--model", "fake", "--messages", file, "--text", "a lovely day")
+    found = run("explain", *words, "--json").json
+    assert [s["role"] for s in found["segments"]] == ["system", "user", "assistant", "user"]
+    last = found["segments"][-1]
+    (each,) = found["contributions"].values()
+    added = [abs(sum(layer[t] for layer in each)) for t in range(len(found["tokens"]))]
+    assert all((a > 0) <= (last["begin"] <= t < last["end"]) for t, a in enumerate(added))
+    assert sum(a > 0 for a in added) > 1
+    shown = run("explain", *words).out
+    assert [line.split()[0] for line in shown.splitlines()[3:7]] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+    ]

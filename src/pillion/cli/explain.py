@@ -23,9 +23,10 @@ from pillion.cli.app import (
     progress_bar,
 )
 from pillion.cli.failures import usable
-from pillion.cli.output import check_text, write_lines
+from pillion.cli.output import write_lines
 from pillion.cli.places import check_file
 from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
+from pillion.cli.talk import asked
 from pillion.core import Template
 from pillion.errors import ConfigError, unknown_name
 
@@ -42,6 +43,12 @@ FOR, AGAINST = (31, 95, 168), (196, 84, 28)
 def explain(
     probe: Annotated[str, typer.Option(metavar="DIR", help="Folder of a trained probe.")],
     text: Annotated[str | None, typer.Option(help="One text to explain the verdict of.")] = None,
+    messages: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Turns before --text, or up to the last: a JSON list of messages."
+        ),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(help="Labelled texts instead: layer profiles of right and wrong items."),
@@ -76,8 +83,10 @@ def explain(
     from pillion.runtime import LanguageModel, checked
     from pillion.runtime import explain as explained
 
-    if (text is None) == (data is None):
-        raise ConfigError("Give either --text or --data, and not both.")
+    if (text is None and messages is None) == (data is None):
+        raise ConfigError(
+            "Give either --text or --data, and not both; --messages goes with --text, or alone."
+        )
     if data is not None and (html is not None or label is not None):
         raise ConfigError("--html and --label go with --text; leave them out with --data.")
     for path, option in ((png, "--png"), (html, "--html")):
@@ -87,13 +96,12 @@ def explain(
     artefact = checked(language_model.backend, probe, allow_mismatch)
     if data is not None:
         return _profiles(language_model, artefact, (data, how), on_too_long, png, as_json)
-    assert text is not None
     if label is not None and label not in artefact.card.labels:
         raise unknown_name("label", label, artefact.card.labels)
     found = explained(
         language_model,
         artefact,
-        check_text(text, "--text"),
+        asked(text, messages, None),
         template,
         on_too_long,
         allow_mismatch,
@@ -135,7 +143,9 @@ def _show(found: Explanation, label: str) -> None:
         f"{found.logit(label):+.3f} = tokens {by_token.sum():+.3f} "
         f"and {'bias' if found.exact else 'rest'} {found.rest_of(label):+.3f} ({how})\n"
     )
-    out.print(heat_line(found.tokens, by_token))
+    for who, part in parts_of(found):
+        line = heat_line(found.tokens[part], by_token[part], float(np.abs(by_token).max()))
+        out.print(Text(f"{who:<10} ", "bold") + line if who else line)
     out.print(f"\nlayers {found.layers[0]} to {found.layers[-1]}  {bars(by_layer)}")
     best = np.argsort(-np.abs(by_token))[:TOP_TOKENS]
     for token in best:
@@ -144,9 +154,24 @@ def _show(found: Explanation, label: str) -> None:
         out.print(f"{by_token[token]:+8.3f}  {name.strip()!r}, most at layer {layer}")
 
 
-def heat_line(tokens: tuple[str, ...], values: np.ndarray) -> Text:
-    """The text with a background a token: blue speaks for the label, orange against it."""
-    line, most = Text(), float(np.abs(values).max()) or 1.0
+def parts_of(found: Explanation) -> list[tuple[str, slice]]:
+    """Who speaks and which tokens, a turn each, without the template's; all of a lone text."""
+    if not found.segments:
+        return [("", slice(0, len(found.tokens)))]
+    return [
+        (s.role if s.kind == "content" else s.kind, slice(s.begin, s.end)) for s in found.segments
+    ]
+
+
+def heat_line(tokens: tuple[str, ...], values: np.ndarray, most: float = 0.0) -> Text:
+    """The text with a background a token: blue speaks for the label, orange against it.
+
+    Args:
+        tokens: of the text.
+        values: what each added.
+        most: the largest of a whole that this is a part of; 0 for that of these tokens.
+    """
+    line, most = Text(), most or float(np.abs(values).max(initial=0.0)) or 1.0
     for token, value in zip(tokens, values.tolist(), strict=True):
         share = abs(value) / most
         red, green, blue = (round(c * share) for c in (FOR if value > 0 else AGAINST))

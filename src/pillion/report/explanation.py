@@ -50,6 +50,10 @@ def plot_explanation(explanation: Mapping[str, Any], label: str, path: Path) -> 
         values = values - np.mean(list(explanation["contributions"].values()), axis=0)
     pairs = zip(explanation["tokens"], explanation["token_ids"], strict=True)
     names = [token or f"⟨{token_id}⟩" for token, token_id in pairs]
+    if segments := explanation.get("segments"):  # the template's tokens say nothing of a turn
+        own = [place for s in segments for place in range(s["begin"], s["end"])]
+        values, names = values[:, own], [names[place] for place in own]
+    total = len(names)
     values, names, first = _cut(values, names)
     figure = new_figure(min(16.0, 3 + 0.16 * len(names)), 2.5 + 0.1 * len(values))
     axes = figure.subplots()
@@ -60,10 +64,8 @@ def plot_explanation(explanation: Mapping[str, Any], label: str, path: Path) -> 
     axes.set_xticks(range(len(names)))
     axes.set_xticklabels([_plain(name) for name in names], rotation=90, fontsize=7)
     axes.set_ylabel("layer")
-    if first or len(names) < len(explanation["tokens"]):
-        axes.set_xlabel(
-            f"tokens {first} to {first + len(names) - 1} of {len(explanation['tokens'])}"
-        )
+    if first or len(names) < total:
+        axes.set_xlabel(f"tokens {first} to {first + len(names) - 1} of {total}")
     figure.colorbar(image, label=f"added for {label!r}")
     how = "exact" if explanation["exact"] else explanation["method"] + ", approximate"
     axes.set_title(f"{explanation['probe']}: {explanation['label']} ({how})", fontsize=10)

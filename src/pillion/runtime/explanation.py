@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pillion.core import OnTooLong, Template, Text, Verdict
+from pillion.core import OnTooLong, Segment, Template, Text, Verdict
 from pillion.probe import Artefact, Network
 from pillion.probe.network import inverse_rms_by_layer
 from pillion.runtime.attach import ProbeLike, checked
@@ -48,6 +48,7 @@ class Explanation:
         rest: what no token added: the bias where the method is exact.
         contributions: what each token at each layer added to each logit.
         softmax: whether the labels share a softmax, which sees only how logits differ.
+        segments: whose words the tokens are; none for a text without turns.
     """
 
     verdict: Verdict
@@ -60,6 +61,7 @@ class Explanation:
     rest: tuple[float, ...]
     contributions: Float[np.ndarray, "layer token label"]
     softmax: bool
+    segments: tuple[Segment, ...] = ()
 
     @property
     def exact(self) -> bool:
@@ -105,6 +107,7 @@ class Explanation:
             "logits": dict(zip(self.labels, self.logits, strict=True)),
             "rest": dict(zip(self.labels, self.rest, strict=True)),
             "contributions": dict(zip(self.labels, by_label, strict=True)),
+            "segments": [asdict(segment) for segment in self.segments],
         }
 
 
@@ -153,6 +156,7 @@ def explain(
         rest=tuple(rest.tolist()),
         contributions=each[:, 0].cpu().numpy(),
         softmax=artefact.card.task == "multiclass",
+        segments=token_ids.segments,
     )
 
 
