@@ -11,6 +11,7 @@ import torch
 
 from pillion.backends import load_backend
 from pillion.backends.base import Step
+from pillion.backends.steps import step_of
 from pillion.backends.transformers import TransformersBackend, find_blocks, fingerprint
 from pillion.errors import ConfigError, StateError
 from tiny_models import (
@@ -238,6 +239,98 @@ def test_one_sequence_is_not_taken_for_a_packed_batch(keywords: dict[str, Any]) 
     (step,) = watched_call(input_ids=torch.tensor([random_ids(6)]), **keywords).steps
 
     assert step.sequences is None
+
+
+def blocks(*lengths: int, future: bool = False) -> torch.Tensor:
+    """A mask of four dimensions in which sequences of these lengths see themselves alone."""
+    whole = torch.block_diag(*(torch.ones(n, n) for n in lengths)).bool()
+    return (whole if future else whole.tril())[None, None]
+
+
+def test_a_mask_of_four_dimensions_may_keep_packed_sequences_apart() -> None:
+    """Two packed sequences were read as one: a single verdict for both."""
+    (step,) = watched_call(
+        input_ids=torch.tensor([random_ids(6)]),
+        attention_mask=torch.zeros(1, 1, 6, 6).masked_fill(~blocks(3, 1, 2), -1e9),
+        use_cache=False,
+    ).steps
+
+    assert step.sequences is not None
+    assert step.sequences.tolist() == [0, 0, 0, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        torch.ones(6, 6).tril().bool()[None, None],
+        (torch.ones(6, 6).tril() - torch.ones(6, 6).tril(-3)).bool()[None, None],
+        torch.ones(1, 1, 6, 6).bool(),
+    ],
+    ids=["causal", "a window of 3", "all see all"],
+)
+def test_a_mask_of_four_dimensions_of_one_sequence_is_not_packed(mask: torch.Tensor) -> None:
+    (step,) = watched_call(input_ids=torch.tensor([random_ids(6)]), attention_mask=mask).steps
+
+    assert step.sequences is None
+
+
+PADDED = blocks(3, 3) & (torch.arange(6) != 5)[:, None] & (torch.arange(6) != 5)
+CROSSING = blocks(6)
+CROSSING[..., 3, :3] = False
+
+
+@pytest.mark.parametrize(
+    ("mask", "rows"),
+    [(blocks(3, 3).expand(2, -1, -1, -1), 2), (PADDED, 1), (CROSSING, 1)],
+    ids=["two packed rows", "padding", "sees others later"],
+)
+def test_sequences_that_cannot_be_told_apart_are_refused(mask: torch.Tensor, rows: int) -> None:
+    with pytest.raises(StateError, match="several sequences in a row"):
+        watched_call(input_ids=torch.ones(rows, 6, dtype=torch.long), attention_mask=mask)
+
+
+def test_a_mask_that_numbers_sequences_is_refused() -> None:
+    with pytest.raises(StateError, match="numbers sequences"):
+        watched_call(
+            input_ids=torch.ones(1, 4, dtype=torch.long),
+            attention_mask=torch.tensor([[1, 1, 2, 2]]),
+        )
+
+
+@pytest.mark.parametrize(("rows", "use_cache"), [(1, True), (1, None), (2, False)])
+def test_positions_that_begin_again_are_refused_where_the_model_lets_sequences_mix(
+    rows: int, use_cache: bool | None
+) -> None:
+    """With a KV cache the model does not keep them apart, yet each was given a verdict."""
+    with pytest.raises(StateError, match="lets these sequences see each other"):
+        watched_call(
+            input_ids=torch.ones(rows, 4, dtype=torch.long),
+            position_ids=torch.tensor([[0, 1, 0, 1]] * rows),
+            use_cache=use_cache,
+        )
+
+
+@torch.no_grad()
+def test_a_mask_may_be_given_by_its_place() -> None:
+    """It was overlooked there: padding was read as tokens."""
+    backend, watcher = TransformersBackend(tiny_model()), Watching()
+    mask = torch.tensor([[0, 1, 1]])
+    with backend.watch(watcher, [0]):
+        backend.decoder(torch.tensor([random_ids(3)]), mask)
+
+    assert watcher.steps[0].mask.tolist() == [[False, True, True]]
+
+
+@torch.no_grad()
+def test_masks_of_windows_alone_say_which_positions_are_padding() -> None:
+    """A model without a layer of full attention had its padding read as tokens."""
+    mask = blocks(1, 3)
+    mask[..., 0, 0] = False
+    ids = torch.tensor([random_ids(4)])
+    said = {"input_ids": ids, "attention_mask": {"sliding_attention": mask}}
+    step = step_of(tiny_model().model, said, {})
+
+    assert step.mask.tolist() == [[False, True, True, True]]
 
 
 @pytest.mark.parametrize("keywords", [{"return_dict": False}, {"use_cache": False}], ids=str)

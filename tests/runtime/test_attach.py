@@ -11,7 +11,7 @@ import torch
 
 from pillion.backends.fake import FakeBackend
 from pillion.backends.transformers import TransformersBackend
-from pillion.errors import ArtefactError, ConfigError, MismatchError
+from pillion.errors import ArtefactError, ConfigError, MismatchError, StateError
 from pillion.probe import Artefact
 from pillion.runtime import Reading, attach, watch
 from tiny_models import distance, hooks_of, make_artefact, random_ids, tiny_model, tiny_tokenizer
@@ -38,9 +38,6 @@ def labels(reading: Reading) -> list[str]:
 
 def test_every_pass_inside_the_context_is_read(model: Any, probe: Artefact) -> None:
     with attach(model, probe) as reading:
-        assert reading.verdicts() == []
-        assert reading.prompt_verdicts() == []
-        assert reading.probabilities() == {}
         model(IDS)
         first = reading.verdicts()
         model(IDS[:, :4].expand(2, -1))
@@ -159,6 +156,121 @@ def test_a_cut_also_counts_for_a_pass_without_a_cache(model: Any, probe: Artefac
         reading.cut()
         assert reading.verdicts() == []
         assert reading.prompt_verdicts() == prompt
+
+
+def test_a_model_that_has_not_run_has_no_verdicts(model: Any, probe: Artefact) -> None:
+    """An attach whose passes were never seen gave empty lists, and nobody noticed."""
+    with attach(model, probe) as reading:
+        for ask in (reading.verdicts, reading.prompt_verdicts, reading.probabilities):
+            with pytest.raises(StateError, match="seen no pass of the model"):
+                ask()
+
+
+@pytest.fixture(params=["wrapped", "in place", "its forward", "a block"])
+def compiled(request: pytest.FixtureRequest, model: Any) -> Any:
+    """A model that was compiled, and has run, before anything is attached."""
+    import torch._dynamo
+
+    torch._dynamo.reset()
+    how = request.param
+    run = torch.compile(model, backend="eager") if how == "wrapped" else model
+    if how == "in place":
+        model.compile(backend="eager")
+    elif how == "its forward":
+        model.forward = torch.compile(model.forward, backend="eager")
+    elif how == "a block":
+        model.model.layers[1].compile(backend="eager")
+    with torch.no_grad():
+        run(IDS)
+    return run
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("attached_to", ["what runs", "what was compiled"])
+@torch.no_grad()
+def test_a_model_that_was_compiled_before_is_read(
+    compiled: Any, model: Any, probe: Artefact, attached_to: str
+) -> None:
+    """Compiled passes left the hooks out: `verdicts() == []`, and nobody said so."""
+    with attach(compiled if attached_to == "what runs" else model, probe) as reading:
+        compiled(IDS)
+        found = reading.verdicts()
+        compiled(IDS[:, :4])
+        assert reading.verdicts() != found
+    fresh = tiny_model()
+    with attach(fresh, probe) as reading:
+        fresh(IDS)
+        (want,) = reading.verdicts()
+    assert found[0]["p"].probs == pytest.approx(want["p"].probs, abs=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@torch.no_grad()
+def test_a_model_that_is_compiled_while_it_is_read_stays_read(model: Any, probe: Artefact) -> None:
+    """What was compiled of one model was taken for another, without its hooks."""
+    other = tiny_model(seed=1)
+    torch.compile(other, backend="eager")(IDS)
+    with attach(model, probe) as reading:
+        model(IDS)
+        want = reading.verdicts()
+        run = torch.compile(model, backend="eager")
+        run(IDS[:, :3])
+        run(IDS)
+        assert reading.verdicts() == want
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_without_a_cache_the_prompts_verdicts_are_refused_rather_than_those_of_the_answer(
+    model: Any, probe: Artefact, rows: int
+) -> None:
+    """They were those of prompt and answer together, 0.2 away from the prompt's."""
+    ids = IDS.repeat(rows, 1)
+    how: dict[str, Any] = {
+        "attention_mask": torch.ones_like(ids),
+        "max_new_tokens": 3,
+        "do_sample": False,
+    }
+    with attach(model, probe) as reading:
+        model.generate(ids, use_cache=False, **how)
+        whole = reading.verdicts()
+        with pytest.raises(StateError, match="where it ends is not known"):
+            reading.prompt_verdicts()
+        answer = model.generate(ids, **how)
+        prompt = reading.prompt_verdicts()
+        model(answer[:, :-1], use_cache=False)
+        every = reading.verdicts()
+        model(IDS, use_cache=False)
+        alone = reading.prompt_verdicts()
+    assert [v["p"].probs for v in whole] == [pytest.approx(v["p"].probs, abs=1e-5) for v in every]
+    assert prompt[0]["p"].probs == pytest.approx(alone[0]["p"].probs, abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [2, 4, 5])
+def test_a_prompt_that_runs_in_chunks_has_no_verdicts_of_its_own(
+    model: Any, probe: Artefact, size: int
+) -> None:
+    """They were those of its first chunk, 0.5 away."""
+    with attach(model, probe) as reading:
+        model.generate(
+            IDS, max_new_tokens=3, prefill_chunk_size=size, do_sample=False, pad_token_id=0
+        )
+        with pytest.raises(StateError, match="where it ends is not known"):
+            reading.prompt_verdicts()
+        assert len(reading.verdicts()) == 1
+
+
+@torch.no_grad()
+def test_a_second_turn_leaves_the_prompts_verdicts_as_they_were(
+    model: Any, probe: Artefact
+) -> None:
+    backend = TransformersBackend(model)
+    cache = backend.new_cache()
+    with attach(model, probe) as reading:
+        for part in (IDS[:, :4], IDS[:, 4:5], IDS[:, 5:]):
+            model(part, **{backend.cache_word: cache})
+        found = reading.prompt_verdicts()
+        model(IDS[:, :4])
+        assert found[0]["p"].probs == pytest.approx(reading.verdicts()[0]["p"].probs, abs=1e-5)
 
 
 @torch.no_grad()

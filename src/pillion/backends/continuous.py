@@ -26,6 +26,8 @@ from pillion.backends.draws import Draws, processors
 from pillion.backends.faults import Faults, Scheduler
 from pillion.backends.paged import Chunk, Drawn, PagedSettings, PagedStep, PagedWatcher, Ticket
 from pillion.backends.prefixes import salt_prefixes
+from pillion.backends.rehearsal import Rehearsal, watcher_of
+from pillion.backends.steps import cache_given, named
 from pillion.backends.transformers import TransformersBackend
 from pillion.errors import ConfigError, RunError
 
@@ -55,21 +57,25 @@ class ContinuousBatching:
         self._cached: dict[str, int] = {}
         self._hooks: list[Any] = []
         self._watchers: Sequence[PagedWatcher] = ()
+        self._stepping: int | None = None  # the thread that runs a step of ours
         self._draws = Draws(self._tickets)
         self._manager = self._make_manager()
         cache = self._manager.batch_processor.cache
         self._pages = cache.cache_allocators.get(FULL)
         if self._pages is None:
+            self.close()
             raise ConfigError(
                 f"Model {backend.identity.name!r} has sliding-window attention in every layer; the "
                 "serving engine needs a layer that keeps all tokens. Serve another model."
             )
         self._cache = cache
-        salt_prefixes(cache, self._salt_of)
+        # Some ask for it to place tokens, although a step says where each of them stands.
+        cache.get_seq_length = lambda *_: 0  # type: ignore[method-assign]
         self._faults = Faults(self._manager, self._trial)
         self._alone, self._started = threading.Lock(), False
         self._step_began, self._step_seconds = 0.0, 0.0
-        self.watch(())
+        self._rehearse()
+        salt_prefixes(cache, self._salt_of)
 
     # -- sizes and counters
 
@@ -256,12 +262,34 @@ class ContinuousBatching:
                 self._choose_attention()
                 manager.warmup()  # makes the cache; no graph is captured
                 self._attend_as_alone()
-        except (ValueError, MemoryError) as error:
+        except Exception as error:  # configurations of any kind are read here
             self.backend.model.set_attn_implementation(self._attention)
+            words = str(error).strip().split("\n")[0].rstrip(".:")
             raise ConfigError(
-                f"Model {self.backend.identity.name!r} cannot be served with {sizes}: {error}."
+                f"Model {self.backend.identity.name!r} cannot be served with {sizes}: {words}."
             ) from error
         return manager
+
+    def _rehearse(self) -> None:
+        """A few steps, whose states must be those of the model alone.
+
+        Raises:
+            ConfigError: they are not.
+        """
+        watcher = watcher_of(self.backend)
+        self.watch([watcher])
+        try:
+            Rehearsal(self.backend, self._manager, self.page_tokens, self.capacity_tokens).run(
+                watcher
+            )
+        except ConfigError:
+            self.close()
+            raise
+        with torch.inference_mode():  # its buffers were made so
+            self._manager.batch_processor.reset()
+        self._cache.evict_cached_blocks()
+        self._draws.clear()
+        self.watch(())
 
     def _choose_attention(self) -> None:
         """Where the step would be masked, and nothing but causal attention is asked for."""
@@ -310,12 +338,12 @@ class ContinuousBatching:
             hook.remove()
         self._hooks = []
 
-    def _ours(self, kwargs: dict[str, Any]) -> bool:
-        """Whether a pass is a step of ours: others run the model while we are paused."""
-        return kwargs.get(self.backend.cache_word) is self._cache
-
-    def _begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not self._ours(kwargs):
+    def _begin(self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Notes whether a pass is a step of ours: others run the model while we are paused."""
+        said = named(decoder, args, kwargs)
+        ours = cache_given(said) is self._cache
+        self._stepping = threading.get_ident() if ours else None
+        if not ours:
             return
         self._step_began = time.perf_counter()
         step = self._step(kwargs)
@@ -325,22 +353,27 @@ class ContinuousBatching:
         for watcher in self._watchers:
             watcher.start(step)
 
+    @property
+    def _in_step(self) -> bool:
+        return self._stepping == threading.get_ident()
+
     def _before(self, watcher: PagedWatcher, layer: int) -> Callable[..., None]:
         def show(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if self._ours(kwargs):
+            if self._in_step:
                 watcher.see(layer, args[0] if args else kwargs["hidden_states"])
 
         return show
 
     def _after(self, watcher: PagedWatcher, layer: int) -> Callable[..., None]:
         def show(_: nn.Module, __: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            if self._ours(kwargs):
-                watcher.see(layer, output[0] if isinstance(output, tuple) else output)
+            if self._in_step:
+                watcher.see(layer, output[0] if isinstance(output, tuple | list) else output)
 
         return show
 
     def _end(self, _: nn.Module, __: tuple[Any, ...], kwargs: dict[str, Any], ___: Any) -> None:
-        if self._ours(kwargs):
+        if self._in_step:
+            self._stepping = None
             self._faults.torn = True
             for watcher in self._watchers:
                 watcher.end()

@@ -127,7 +127,7 @@ class FakeBackend(Backend):
                     one.start(cache, lambda: step)
                 hidden = self._run(token_ids, seen, past, self._highest(cache, logits))
                 for one in self._passes.watched:
-                    one.end(cache)
+                    one.end(cache, self._passes)
             finally:
                 for one in self._passes.watched:
                     one.fail()

@@ -21,16 +21,13 @@ from torch import Tensor, nn
 
 from pillion.backends.base import Backend, Step, Watcher
 from pillion.backends.codec import Codec
-from pillion.backends.watching import Watched, lock_of, passes_of
+from pillion.backends.steps import CACHE_WORDS, cache_given, named, step_of
+from pillion.backends.watching import Passes, Watched, lock_of, passes_of, uncompiled
 from pillion.core import Conversation, ModelIdentity, Template, Tokens
-from pillion.errors import ConfigError, StateError
+from pillion.errors import ConfigError
 
 SAMPLES = 4096
 """Numbers a weight tensor that go into the fingerprint, evenly spaced: any fine-tuning shows."""
-
-
-_CACHE_WORDS = ("cache", "past_key_values")
-"""What models call their KV cache; the second until transformers 5.23."""
 
 
 FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f")
@@ -57,6 +54,7 @@ class TransformersBackend(Backend):
         name: str = "",
         stored_dtype: torch.dtype | None = None,
     ) -> None:
+        model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
         self.model, self.tokenizer = model, tokenizer
         self.decoder, self.blocks = find_blocks(model)
         weight = next(model.parameters())
@@ -69,7 +67,9 @@ class TransformersBackend(Backend):
         self.vocab_size = model.get_input_embeddings().weight.shape[0]
         self._passes = passes_of(self.decoder)
         known = inspect.signature(self.decoder.forward).parameters
-        self.cache_word = next((w for w in _CACHE_WORDS if w in known), _CACHE_WORDS[-1])
+        self.cache_word = next((w for w in CACHE_WORDS if w in known), CACHE_WORDS[-1])
+        self._takes_positions = "position_ids" in known
+        self._takes_cache = self.cache_word in known
 
     def encode(self, text: str, template: Template) -> Tokens:
         """Token ids of a text, wrapped as the template says; see `Codec.encode`."""
@@ -100,6 +100,14 @@ class TransformersBackend(Backend):
         logits: bool = False,
     ) -> Float[Tensor, "batch vocab"] | None:
         """Runs one chunk; see `Backend.forward`."""
+        if cache is not None and not self._takes_cache:
+            raise ConfigError(
+                f"{type(self.model).__name__} keeps no KV cache, so that it cannot go on from "
+                "tokens that have run; score whole texts with it, or generate with another model."
+            )
+        if cache is None and not logits and not self._takes_positions:
+            # Such a model counts padding on the left as tokens; on the right it cannot matter.
+            token_ids, mask = _to_the_left(token_ids, mask)
         ids = token_ids.to(self.device)
         # Without padding the engine takes its fast causal path if it is given no mask.
         full = bool(mask.all())
@@ -114,10 +122,18 @@ class TransformersBackend(Backend):
             "use_cache": cache is not None,
         }
         with self._passes.lock:
-            if logits:
-                return self.model(**keywords, logits_to_keep=1).logits[:, -1]
-            with self._early_exit(possible=cache is None):
-                self.decoder(**keywords)
+            try:
+                if logits:
+                    return self.model(**keywords, logits_to_keep=1).logits[:, -1]
+                with self._early_exit(possible=cache is None):
+                    self.decoder(**keywords)
+            except ValueError as error:
+                if "not compatible with `" not in str(error):
+                    raise
+                raise ConfigError(
+                    f"{type(self.model).__name__} keeps a cache of its own kind; score whole texts "
+                    "with it, or generate with its own `generate`, with the probes attached."
+                ) from error
         return None
 
     @torch.inference_mode()
@@ -169,21 +185,22 @@ class TransformersBackend(Backend):
     def watch(self, watcher: Watcher, layers: Sequence[int]) -> Generator[None]:
         """Shows the watcher these layers of its own passes; leaves no hook behind."""
         one = Watched(watcher, max(layers, default=len(self.blocks)))
-        decoder = self.decoder
-        with self._passes.lock:
-            self._passes.watched.append(one)
+        decoder, passes = self.decoder, self._passes
+        with passes.lock:
+            passes.watched.append(one)
             handles = [
-                decoder.register_forward_pre_hook(_starter(one), with_kwargs=True),
+                decoder.register_forward_pre_hook(_starter(one, passes), with_kwargs=True),
                 *(self._show(one, layer) for layer in layers),
                 decoder.register_forward_hook(
-                    _ender(one, self.cache_word), with_kwargs=True, always_call=True
+                    _ender(one, passes, self.cache_word), with_kwargs=True, always_call=True
                 ),
             ]
         try:
-            yield
+            with uncompiled():
+                yield
         finally:
-            with self._passes.lock:
-                self._passes.watched.remove(one)
+            with passes.lock:
+                passes.watched.remove(one)
                 for handle in handles:
                     handle.remove()
                 one.release()
@@ -193,7 +210,7 @@ class TransformersBackend(Backend):
         """Ends a pass whose only purpose is to be watched, once all has been seen."""
         mine = self._passes.mine()
         top = max((one.top for one in mine), default=len(self.blocks))
-        if not possible or top == len(self.blocks):
+        if not possible or top == len(self.blocks) or self._loops:
             yield
             return
         # Hooks run in the order they came: the watchers have seen the block's input by now.
@@ -206,20 +223,44 @@ class TransformersBackend(Backend):
         for one in mine:
             one.watcher.end(None)
 
+    @cached_property
+    def _loops(self) -> bool:
+        """Whether a pass runs the blocks more than once: the first time is not a layer's state."""
+        runs: list[int] = []
+
+        def count(_: nn.Module, __: tuple[Any, ...]) -> None:
+            runs.append(1)
+
+        handle = self.blocks[0].register_forward_pre_hook(count)
+        try:
+            one = torch.ones(1, 1, dtype=torch.long, device=self.device)
+            self.decoder(input_ids=one, use_cache=False)
+        finally:
+            handle.remove()
+        return len(runs) > 1
+
     def _show(self, one: Watched, layer: int) -> Any:
         if layer < len(self.blocks):
 
             def before(_: nn.Module, args: tuple[Any, ...], kwargs: Any = None) -> None:
                 if one.passing:
-                    one.watcher.see(layer, args[0] if args else kwargs["hidden_states"])
+                    one.see(layer, args[0] if args else kwargs["hidden_states"])
 
             return self.blocks[layer].register_forward_pre_hook(before, with_kwargs=True)
 
         def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if one.passing:
-                one.watcher.see(layer, output[0] if isinstance(output, tuple) else output)
+                one.see(layer, output)
 
         return self.blocks[-1].register_forward_hook(after)
+
+
+def _to_the_left(
+    ids: Int[Tensor, "batch token"], mask: Bool[Tensor, "batch token"]
+) -> tuple[Int[Tensor, "batch token"], Bool[Tensor, "batch token"]]:
+    """The tokens of every row from its first place on, padding behind them."""
+    order = (~mask).long().argsort(dim=1, stable=True)
+    return ids.gather(1, order.to(ids.device)), mask.gather(1, order)
 
 
 class _Seen(Exception):
@@ -349,16 +390,19 @@ def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
 # its keyword arguments. Such a pass is no one's own.
 
 
-def _starter(one: Watched) -> Callable[..., None]:
-    def start(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+def _starter(one: Watched, passes: Passes) -> Callable[..., None]:
+    def start(
+        decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> None:
         if kwargs is not None:
-            one.start(_cache_given(kwargs), lambda: _step(args, kwargs))
+            said = named(decoder, args, kwargs)
+            one.start(cache_given(said), lambda: step_of(decoder, said, passes.counted))
 
     return start
 
 
-def _ender(one: Watched, word: str) -> Callable[..., None]:
-    def end(_: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
+def _ender(one: Watched, passes: Passes, word: str) -> Callable[..., None]:
+    def end(decoder: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
         if not one.passing:
             return
         kwargs, output = rest
@@ -367,68 +411,6 @@ def _ender(one: Watched, word: str) -> Callable[..., None]:
             return
         cache = getattr(output, word, None)
         # A tuple, or use_cache=False: a cache that came in is filled all the same.
-        one.end(_cache_given(kwargs) if cache is None else cache)
+        one.end(cache_given(named(decoder, args, kwargs)) if cache is None else cache, passes)
 
     return end
-
-
-def _cache_given(kwargs: dict[str, Any]) -> Any:
-    return next((kwargs[word] for word in _CACHE_WORDS if kwargs.get(word) is not None), None)
-
-
-def _step(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step:
-    """What a call of the decoder says of its batch."""
-    tokens = args[0] if args else kwargs.get("input_ids")
-    ids = tokens
-    if tokens is None:
-        tokens = kwargs["inputs_embeds"][..., 0]
-    batch, chunk = tokens.shape
-    cache = _cache_given(kwargs)
-    past = 0 if cache is None else int(cache.get_seq_length())
-    mask = kwargs.get("attention_mask")
-    if isinstance(mask, dict):  # one a kind of layer; the full one knows every token
-        mask = mask.get("full_attention")
-    if mask is None:
-        seen = torch.ones(batch, chunk, dtype=torch.bool, device=tokens.device)
-    else:
-        seen = _seen(mask, past, chunk).expand(batch, chunk)
-    sequences = _sequences(kwargs, batch, chunk) if mask is None and past == 0 else None
-    return Step(mask=seen, cache=cache, past_tokens=past, sequences=sequences, ids=ids)
-
-
-def _seen(mask: Any, past: int, chunk: int) -> Bool[Tensor, "batch chunk"]:
-    """Which positions of the chunk hold a token, by an attention mask.
-
-    Raises:
-        StateError: for a mask that does not say it.
-    """
-    shape = tuple(mask.shape) if isinstance(mask, torch.Tensor) else ()
-    if len(shape) == 2 and shape[1] >= past + chunk:
-        return mask[:, past : past + chunk].bool()
-    if len(shape) == 4 and shape[3] >= past + chunk:
-        # Made beforehand, as for a static cache: a token may look at itself, padding may not.
-        itself = mask[:, 0].diagonal(past, 1, 2)[:, :chunk]
-        return itself if itself.dtype == torch.bool else itself == 0
-    raise StateError(
-        f"The attention mask ({type(mask).__name__} {shape or ''}) does not say which of {chunk} "
-        f"positions after {past} hold a token; give one of [batch, {past + chunk}], and load the "
-        "model with attn_implementation='sdpa' or 'eager'."
-    )
-
-
-def _sequences(kwargs: dict[str, Any], batch: int, chunk: int) -> Int[Tensor, " chunk"] | None:
-    """Which sequence each position of a packed batch belongs to; None if it is not packed."""
-    bounds = kwargs.get("cu_seq_lens_q")
-    positions = kwargs.get("position_ids")
-    if batch != 1:
-        return None
-    if bounds is not None:
-        marks = torch.zeros(chunk + 1, dtype=torch.long, device=bounds.device)
-        marks[bounds[1:-1].long()] = 1
-        return marks[:-1].cumsum(0)
-    if positions is None or positions.ndim != 2:
-        return None
-    breaks = (positions[0].diff() != 1).long()
-    if not bool(breaks.any()):
-        return None
-    return torch.cat([breaks.new_zeros(1), breaks.cumsum(0)])

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -33,11 +35,13 @@ class Passes:
     Attributes:
         lock: held by a pass, and by whoever adds or removes hooks.
         watched: who watches now.
+        counted: positions that were seen to go into each KV cache.
     """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.watched: list[Watched] = []
+        self.counted: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
     def mine(self) -> list[Watched]:
         """Those who are shown a pass that begins here without a KV cache."""
@@ -64,6 +68,34 @@ def passes_of(model: object) -> Passes:
         return _PASSES.setdefault(model, Passes())
 
 
+class _Stance:
+    """How many contexts of `uncompiled` are open, and what was set before the first."""
+
+    lock = threading.Lock()
+    count = 0
+    before: Any = None
+
+
+@contextmanager
+def uncompiled() -> Generator[None]:
+    """Inside, compiled functions run as they are written.
+
+    What torch.compile has made of a model leaves out hooks that came later, and may be taken for
+    another model of the class: passes would not be seen, without an error.
+    """
+    with _Stance.lock:
+        if _Stance.count == 0:
+            _Stance.before = torch.compiler.set_stance("force_eager")
+        _Stance.count += 1
+    try:
+        yield
+    finally:
+        with _Stance.lock:
+            _Stance.count -= 1
+            if _Stance.count == 0:
+                _Stance.before.__exit__(None, None, None)
+
+
 class Watched:
     """A watcher and which passes it is shown.
 
@@ -79,6 +111,7 @@ class Watched:
         self.watcher, self.top = watcher, top
         self._owner = runner()
         self._follower = _CacheFollower(watcher)
+        self._layer, self._tokens, self._shape = -1, 0, torch.Size()
         self._thread: int | None = None  # that runs the pass which is being shown
 
     def sees(self, cache: object | None) -> bool:
@@ -104,15 +137,46 @@ class Watched:
                 "probes in each thread by itself."
             )
         self._thread = threading.get_ident()
-        self.watcher.start(step())
+        now = step()
+        self._layer, self._shape, self._tokens = (
+            -1,
+            now.mask.shape,
+            now.past_tokens + now.mask.shape[1],
+        )
+        self.watcher.start(now)
 
-    def end(self, cache: object | None) -> None:
+    def see(self, layer: int, hidden: Any) -> None:
+        """What a block takes or gives.
+
+        Args:
+            layer: after so many blocks.
+            hidden: the states, alone or first among others.
+
+        Raises:
+            StateError: the model has no single state a token there.
+        """
+        if layer <= self._layer:
+            raise StateError(
+                "This model runs its blocks more than once in a pass, so that a layer has no "
+                "single state a token; probes read models that run each block once."
+            )
+        self._layer = layer
+        states = hidden[0] if isinstance(hidden, tuple | list) else hidden
+        if states.ndim != 3 or states.shape[:2] != self._shape:
+            raise StateError(
+                f"Layer {layer} of this model has states of shape {list(states.shape)} for "
+                f"{list(self._shape)} tokens; probes read models with one state a token and layer."
+            )
+        self.watcher.see(layer, states)
+
+    def end(self, cache: object | None, passes: Passes) -> None:
         """A pass that it was shown is over, and this cache holds its tokens."""
         if not self.passing:
             return
         self._thread = None
         self.watcher.end(cache)
         if cache is not None:
+            passes.counted[cache] = self._tokens
             self._follower.follow(cache)
 
     def fail(self) -> None:

@@ -67,6 +67,7 @@ class Reading:
         self._tracks: weakref.WeakKeyDictionary[object, Track] = weakref.WeakKeyDictionary()
         self._track: Track | None = None
         self._step = _NO_STEP
+        self._last: Step | None = None
         self._before: Track | None = None
         self._packed: Packed | None = None
         self._device, self._reasoning, self._encode = device, reasoning, encode
@@ -227,25 +228,44 @@ class Reading:
 
         A row in which a probe has read no token of its scope has its probabilities of no tokens;
         `verdicts` leaves them out.
+
+        Raises:
+            StateError: no pass of the model was seen.
         """
-        return self._read_out(self._track.states) if self._track else {}
+        return self._read_out(self._seen().states)
 
     def verdicts(self) -> list[dict[str, Verdict]]:
         """One mapping a batch row: probe name -> verdict of what was read since the last cut.
 
         Without a probe that has read no token of its scope.
+
+        Raises:
+            StateError: no pass of the model was seen.
         """
-        return self._verdicts(self._track.states, self._track.counts) if self._track else []
+        track = self._seen()
+        return self._verdicts(track.states, track.counts)
 
     def prompt_verdicts(self) -> list[dict[str, Verdict]]:
-        """Verdicts of the first pass over the current batch: the prompt, if it was not cut up."""
-        return self._verdicts(*self._track.prompt) if self._track else []
+        """Verdicts of the first pass over the current batch, the prompt.
+
+        Raises:
+            StateError: no pass was seen, or several in which the prompt cannot be told.
+        """
+        prompt = self._seen().prompt
+        if prompt is None:
+            raise StateError(
+                "The prompt ran in several passes, or again with each token (use_cache=False), so "
+                "where it ends is not known; ask for its verdicts after the first pass, or let it "
+                "run whole and with a KV cache."
+            )
+        return self._verdicts(*prompt)
 
     @property
     def held_bytes(self) -> int:
         """Memory held now for the sequences being followed, in bytes."""
         track = self._track
-        kept = [*track.states, *track.prompt[0]] if track else []
+        prompt = track.prompt[0] if track and track.prompt else ()
+        kept = [*track.states, *prompt] if track else []
         tensors = {id(t): t for state in filter(None, kept) for t in state.values()}
         tensors |= {id(t): t for t in self._values if t is not None}
         tensors |= {id(t): t for g in self._folded for s in g for t in s.values()}
@@ -253,6 +273,19 @@ class Reading:
         return self._held.num_bytes + sum(t.nbytes for t in tensors.values())
 
     # -- inside
+
+    def _seen(self) -> Track:
+        """What was read last.
+
+        Raises:
+            StateError: nothing was.
+        """
+        if self._track is None:
+            raise StateError(
+                "The probes have seen no pass of the model; run the model that they are attached "
+                "to, inside the context, in the thread (and task) that entered it."
+            )
+        return self._track
 
     @staticmethod
     def _same_place(step: Step) -> Step:
@@ -321,20 +354,32 @@ class Reading:
         old, step = self._before, self._step
         if old is None:
             rows = len(step.mask if self._packed is None else self._packed.mask)
-            read = (new, self._counts)
+            read = None if self._begun_again(step) else (new, self._counts)
             return Track(step.mask.shape[1], rows, new, self._counts, read, self._spoken)
         states = tuple(
             one if two is None else two if one is None else g.fold.merge(one, two)
             for g, one, two in zip(self.groups, old.states, new, strict=True)
         )
         counts = {s: count + old.counts.get(s, 0) for s, count in self._counts.items()}
+        # Several tokens right after the first pass may be the rest of a prompt.
+        cut_up = old.prompt is not None and old.states is old.prompt[0] and step.mask.shape[1] > 1
         return replace(
             old,
+            prompt=None if cut_up else old.prompt,
             num_tokens=old.num_tokens + step.mask.shape[1],
             states=states,
             counts=counts,
             spoken=self._spoken,
         )
+
+    def _begun_again(self, step: Step) -> bool:
+        """Whether a pass is the one before it and a token more, as without a KV cache."""
+        last, self._last = self._last, step if step.cache is None else None
+        if last is None or last.mask.shape != (len(step.mask), step.mask.shape[1] - 1):
+            return False
+        if last.ids is None or step.ids is None:
+            return last.ids is step.ids
+        return torch.equal(last.ids, step.ids[:, :-1])
 
     def _fold_held(self) -> None:
         """Taps and folds all layers that are held at once."""

@@ -31,7 +31,7 @@ class Track:
         num_rows: sequences in the batch.
         states: a fold state a group, since the last cut; None where a group has read nothing.
         counts: scope -> tokens of each row that it has read since the last cut.
-        prompt: states and counts after the first pass.
+        prompt: states and counts after the first pass; None where that was not the whole prompt.
         spoken: whose words the rows are; None where only probes of every token read.
     """
 
@@ -39,20 +39,22 @@ class Track:
     num_rows: int
     states: States
     counts: Counts
-    prompt: tuple[States, Counts]
+    prompt: tuple[States, Counts] | None
     spoken: Spoken | None = None
 
     def picked(self, rows: Int[Tensor, " row"]) -> Track:
         """Some of the rows, repeated or reordered."""
-        states, counts = self.prompt
         return Track(
             self.num_tokens,
             len(rows),
-            _picked(self.states, rows),
-            {scope: count[rows] for scope, count in self.counts.items()},
-            (_picked(states, rows), {scope: count[rows] for scope, count in counts.items()}),
+            *_read(self.states, self.counts, rows),
+            self.prompt and _read(*self.prompt, rows),
             self.spoken and self.spoken.pick(rows),
         )
+
+
+def _read(states: States, counts: Counts, rows: Int[Tensor, " row"]) -> tuple[States, Counts]:
+    return _picked(states, rows), {scope: count[rows] for scope, count in counts.items()}
 
 
 def _picked(states: States, rows: Int[Tensor, " row"]) -> States:
