@@ -14,18 +14,22 @@ PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
 RUNTIME := $(VENV)/.installed-runtime
 DEV := $(VENV)/.installed-dev
 
-.PHONY: run test test-extra test-gpu vllm test-vllm check bench install
+.PHONY: run test test-extra test-architectures test-gpu vllm test-vllm check bench install
 .DELETE_ON_ERROR:
 
 run: $(RUNTIME)
 	$(BIN)/pillion demo
 
 test: $(DEV)
-	$(BIN)/python -m pytest -m "not gpu and not ray and not browser and not vllm"
+	$(BIN)/python -m pytest -m "not gpu and not ray and not browser and not vllm and not architectures"
 
 # A real Chromium, and Ray nodes that are started and killed: they want the machine for themselves.
 test-extra: $(DEV)
 	$(BIN)/python -m pytest -m "ray or browser"
+
+# Every causal LM that transformers can build tiny, by every way; half an hour.
+test-architectures: $(DEV)
+	$(BIN)/python -m pytest -m architectures tests/architectures
 
 # The laws once more, with the models on a CUDA device.
 test-gpu: $(DEV)

@@ -123,6 +123,17 @@ def test_a_mismatch_can_be_allowed_with_a_warning(probe: Artefact) -> None:
     assert len(labels(reading)) == 1
 
 
+def test_attach_takes_the_option_that_its_error_names(probe: Artefact) -> None:
+    """It said "allow the mismatch (allow_mismatch)", and had no such option."""
+    other = tiny_model(seed=1)
+    with (
+        pytest.warns(UserWarning, match="Its labels may be wrong"),
+        attach(other, probe, allow_mismatch=True) as reading,
+    ):
+        other(IDS)
+    assert len(labels(reading)) == 1
+
+
 def test_two_probes_of_one_name_are_refused(model: Any, probe: Artefact) -> None:
     with pytest.raises(ConfigError, match="Probe names must differ; got p, p"):
         attach(model, [probe, probe]).__enter__()

@@ -37,7 +37,10 @@ def watch(
 
 @contextmanager
 def attach(
-    model: Any, probes: Sequence[ProbeLike] | ProbeLike, tokenizer: Any = None
+    model: Any,
+    probes: Sequence[ProbeLike] | ProbeLike,
+    tokenizer: Any = None,
+    allow_mismatch: bool = False,
 ) -> Generator[Reading]:
     """Probes on a transformers model in the user's hands; leaves no hook behind.
 
@@ -50,6 +53,7 @@ def attach(
         model: a decoder-only causal LM of transformers.
         probes: artefacts, folders or `pillion.Probe`s, one or several.
         tokenizer: checked against the probes' if it is given.
+        allow_mismatch: only warn of probes trained on other weights or another template.
 
     Raises:
         MismatchError: if a probe belongs to another model or tokenizer.
@@ -58,7 +62,7 @@ def attach(
     from pillion.backends.transformers import TransformersBackend
 
     several = probes if isinstance(probes, list | tuple) else [probes]
-    with watch(TransformersBackend(model, tokenizer), several) as reading:
+    with watch(TransformersBackend(model, tokenizer), several, allow_mismatch) as reading:
         yield reading
 
 

@@ -1,0 +1,1 @@
+"""Every causal LM of transformers, tiny and random: what is read of it, and by which way."""
