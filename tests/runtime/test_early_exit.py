@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import torch
 
 from pillion.backends.transformers import TransformersBackend
 from pillion.runtime import ContinuousEngine, LanguageModel, PagedSettings
-from tiny_models import make_artefact, probs_of, tiny_model, tiny_tokenizer
+from tiny_models import Recorder, make_artefact, probs_of, tiny_model, tiny_tokenizer
 
 TEXTS = ["A short one.", "b", "A much longer one, of many more words than the others."]
 
@@ -46,3 +47,12 @@ def test_verdicts_of_an_early_exit_equal_those_of_the_whole_pass(
         for got, want in zip(found, wanted, strict=True):
             one, two = (probs_of(v["p"], probe) for v in (got, want))
             assert (one - two).abs().max() < 1e-6
+
+
+def test_the_try_whether_a_models_blocks_loop_is_shown_to_nobody() -> None:
+    """A reading took it for its own pass, and for the batch that it had been told of."""
+    backend, recorder = TransformersBackend(tiny_model()), Recorder()
+    with backend.watch(recorder, [0]):
+        backend.forward(torch.tensor([[1, 2, 3]]), torch.ones(1, 3).bool())
+
+    assert [mask.shape for mask in recorder.masks] == [(1, 3)]

@@ -232,10 +232,12 @@ class TransformersBackend(Backend):
             runs.append(1)
 
         handle = self.blocks[0].register_forward_pre_hook(count)
+        self._passes.quiet = threading.get_ident()
         try:
             one = torch.ones(1, 1, dtype=torch.long, device=self.device)
             self.decoder(input_ids=one, use_cache=False)
         finally:
+            self._passes.quiet = None
             handle.remove()
         return len(runs) > 1
 
@@ -394,7 +396,7 @@ def _starter(one: Watched, passes: Passes) -> Callable[..., None]:
     def start(
         decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
     ) -> None:
-        if kwargs is not None:
+        if kwargs is not None and passes.quiet != threading.get_ident():
             said = named(decoder, args, kwargs)
             one.start(cache_given(said), lambda: step_of(decoder, said, passes.counted))
 

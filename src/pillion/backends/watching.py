@@ -36,11 +36,13 @@ class Passes:
         lock: held by a pass, and by whoever adds or removes hooks.
         watched: who watches now.
         counted: positions that were seen to go into each KV cache.
+        quiet: a thread whose passes nobody is shown: it tries the model.
     """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.watched: list[Watched] = []
+        self.quiet: int | None = None
         self.counted: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
     def mine(self) -> list[Watched]:
