@@ -25,7 +25,7 @@ from pillion.runtime import (
     Sampling,
     TokenSampled,
 )
-from pillion.runtime.paged_group import PagedGroup
+from pillion.sidecache.paged_group import PagedGroup
 from tiny_models import (
     all_artefacts,
     full_states,

@@ -395,7 +395,7 @@ class ContinuousBatching:
             places = self._slots(read) if len(read) else slots
             return places[bounds[index] : bounds[index + 1]]
 
-        return PagedStep(tuple(chunks), slots, history)
+        return PagedStep(tuple(chunks), slots, history, kwargs["input_ids"].flatten())
 
     def _slots(self, index: Int[Tensor, " token"]) -> Int[Tensor, " token"]:
         """From rows of the first layer's keys, which lie between all others, to tokens."""

@@ -76,11 +76,13 @@ class PagedStep:
         chunks: in the order of their tokens.
         slots: where in the cache each token lies.
         history: of a chunk's index, the slots of all tokens of its request so far.
+        ids: the tokens, one after the other.
     """
 
     chunks: tuple[Chunk, ...]
     slots: Int[Tensor, " token"]
     history: Callable[[int], Int[Tensor, " past"]]
+    ids: Int[Tensor, " token"]
 
 
 @runtime_checkable

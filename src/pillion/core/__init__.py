@@ -17,6 +17,7 @@ from pillion.core.conversation import (
     Turn,
     as_conversation,
     as_tokens,
+    in_reasoning,
     scope_of,
 )
 from pillion.core.failed_row import FailedRow
@@ -46,6 +47,7 @@ __all__ = [
     "Verdict",
     "as_conversation",
     "as_tokens",
+    "in_reasoning",
     "scope_of",
     "verdict_json",
 ]

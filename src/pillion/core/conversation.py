@@ -128,6 +128,13 @@ def as_tokens(ids: Sequence[int]) -> Tokens:
     return ids if isinstance(ids, Tokens) else Tokens(ids)
 
 
+def in_reasoning(row: Sequence[int], reasoning: tuple[int, int] | None) -> bool:
+    """Whether what follows these tokens is reasoning, as their template has begun it."""
+    if reasoning is None:
+        return False
+    return next((token == reasoning[0] for token in reversed(row) if token in reasoning), False)
+
+
 def scope_of(name: str) -> Scope:
     """The scope of that name.
 

@@ -14,7 +14,7 @@ from itertools import count
 
 from pillion.backends import Backend
 from pillion.backends.paged import Drawn, PagedSettings, Ticket
-from pillion.core import Conversation, Template, Tokens, Verdict
+from pillion.core import Conversation, Template, Tokens, Verdict, as_tokens
 from pillion.errors import ConfigError, PillionError, RunError, StateError
 from pillion.probe import Artefact
 from pillion.runtime.classifier import Classifier
@@ -32,9 +32,10 @@ from pillion.runtime.engine import (
 )
 from pillion.runtime.explanation import Explanation, explain
 from pillion.runtime.language_model import Detokenizer, LanguageModel
-from pillion.runtime.paged_reading import PagedReading, Probs
+from pillion.runtime.paged_reading import PagedReading
 from pillion.runtime.pieces import Pieces
 from pillion.runtime.sampling import Sampler
+from pillion.sidecache import Probs
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,11 @@ class Said:
     """What a step gave a request: a token, and what the probes said with it."""
 
     drawn: Drawn
-    prompt: Probs | None
-    answer: Probs | None
-    fault: str | None
     cached_tokens: int
+    prompt: Probs | None = None
+    answer: Probs | None = None
+    lost: tuple[str, ...] = ()
+    fault: str | None = None
 
 
 @dataclass
@@ -53,7 +55,7 @@ class Flight:
     """A request on its way."""
 
     reading: PagedReading | None
-    prompt_tokens: int
+    tokens: Tokens
     begun: bool = False
     inbox: asyncio.Queue[Said] = field(default_factory=lambda: asyncio.Queue[Said]())
 
@@ -152,10 +154,10 @@ class ContinuousEngine(Engine):
         """The events of one request; see `Engine.submit`."""
         check_room(request, self.window_tokens, self.vocab_size)
         ticket = self._ticket(request)
-        flight = Flight(self._reading, len(request.token_ids))
-        if flight.reading is not None:
-            flight.reading.enter(ticket.request, len(request.token_ids))
+        flight = Flight(self._reading, as_tokens(request.token_ids))
         self._flights[ticket.request] = flight
+        for reading in self._readings:  # all follow all requests: pages are shared
+            reading.side.enter(ticket.request, flight.tokens, reading is flight.reading)
         over = False
         try:
             self._batching.add(ticket)
@@ -163,7 +165,10 @@ class ContinuousEngine(Engine):
             while not over:
                 said = await flight.inbox.get()
                 over = said.drawn.failure is not None or said.drawn.finished is not None
-                for event in self._events(said, flight, text, first):
+                self._check(said)
+                if first:
+                    yield PromptRead(await self._asked(said, flight), said.cached_tokens)
+                for event in self._events(said, flight, text):
                     yield event
                 first = False
         finally:
@@ -201,7 +206,7 @@ class ContinuousEngine(Engine):
     @property
     def probe_bytes(self) -> int:
         """Memory of taps and of what is kept of tokens, in bytes."""
-        return sum(reading.held_bytes for reading in self._readings)
+        return sum(reading.side.held_bytes for reading in self._readings)
 
     def stats(self) -> EngineStats:
         """What has been done and what is going on."""
@@ -232,18 +237,31 @@ class ContinuousEngine(Engine):
             salt=request.salt,
         )
 
-    def _events(
-        self, said: Said, flight: Flight, text: Detokenizer, first: bool
-    ) -> Iterator[Event]:
-        drawn, reading = said.drawn, flight.reading
+    def _check(self, said: Said) -> None:
         if said.fault is not None:
             raise StateError(said.fault)
-        if drawn.failure is not None:
-            why = "is shutting down" if self._closed else f"failed ({drawn.failure})"
+        if said.drawn.failure is not None:
+            why = "is shutting down" if self._closed else f"failed ({said.drawn.failure})"
             raise RunError(f"The engine {why}; ask again when it is back.")
-        if first:
-            read = {} if reading is None else reading.verdicts(said.prompt)
-            yield PromptRead(read, said.cached_tokens)
+
+    async def _asked(self, said: Said, flight: Flight) -> dict[str, Verdict]:
+        """Verdicts of the prompt; by a pass of its own where shared pages could not tell its words.
+
+        Whoever filled them had other turns in the same tokens, as a raw prompt has none.
+        """
+        if flight.reading is None:
+            return {}
+        found = flight.reading.verdicts(said.prompt)
+        if said.lost:
+            probes = flight.reading.side.artefacts
+            (more,) = await self._classifier.classify(
+                [flight.tokens], [probes[name] for name in said.lost]
+            )
+            found = {n: v for n in probes if (v := (found | more).get(n)) is not None}
+        return found
+
+    def _events(self, said: Said, flight: Flight, text: Detokenizer) -> Iterator[Event]:
+        drawn, reading = said.drawn, flight.reading
         verdicts = {} if reading is None else reading.verdicts(said.answer)
         if drawn.token_id not in self.end_ids:
             words = text.add(drawn.token_id, drawn.finished is not None)
@@ -258,8 +276,8 @@ class ContinuousEngine(Engine):
             self._batching.forget(request)
         else:
             self._batching.cancel(request)
-        for reading in self._readings:  # all follow all requests: pages are shared
-            reading.leave(request)
+        for reading in self._readings:
+            reading.side.leave(request)
         if len(self._readings) > 1 and not self._flights:
             # No step may come that would see to it.
             self._tidying = asyncio.get_running_loop().run_in_executor(None, self._tidy)
@@ -284,19 +302,19 @@ class ContinuousEngine(Engine):
 
     def _said(self, drawn: Drawn, flight: Flight) -> Said:
         cached = self._batching.cached_tokens(drawn.request)
-        lane = flight.reading.lanes.get(drawn.request) if flight.reading else None
+        lane = flight.reading.side.lanes.get(drawn.request) if flight.reading else None
         counts = self._counts
         begun = not flight.begun and drawn.failure is None
         flight.begun |= begun
         self._counts = replace(
             counts,
-            prompt_tokens=counts.prompt_tokens + begun * flight.prompt_tokens,
+            prompt_tokens=counts.prompt_tokens + begun * len(flight.tokens),
             cached_tokens=counts.cached_tokens + begun * cached,
             generated_tokens=counts.generated_tokens + (drawn.failure is None),
         )
         if lane is None:
-            return Said(drawn, None, None, None, cached)
-        return Said(drawn, lane.prompt, lane.answer, lane.fault, cached)
+            return Said(drawn, cached)
+        return Said(drawn, cached, lane.prompt, lane.answer, lane.lost, lane.fault)
 
     def _drop_old_readings(self) -> None:
         """A reading that was replaced goes with the last request that it follows."""
@@ -322,6 +340,8 @@ class ContinuousEngine(Engine):
 
     def _use(self, named: dict[str, Artefact], reading: PagedReading | None) -> None:
         if reading is not None:
+            for request, flight in list(self._flights.items()):
+                reading.side.enter(request, flight.tokens, wanted=False)
             self._readings = [*self._readings, reading]
         self._probes, self._reading = named, reading
         self._batching.watch(self._readings)
@@ -336,5 +356,10 @@ class ContinuousEngine(Engine):
             return None
         batching, backend = self._batching, self.backend
         return PagedReading(
-            probes, backend.device, backend.dtype, batching.num_pages, batching.page_tokens
+            probes,
+            backend.device,
+            backend.dtype,
+            batching.num_pages,
+            batching.page_tokens,
+            backend.reasoning_ids,
         )

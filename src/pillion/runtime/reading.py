@@ -19,8 +19,8 @@ from pillion.backends import Step
 from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Scope, Text, Tokens, Verdict
 from pillion.errors import ConfigError, StateError
 from pillion.probe import Artefact
+from pillion.probe.group import Group, group, spread
 from pillion.probe.network import State, join
-from pillion.runtime.group import Group, group, spread
 from pillion.runtime.held import Held
 from pillion.runtime.padding import pad_batch
 from pillion.runtime.spoken import Masks, Spoken

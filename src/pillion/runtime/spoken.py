@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from pillion.core import ANSWER_SCOPES, Scope, Tokens, as_tokens
+from pillion.core import ANSWER_SCOPES, Scope, Tokens, as_tokens, in_reasoning
 
 Masks = Mapping[Scope, Bool[Tensor, "batch chunk"]]
 """Which tokens each scope reads."""
@@ -136,10 +136,3 @@ def read_mask(
         return mask
     spoken = Spoken.of([as_tokens(row) for row in rows], (scope,), mask.device)
     return spoken.masks(mask, None)[0][scope]
-
-
-def in_reasoning(row: Sequence[int], reasoning: tuple[int, int] | None) -> bool:
-    """Whether what follows these tokens is reasoning, as their template has begun it."""
-    if reasoning is None:
-        return False
-    return next((token == reasoning[0] for token in reversed(row) if token in reasoning), False)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pillion.backends import Backend, Step
 from pillion.probe import Artefact
-from pillion.runtime.group import Group
+from pillion.probe.group import Group
 
 
 class ValueKeeper:

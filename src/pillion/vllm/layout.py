@@ -17,8 +17,8 @@ from torch import Tensor
 
 from pillion.errors import ConfigError
 from pillion.probe import Artefact
+from pillion.probe.group import Group, group
 from pillion.probe.network import State
-from pillion.runtime.group import Group, group
 
 STACKED_TOKENS = 256
 """Chunks up to this many tokens are tapped in all layers at once, which takes a dozen operations in

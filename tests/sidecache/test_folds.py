@@ -9,7 +9,7 @@ import torch
 
 from pillion.core import Shape
 from pillion.probe import AGGREGATORS, build, make_settings
-from pillion.runtime.folds import Folds, reduce_rows
+from pillion.sidecache.folds import Folds, reduce_rows
 from tiny_models import SMALL
 
 SHAPE = Shape(num_layers=3, dim=16, num_outputs=2)

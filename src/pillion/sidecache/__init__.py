@@ -1,0 +1,12 @@
+"""The probes' own little KV cache: what they keep of tokens, beside the pages of an engine's cache.
+
+Knows probes and their folds, requests, pages and chunks; knows no engine.
+"""
+
+from pillion.sidecache.folds import Folds, reduce_rows
+from pillion.sidecache.lanes import Lane, Probs
+from pillion.sidecache.paged_group import PagedGroup
+from pillion.sidecache.script import Script
+from pillion.sidecache.side_cache import SideCache
+
+__all__ = ["Folds", "Lane", "PagedGroup", "Probs", "Script", "SideCache", "reduce_rows"]

@@ -1,0 +1,253 @@
+"""Follows many requests through an engine with a paged cache: the probes' own little KV cache.
+
+What the probes keep of a token lies where the engine keeps its keys and values: in the same page.
+So what a request shares with others, gets again after it was put back, or reads in chunks is there
+for the probes too. Prompts are folded as they are read; an answer's fold goes on token by token.
+Knows no engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import isfinite
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pillion.backends.paged import Chunk, PagedStep
+from pillion.core import ANSWER_SCOPES, Tokens
+from pillion.errors import ConfigError
+from pillion.probe import Artefact
+from pillion.probe.group import Group, group
+from pillion.sidecache.lanes import Due, Lane
+from pillion.sidecache.paged_group import PagedGroup
+from pillion.sidecache.script import Script
+
+Said = tuple[Lane, Chunk, bool]
+"""A lane, the chunk that it read, and whether its prompt is meant."""
+
+
+class SideCache:
+    """Probes on all requests of an engine.
+
+    Law: what a lane says equals the fold of its request's tokens of the probe's scope alone,
+    whatever else runs, in whatever chunks, from shared pages or not, begun again or not.
+
+    Args:
+        artefacts: the probes; their names must differ.
+        device: where the model runs.
+        dtype: of the model's states.
+        num_pages: of the engine's cache.
+        page_tokens: tokens a page.
+        reasoning: tokens around the reasoning in an answer, which scopes leave out.
+
+    Raises:
+        ConfigError: two probes of one name, or one that reads whole states.
+
+    Attributes:
+        artefacts: the probes by name.
+        groups: those that share taps and a fold.
+        lanes: requests that are followed, by id.
+    """
+
+    def __init__(
+        self,
+        artefacts: Sequence[Artefact],
+        device: torch.device,
+        dtype: torch.dtype,
+        num_pages: int,
+        page_tokens: int,
+        reasoning: tuple[int, int] | None = None,
+    ) -> None:
+        self.artefacts = {a.name: a for a in artefacts}
+        if len(self.artefacts) < len(artefacts):
+            names = ", ".join(a.name for a in artefacts)
+            raise ConfigError(f"Probe names must differ; got {names}. Rename a folder.")
+        groups = group(artefacts, device, dtype)
+        for one in groups:
+            _check_tapped(one)
+        self.page_tokens, self._reasoning = page_tokens, reasoning
+        self.groups = [PagedGroup(one, num_pages, page_tokens) for one in groups]
+        self.lanes: dict[str, Lane] = {}
+        self._entered: dict[str, tuple[Script, bool]] = {}
+        self._left: set[str] = set()
+        self._free: list[int] = []
+        self._num_rows = 0
+        self._pages: list[int] = []
+        self._step: PagedStep | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of taps, pages and rows, in bytes."""
+        return sum(one.held_bytes for one in self.groups)
+
+    def enter(self, request: str, tokens: Tokens, wanted: bool = True) -> None:
+        """A request will run.
+
+        Args:
+            request: its id.
+            tokens: its prompt.
+            wanted: whether its verdicts are; if not, others still get the pages that it fills.
+        """
+        self._entered[request] = Script(tokens, self.page_tokens, self._reasoning), wanted
+
+    def leave(self, request: str) -> None:
+        """A request is over; a step with it may be on its way, in another thread."""
+        self._left.add(request)
+
+    # -- in the order of a step
+
+    def begin(self, step: PagedStep) -> None:
+        """A step begins: who runs, and which groups have something to read."""
+        self._step = step
+        running = {chunk.request for chunk in step.chunks}
+        # Who left but is in the step fills pages that others may get: it is followed to the end.
+        for request in self._left - running:
+            self._left.discard(request)
+            self._entered.pop(request, None)
+            if (lane := self.lanes.pop(request, None)) is not None:
+                self._free.append(lane.row)
+        for request in running - self.lanes.keys():
+            nobody = Script(None, self.page_tokens), False
+            self.lanes[request] = Lane(self._new_row(), *self._entered.get(request, nobody))
+        scripts = [self.lanes[chunk.request].script for chunk in step.chunks]
+        if self._reasoning is not None and any(one.scope in ANSWER_SCOPES for one in self.groups):
+            ids = step.ids.tolist()
+            for chunk, script in zip(step.chunks, scripts, strict=True):
+                script.hear(chunk.start, ids[chunk.first : chunk.first + chunk.num_tokens])
+        for one in self.groups:
+            one.begin(step.chunks, scripts)
+
+    def end(self) -> None:
+        """The groups have seen all layers: keeps what was computed, and reads out what is due."""
+        step, self._step = self._step, None
+        assert step is not None
+        self._say(self._read(step))
+
+    # -- inside
+
+    def _read(self, step: PagedStep) -> Due:
+        """Takes in every chunk but single tokens of answers, which go together."""
+        due = Due([], [], [])
+        self._pages = (step.slots // self.page_tokens).tolist()
+        for index, chunk in enumerate(step.chunks):
+            lane = self.lanes[chunk.request]
+            if (
+                lane.prompt is not None
+                and chunk.num_tokens == 1
+                and chunk.start == lane.read_tokens
+            ):
+                due.tokens.append((lane, chunk))
+                lane.read_tokens = chunk.end
+                continue
+            self._take(step, index, lane)
+            if chunk.draws and lane.wanted:
+                (due.prompts if lane.prompt is None else due.answers).append((lane, chunk))
+        return due
+
+    def _take(self, step: PagedStep, index: int, lane: Lane) -> None:
+        chunk = step.chunks[index]
+        pages = self._pages[chunk.first : chunk.first + chunk.num_tokens]
+        begins = chunk.start != lane.read_tokens or not chunk.start
+        if lane.wanted and lane.prompt is None and begins:
+            self._restart(step, index, lane)
+        skip = min(lane.read_tokens - chunk.start, chunk.num_tokens) if lane.wanted else None
+        assert skip is None or skip >= 0, "a prefix of an answer was cached before it was read"
+        for one in self.groups:
+            one.take(lane.row, chunk, pages, lane.script, skip)
+        lane.read_tokens = max(lane.read_tokens, chunk.end)
+
+    def _restart(self, step: PagedStep, index: int, lane: Lane) -> None:
+        """The lane's folds are those of the pages that its prompt was given."""
+        start, size = step.chunks[index].start, self.page_tokens
+        shared = (step.history(index)[:start:size] // size).tolist() if start else []
+        lost = [one for one in self.groups if not one.restart(lane.row, shared, lane.script)]
+        lane.lost = tuple(a.name for one in lost for a in one.artefacts)
+        lane.read_tokens = start
+
+    def _say(self, due: Due) -> None:
+        """Reads out what is due."""
+        if not any(due):
+            return
+        for lane, _ in due.prompts:
+            lane.prompt = {}
+        for one in self.groups:
+            said, logits = self._logits(one, due)
+            if logits is not None:
+                self._tell(one, said, logits)
+        for lane, _ in due.prompts:  # what follows is the answer
+            for one in self.groups:
+                one.reset(lane.row)
+
+    def _logits(
+        self, one: PagedGroup, due: Due
+    ) -> tuple[list[Said], Float[Tensor, "row output"] | None]:
+        """What a group has to say, and of whom."""
+        said: list[Said] = [
+            (lane, chunk, True)
+            for lane, chunk in due.prompts
+            if lane.script.has(one.scope) and one.artefacts[0].name not in lane.lost
+        ]
+        said += [(*lane_chunk, False) for lane_chunk in self._answered(one, due)]
+        parts = [one.logits([lane.row for lane, _, _ in said])] if said else []
+        if due.tokens:
+            lanes, chunks = zip(*due.tokens, strict=True)
+            pages = [self._pages[chunk.first] for chunk in chunks]
+            rows, scripts = [lane.row for lane in lanes], [lane.script for lane in lanes]
+            heard, logits = one.take_each(rows, chunks, pages, scripts)
+            said += [(lanes[i], chunks[i], False) for i in heard]
+            parts += [] if logits is None else [logits]
+        return said, torch.cat(parts) if parts else None
+
+    @staticmethod
+    def _answered(one: PagedGroup, due: Due) -> Iterator[tuple[Lane, Chunk]]:
+        """Answers of several tokens of which the group has read one or more."""
+        for lane, chunk in due.answers:
+            if lane.script.bits(one.scope, lane.script.prompt_tokens, chunk.end):
+                yield lane, chunk
+
+    def _tell(
+        self, one: PagedGroup, said: Sequence[Said], logits: Float[Tensor, "row output"]
+    ) -> None:
+        """Gives the lanes the probabilities of a group's probes."""
+        named = [
+            (artefact.name, artefact.probabilities(logits[:, columns]).tolist())
+            for artefact, columns in zip(one.artefacts, one.columns, strict=True)
+        ]
+        for place, (lane, chunk, is_prompt) in enumerate(said):
+            numbers = {name: rows[place] for name, rows in named}
+            if not all(isfinite(number) for row in numbers.values() for number in row):
+                lane.fault = lane.fault or self._fault(chunk)
+            elif is_prompt:
+                lane.prompt = {**(lane.prompt or {}), **numbers}
+            else:  # a mapping of its own: whoever holds the one before may look at it later
+                lane.answer = {**lane.answer, **numbers}
+
+    def _fault(self, chunk: Chunk) -> str:
+        found = next(filter(None, (one.fault(chunk) for one in self.groups)), None)
+        layer, token = found or (None, None)
+        where = "" if token is None else f" of layer {layer} at token {chunk.start + token}"
+        return (
+            f"Hidden states{where} are not finite: the model gave NaN or infinity. Use another "
+            "dtype (--dtype float32 or bfloat16)."
+        )
+
+    def _new_row(self) -> int:
+        if not self._free:
+            have = self._num_rows
+            self._num_rows = max(8, 2 * have)
+            self._free = list(range(have, self._num_rows))[::-1]
+            for one in self.groups:
+                one.make_room(self._num_rows)
+        return self._free.pop()
+
+
+def _check_tapped(one: Group) -> None:
+    if not one.tapped:
+        names = ", ".join(a.name for a in one.artefacts)
+        raise ConfigError(
+            f"Probe {names} reads whole hidden states, which a serving engine cannot keep for "
+            "every token; serve a probe that can be tapped, such as gate, and use this one with "
+            "predict."
+        )
