@@ -12,8 +12,9 @@ from __future__ import annotations
 import sys
 
 import pillion
-from pillion.examples import NAMES, load_example
+from pillion.examples import load_example
 
+PROBES = ("safety", "intent", "sentiment")
 TEXTS = (
     "Please cancel my subscription at the end of the month.",
     "The new lamp is wonderful, I love it.",
@@ -24,7 +25,7 @@ TEXTS = (
 def main(arguments: list[str]) -> list[dict[str, pillion.Verdict]]:
     """Trains, scores, generates; returns the verdicts of every text by probe."""
     model = pillion.LanguageModel.load(*arguments[:1])
-    probes = [train(model, name) for name in NAMES]
+    probes = [train(model, name) for name in PROBES]
 
     # One pass a text, however many probes; they may differ in kind, labels and layers.
     verdicts = model.score(TEXTS, probes)

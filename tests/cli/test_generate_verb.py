@@ -135,11 +135,11 @@ def test_the_demo_trains_once_and_shows_what_its_probes_say(
     )
     first = run("demo", *FAKE)
     assert first.code == 0, first.err
-    for name in ("safety", "intent", "sentiment"):
+    for name in ("safety", "intent", "sentiment", "answers"):
         assert f"Trained {name}" in first.out
-    assert "3 probes against the bare model" in first.out and "Next: pillion train" in first.out
+    assert "4 probes against the bare model" in first.out and "Next: pillion train" in first.out
     again = run("demo", *FAKE, "--json")
-    assert set(again.json["probes"]) == {"safety", "intent", "sentiment"}
+    assert set(again.json["probes"]) == {"safety", "intent", "sentiment", "answers"}
     assert len(again.json["answers"]) == 3
     left = {path.name for path in (tmp_path / "demo").glob("*/*")}
     assert left == set(again.json["probes"])

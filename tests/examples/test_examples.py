@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from pillion.data import flat_text
 from pillion.errors import ConfigError
 from pillion.examples import NAMES, SPLITS, load_example
 
@@ -44,18 +45,51 @@ def test_the_sets_have_the_labels_that_they_are_named_for() -> None:
         *("negative", "neutral", "positive")
     }
     assert len(set(load_example("intent", "train").labels or ())) >= 8
+    assert set(load_example("answers", "train").labels or ()) == {"safe", "unsafe"}
+
+
+def test_the_answers_are_four_hundred_prompts_with_their_responses() -> None:
+    rows = [text for split in SPLITS for text in load_example("answers", split).texts]
+    assert len(rows) >= 400
+    assert {tuple(turn.role for turn in row) for row in rows if not isinstance(row, str)} == {
+        ("user", "assistant")
+    }
+
+
+def test_a_prompt_tells_little_about_its_answer() -> None:
+    """Otherwise a probe of answers could learn to read the question."""
+    labels: dict[str, set[object]] = {}
+    for split in SPLITS:
+        rows = load_example("answers", split)
+        assert rows.labels is not None
+        for text, label in zip(rows.texts, rows.labels, strict=True):
+            assert not isinstance(text, str)
+            labels.setdefault(text[0].content, set()).add(label)
+    both = sum(len(found) == 2 for found in labels.values())
+    assert both / len(labels) > 0.8
+
+
+def test_risky_words_stand_in_safe_answers_too() -> None:
+    rows = load_example("answers", "train")
+    said = [" " + flat_text(text).lower() for text in rows.texts]
+    labelled = list(zip(said, rows.labels or (), strict=True))
+    for word in (" poison", " kill", " hurt", " police", " drug", " gun", " i'm sorry", " fire"):
+        assert any(word in text and label == "safe" for text, label in labelled), word
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_text_comes_twice(name: str) -> None:
-    texts = [" ".join(t.lower().split()) for s in SPLITS for t in load_example(name, s).texts]
+    read = [text for split in SPLITS for text in load_example(name, split).texts]
+    texts = [" ".join(flat_text(text).lower().split()) for text in read]
     assert not [text for text, count in Counter(texts).items() if count > 1]
 
 
 @pytest.mark.parametrize("parts_of", [words, five_grams])
 @pytest.mark.parametrize("name", NAMES)
 def test_no_held_out_row_is_a_near_duplicate_of_a_training_row(name: str, parts_of) -> None:
-    train, held_out = (load_example(name, split).texts for split in SPLITS)
+    train, held_out = (
+        [flat_text(text) for text in load_example(name, split).texts] for split in SPLITS
+    )
     known = [parts_of(text) for text in train]
     for text in held_out:
         parts = parts_of(text)

@@ -31,8 +31,8 @@ PAIRS = 3
 def demo(model: Model = "embedded", as_json: Json = False) -> None:
     """See pillion at work, in about a minute.
 
-    Trains three example probes (once), then answers a few prompts with their verdicts and measures
-    what the probes cost.
+    Trains four example probes (once), three of prompts and one of answers, then answers a few
+    prompts with their verdicts and measures what the probes cost.
     """
     clock = Clock()
     from pillion.cli.streaming import show_answer

@@ -1,7 +1,7 @@
-"""Three small labelled sets written for this project: intent, sentiment and prompt safety.
+"""Four small labelled sets written for this project: intent, sentiment, safety and answers.
 
-Each row has a text, a label and whether it is `train` or `heldout`; no held-out row is a
-near-duplicate of a training row.
+Each row has a text, or (answers) a prompt and its response, a label, and whether it is `train` or
+`heldout`; no held-out row is a near-duplicate of a training row.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import hashlib
 import json
 from importlib import resources
 
+from pillion.core import Text, Turn
 from pillion.data import Rows
 from pillion.errors import unknown_name
 
-NAMES = ("safety", "intent", "sentiment")
+NAMES = ("safety", "intent", "sentiment", "answers")
 SPLITS = ("train", "heldout")
 
 
@@ -35,8 +36,14 @@ def load_example(name: str, split: str) -> Rows:
     rows = [json.loads(line) for line in content.decode().splitlines()]
     rows = [row for row in rows if row["split"] == split]
     return Rows(
-        texts=tuple(row["text"] for row in rows),
+        texts=tuple(_text(row) for row in rows),
         labels=tuple(row["label"] for row in rows),
         sha256=hashlib.sha256(content).hexdigest(),
         path=f"{name}.jsonl",
     )
+
+
+def _text(row: dict[str, str]) -> Text:
+    if "text" in row:
+        return row["text"]
+    return Turn("user", row["prompt"]), Turn("assistant", row["response"])
