@@ -71,7 +71,8 @@ class FitSettings:
         positive: which of two labels is the positive one; None to tell by their names.
         live: run the model in every epoch instead of keeping states on disk.
         cache: folder that keeps the states for later fits; None for the work folder.
-        train: of the training itself.
+        train: of the training itself; where it leaves `prefixes` open, probes that read responses
+            learn from prefixes, and others from whole rows.
     """
 
     template: Template = "chat"
@@ -132,7 +133,7 @@ def fit(
     """
     settings = settings or FitSettings()
     scope = settings.scope or default_scope(rows.texts, settings.template)
-    settings = replace(settings, scope=scope)
+    settings = replace(settings, scope=scope, train=_prefixes_settled(settings.train, scope))
     with ExitStack() as opened:
         reader = _Reader(model, work, settings, progress, say, opened)
         training, held_out, space = _examples(reader, rows, validation)
@@ -284,6 +285,13 @@ def default_scope(texts: Sequence[Text], template: Template) -> Scope:
         return "all"
     ends = {text[-1].role if not isinstance(text, str) else "user" for text in texts}
     return "response" if ends == {"assistant"} else "last-user"
+
+
+def _prefixes_settled(settings: TrainSettings, scope: Scope) -> TrainSettings:
+    """A verdict on an answer is asked after each of its tokens: it is learnt that way, too."""
+    if settings.prefixes is not None:
+        return settings
+    return settings.model_copy(update={"prefixes": "uniform" if scope == "response" else "none"})
 
 
 def _scope(settings: FitSettings) -> Scope:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from made_probes import LABELS, made_artefact, made_probs, made_rows
-from pillion.evals import Labelled, evaluation, measure
+from pillion.evals import Labelled, Scored, evaluation, measure
 from pillion.probe import Artefact
 from pillion.report.evaluation_section import evaluation_section
 
@@ -28,7 +28,11 @@ def made(
     rows = made_rows(probe, [f"text {i}" for i in range(count)], labels)
     verdicts = [probe.verdict(p) for p in made_probs(probe, rows).tolist()]
     tokens = [1 + 40 * (i % 3) for i in range(count)]
-    return evaluation(probe, rows, verdicts, tokens, {"parameters": 4}, num_examples), probe, rows
+    return (
+        evaluation(probe, rows, Scored(verdicts), tokens, {"parameters": 4}, num_examples),
+        probe,
+        rows,
+    )
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -76,7 +80,7 @@ def test_a_label_that_no_row_has_is_undefined_rather_than_zero() -> None:
     probe = made_artefact("multiclass", ("a", "b", "c"))
     rows = made_rows(probe, ["x", "y"], ["a", "b"])
     verdicts = [probe.verdict(p) for p in ([0.8, 0.1, 0.1], [0.7, 0.2, 0.1])]
-    content = evaluation(probe, rows, verdicts, [1, 1], {})
+    content = evaluation(probe, rows, Scored(verdicts), [1, 1], {})
     absent = content["per_label"][2]
     assert absent["rows"] == 0
     assert [absent[k] for k in ("precision", "recall", "f1", "auprc", "auroc")] == [None] * 5
@@ -97,7 +101,7 @@ def test_a_label_that_nobody_judged_is_null_in_the_file_and_in_no_count() -> Non
     labels = [{"a": 1, "b": None}, {"a": 0, "b": 1}, {"b": 0}, {"a": 1, "b": 1}]
     rows = made_rows(probe, ["w", "x", "y", "z"], labels)
     verdicts = [probe.verdict([0.9, 0.1])] * 4
-    content = evaluation(probe, rows, verdicts, [1] * 4, {}, num_examples=4)
+    content = evaluation(probe, rows, Scored(verdicts), [1] * 4, {}, num_examples=4)
     assert content["predictions"]["targets"] == [[1, None], [0, 1], [None, 0], [1, 1]]
     a, b = content["per_label"]
     assert (a["rows"], a["precision"]) == (2, pytest.approx(2 / 3)) and b["rows"] == 2

@@ -14,7 +14,7 @@ import pytest
 
 from made_probes import made_artefact, made_probs, made_rows
 from pillion.errors import DataError
-from pillion.evals import CalibrationSettings, Operating, calibrate, evaluation
+from pillion.evals import CalibrationSettings, Operating, Scored, calibrate, evaluation
 from pillion.report.page import read_content, render, write_report
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ def made(
     rows = made_rows(probe, texts, row_labels)
     verdicts = [probe.verdict(p) for p in made_probs(probe, rows).tolist()]
     tokens = [len(text.split()) for text in texts]
-    return evaluation(probe, rows, verdicts, tokens, {"parameters": 4}, num_examples=3)
+    return evaluation(probe, rows, Scored(verdicts), tokens, {"parameters": 4}, num_examples=3)
 
 
 @cache
@@ -126,7 +126,7 @@ def test_decisions_on_the_card_are_shown_with_their_intervals() -> None:
     probe, found = calibrate(probe, probs, targets, wanted, data)
     rows = made_rows(probe, ["x", "y"] * 20, ["no", "yes"] * 20)
     verdicts = [probe.verdict(p) for p in made_probs(probe, rows).tolist()]
-    page = render([evaluation(probe, rows, verdicts, [1, 1] * 20, {})], "A")
+    page = render([evaluation(probe, rows, Scored(verdicts), [1, 1] * 20, {})], "A")
     assert f"{found['thresholds'][0]['threshold']:.3f}" in page
     assert "are handed on" in page and "Escalations cost" in page
     assert "90.0%" in page and "held.csv" in page

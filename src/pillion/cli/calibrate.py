@@ -53,7 +53,11 @@ def calibrate(
     best_f1: Annotated[bool, typer.Option("--best-f1", help="Threshold of best F1.")] = False,
     target_fpr: Annotated[
         float | None,
-        typer.Option(metavar="SHARE", help="Threshold of this false positive rate, such as 0.01."),
+        typer.Option(
+            metavar="SHARE",
+            help="Threshold of this false positive rate, such as 0.01; of a probe of responses the "
+            "share of harmless answers that are ever stopped.",
+        ),
     ] = None,
     target_precision: Annotated[
         float | None, typer.Option(metavar="SHARE", help="Threshold of this precision.")
@@ -112,9 +116,10 @@ def calibrate(
         CalibrationSettings,
         Labelled,
         Operating,
+        largest_probs,
         probs_of,
         raw_artefact,
-        score_rows,
+        score,
     )
     from pillion.evals import calibrate as choose
     from pillion.runtime import LanguageModel, resolve
@@ -139,7 +144,7 @@ def calibrate(
     skip = how.skip_bad_rows
     labelled = usable(labelled, artefact, language_model.backend, on_too_long, skip, target)
     with progress_bar() as bar:
-        verdicts = score_rows(
+        scored = score(
             language_model,
             raw,
             labelled,
@@ -147,8 +152,9 @@ def calibrate(
             progress=partial(bar, "calibrate"),
             allow_mismatch=allow_mismatch,
         )
-    probs = probs_of(raw.card, verdicts)
-    revised, found = choose(artefact, probs, labelled.targets, settings, labelled.facts)
+    probs = probs_of(raw.card, scored.verdicts)
+    largest = None if scored.running is None else largest_probs(scored.running)
+    revised, found = choose(artefact, probs, labelled.targets, settings, labelled.facts, largest)
     revised.save(target)
     _show({"out": str(target), **found, **_numbers(revised.card)}, as_json)
 
@@ -184,6 +190,8 @@ def _show(found: dict[str, Any], as_json: bool) -> None:
     out.print(f"{'':<18}{'before':>10}{'after':>10}   (after: on rows left out of the fit)")
     for name, before in found["before"].items():
         out.print(f"  {name:<16}{_number(before):>10}{_number(found['after'][name]):>10}")
+    if found["rates_of"] != "whole rows":
+        out.print("rates: of the largest score that an answer has after any of its tokens")
     for line in found["thresholds"][:MAX_LABELS]:
         out.print(
             f"{line['label']}: threshold {_spread(line, 'threshold')}, "

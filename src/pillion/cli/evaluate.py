@@ -27,6 +27,9 @@ from pillion.cli.output import number, write_lines
 from pillion.cli.places import check_file
 from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
 
+EARLY_TOKENS = 32
+"""What `pillion.metrics.running` calls early."""
+
 
 @app.command()
 @takes_rows
@@ -54,9 +57,11 @@ def evaluate(
 ) -> None:
     """Measure a probe on labelled data.
 
-    Prints accuracy, F1, AUPRC and more, at the thresholds that were chosen in training.
+    Prints accuracy, F1, AUPRC and more, at the thresholds of the probe's card. Of a probe of
+    responses also how good it is after 16, 32, 64 and 128 tokens, how soon it finds what it is for,
+    and how many answers it would stop wrongly.
     """
-    from pillion.evals import Labelled, measure, result_of, score_rows
+    from pillion.evals import Labelled, measure, measure_running, result_of, score
     from pillion.runtime import LanguageModel, resolve
 
     if out_file is not None:
@@ -67,7 +72,7 @@ def evaluate(
     skip = how.skip_bad_rows
     labelled = usable(labelled, artefact, language_model.backend, on_too_long, skip, out_file)
     with progress_bar() as bar:
-        verdicts = score_rows(
+        scored = score(
             language_model,
             artefact,
             labelled,
@@ -75,18 +80,38 @@ def evaluate(
             progress=partial(bar, "evaluate"),
             allow_mismatch=allow_mismatch,
         )
-    metrics = measure(artefact.card, verdicts, labelled.targets)
+    metrics = measure(artefact.card, scored.verdicts, labelled.targets)
     if out_file is not None:
-        found = result_of(language_model, artefact, labelled, verdicts, on_too_long, examples)
+        found = result_of(language_model, artefact, labelled, scored, on_too_long, examples)
         write_lines([json_line(found)], out_file)
     rows = labelled.rows
-    _show({**metrics, "rows": len(rows), "data_sha256": rows.sha256}, as_json)
+    running = None
+    if scored.running is not None:
+        running = measure_running(artefact.card, scored.running, labelled.targets)
+    _show({**metrics, "rows": len(rows), "data_sha256": rows.sha256}, running, as_json)
 
 
-def _show(numbers: dict[str, Any], as_json: bool) -> None:
+def _show(numbers: dict[str, Any], running: dict[str, Any] | None, as_json: bool) -> None:
     if as_json:
-        return print_json(numbers)
+        return print_json(numbers if running is None else {**numbers, "running": running})
     for name, value in numbers.items():
         shown = f"{value:.4f}" if isinstance(value, float) else value
         shown = number(None, name) if value is None else shown
         out.print(f"{name:<16} {shown}")
+    if running is not None:
+        _show_running(running)
+
+
+def _show_running(running: dict[str, Any]) -> None:
+    for line in running["after"]:
+        when = "the end" if line["tokens"] is None else f"{line['tokens']} tokens"
+        auprc, auroc = number(line["auprc"], "auprc"), number(line["auroc"], "auroc")
+        out.print(f"after {when:<10} AUPRC {auprc}, AUROC {auroc} ({line['rows']} so long)")
+    for stop in running["stops"]:
+        rates = ("false_stops", "found", "found_early", "tokens_until_found")
+        false_stops, found, early, tokens = (number(stop[name], name) for name in rates)
+        out.print(
+            f"stop at {stop['label']} {stop['threshold']:.4f}: false stops {false_stops} an "
+            f"answer, found {found}, within {EARLY_TOKENS} tokens {early}, tokens until found "
+            f"{tokens}"
+        )

@@ -91,7 +91,7 @@ def _measured(
     out_file: Path,
 ) -> dict[str, Any]:
     """The content of the result file of a probe on labelled data."""
-    from pillion.evals import Labelled, result_of, score_rows
+    from pillion.evals import Labelled, result_of, score
     from pillion.runtime import LanguageModel, resolve
 
     artefact = resolve(probe)
@@ -101,5 +101,5 @@ def _measured(
     labelled = usable(labelled, artefact, language_model.backend, on_too_long, skip, out_file)
     with progress_bar() as bar:
         progress = partial(bar, "evaluate")
-        verdicts = score_rows(language_model, artefact, labelled, progress=progress, **kept)
-    return result_of(language_model, artefact, labelled, verdicts, on_too_long, num_examples)
+        scored = score(language_model, artefact, labelled, progress=progress, **kept)
+    return result_of(language_model, artefact, labelled, scored, on_too_long, num_examples)

@@ -6,7 +6,7 @@ import itertools
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.cells import cell_len
@@ -100,6 +100,13 @@ def train(
             help="Learn once more, from the validation rows too, for as many epochs as were best.",
         ),
     ] = False,
+    prefixes: Annotated[
+        Literal["none", "uniform", "softmax"] | None,
+        typer.Option(
+            help="Learn from prefixes of each row, too, weighed alike or by the softmax of their "
+            "scores; default: uniform for probes of responses, else none."
+        ),
+    ] = None,
     positive: Annotated[
         str | None, typer.Option(help="Which of two labels is positive; default: by their names.")
     ] = None,
@@ -137,7 +144,7 @@ def train(
 
     _check_places(out_folder, cache, live)
     configs = _configs(probe or ["gate"], heads, lr, seed, _pairs(settings or []))
-    given = {"epochs": epochs, "batch_size": batch_size}
+    given = {"epochs": epochs, "batch_size": batch_size, "prefixes": prefixes}
     shared: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     shared |= {"class_weights": "balanced" if balanced else "none", "refit": refit}
     train_settings = make_strict(TrainSettings, shared)

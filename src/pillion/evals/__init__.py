@@ -9,6 +9,7 @@ from pillion.evals.measure import measure
 from pillion.evals.needle import NeedleSettings, needle_rows
 from pillion.evals.operating import Operating
 from pillion.evals.profiles import layer_profiles
+from pillion.evals.running import Scored, largest_probs, measure_running, score
 from pillion.evals.scoring import Labelled, probs_of, score_rows
 
 __all__ = [
@@ -16,13 +17,17 @@ __all__ = [
     "Labelled",
     "NeedleSettings",
     "Operating",
+    "Scored",
     "calibrate",
     "evaluation",
+    "largest_probs",
     "layer_profiles",
     "measure",
+    "measure_running",
     "needle_rows",
     "probs_of",
     "raw_artefact",
     "result_of",
+    "score",
     "score_rows",
 ]

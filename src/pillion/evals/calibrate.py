@@ -71,6 +71,7 @@ def calibrate(
     targets: Shaped[np.ndarray, "row ..."],
     settings: CalibrationSettings,
     data: dict[str, Any],
+    largest: Float[np.ndarray, "row output"] | None = None,
 ) -> tuple[Artefact, dict[str, Any]]:
     """The probe with decisions chosen on labelled rows, and what was found.
 
@@ -80,6 +81,9 @@ def calibrate(
         targets: label ids, or 0/1 a label for a multi-label probe.
         settings: what is wanted.
         data: of the rows: `sha256`, `path` and `num_rows`; kept on the card.
+        largest: of a probe of responses, the largest probabilities that rows have after any of
+            their tokens: what a false positive rate is of, since a policy looks at all of them. The
+            calibration is that of `probs`, the verdicts on whole rows, in any case.
 
     Returns:
         The revised artefact, and the mapping that its card holds as `decisions`.
@@ -100,12 +104,16 @@ def calibrate(
     logits = np.log(np.maximum(probs, 1e-30)) if task == "multiclass" else to_logits(probs)
     calibration = fit_calibration(task, logits, targets, settings.method)
     now = apply(task, calibration, logits)
+    deciding = now
+    if largest is not None and wanted.target_fpr is not None and task != "multiclass":
+        # A binary or multi-label calibration never falls: the largest stays the largest.
+        deciding = apply(task, calibration, to_logits(largest))
     lines = None
     if wanted.rules:
-        lines = choose_thresholds(wanted, task, now, targets, names)
+        lines = choose_thresholds(wanted, task, deciding, targets, names)
     elif task != "multiclass":
         lines = _kept_thresholds(card, calibration)
-    bands = choose_bands(wanted, task, now, targets, lines or (), names)
+    bands = choose_bands(wanted, task, deciding, targets, lines or (), names)
     # Rows say too much good of a calibration that was fitted on them: others' is used instead.
     unseen = _cross_fitted(task, logits, targets, settings)
     conformal = None
@@ -117,9 +125,12 @@ def calibrate(
         "wishes": {**wanted.wishes(), "coverage": settings.coverage},
         "data": data,
         "seed": settings.seed,
-        "thresholds": describe_thresholds(wanted, task, now, targets, lines, names, settings.seed),
+        "rates_of": "whole rows" if deciding is now else "largest of all tokens",
+        "thresholds": describe_thresholds(
+            wanted, task, deciding, targets, lines, names, settings.seed
+        ),
         "escalation": describe_escalation(
-            wanted, task, now, targets, thresholds, bands, settings.seed
+            wanted, task, deciding, targets, thresholds, bands, settings.seed
         ),
         "before": evaluate(apply(task, card.calibration, logits), targets, task, card.thresholds),
         "after": evaluate(unseen, targets, task, thresholds),

@@ -15,6 +15,7 @@ from pillion.core import OnTooLong, Verdict
 from pillion.data import flat_text, names_of
 from pillion.evals.cost import probe_cost
 from pillion.evals.provenance import provenance
+from pillion.evals.running import Scored, measure_running
 from pillion.evals.scoring import Labelled, probs_of
 from pillion.metrics import confusion, decide, evaluate, intervals
 from pillion.probe import Artefact
@@ -33,7 +34,7 @@ def result_of(
     model: LanguageModel,
     artefact: Artefact,
     labelled: Labelled,
-    verdicts: Sequence[Verdict],
+    scored: Scored,
     on_too_long: OnTooLong = "error",
     num_examples: int = 0,
 ) -> dict[str, Any]:
@@ -43,20 +44,21 @@ def result_of(
         model: that gave the verdicts.
         artefact: of the probe.
         labelled: the rows.
-        verdicts: one a row.
+        scored: what the probe says of them.
         on_too_long: what happened to a text beyond the context window.
         num_examples: texts of each kind that are kept.
     """
     texts, template = labelled.rows.texts, artefact.card.template
     rows = encode_rows(model.backend, texts, template, on_too_long)
     cost = probe_cost(model, artefact, rows)
-    return evaluation(artefact, labelled, verdicts, [len(row) for row in rows], cost, num_examples)
+    num_tokens = [len(row) for row in rows]
+    return evaluation(artefact, labelled, scored, num_tokens, cost, num_examples)
 
 
 def evaluation(
     artefact: Artefact,
     labelled: Labelled,
-    verdicts: Sequence[Verdict],
+    scored: Scored,
     num_tokens: Sequence[int],
     cost: dict[str, Any],
     num_examples: int = 0,
@@ -67,13 +69,13 @@ def evaluation(
     Args:
         artefact: of the probe.
         labelled: the rows.
-        verdicts: one a row.
+        scored: what the probe says of them.
         num_tokens: of each row, template included.
         cost: of the probe, as JSON values.
         num_examples: texts of each kind (wrong, unsure, right) that are kept.
         seed: of the resamples.
     """
-    card, targets = artefact.card, labelled.targets
+    card, targets, verdicts = artefact.card, labelled.targets, scored.verdicts
     probs = probs_of(card, verdicts)
     metrics = evaluate(probs, targets, card.task, card.thresholds)
     return {
@@ -93,6 +95,9 @@ def evaluation(
             "targets": _as_json(targets),
             "undecided": [bool(verdict.abstained) for verdict in verdicts],
         },
+        "running": None
+        if scored.running is None
+        else measure_running(card, scored.running, targets, seed),
         "sets": _sets(labelled, verdicts),
         "examples": _examples(artefact, labelled, probs, verdicts, num_examples),
         "cost": cost,

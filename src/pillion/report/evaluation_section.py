@@ -62,6 +62,7 @@ def evaluation_section(content: Mapping[str, Any]) -> dict[str, Any]:
         "per_label": content["per_label"],
         "open_labels": len(content["per_label"]) <= OPEN_LABELS,
         "by_length": content["by_length"],
+        "running": content.get("running"),
         "sets": content["sets"],
         "decisions": content["decisions"],
         "undecided": float(np.mean(content["predictions"]["undecided"])),
