@@ -14,6 +14,7 @@ ALL = (
     "silhouette",
     "layers",
     "needle",
+    "answers",
     "real",
     "serving",
     "guard",

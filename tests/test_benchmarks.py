@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from pillion.backends.fake import FakeBackend
 from pillion.data import Rows, read_rows
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -45,3 +51,41 @@ def test_the_study_of_toxicchat_reads_no_test_row_before_it_is_locked(
     assert opened == ["train.parquet"] and others == []
     assert len(train) == 48 and not set(train.texts) & set(held.texts)
     assert set(train.texts) | set(held.texts) == {f"text {i}" for i in range(60)}
+
+
+def test_the_benchmark_of_answers_reads_test_rows_only_when_it_is_locked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """From end to end on rows and a model that are made up."""
+    monkeypatch.syspath_prepend(FOLDER.parent)
+    module = importlib.import_module("benchmarks.answers")
+    folder = tmp_path / module.FOLDER
+    folder.mkdir()
+    for split, count in (("train", 96), ("test", 24)):
+        safe = [{"prompt": f"q {i // 2}", "response": f"calm words {i}"} for i in range(count)]
+        rows = [
+            {**row, "response": row["response"].upper()} if i % 2 else row
+            for i, row in enumerate(safe)
+        ]
+        labels = ["unsafe" if i % 2 else "safe" for i in range(count)]
+        table = pa.table({name: [row[name] for row in rows] for name in ("prompt", "response")})
+        pq.write_table(table.append_column("label", pa.array(labels)), folder / f"{split}.parquet")
+    written: list[dict[str, Any]] = []
+    monkeypatch.setattr(module, "DATA", tmp_path)
+    monkeypatch.setattr(module, "load_backend", FakeBackend)
+    monkeypatch.setattr(module.Encoder, "load", lambda *_: ByLength())
+    monkeypatch.setattr(module, "write_result", lambda *_, **kept: written.append(kept))
+    for options in ([], ["--locked"]):
+        monkeypatch.setattr("sys.argv", ["answers", "--seeds", "1", *options])
+        module.main()
+
+    assert [entry["split"] for entry in written[0]["data"]] == ["train"]
+    assert [entry["split"] for entry in written[1]["data"]] == ["train", "test"]
+    assert [one["settings"]["counted"] for one in written] == ["validation", "test"]
+
+
+class ByLength:
+    """An encoder of two numbers."""
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        return np.array([[len(text), text.count("a")] for text in texts], dtype=np.float64)

@@ -1,0 +1,277 @@
+"""Probes of answers: a gate that reads the response against what reads the text or the prompt.
+
+    python -m benchmarks.answers [--cache FOLDER] [--rows N] [--seeds N] [--locked]
+
+BeaverTails (the part that may be developed on): `train` is split by prompt into training and
+validation rows. Without `--locked` all numbers are of validation rows; with it the test rows are
+read, once. Responses are cut after 192 tokens, for every method. One pass of the model gives the
+states of prompt and response.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from benchmarks.accuracy import run_folder
+from benchmarks.result_file import DATA, data_entry, write_result
+from pillion.backends import Backend, load_backend
+from pillion.core import Scope, Tokens
+from pillion.data import LabelSpace, Rows, TableLayout, read_rows, split_validation
+from pillion.evals.baselines.encoder import EMBEDDER, Encoder
+from pillion.evals.baselines.logistic import Goal, fit_logistic
+from pillion.evals.running import running_logits
+from pillion.extract import CachedSource, SelectedRows, StateSource, kept_states
+from pillion.extract.scoped import ScopedRows
+from pillion.metrics import evaluate, interval, paired_interval
+from pillion.metrics.running import after, detection, largest
+from pillion.metrics.thresholds import fpr_threshold
+from pillion.probe import Network
+from pillion.probe.task import probabilities
+from pillion.runtime import encode_rows
+from pillion.train import Examples, ProbeConfig, TrainSettings, train
+
+FOLDER = "beavertails_dev"
+RESPONSE_TOKENS = 192
+VALIDATION_SHARE = 0.25
+TOKENS = (16, 32, 64, 128)
+FALSE_STOPS = 0.01
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one side of the split.
+
+    Attributes:
+        prompts: of the rows.
+        responses: of the rows, cut.
+        targets: one where the response is unsafe.
+        sources: states of each scope.
+    """
+
+    prompts: list[str]
+    responses: list[str]
+    targets: np.ndarray
+    sources: dict[Scope, StateSource]
+
+    def some(self, rows: np.ndarray) -> Part:
+        """A part of it."""
+        return Part(
+            [self.prompts[row] for row in rows],
+            [self.responses[row] for row in rows],
+            self.targets[rows],
+            {scope: SelectedRows(source, rows) for scope, source in self.sources.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a method says of the rows that count.
+
+    Attributes:
+        method: its name.
+        seed: of its weights.
+        scores: of whole rows.
+        running: after every token, if it can.
+        line: its threshold for so few false stops on validation rows.
+    """
+
+    method: str
+    seed: int
+    scores: np.ndarray
+    running: Sequence[np.ndarray] | None = None
+    line: float | None = None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cache", type=Path, help="keep hidden states here")
+    parser.add_argument("--rows", type=int, help="of the training file; default: all")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--locked", action="store_true", help="read the test rows, once")
+    options = parser.parse_args()
+    backend = load_backend()
+    with run_folder(options.cache) as cache, ExitStack() as opened_caches:
+        rows, data = opened("train", options.rows)
+        whole = part_of(backend, rows, cache / "train", opened_caches)
+        train_ids, held_ids = split_validation(whole.targets, VALIDATION_SHARE, groups=rows.groups)
+        training, held = whole.some(train_ids), whole.some(held_ids)
+        counted, used = held, [data]
+        if options.locked:
+            test, entry = opened("test", None)
+            counted = part_of(backend, test, cache / "test", opened_caches)
+            used.append(entry)
+        said = everyone(training, held, counted, range(options.seeds))
+    settings = {
+        "model": "embedded",
+        "response_tokens": RESPONSE_TOKENS,
+        "false_stops": FALSE_STOPS,
+        "rows": {"train": len(train_ids), "validation": len(held_ids)},
+        "counted": "test" if options.locked else "validation",
+        "train": TrainSettings().model_dump(),
+    }
+    results = [line for one in said for line in numbers(one, said[0], counted.targets)]
+    for line in results:
+        print(line, flush=True)
+    write_result("answers", results, seed=0, settings=settings, data=used)
+
+
+def opened(split: str, num_rows: int | None) -> tuple[Rows, dict[str, str]]:
+    """Prompt and response rows of a file, or the first of them."""
+    path = DATA / FOLDER / f"{split}.parquet"
+    layout = TableLayout(prompt_column="prompt", response_column="response")
+    rows = read_rows(path, None, "label", layout)
+    assert rows.labels is not None and rows.groups is not None
+    some = slice(num_rows)
+    first = replace(
+        rows, texts=rows.texts[some], labels=rows.labels[some], groups=rows.groups[some]
+    )
+    return first, data_entry(path, split)
+
+
+def part_of(backend: Backend, rows: Rows, folder: Path, caches: ExitStack) -> Part:
+    """States of all tokens on disk, kept if they lie there, and what each scope reads of them."""
+    assert rows.labels is not None
+    space = LabelSpace.of(rows.labels, "unsafe")
+    tokens = [cut(row) for row in encode_rows(backend, rows.texts, "chat", scopes=["response"])]
+    layers = range(backend.identity.num_layers + 1)
+    source = kept_states(backend, tokens, layers, folder, "chat", "error")
+    assert isinstance(source, CachedSource)
+    caches.enter_context(source.reader)
+    scopes: tuple[Scope, ...] = ("response", "last-user")
+    return Part(
+        [conversation[-2].content for conversation in rows.texts],
+        [words(backend, row) for row in tokens],
+        space.encode(rows.labels),
+        {scope: ScopedRows(source, tokens, scope) for scope in scopes},
+    )
+
+
+def cut(row: Tokens) -> Tokens:
+    """A row up to the last token of the response that counts."""
+    read = row.ranges("response")[0]
+    end = min(read.stop, read.start + RESPONSE_TOKENS)
+    kept = [replace(s, end=min(s.end, end)) for s in row.segments if s.begin < end]
+    return Tokens(row[:end], kept)
+
+
+def words(backend: Backend, row: Tokens) -> str:
+    """The text of the response that counts."""
+    return backend.decode([row[place] for part in row.ranges("response") for place in part])
+
+
+def everyone(training: Part, held: Part, counted: Part, seeds: Sequence[int]) -> list[Said]:
+    """All methods; the gate that learns from uniform prefixes, the default, comes first."""
+    said: list[Said] = []
+    for weighing in ("uniform", "softmax", "none"):
+        settings = TrainSettings(prefixes=weighing)
+        networks = gates(training, held, "response", settings, seeds)
+        for seed, network in zip(seeds, networks, strict=True):
+            said.append(answer_gate(f"gate-{weighing}", seed, network, held, counted))
+            print(said[-1].method, seed, "trained", flush=True)
+    networks = gates(training, held, "last-user", TrainSettings(), seeds)
+    for seed, network in zip(seeds, networks, strict=True):
+        scores = np.array([one[-1] for one in running_of(network, counted.sources["last-user"])])
+        said.append(Said("prompt-gate", seed, scores))
+    said.append(Said("tfidf", 0, tfidf(training, held, counted)))
+    encoder = Encoder.load(EMBEDDER, 256)
+    features = [encoder.embed(part.responses) for part in (training, held, counted)]
+    said.append(Said("embeddings", 0, logistic(features, training, held)[0]))
+    return said
+
+
+def gates(
+    training: Part, held: Part, scope: Scope, settings: TrainSettings, seeds: Sequence[int]
+) -> list[Network]:
+    """A gate a seed, trained side by side on the states of a scope."""
+    batch = settings.rows_a_step(len(training.targets))
+    configs = [ProbeConfig(seed=seed).at_batch(batch) for seed in seeds]
+    sides = [Examples(part.sources[scope], part.targets) for part in (training, held)]
+    return [one.network for one in train(sides[0], sides[1], "binary", 2, configs, settings)]
+
+
+def answer_gate(method: str, seed: int, network: Network, held: Part, counted: Part) -> Said:
+    """Running scores, and the threshold that stops so few harmless validation rows."""
+    said = running_of(network, held.sources["response"])
+    line = fpr_threshold(largest(said), held.targets, FALSE_STOPS)
+    running = said if counted is held else running_of(network, counted.sources["response"])
+    return Said(method, seed, np.array([one[-1] for one in running]), running, line)
+
+
+def running_of(network: Network, source: StateSource) -> list[np.ndarray]:
+    """Probabilities after every token of every row."""
+    (logits,) = running_logits([network], source)
+    return [probabilities("binary", one)[:, 0].double().numpy() for one in logits]
+
+
+def tfidf(training: Part, held: Part, counted: Part) -> np.ndarray:
+    """The better of word and character features on validation rows."""
+    made = (
+        TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\w+|[^\w\s]", sublinear_tf=True),
+        TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True),
+    )
+    tried: list[tuple[np.ndarray, float]] = []
+    for one in made:
+        one.fit(training.responses)
+        features = [one.transform(part.responses) for part in (training, held, counted)]
+        tried.append(logistic(features, training, held))
+    return max(tried, key=lambda found: found[1])[0]
+
+
+def logistic(features: list[Any], training: Part, held: Part) -> tuple[np.ndarray, float]:
+    """Scores of the third features by a model of the first, and its AUPRC on the second."""
+    goal = Goal("binary", 1, "auprc")
+    model = fit_logistic((features[0], training.targets), (features[1], held.targets), goal)
+    return model.predict(features[2])[:, 0], auprc(model.predict(features[1])[:, 0], held.targets)
+
+
+def auprc(scores: np.ndarray, targets: np.ndarray) -> float:
+    """Area under precision and recall."""
+    found = evaluate(scores[:, None], targets, "binary", names=("auprc",))["auprc"]
+    assert found is not None
+    return found
+
+
+def numbers(one: Said, best: Said, targets: np.ndarray) -> list[dict[str, Any]]:
+    """AUPRC of whole rows and of beginnings, the difference to the first, and what a stop gives."""
+    who = {"method": one.method, "seed": one.seed}
+    whole = interval(auprc, one.scores, targets)
+    assert whole is not None
+    lines: list[dict[str, Any]] = [
+        {**who, "metric": "auprc", "value": whole.estimate, "interval": [whole.low, whole.high]}
+    ]
+    if one.method != best.method:
+        gain = paired_interval(auprc, best.scores, one.scores, targets)
+        assert gain is not None
+        lines.append(
+            {**who, "metric": "gate_minus_method_auprc", "value": gain.estimate}
+            | {"interval": [gain.low, gain.high]}
+        )
+    if one.running is None:
+        return lines
+    lines += [
+        {**who, "metric": "auprc_after", "tokens": count}
+        | {"value": auprc(after(one.running, count), targets)}
+        for count in TOKENS
+    ]
+    lines.append(
+        {**who, "metric": "auprc_of_largest", "value": auprc(largest(one.running), targets)}
+    )
+    if one.line is not None:
+        found = detection(one.running, targets, one.line)
+        lines += [
+            {**who, "metric": name, "value": value, "threshold": one.line}
+            for name, value in found.items()
+        ]
+    return lines
+
+
+if __name__ == "__main__":
+    main()
