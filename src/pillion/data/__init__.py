@@ -5,6 +5,13 @@ bytes, or one clear sentence that says what is wrong and where. Does not know mo
 """
 
 from pillion.data.balance import LabelCount, balance_notes, conflict_notes, label_counts
+from pillion.data.contexts import (
+    Contexts,
+    contexts_of,
+    in_context,
+    sample_contexts,
+    shipped_contexts,
+)
 from pillion.data.examples import Origin, flat_text
 from pillion.data.labels import LabelSpace
 from pillion.data.layout import TableLayout
@@ -13,6 +20,7 @@ from pillion.data.rows import Rows, Texts, read_rows, read_texts
 from pillion.data.split import split_validation
 
 __all__ = [
+    "Contexts",
     "Label",
     "LabelCount",
     "LabelSpace",
@@ -25,8 +33,13 @@ __all__ = [
     "conflict_notes",
     "flat_text",
     "label_counts",
+    "contexts_of",
+    "flat_text",
+    "in_context",
     "names_of",
     "read_rows",
     "read_texts",
+    "sample_contexts",
+    "shipped_contexts",
     "split_validation",
 ]
