@@ -77,36 +77,78 @@ def test_every_row_holds_the_states_that_it_has_alone(
                 torch.testing.assert_close(reader.read(row_id)[place], alone(row, layer))
 
 
+@pytest.mark.parametrize("top", [1, 2, None])
 @pytest.mark.parametrize("kind", ["fake", "llama", "qwen3", "gpt2", "mixtral"])
 def test_a_beginning_that_rows_share_is_run_once_and_changes_no_state(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, top: int | None
 ) -> None:
     backend = FakeBackend() if kind == "fake" else TransformersBackend(tiny_model(kind))
     opening = random_ids(20)
     rows = [[*opening, *random_ids(tokens, seed=tokens)] for tokens in (1, 9, 4)]
-    layers = range(backend.identity.num_layers + 1)
+    layers = range((top or backend.identity.num_layers) + 1)
     run: list[int] = []
     forward = backend.forward
 
-    def counted(ids: Tensor, *rest: Any) -> Tensor | None:
+    def counted(ids: Tensor, *rest: Any, **keywords: Any) -> Tensor | None:
         run.append(ids.numel())
-        return forward(ids, *rest)
+        return forward(ids, *rest, **keywords)
 
     monkeypatch.setattr(backend, "forward", counted)
     with extract(backend, rows, layers, tmp_path / "cache", "key") as cache:
         assert run == [20, 3 * 9]
         for row_id, row in enumerate(rows):
-            assert distance(cache.read(row_id), full_states(backend, row)) < 1e-5
+            assert distance(cache.read(row_id), full_states(backend, row)[layers]) < 1e-5
 
 
-def test_a_shared_beginning_is_not_run_apart_where_the_highest_blocks_need_not_run(
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_embeddings_alone_know_their_places_behind_a_shared_beginning(
+    tmp_path: Path, kind: str
+) -> None:
+    """No block runs, so a KV cache would stay empty and places would count from 0 again."""
+    backend = TransformersBackend(tiny_model(kind))
+    rows = [[*random_ids(20), token] for token in (30, 40)]
+    with extract(backend, rows, (0,), tmp_path / "cache", "key") as cache:
+        assert distance(cache.read(1), full_states(backend, rows[1])[[0]]) < 1e-6
+
+
+def test_rows_behind_one_system_prompt_run_together_wherever_they_stand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A KV cache would want every block."""
-    backend, rows = FakeBackend(), [[*range(20), token] for token in (30, 40)]
-    monkeypatch.setattr(backend, "new_cache", None)
-    with extract(backend, rows, (0, 1), tmp_path / "cache", "key") as cache:
-        assert distance(cache.read(1), full_states(backend, rows[1])[[0, 1]]) < 1e-6
+    backend = FakeBackend()
+    two = [[*random_ids(60, seed=seed)] for seed in (1, 2)]
+    rows = [[*two[n % 2], *random_ids(3 + n, seed=9 + n)] for n in range(8)]
+    run: list[tuple[int, ...]] = []
+    forward = backend.forward
+
+    def counted(ids: Tensor, *rest: Any, **keywords: Any) -> Tensor | None:
+        run.append(tuple(ids.shape))
+        return forward(ids, *rest, **keywords)
+
+    monkeypatch.setattr(backend, "forward", counted)
+    with extract(backend, rows, LAYERS, tmp_path / "cache", "key") as cache:
+        assert sorted(run) == [(1, 60), (1, 60), (4, 9), (4, 10)]
+        for row_id, row in enumerate(rows):
+            assert distance(cache.read(row_id), full_states(backend, row)[list(LAYERS)]) < 1e-5
+
+
+def test_a_model_whose_caches_cannot_be_copied_runs_every_row_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows behind a long beginning, many for one pass, would otherwise run in a single batch."""
+    backend = FakeBackend()
+    monkeypatch.setattr(backend, "fork", lambda *_: None)
+    rows = [[*random_ids(400), n] for n in range(12)]
+    run: list[int] = []
+    forward = backend.forward
+
+    def counted(ids: Tensor, *rest: Any, **keywords: Any) -> Tensor | None:
+        run.append(ids.numel())
+        return forward(ids, *rest, **keywords)
+
+    monkeypatch.setattr(backend, "forward", counted)
+    with extract(backend, rows, LAYERS, tmp_path / "cache", "key") as cache:
+        assert max(run) <= 2048
+        assert distance(cache.read(11), full_states(backend, rows[11])[list(LAYERS)]) < 1e-5
 
 
 def test_rows_without_tokens_stay_empty(tmp_path: Path, rows: list[list[int]]) -> None:

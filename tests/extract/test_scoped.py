@@ -124,7 +124,12 @@ def test_rows_end_behind_the_last_token_that_is_read(rows: list[Tokens], backend
     """The template's end of a turn was run for nothing."""
     seen: list[int] = []
     forward = backend.forward
-    backend.forward = lambda ids, *rest: seen.append(ids.shape[1]) or forward(ids, *rest)  # type: ignore[method-assign]
+    backend.forward = lambda ids, *rest, **more: (
+        seen.append(ids.shape[1])
+        or forward(  # type: ignore[method-assign]
+            ids, *rest, **more
+        )
+    )
     LiveSource(backend, rows, (0,), "last-user").read_batch([1])
     assert seen == [rows[1].ranges("last-user")[0].stop]
     assert torch.is_inference_mode_enabled() is False

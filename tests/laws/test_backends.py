@@ -188,6 +188,9 @@ def test_no_block_above_the_highest_watched_layer_is_run(kind: str) -> None:
                 ran.clear()  # what is above is needed for the next token
                 backend.forward(*batch_of(), **keywords)
                 assert ran == every
+            ran.clear()  # unless it is said that no next token will come
+            backend.forward(*batch_of(), backend.new_cache(), watched_only=True)
+            assert ran == every[:top]
     ran.clear()
     backend.forward(*batch_of())
     assert ran == every

@@ -117,6 +117,7 @@ class Backend(ABC):
         mask: Bool[Tensor, "batch total"],
         cache: object | None = None,
         logits: bool = False,
+        watched_only: bool = False,
     ) -> Float[Tensor, "batch vocab"] | None:
         """Runs one chunk through the model.
 
@@ -128,6 +129,8 @@ class Backend(ABC):
             mask: which positions hold a token, those already in the cache included.
             cache: of `new_cache`, filled in place; None to keep nothing.
             logits: whether to compute the next-token logits of the last position.
+            watched_only: no block above the highest layer watched is run with a cache either, which
+                then serves nobody who wants more.
         """
 
     def unembed(self, hidden: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead vocab"]:
@@ -145,6 +148,11 @@ class Backend(ABC):
     @abstractmethod
     def new_cache(self) -> object:
         """An empty KV cache."""
+
+    @property
+    def forks(self) -> bool:
+        """Whether this model's caches can be copied, so that `fork` gives one."""
+        return True
 
     @abstractmethod
     def fork(self, cache: object, num_rows: int) -> object | None:

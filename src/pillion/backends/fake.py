@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -115,6 +114,7 @@ class FakeBackend(Backend):
         mask: Bool[Tensor, "batch total"],
         cache: object | None = None,
         logits: bool = False,
+        watched_only: bool = False,
     ) -> Float[Tensor, "batch vocab"] | None:
         """Runs one chunk; see `Backend.forward`."""
         assert cache is None or isinstance(cache, FakeCache)
@@ -125,7 +125,9 @@ class FakeBackend(Backend):
             try:
                 for one in self._passes.watched:
                     one.start(cache, lambda: step)
-                hidden = self._run(token_ids, seen, past, self._highest(cache, logits))
+                hidden = self._run(
+                    token_ids, seen, past, self._highest(cache is None or watched_only, logits)
+                )
                 for one in self._passes.watched:
                     one.end(cache, self._passes)
             finally:
@@ -146,8 +148,8 @@ class FakeBackend(Backend):
         hidden, sums = self.embeddings[token_ids], past.sums or [torch.zeros(())] * len(self.mixers)
         past.sums = []
         self._show(0, hidden)
-        mixers = zip(self.mixers, sums, strict=True)
-        for layer, (mixer, before) in enumerate(islice(mixers, num_layers), start=1):
+        mixers = zip(self.mixers[:num_layers], sums[:num_layers], strict=True)
+        for layer, (mixer, before) in enumerate(mixers, start=1):
             total = (hidden * weight).cumsum(1) + before
             past.sums.append(total[:, -1:])
             hidden = hidden + torch.tanh(
@@ -157,9 +159,9 @@ class FakeBackend(Backend):
         past.tokens, past.counts = past.tokens + token_ids.shape[1], count[:, -1:]
         return hidden
 
-    def _highest(self, cache: object | None, logits: bool) -> int:
+    def _highest(self, watched_only: bool, logits: bool) -> int:
         mine = self._passes.mine()
-        if logits or cache is not None or not mine:
+        if logits or not watched_only or not mine:
             return len(self.mixers)
         return max(one.top for one in mine)
 

@@ -98,6 +98,7 @@ class TransformersBackend(Backend):
         mask: Bool[Tensor, "batch total"],
         cache: object | None = None,
         logits: bool = False,
+        watched_only: bool = False,
     ) -> Float[Tensor, "batch vocab"] | None:
         """Runs one chunk; see `Backend.forward`."""
         if cache is not None and not self._takes_cache:
@@ -125,7 +126,7 @@ class TransformersBackend(Backend):
             try:
                 if logits:
                     return self.model(**keywords, logits_to_keep=1).logits[:, -1]
-                with self._early_exit(possible=cache is None):
+                with self._early_exit(possible=cache is None or watched_only):
                     self.decoder(**keywords)
             except ValueError as error:
                 if "not compatible with `" not in str(error):
@@ -169,6 +170,16 @@ class TransformersBackend(Backend):
         from transformers import DynamicCache
 
         return DynamicCache(config=self.model.config)
+
+    @cached_property
+    def forks(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether every layer keeps plain keys and values; see `Backend.forks`."""
+        from transformers.cache_utils import DynamicCache, DynamicLayer
+
+        if not self._takes_cache:
+            return False
+        layers = DynamicCache(config=self.model.config).layers
+        return all(type(layer) is DynamicLayer for layer in layers)
 
     def fork(self, cache: object, num_rows: int) -> object | None:
         """Copies of the only row of a cache, where every layer keeps plain keys and values."""

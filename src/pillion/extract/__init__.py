@@ -4,6 +4,7 @@ Promises each state once, in the model's own dtype. Does not know labels, probes
 """
 
 from pillion.core import OnTooLong
+from pillion.extract.beginnings import by_beginning
 from pillion.extract.encoded import Encoded, encode
 from pillion.extract.fill import ShardFiller, complete, extract, num_tokens
 from pillion.extract.identity import cache_key, cache_spec, size_sentence
@@ -26,6 +27,7 @@ __all__ = [
     "SelectedRows",
     "ShardFiller",
     "StateSource",
+    "by_beginning",
     "cache_key",
     "cache_spec",
     "complete",

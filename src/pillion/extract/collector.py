@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pillion.backends import Backend, Step
 from pillion.core import Scope
+from pillion.core.batching import batches_by_length
 from pillion.extract.scoped import kept_places
 
 
@@ -73,6 +74,10 @@ MIN_SHARED_TOKENS = 8
 """A beginning that all rows share is run once if it has so many tokens, as a chat template has."""
 
 
+BATCH_TOKENS = 2048
+"""Padded tokens of a forward pass; more gains nothing and pads shorter rows further."""
+
+
 def run_batch(
     backend: Backend,
     collector: Collector,
@@ -80,16 +85,17 @@ def run_batch(
     blocks: Sequence[Float[Tensor, "layer _token dim"]],
     scope: Scope = "all",
 ) -> None:
-    """Runs one padded batch of rows through a watched model, into their blocks.
+    """Runs rows through a watched model, into their blocks.
 
     Blocks hold the states of the scope's tokens; a row ends behind the last of them. What rows
-    begin with in common is run once, and its KV cache repeated; but not where the
-    highest blocks need not run at all, which a KV cache would want.
+    begin with in common is run once, and its KV cache repeated. Rows that share nothing run in
+    batches of their own, where they are many or long.
     """
     kept = [kept_places(row, scope) for row in rows]
     rows = [row[: int(places[-1]) + 1] for row, places in zip(rows, kept, strict=True)]
     shared, cache = shared_tokens(rows), None
-    if backend.identity.num_layers in collector.layers and shared >= MIN_SHARED_TOKENS:
+    fills = max(collector.layers) > 0  # embeddings alone leave a KV cache empty
+    if fills and backend.forks and shared >= MIN_SHARED_TOKENS:
         collector.aim(
             [
                 Aim(0, _run_of(places[places < shared]), block[:, : int((places < shared).sum())])
@@ -97,17 +103,34 @@ def run_batch(
             ]
         )
         cache = backend.new_cache()
-        backend.forward(*pad([rows[0][:shared]]), cache)
+        backend.forward(*pad([rows[0][:shared]]), cache, watched_only=True)
         cache = backend.fork(cache, len(rows))
-    known = 0 if cache is None else shared
+    if cache is not None:
+        return _run_rest(backend, collector, rows, kept, blocks, cache, shared)
+    for batch in batches_by_length([len(row) for row in rows], BATCH_TOKENS):
+        some = [rows[place] for place in batch]
+        places, own = [kept[place] for place in batch], [blocks[place] for place in batch]
+        _run_rest(backend, collector, some, places, own)
+
+
+def _run_rest(
+    backend: Backend,
+    collector: Collector,
+    rows: Sequence[Sequence[int]],
+    kept: Sequence[Int[Tensor, " _kept"]],
+    blocks: Sequence[Float[Tensor, "layer _token dim"]],
+    cache: object | None = None,
+    known: int = 0,
+) -> None:
+    """Runs one padded batch of rows, whose first tokens a KV cache may hold."""
     aims: list[Aim] = []
     for row, (places, block) in enumerate(zip(kept, blocks, strict=True)):
         before = int((places < known).sum())
         aims.append(Aim(row, _run_of(places[before:] - known), block[:, before:]))
     collector.aim(aims)
     token_ids, mask = pad([row[known:] for row in rows])
-    before = torch.ones(len(rows), known, dtype=torch.bool)
-    backend.forward(token_ids, torch.cat([before, mask], dim=1), cache)
+    seen = torch.ones(len(rows), known, dtype=torch.bool)
+    backend.forward(token_ids, torch.cat([seen, mask], dim=1), cache, watched_only=True)
 
 
 def _run_of(places: Int[Tensor, " kept"]) -> slice | Int[Tensor, " kept"]:

@@ -7,7 +7,7 @@ Does not know labels or probes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from jaxtyping import Float
@@ -16,15 +16,12 @@ from torch import Tensor
 from pillion.backends import Backend
 from pillion.cache import DTYPES, CacheReader, CacheSpec, CacheWriter, Shard, Workspace
 from pillion.core import Scope
-from pillion.core.batching import batches_by_length
 from pillion.errors import Interrupted
-from pillion.extract.collector import Collector, run_batch
+from pillion.extract.beginnings import batches_by_beginning
+from pillion.extract.collector import BATCH_TOKENS, Collector, run_batch
 from pillion.extract.identity import cache_spec
 from pillion.extract.progress import Progress, silent
-
-BATCH_TOKENS = 2048
-"""Padded tokens of a forward pass; more gains nothing and pads shorter rows further."""
-
+from pillion.extract.scoped import read_part
 
 Rows = Sequence[Sequence[int]] | Mapping[int, Sequence[int]]
 """Token ids by row id."""
@@ -149,10 +146,11 @@ class ShardFiller:
         self, shard: Shard, rows: Rows, workspace: Workspace, count: Callable[[int], object]
     ) -> list[Float[Tensor, "layer _token dim"]]:
         states = _blocks(self.writer.spec, shard, workspace)
-        for batch in shard_batches(shard):
+        scope = self.writer.spec.scope
+        for batch in shard_batches(shard, rows, scope):
             batch_rows = [rows[shard.row_ids[place]] for place in batch]
             own = [states[place] for place in batch]
-            run_batch(self.backend, self.collector, batch_rows, own, self.writer.spec.scope)
+            run_batch(self.backend, self.collector, batch_rows, own, scope)
             count(sum(shard.lengths[place] for place in batch))
         return states
 
@@ -172,9 +170,15 @@ def _blocks(
     return blocks
 
 
-def shard_batches(shard: Shard) -> Iterator[list[int]]:
-    """Places of a shard's rows that run together; rows without tokens need no run."""
-    for batch in batches_by_length(shard.lengths, BATCH_TOKENS):
-        filled = [place for place in batch if shard.lengths[place]]
-        if filled:
-            yield filled
+def shard_batches(shard: Shard, rows: Rows, scope: Scope) -> list[list[int]]:
+    """Places of a shard's rows that run together; rows without tokens need no run.
+
+    Args:
+        shard: of the cache.
+        rows: token ids by row id.
+        scope: whose tokens are kept.
+    """
+    filled = [place for place, length in enumerate(shard.lengths) if length]
+    run = [read_part(rows[shard.row_ids[place]], scope) for place in filled]
+    batches = batches_by_beginning(run, BATCH_TOKENS)
+    return [[filled[place] for place in batch] for batch in batches]

@@ -17,8 +17,7 @@ from pillion.backends import Backend, Step
 from pillion.core import Scope
 from pillion.core.batching import batches_by_length
 from pillion.errors import StateError, unknown_name
-from pillion.extract.collector import pad
-from pillion.extract.fill import BATCH_TOKENS
+from pillion.extract.collector import BATCH_TOKENS, pad
 from pillion.extract.progress import Progress, silent
 from pillion.extract.scoped import kept_places
 from pillion.probe.network import inverse_rms

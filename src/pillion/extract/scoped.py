@@ -28,6 +28,12 @@ def kept_places(row: Sequence[int], scope: Scope) -> Int[Tensor, " kept"]:
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
 
 
+def read_part(row: Sequence[int], scope: Scope) -> Sequence[int]:
+    """The row up to the last token that a scope reads: no state depends on what comes behind."""
+    ranges = as_tokens(row).ranges(scope)
+    return row[: ranges[-1].stop] if ranges else ()
+
+
 class ScopedRows:
     """The states of a scope, of a source that holds those of all tokens.
 
