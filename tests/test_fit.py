@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from pillion.backends.fake import FakeBackend
-from pillion.core import as_conversation
-from pillion.data import Rows
+from pillion.cache import CacheReader
+from pillion.core import Turn, as_conversation
+from pillion.data import Contexts, Rows, in_context
 from pillion.errors import DataError
 from pillion.fit import FitSettings, Fitted, fit
 from pillion.runtime import LanguageModel
@@ -158,3 +159,72 @@ def test_a_scope_that_is_given_counts(model: LanguageModel, tmp_path: Path) -> N
         settings = FitSettings(scope=scope, live=True)  # type: ignore[arg-type]
         (fitted,), _ = fit_rows(model, tmp_path / scope, rows(), settings=settings)
         assert fitted.artefact.card.scope == scope
+
+
+BEFORE = Contexts(
+    "folder/own.jsonl",
+    "0" * 64,
+    (
+        (Turn("system", "be brief and answer in English"),),
+        (Turn("user", "an awful mess"), Turn("assistant", "a lovely day")),
+    ),
+)
+
+
+def test_a_probe_trained_in_contexts_knows_it_and_reads_the_row_alone(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    settings = FitSettings(contexts=BEFORE)
+    (best,), _ = fit_rows(model, tmp_path, rows(120), settings=settings)
+    card = best.artefact.card
+    wanted = {"name": "own.jsonl", "sha256": "0" * 64, "num": 2}
+    assert card.training["contexts"] == wanted
+    assert (card.scope, card.data.num_rows) == ("last-user", 96)
+    for context in ((), *BEFORE.each):
+        texts = [in_context(text, context) for text in rows(20, start=900).texts]
+        labels = [one["gate"].label for one in model.score(texts, [best.artefact])]
+        assert labels == ["fine", "poor"] * 10
+
+
+def test_validation_rows_are_read_alone_and_in_context(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    settings = FitSettings(contexts=BEFORE, cache=tmp_path / "states")
+    fit_rows(model, tmp_path, rows(24), rows(8, start=500), settings)
+    with CacheReader(tmp_path / "states" / "train") as reader:
+        assert len(reader.spec.lengths) == 24
+    with CacheReader(tmp_path / "states" / "validation") as reader:
+        assert len(reader.spec.lengths) == 16
+
+
+def test_rows_read_twice_do_not_count_twice_for_a_threshold(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    """25 rows with a label, each alone and in a context, looked like the 50 that one needs."""
+    settings = FitSettings(contexts=BEFORE, train=TrainSettings(epochs=1))
+    (few,), _ = fit_rows(model, tmp_path / "few", rows(), rows(98, start=500), settings)
+    (enough,), _ = fit_rows(model, tmp_path / "enough", rows(), rows(100, start=500), settings)
+    assert few.artefact.card.thresholds is None
+    assert len(enough.artefact.card.thresholds or ()) == 1
+
+
+def test_a_row_that_cannot_be_used_is_named_by_its_own_number(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    """With contexts rows are parted before they are read, and then had other numbers."""
+    long = [*rows(30).texts[:-1], "z" * 600]
+    data = Rows.of(long, rows(30).labels, "rows.jsonl")
+    with pytest.raises(DataError, match=r"rows\.jsonl: Row 30: the text has"):
+        fit_rows(model, tmp_path, data, settings=FitSettings(contexts=BEFORE))
+
+
+def test_states_read_in_the_order_of_beginnings_belong_to_their_rows(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    """Labels follow the rows although rows that begin alike lie together on disk."""
+    settings = FitSettings(contexts=BEFORE, train=TrainSettings(epochs=1))
+    (cached,), _ = fit_rows(model, tmp_path / "a", rows(), rows(20, start=500), settings)
+    live = FitSettings(contexts=BEFORE, train=TrainSettings(epochs=1), live=True)
+    (ran,), _ = fit_rows(model, tmp_path / "b", rows(), rows(20, start=500), live)
+    one, two = (x.artefact.card.metrics["auprc"] for x in (cached, ran))
+    assert one == pytest.approx(two, abs=1e-4)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pillion.core import OnTooLong, Scope, Template, Verdict
-from pillion.data import Rows, TableLayout
+from pillion.data import Rows, TableLayout, contexts_of
 from pillion.data.containers import text_cells
 from pillion.errors import ConfigError, Interrupted
 from pillion.fit import FitSettings, fit
@@ -31,6 +31,8 @@ class Probe:
         name: what its verdicts are signed with.
         template: `chat` wraps each text as a user's turn, `raw` leaves it.
         scope: whose words it reads; None: the last user's, or the answer's where rows end with one.
+        contexts: turns that rows are put behind in training: `shipped`, the path of a file with a
+            column of messages, or `none`.
         layers: the layers to read; None for all.
         learning_rate: None for the probe's own default.
         seed: of the weights.
@@ -50,6 +52,7 @@ class Probe:
         name: str = "probe",
         template: Template = "chat",
         scope: Scope | None = None,
+        contexts: str = "none",
         layers: Sequence[int] | None = None,
         learning_rate: float | None = None,
         seed: int = 0,
@@ -64,6 +67,7 @@ class Probe:
         self._settings = FitSettings(
             template=template,
             scope=scope,
+            contexts=contexts_of(contexts),
             layers=tuple(layers) if layers is not None else None,
             on_too_long=on_too_long,
             train=train or TrainSettings(),

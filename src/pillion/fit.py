@@ -15,9 +15,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Int, Shaped
+from pydantic import JsonValue
 
 from pillion.core import OnTooLong, Scope, Template, Text, Tokens
 from pillion.data import (
+    Contexts,
     LabelSpace,
     Rows,
     balance_notes,
@@ -31,12 +33,13 @@ from pillion.extract import (
     Progress,
     SelectedRows,
     StateSource,
+    by_beginning,
     kept_states,
     silent,
 )
 from pillion.metrics import evaluate
 from pillion.probe import Artefact
-from pillion.runtime import LanguageModel, encode_rows
+from pillion.runtime import LanguageModel, encode_rows, place_rows, taken_contexts
 from pillion.select import MAX_ROWS, Targets, choose_layers, sample
 from pillion.train import (
     FEW_ROWS,
@@ -52,6 +55,11 @@ from pillion.train import (
 MIN_ROWS_A_SIDE = 50
 """Validation rows with and without a label below which its best threshold is chance: 0.5 stays."""
 
+NONE_HELD = (
+    "No row can be held out (every label has a single one): thresholds and metrics are of the "
+    "training rows themselves."
+)
+
 Say = Callable[[str], object]
 """Takes a sentence for the user."""
 
@@ -63,6 +71,8 @@ class FitSettings:
     Attributes:
         template: how a text is wrapped.
         scope: whose words the probe reads; None: see `default_scope`.
+        contexts: turns that rows are put behind, two training rows of three and every validation
+            row, which is read alone too; None to read rows as they are.
         layers: those to read; None for all, embeddings included; `auto` for those that
             `pillion.select` chooses on training rows.
         on_too_long: what happens to a text beyond the context window.
@@ -77,6 +87,7 @@ class FitSettings:
 
     template: Template = "chat"
     scope: Scope | None = None
+    contexts: Contexts | None = None
     layers: tuple[int, ...] | Literal["auto"] | None = None
     on_too_long: OnTooLong = "error"
     validation_share: float | None = None
@@ -136,8 +147,9 @@ def fit(
     settings = replace(settings, scope=scope, train=_prefixes_settled(settings.train, scope))
     with ExitStack() as opened:
         reader = _Reader(model, work, settings, progress, say, opened)
-        training, held_out, space = _examples(reader, rows, validation)
-        told = _told(rows, space, training, held_out, say)
+        training, held_out, space = _examples(reader, *_placed(reader, rows, validation))
+        times = 1 if settings.contexts is None else 2
+        told = _told(rows, space, training, held_out, times, say)
         batch_size = settings.train.rows_a_step(len(training.targets))
         trained = train(
             training,
@@ -152,7 +164,7 @@ def fit(
         )
         facts = _facts(model, rows, validation, training, settings, space)
         facts["data"] |= told
-        fitted = [Fitted(_artefact(one, held_out, facts), one) for one in trained]
+        fitted = [Fitted(_artefact(one, held_out, facts, times), one) for one in trained]
     return sorted(fitted, key=_rank)
 
 
@@ -204,9 +216,12 @@ class _Reader:
         if self.settings.live:
             return LiveSource(backend, tokens, layers, _scope(self.settings))
         folder = (self.settings.cache or self.work) / name
+        # Rows that begin alike lie together, so that what they begin with is run once a batch.
+        in_contexts = self.settings.contexts is not None
+        order = by_beginning(tokens) if in_contexts else range(len(tokens))
         source = kept_states(
             backend,
-            tokens,
+            [tokens[row] for row in order],
             layers,
             folder,
             self.settings.template,
@@ -216,7 +231,43 @@ class _Reader:
             _scope(self.settings),
         )
         self.opened.enter_context(source.reader)
-        return source
+        return SelectedRows(source, np.argsort(order)) if in_contexts else source
+
+
+def _placed(reader: _Reader, rows: Rows, validation: Rows | None) -> tuple[Rows, Rows | None]:
+    """Training and validation rows in contexts, where there are any: then both are settled here.
+
+    Rows are encoded as they are before, so that errors name them by their own numbers.
+
+    Raises:
+        ConfigError: the model does not take the contexts, or the scope would read them.
+    """
+    how, backend = reader.settings, reader.model.backend
+    if how.contexts is None:
+        return rows, validation
+    contexts, note = taken_contexts(backend, how.contexts, how.template, _scope(how))
+    if note is not None:
+        reader.say(note)
+    for some in (rows, validation):
+        if some is not None:
+            reader.encode(some)
+    if validation is None:
+        rows, validation = _parted(rows, how)
+        if validation is rows:
+            reader.say(NONE_HELD)
+    return (
+        place_rows(backend, rows, contexts, seed=0, placing="some"),
+        place_rows(backend, validation, contexts, seed=1, placing="both"),
+    )
+
+
+def _parted(rows: Rows, settings: FitSettings) -> tuple[Rows, Rows]:
+    """The rows that are trained on and those held back; all of them twice if none can be."""
+    with _naming(rows):
+        space = LabelSpace.of(_labels(rows), settings.positive, rows.several)
+    ids, share = space.encode(_labels(rows)), settings.held_share(len(rows))
+    train_ids, held_ids = split_validation(ids, share, groups=rows.groups)
+    return (rows.some(train_ids), rows.some(held_ids)) if len(held_ids) else (rows, rows)
 
 
 def _examples(
@@ -233,10 +284,7 @@ def _examples(
         reader = reader.choosing(space, ids[train_ids], [tokens[row] for row in train_ids])
         source = reader.source(tokens, "train")
         if not len(held_ids):
-            reader.say(
-                "No row can be held out (every label has a single one): thresholds and metrics "
-                "are of the training rows themselves."
-            )
+            reader.say(NONE_HELD)
             training = _part(source, ids, train_ids)
             return training, training, space
         return _part(source, ids, train_ids), _part(source, ids, held_ids), space
@@ -329,16 +377,22 @@ def _facts(
             "split": share if is_cut else "all rows",
             "validation_sha256": validation.sha256 if validation else None,
         },
-        "shared": settings.train.model_dump(),
+        "shared": settings.train.model_dump() | _contexts_facts(settings),
     }
 
 
 def _told(
-    rows: Rows, space: LabelSpace, training: Examples, held_out: Examples, say: Say
+    rows: Rows,
+    space: LabelSpace,
+    training: Examples,
+    held_out: Examples,
+    times: int,
+    say: Say,
 ) -> dict[str, Any]:
     """The balance of the labels for the card; what is worth a word is said before any training."""
     assert rows.labels is not None
-    counts = label_counts(space, training.targets, held_out.targets)
+    once = held_out.targets[: len(held_out.targets) // times]  # those alone come first
+    counts = label_counts(space, training.targets, once)
     notes = [*balance_notes(counts), *conflict_notes(rows.texts, rows.labels, rows.numbers)]
     for note in notes:
         say(note)
@@ -348,12 +402,24 @@ def _told(
     return {"labels": [one._asdict() for one in counts], "notes": [*found, *notes]}
 
 
-def _artefact(trained: Trained, held_out: Examples, facts: dict[str, Any]) -> Artefact:
-    """The probe with its thresholds and validation metrics."""
+def _contexts_facts(settings: FitSettings) -> dict[str, JsonValue]:
+    """Which contexts rows stood behind, as a card keeps it; nothing for none."""
+    return {} if settings.contexts is None else {"contexts": dict(settings.contexts.facts)}
+
+
+def _artefact(trained: Trained, held_out: Examples, facts: dict[str, Any], times: int) -> Artefact:
+    """The probe with its thresholds and validation metrics.
+
+    Args:
+        trained: the configuration.
+        held_out: rows that choose.
+        facts: what the card says of all configurations.
+        times: how often each validation row is among them.
+    """
     task, config = facts["task"], trained.config
     probs = evaluate_source(trained.unbiased, held_out.source, task).cpu()
     thresholds = None
-    if _can_tell(held_out.targets):
+    if _can_tell(held_out.targets, times):
         thresholds = choose_thresholds(task, probs, held_out.targets)
     metrics = evaluate(probs.numpy(), held_out.targets, task, thresholds)
     network, kept = trained.network.to(torch.device("cpu")).pruned()
@@ -376,8 +442,8 @@ def _artefact(trained: Trained, held_out: Examples, facts: dict[str, Any]) -> Ar
     )
 
 
-def _can_tell(targets: Shaped[np.ndarray, "row ..."]) -> bool:
+def _can_tell(targets: Shaped[np.ndarray, "row ..."], times: int) -> bool:
     """Whether validation has enough rows of either side for a threshold better than 0.5."""
     columns = targets.reshape(len(targets), -1)
     positives, judged = (columns > 0).sum(0), (~np.isnan(columns)).sum(0)
-    return bool(np.minimum(positives, judged - positives).min() >= MIN_ROWS_A_SIDE)
+    return bool(np.minimum(positives, judged - positives).min() >= times * MIN_ROWS_A_SIDE)

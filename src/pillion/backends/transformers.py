@@ -171,8 +171,8 @@ class TransformersBackend(Backend):
 
         return DynamicCache(config=self.model.config)
 
-    @cached_property
-    def forks(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+    @property
+    def forks(self) -> bool:
         """Whether every layer keeps plain keys and values; see `Backend.forks`."""
         from transformers.cache_utils import DynamicCache, DynamicLayer
 

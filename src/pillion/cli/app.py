@@ -93,6 +93,15 @@ Scoped = Annotated[
         "with an answer, all with --template raw.",
     ),
 ]
+Placed = Annotated[
+    str,
+    typer.Option(
+        "--contexts",
+        metavar="FILE|shipped|none",
+        help="Put rows behind system prompts and earlier turns: those that come with pillion, or "
+        "those of a file with a column of messages.",
+    ),
+]
 TooLong = Annotated[
     OnTooLong,
     typer.Option("--on-too-long", help="What to do with a text beyond the context window."),

@@ -15,8 +15,10 @@ from pillion.cli.app import (
     Dtype,
     Json,
     Model,
+    Placed,
     TooLong,
     app,
+    err,
     out,
     print_json,
     progress_bar,
@@ -99,6 +101,7 @@ def calibrate(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=SEED_MAX, help="Of folds and resamples.")] = 0,
     how: RowOptions = USUAL_ROWS,
+    contexts: Placed = "none",
     model: Model = "embedded",
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -112,10 +115,12 @@ def calibrate(
     prediction sets as asked. All of it is kept on the probe's card, and predict, generate and serve
     go by it. Without a wish for thresholds the decisions stay as they are.
     """
+    from pillion.data import contexts_of
     from pillion.evals import (
         CalibrationSettings,
         Labelled,
         Operating,
+        in_contexts,
         largest_probs,
         probs_of,
         raw_artefact,
@@ -138,11 +143,14 @@ def calibrate(
     artefact = resolve(probe)
     target = Path(probe) if out_folder is None else out_folder
     check_probe_folder(target)
+    before = contexts_of(contexts)
     labelled = Labelled.of(artefact.card, how.rows(data))
     raw = raw_artefact(artefact)
     language_model = LanguageModel.load(model, dtype, device)
     skip = how.skip_bad_rows
     labelled = usable(labelled, artefact, language_model.backend, on_too_long, skip, target)
+    if before is not None:
+        labelled = in_contexts(language_model, raw.card, labelled, before, "some", seed, err.print)
     with progress_bar() as bar:
         scored = score(
             language_model,

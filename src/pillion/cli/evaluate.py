@@ -15,8 +15,10 @@ from pillion.cli.app import (
     Dtype,
     Json,
     Model,
+    Placed,
     TooLong,
     app,
+    err,
     json_line,
     out,
     print_json,
@@ -48,6 +50,7 @@ def evaluate(
         typer.Option(min=0, help="Texts of each kind that --out keeps for the report; 0: none."),
     ] = 0,
     how: RowOptions = USUAL_ROWS,
+    contexts: Placed = "none",
     model: Model = "embedded",
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -61,16 +64,28 @@ def evaluate(
     responses also how good it is after 16, 32, 64 and 128 tokens, how soon it finds what it is for,
     and how many answers it would stop wrongly.
     """
-    from pillion.evals import Labelled, measure, measure_running, result_of, score
+    from pillion.data import contexts_of
+    from pillion.evals import (
+        Labelled,
+        in_contexts,
+        measure,
+        measure_running,
+        result_of,
+        score,
+    )
     from pillion.runtime import LanguageModel, resolve
 
     if out_file is not None:
         check_file(out_file, "--out")
     artefact = resolve(probe)
+    before = contexts_of(contexts)
     labelled = Labelled.of(artefact.card, how.rows(data))
     language_model = LanguageModel.load(model, dtype, device)
     skip = how.skip_bad_rows
     labelled = usable(labelled, artefact, language_model.backend, on_too_long, skip, out_file)
+    if before is not None:
+        card = artefact.card
+        labelled = in_contexts(language_model, card, labelled, before, "every", 0, err.print)
     with progress_bar() as bar:
         scored = score(
             language_model,

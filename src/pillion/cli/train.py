@@ -18,6 +18,7 @@ from pillion.cli.app import (
     Dtype,
     Json,
     Model,
+    Placed,
     Scoped,
     TooLong,
     Wrapping,
@@ -119,6 +120,7 @@ def train(
     ] = None,
     template: Wrapping = "chat",
     scope: Scoped = None,
+    contexts: Placed = "none",
     model: Model = "embedded",
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -138,6 +140,7 @@ def train(
     trained on them. Of several configurations the best on validation is saved. Stopped by Ctrl-C,
     the same command goes on where it was.
     """
+    from pillion.data import contexts_of
     from pillion.fit import FitSettings, default_scope, fit
     from pillion.runtime import LanguageModel
     from pillion.train import TrainSettings
@@ -154,6 +157,7 @@ def train(
     how = FitSettings(
         template=template,
         scope=scope,
+        contexts=contexts_of(contexts),
         layers="auto" if layers == AUTO else parse_layers(layers, num_layers),
         on_too_long=on_too_long,
         positive=positive,

@@ -40,6 +40,12 @@ class Contexts:
     def __len__(self) -> int:
         return len(self.each)
 
+    @property
+    def facts(self) -> dict[str, str | int]:
+        """What a card or a result file keeps of them: name, digest and number."""
+        name = self.name.replace("\\", "/").rsplit("/", 1)[-1]
+        return {"name": name, "sha256": self.sha256, "num": len(self)}
+
 
 def contexts_of(name: str) -> Contexts | None:
     """The contexts of that name: `shipped`, a file of them, or None for `none`.

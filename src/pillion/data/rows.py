@@ -14,6 +14,9 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int
+
 from pillion.core import FailedRow, Text
 from pillion.data import hub, tables
 from pillion.data.cells import Fault, text_of
@@ -102,6 +105,18 @@ class Rows:
             )
         return plain
 
+    def some(self, row_ids: Sequence[int] | Int[np.ndarray, " some"]) -> Rows:
+        """Some of the rows, in the order given; each still knows where it came from."""
+        ids = [int(row_id) for row_id in row_ids]
+        origins = self.origins or [Origin(row + 1) for row in range(len(self))]
+        return replace(
+            self,
+            texts=tuple(self.texts[row] for row in ids),
+            labels=self.labels and tuple(self.labels[row] for row in ids),
+            origins=tuple(origins[row] for row in ids),
+            groups=self.groups and tuple(self.groups[row] for row in ids),
+        )
+
     def without(self, failed: Sequence[FailedRow]) -> Rows:
         """The other rows, where some failed later.
 
@@ -110,17 +125,10 @@ class Rows:
         """
         origins = self.origins or tuple(Origin(row + 1) for row in range(len(self)))
         gone = {one.row - 1 for one in failed}
-        kept = [row for row in range(len(self)) if row not in gone]
         late = {origins[one.row - 1].row: one.reason for one in failed}
         every = [*self.failed, *(FailedRow(row, reason) for row, reason in late.items())]
-        return replace(
-            self,
-            texts=tuple(self.texts[row] for row in kept),
-            labels=self.labels and tuple(self.labels[row] for row in kept),
-            origins=tuple(origins[row] for row in kept),
-            groups=self.groups and tuple(self.groups[row] for row in kept),
-            failed=tuple(sorted(every, key=lambda one: one.row)),
-        )
+        kept = self.some([row for row in range(len(self)) if row not in gone])
+        return replace(kept, failed=tuple(sorted(every, key=lambda one: one.row)))
 
     def place(self, row: int) -> tuple[str, int]:
         """The file of a row of the data (from 1) and the row's number in that file (from 1)."""

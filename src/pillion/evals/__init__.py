@@ -10,7 +10,7 @@ from pillion.evals.needle import NeedleSettings, needle_rows
 from pillion.evals.operating import Operating
 from pillion.evals.profiles import layer_profiles
 from pillion.evals.running import Scored, largest_probs, measure_running, score
-from pillion.evals.scoring import Labelled, probs_of, score_rows
+from pillion.evals.scoring import Labelled, in_contexts, probs_of, score_rows
 
 __all__ = [
     "CalibrationSettings",
@@ -20,6 +20,7 @@ __all__ = [
     "Scored",
     "calibrate",
     "evaluation",
+    "in_contexts",
     "largest_probs",
     "layer_profiles",
     "measure",

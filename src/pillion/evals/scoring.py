@@ -6,17 +6,17 @@ Knows the runtime, no metric.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
 from pillion.core import OnTooLong, Verdict
-from pillion.data import LabelSpace, Rows
+from pillion.data import Contexts, LabelSpace, Rows
 from pillion.errors import DataError
 from pillion.probe import Artefact, Card
-from pillion.runtime import LanguageModel
+from pillion.runtime import LanguageModel, place_rows, taken_contexts
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,10 +26,12 @@ class Labelled:
     Attributes:
         rows: texts and labels.
         targets: label ids, or 0/1 a label for a multi-label probe.
+        contexts: that the rows stand behind; None where they stand as they are.
     """
 
     rows: Rows
     targets: Shaped[np.ndarray, "row ..."]
+    contexts: Contexts | None = None
 
     @classmethod
     def of(cls, card: Card, rows: Rows) -> Labelled:
@@ -47,9 +49,40 @@ class Labelled:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Where the rows came from, as a card keeps it."""
+        """Where the rows came from, and what they stand behind, as a card keeps it."""
         path = self.rows.path.replace("\\", "/").rsplit("/", 1)[-1]
-        return {"path": path, "sha256": self.rows.sha256, "num_rows": len(self.rows)}
+        own = {"path": path, "sha256": self.rows.sha256, "num_rows": len(self.rows)}
+        return own if self.contexts is None else own | {"contexts": self.contexts.facts}
+
+
+def in_contexts(
+    model: LanguageModel,
+    card: Card,
+    labelled: Labelled,
+    contexts: Contexts,
+    placing: Literal["some", "every"],
+    seed: int,
+    say: Callable[[str], object],
+) -> Labelled:
+    """The rows behind contexts that a probe of this model may meet.
+
+    Args:
+        model: whose chat template takes the contexts.
+        card: of the probe.
+        labelled: rows as they are.
+        contexts: to put before them.
+        placing: which rows come behind one; each stands there once, so that intervals hold.
+        seed: of the draw.
+        say: told which contexts the model does not take.
+
+    Raises:
+        ConfigError: the model takes none of them, or the probe would read them as the row's words.
+    """
+    taken, note = taken_contexts(model.backend, contexts, card.template, card.scope)
+    if note is not None:
+        say(note)
+    rows = place_rows(model.backend, labelled.rows, taken, seed, placing)
+    return replace(Labelled.of(card, rows), contexts=contexts)
 
 
 def score_rows(

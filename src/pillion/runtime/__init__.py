@@ -18,6 +18,7 @@ from pillion.runtime.engine import (
 )
 from pillion.runtime.engines import ENGINES, load_engine
 from pillion.runtime.explanation import Explanation, explain
+from pillion.runtime.in_context import place_rows, taken_contexts
 from pillion.runtime.language_model import (
     Generation,
     LanguageModel,
@@ -57,8 +58,10 @@ __all__ = [
     "explain",
     "load_engine",
     "pad_batch",
+    "place_rows",
     "resolve",
     "score_batches",
     "sift_rows",
+    "taken_contexts",
     "watch",
 ]

@@ -7,33 +7,47 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 from pillion.backends import Backend
-from pillion.core import Conversation, Template, Text, Turn
-from pillion.data import Contexts, in_context
+from pillion.core import Conversation, Scope, Template, Text, Turn
+from pillion.data import Contexts, Rows, in_context, sample_contexts
 from pillion.errors import ConfigError, DataError
+
+Placing = Literal["some", "every", "both"]
+"""Of rows: a share of them in a context, each of them, or each alone and once more in a context."""
+
+SCOPES: tuple[Scope, ...] = ("last-user", "response")
+"""Scopes that read no word of a context."""
 
 _TEMPLATE_TOKENS = 64
 """More than a template puts around a turn."""
 
 
 def taken_contexts(
-    backend: Backend, contexts: Contexts, template: Template
+    backend: Backend, contexts: Contexts, template: Template, scope: Scope
 ) -> tuple[Contexts, str | None]:
     """The contexts that a model's chat template takes, and a sentence of those it does not.
 
     Args:
         backend: the model.
-        contexts: to put before a user's turn.
+        contexts: to put before rows.
         template: how texts are wrapped.
+        scope: whose words are to be read.
 
     Raises:
-        ConfigError: none is taken, or texts are raw and so have no turns.
+        ConfigError: none is taken, texts are raw and so have no turns, or a scope that would read a
+            context as if it were the row.
     """
     if template == "raw":
         raise ConfigError(
             "Contexts are turns of a conversation, and raw texts have none; use --template chat, "
             "or --contexts none."
+        )
+    if scope not in SCOPES:
+        raise ConfigError(
+            f"Contexts are other turns before the row, and the scope {scope!r} would read them as "
+            f"the row's own; use --scope {' or '.join(SCOPES)}, or --contexts none."
         )
     refused = {n: why for n, one in enumerate(contexts.each) if (why := _refusal(backend, one))}
     if not refused:
@@ -61,7 +75,33 @@ def _refusal(backend: Backend, context: Conversation) -> str | None:
     return None if len(tokens) < room else f"{len(tokens):,} tokens, and the model reads {room:,}"
 
 
-def rows_in_context(
+def place_rows(
+    backend: Backend, rows: Rows, contexts: Contexts, seed: int, placing: Placing
+) -> Rows:
+    """The rows behind contexts that are dealt to them by chance.
+
+    Args:
+        backend: the model.
+        rows: with or without labels.
+        contexts: that the model takes.
+        seed: of the draw.
+        placing: which rows; for `both` those alone come first, in their order.
+    """
+    shares = {"alone": 0.0} if placing != "some" else {}
+    drawn = sample_contexts(len(rows), seed, contexts, **shares)
+    placed = texts_in_context(backend, rows.texts, drawn)
+    if placing != "both":
+        return replace(rows, texts=tuple(placed))
+    return replace(
+        rows,
+        texts=(*rows.texts, *placed),
+        labels=rows.labels and rows.labels * 2,
+        origins=rows.origins and rows.origins * 2,
+        groups=rows.groups and rows.groups * 2,
+    )
+
+
+def texts_in_context(
     backend: Backend, texts: Sequence[Text], contexts: Sequence[Conversation]
 ) -> list[Text]:
     """Each text behind its context; alone where both together are too long for the model.
