@@ -16,6 +16,7 @@ ALL = (
     "needle",
     "answers",
     "real",
+    "conversations",
     "serving",
     "guard",
     "soak",
