@@ -440,7 +440,8 @@ def broken() -> Iterator[tuple[TransformersBackend, int, int]]:
 
     def spoil(_: Any, args: Any, output: Tensor) -> Tensor:
         output = output.clone()
-        output[-1, 5] = torch.nan
+        if output.shape[1] > 5:  # the pass that tries whether blocks loop has one token
+            output[-1, 5] = torch.nan
         return output
 
     handle = backend.blocks[1].register_forward_hook(spoil)
