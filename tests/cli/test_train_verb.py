@@ -128,7 +128,7 @@ def test_the_help_names_every_probe(run: Run) -> None:
 def test_the_help_tells_the_defaults(run: Run) -> None:
     shown = " ".join(run("train", "--help").out.split())
     settings = TrainSettings()
-    assert f"1 to 10; default: {settings.epochs}." in shown
+    assert f"1 to 100; default: {settings.epochs}." in shown
     few, many = settings.rows_a_step(FEW_ROWS - 1), settings.rows_a_step(FEW_ROWS)
     assert f"default: {many}, or {few} below {FEW_ROWS:,} rows." in shown
     few, many = (FitSettings().held_share(num_rows) for num_rows in (FEW_ROWS - 1, FEW_ROWS))

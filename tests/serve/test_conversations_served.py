@@ -76,6 +76,14 @@ def test_a_stream_says_the_same_before_the_first_token(client: TestClient) -> No
     assert (told["prompt"], told["tool"]) == (whole["prompt"], whole["tool"])
 
 
+def test_a_server_whose_probes_read_prompts_alone_answers() -> None:
+    """Behind the prompt nothing was read, and the answer failed for it."""
+    probe = make_artefact("p", FakeBackend().identity, template="chat", scope="last-user")
+    with application(PlainEngine(FakeBackend(), [probe])) as client:
+        told = chat(client, TALK)["verdicts"]
+    assert set(told["prompt"]) == {"p"} and told["response"] == {}
+
+
 def test_a_raw_prompt_has_no_turns(client: TestClient) -> None:
     body = {"model": MODEL, "prompt": "hello", "max_tokens": 2}
     told = client.post(COMPLETE, json=body).json()["verdicts"]

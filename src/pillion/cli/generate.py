@@ -56,7 +56,7 @@ def generate(
     allow_mismatch: AllowMismatch = False,
     as_json: Json = False,
 ) -> None:
-    """Answer a prompt or a conversation, with verdicts from the same passes.
+    """Answer a prompt or turns, with verdicts from the same passes.
 
     The verdicts of the prompt come first, of the turns that each probe reads. Under each line of
     the answer stands a bar for every token: the running probability of a label of the answer.

@@ -253,4 +253,5 @@ class _Timed:
 
 
 def _row(reading: Reading | None) -> dict[str, Verdict]:
-    return reading.verdicts()[0] if reading else {}
+    found = reading.verdicts() if reading else []  # none where no probe reads what has run
+    return found[0] if found else {}

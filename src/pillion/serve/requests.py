@@ -272,8 +272,19 @@ class CompletionRequest(_Sampled):
     suffix: Annotated[Any, Neutral("")] = None
 
 
+def _one_of_two(schema: dict[str, Any]) -> None:
+    """Says in the schema what `_Judged` asks for: input or messages, and neither is null."""
+    for name in ("input", "messages"):
+        given = schema["properties"][name]
+        given["anyOf"] = [one for one in given["anyOf"] if one != {"type": "null"}]
+        given.pop("default", None)
+    schema["oneOf"] = [{"required": ["input"]}, {"required": ["messages"]}]
+
+
 class _Judged(_Body):
     """What is to be judged: texts, or conversations."""
+
+    model_config = ConfigDict(json_schema_extra=_one_of_two)
 
     input: Inputs | None = None
     messages: Conversations | None = None
