@@ -114,7 +114,8 @@ class ContinuousBatching:
 
     def step_seconds(self) -> float | None:
         """How long steps took lately; None while there are none to take."""
-        if not self._scheduler.has_pending_requests():
+        # A manager that has stopped has let go of its scheduler.
+        if self._manager.batch_processor is None or not self._scheduler.has_pending_requests():
             return None
         return self._step_seconds
 

@@ -81,6 +81,7 @@ class Classifier:
         self._waiting.append(Job(rows, artefacts, owner, answer))
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
+            self._worker.add_done_callback(self._ended)
         return await answer
 
     async def _work(self) -> None:
@@ -95,6 +96,14 @@ class Classifier:
                 await self._serve(batch)
                 places = [(job, i) for job, i in places if not job.answer.done()]
         self._worker = None
+
+    def _ended(self, worker: asyncio.Task[None]) -> None:
+        """A worker that failed itself leaves nobody waiting."""
+        if worker.cancelled() or worker.exception() is None:
+            return
+        jobs, self._waiting, self._worker = list(self._waiting), deque[Job](), None
+        for job in jobs:
+            _settle(job, worker.exception())
 
     def _round(self) -> list[Place]:
         """The next rows, owner by owner in turn, of those who want the first one's probes."""
