@@ -347,7 +347,7 @@ class ContinuousBatching:
         if not ours:
             return
         self._step_began = time.perf_counter()
-        step = self._step(kwargs)
+        step = self._step(kwargs, args[0] if args else kwargs["input_ids"])
         for chunk in step.chunks:
             if chunk.request in self._tickets:
                 self._cached.setdefault(chunk.request, chunk.start)
@@ -380,7 +380,7 @@ class ContinuousBatching:
                 watcher.end()
             self._faults.torn = False
 
-    def _step(self, kwargs: dict[str, Any]) -> PagedStep:
+    def _step(self, kwargs: dict[str, Any], ids: Int[Tensor, "1 token"]) -> PagedStep:
         pages: Any = self._pages
         chunks, first = list[Chunk](), 0
         for one in self._manager.batch_processor.inputs_and_outputs.requests_in_batch:
@@ -396,7 +396,7 @@ class ContinuousBatching:
             places = self._slots(read) if len(read) else slots
             return places[bounds[index] : bounds[index + 1]]
 
-        return PagedStep(tuple(chunks), slots, history, kwargs["input_ids"].flatten())
+        return PagedStep(tuple(chunks), slots, history, ids.flatten())
 
     def _slots(self, index: Int[Tensor, " token"]) -> Int[Tensor, " token"]:
         """From rows of the first layer's keys, which lie between all others, to tokens."""
