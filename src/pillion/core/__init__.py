@@ -18,7 +18,6 @@ from pillion.core.conversation import (
     as_conversation,
     as_tokens,
     in_reasoning,
-    scope_of,
 )
 from pillion.core.failed_row import FailedRow
 from pillion.core.identity import ModelIdentity, OnTooLong, Template
@@ -48,6 +47,5 @@ __all__ = [
     "as_conversation",
     "as_tokens",
     "in_reasoning",
-    "scope_of",
     "verdict_json",
 ]

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
-from pillion.errors import DataError, unknown_name
+from pillion.errors import DataError
 
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -133,17 +133,6 @@ def in_reasoning(row: Sequence[int], reasoning: tuple[int, int] | None) -> bool:
     if reasoning is None:
         return False
     return next((token == reasoning[0] for token in reversed(row) if token in reasoning), False)
-
-
-def scope_of(name: str) -> Scope:
-    """The scope of that name.
-
-    Raises:
-        ConfigError: for an unknown one, listing the known ones.
-    """
-    if name not in SCOPES:
-        raise unknown_name("scope", name, SCOPES)
-    return name
 
 
 def as_conversation(messages: Any) -> Conversation:

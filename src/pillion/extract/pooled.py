@@ -19,8 +19,8 @@ from pillion.core.batching import batches_by_length
 from pillion.errors import StateError, unknown_name
 from pillion.extract.collector import BATCH_TOKENS, pad
 from pillion.extract.progress import Progress, silent
-from pillion.extract.scoped import kept_places
 from pillion.probe.network import inverse_rms
+from pillion.runtime.spoken import read_mask
 
 Pool = Literal["mean", "mean-rms", "last"]
 """`mean` of the tokens' states; `mean-rms` of the states, each RMS-normalised; `last` token."""
@@ -57,7 +57,7 @@ def pooled_states(
         for batch in batches_by_length(lengths, BATCH_TOKENS):
             ids, mask = pad([token_ids[row] for row in batch])
             watcher.rows = torch.tensor(batch)
-            watcher.read = _read(mask, [token_ids[row] for row in batch], scope)
+            watcher.read = read_mask(mask, [token_ids[row] for row in batch], scope)
             backend.forward(ids, mask)
             done += int(mask.sum())
             progress("read", done, sum(lengths))
@@ -99,18 +99,6 @@ class _Pooler:
 
     def move(self, cache: object, rows: Int[Tensor, " row"]) -> None:
         """Nothing to move: passes here keep no KV cache."""
-
-
-def _read(
-    mask: Bool[Tensor, "batch token"], rows: Sequence[Sequence[int]], scope: Scope
-) -> Bool[Tensor, "batch token"]:
-    """Which positions hold a token of the scope; rows are padded on the right."""
-    if scope == "all":
-        return mask
-    read = torch.zeros_like(mask)
-    for place, row in enumerate(rows):
-        read[place, kept_places(row, scope)] = True
-    return read
 
 
 def _mean(
