@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -195,26 +194,21 @@ def test_a_packed_batch_equals_single_sequences(
     assert_equal(reading.probabilities(), wanted(backend, probes, rows))
 
 
-@each_name
 @torch.no_grad()
-def test_cu_seq_lens_q_alone_tells_where_sequences_begin(
-    name: str, backend: TransformersBackend, probes: list[Artefact]
+def test_cu_seq_lens_q_without_positions_is_refused_where_tokens_see_across(
+    backend: TransformersBackend, every: list[Artefact]
 ) -> None:
-    """This engine lets tokens attend across; each verdict is of its own slice of those states."""
-    bounds = [0, 7, 8, 20]
-    with attach(backend.model, probes) as reading:
+    """Its attention makes its masks from positions alone: each sequence saw the ones before it."""
+    bounds = torch.tensor([0, 7, 8, 20], dtype=torch.int32, device=DEVICE)
+    with (
+        attach(backend.model, every),
+        pytest.raises(StateError, match="lets them see each other"),
+    ):
         backend.model(
             input_ids=torch.tensor([ROWS[0][:20]], device=DEVICE),
-            cu_seq_lens_q=torch.tensor(bounds, dtype=torch.int32, device=DEVICE),
+            cu_seq_lens_q=bounds,
             use_cache=False,
         )
-    states = full_states(backend, ROWS[0][:20])
-    slices = [states[:, a:b] for a, b in pairwise(bounds)]
-
-    assert_equal(
-        reading.probabilities(),
-        {a.name: torch.stack([offline(a, s) for s in slices]) for a in probes},
-    )
 
 
 # --- chunks and caches
@@ -422,11 +416,12 @@ def test_going_on_from_a_packed_batch_is_an_error(
     backend: TransformersBackend, every: list[Artefact]
 ) -> None:
     cache = backend.new_cache()
-    positions = torch.tensor([[0, 1, 2, 0, 1]], device=DEVICE)
+    apart = torch.block_diag(torch.ones(3, 3), torch.ones(2, 2)).tril().bool()
     with attach(backend.model, every):
         backend.model(
             torch.tensor([ROWS[0][:5]], device=DEVICE),
-            position_ids=positions,
+            attention_mask=apart[None, None].to(DEVICE),
+            position_ids=torch.tensor([[0, 1, 2, 0, 1]], device=DEVICE),
             **{backend.cache_word: cache},
         )
         with pytest.raises(StateError, match="do not go on from a packed batch"):

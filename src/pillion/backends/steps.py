@@ -197,24 +197,27 @@ def _sequences(
     """Which sequence each position of a batch without a mask belongs to; None if not packed.
 
     Raises:
-        StateError: positions begin again, but the model does not keep sequences apart by them.
+        StateError: several sequences, but the model does not keep them apart.
     """
     bounds, positions = said.get("cu_seq_lens_q"), said.get("position_ids")
     if bounds is not None and batch == 1:
-        marks = torch.zeros(chunk + 1, dtype=torch.long, device=bounds.device)
-        marks[bounds[1:-1].long()] = 1
-        return marks[:-1].cumsum(0)
-    if positions is None or positions.ndim != 2 or chunk == 1:
+        breaks = torch.zeros(chunk + 1, dtype=torch.long, device=bounds.device)
+        breaks[bounds[1:-1].long()] = 1
+        numbers = breaks[:-1].cumsum(0)
+    elif positions is None or positions.ndim != 2 or chunk == 1:
         return None
-    breaks = (positions.diff() != 1).long()
+    else:
+        breaks = (positions.diff() != 1).long()
+        numbers = torch.cat([breaks.new_zeros(1), breaks[0].cumsum(0)])
     if not bool(breaks.any()):
         return None
-    if batch > 1 or len(positions) > 1 or not _keeps_apart(decoder, said):
+    if batch > 1 or not _keeps_apart(decoder, said):
         raise StateError(
-            "Positions begin again within a row, but the model lets these sequences see each "
-            "other; pack them into a single row and give use_cache=False, or give each a row."
+            "Several sequences stand in a row, but the model lets them see each other; pack them "
+            "into a single row with position_ids that begin again and use_cache=False, or give "
+            "each a row."
         )
-    return torch.cat([breaks.new_zeros(1), breaks[0].cumsum(0)])
+    return numbers
 
 
 def _keeps_apart(decoder: nn.Module, said: Mapping[str, Any]) -> bool:
@@ -225,4 +228,5 @@ def _keeps_apart(decoder: nn.Module, said: Mapping[str, Any]) -> bool:
     use_cache = said.get("use_cache")
     cached = getattr(config, "use_cache", True) if use_cache is None else use_cache
     makes_masks = hasattr(sys.modules[type(decoder).__module__], "create_causal_mask")
-    return makes_masks and not cached and cache_given(said) is None
+    positions = said.get("position_ids") is not None  # the masks are made from nothing else
+    return makes_masks and positions and not cached and cache_given(said) is None
