@@ -1,11 +1,12 @@
 """Probes of answers: a gate that reads the response against what reads the text or the prompt.
 
-    python -m benchmarks.answers [--cache FOLDER] [--rows N] [--seeds N] [--locked]
+    python -m benchmarks.answers [--data beavertails halueval] [--cache FOLDER] [--rows N]
+        [--seeds N] [--locked]
 
-BeaverTails (the part that may be developed on): `train` is split by prompt into training and
-validation rows. Without `--locked` all numbers are of validation rows; with it the test rows are
-read, once. Responses are cut after 192 tokens, for every method. One pass of the model gives the
-states of prompt and response.
+BeaverTails (unsafe answers) and HaluEval (answers with hallucinations). Training rows are split by
+prompt into those that are learnt from and validation rows. Without `--locked` all numbers are of
+validation rows; with it the test rows are read, once. Responses are cut after 192 tokens, for every
+method. One pass of the model gives the states of prompt and response.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -23,12 +24,19 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from benchmarks.accuracy import run_folder
 from benchmarks.result_file import DATA, data_entry, write_result
 from pillion.backends import Backend, load_backend
-from pillion.core import Scope, Tokens
+from pillion.cache import CacheReader
+from pillion.core import Scope, Tokens, as_conversation
 from pillion.data import LabelSpace, Rows, TableLayout, read_rows, split_validation
+from pillion.evals.baselines.base import Workplace
 from pillion.evals.baselines.encoder import EMBEDDER, Encoder
 from pillion.evals.baselines.logistic import Goal, fit_logistic
+from pillion.evals.baselines.los_net import LosNet, LosNetSettings, Signature, all_signatures
+from pillion.evals.problem import Part as ProblemPart
+from pillion.evals.problem import Problem
 from pillion.evals.running import running_logits
-from pillion.extract import CachedSource, SelectedRows, StateSource, kept_states
+from pillion.evals.states import States
+from pillion.evals.suite import DataSpec
+from pillion.extract import CachedSource, SelectedRows, StateSource, kept_states, silent
 from pillion.extract.scoped import ScopedRows
 from pillion.metrics import evaluate, interval, paired_interval
 from pillion.metrics.running import after, detection, largest
@@ -38,11 +46,56 @@ from pillion.probe.task import probabilities
 from pillion.runtime import encode_rows
 from pillion.train import Examples, ProbeConfig, TrainSettings, train
 
-FOLDER = "beavertails_dev"
 RESPONSE_TOKENS = 192
 VALIDATION_SHARE = 0.25
 TOKENS = (16, 32, 64, 128)
 FALSE_STOPS = 0.01
+SPLIT_SEED = 0
+LOS_NET = LosNetSettings(max_tokens=RESPONSE_TOKENS)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Rows of prompts and answers.
+
+    Attributes:
+        train: file below the data folder whose rows are developed on.
+        test: another, or the share of the rows of `train` that is held back.
+        prompt: column of the prompts.
+        response: column of the answers.
+        label: column of the labels.
+        positive: the label that is looked for.
+        rows: of `train` that are used, at most.
+    """
+
+    train: str
+    test: str | float
+    prompt: str
+    response: str
+    label: str
+    positive: str
+    rows: int | None = None
+
+
+DATA_SETS = {
+    "beavertails": DataSet(
+        "beavertails_dev/train.parquet",
+        "beavertails_dev/test.parquet",
+        "prompt",
+        "response",
+        "label",
+        "unsafe",
+    ),
+    "halueval": DataSet(
+        "halueval_general/all.parquet",
+        0.3,
+        "user_query",
+        "chatgpt_response",
+        "label",
+        "yes",
+        2000,
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -52,14 +105,16 @@ class Part:
     Attributes:
         prompts: of the rows.
         responses: of the rows, cut.
-        targets: one where the response is unsafe.
+        targets: one where the response has the label that is looked for.
         sources: states of each scope.
+        signatures: of the responses, as LOS-Net reads them.
     """
 
     prompts: list[str]
     responses: list[str]
     targets: np.ndarray
     sources: dict[Scope, StateSource]
+    signatures: list[Signature]
 
     def some(self, rows: np.ndarray) -> Part:
         """A part of it."""
@@ -68,6 +123,7 @@ class Part:
             [self.responses[row] for row in rows],
             self.targets[rows],
             {scope: SelectedRows(source, rows) for scope, source in self.sources.items()},
+            [self.signatures[row] for row in rows],
         )
 
 
@@ -92,65 +148,99 @@ class Said:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", nargs="+", default=list(DATA_SETS), choices=list(DATA_SETS))
     parser.add_argument("--cache", type=Path, help="keep hidden states here")
-    parser.add_argument("--rows", type=int, help="of the training file; default: all")
+    parser.add_argument("--rows", type=int, help="of the training file at most")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--locked", action="store_true", help="read the test rows, once")
     options = parser.parse_args()
-    backend = load_backend()
-    with run_folder(options.cache) as cache, ExitStack() as opened_caches:
-        rows, data = opened("train", options.rows)
-        whole = part_of(backend, rows, cache / "train", opened_caches)
-        train_ids, held_ids = split_validation(whole.targets, VALIDATION_SHARE, groups=rows.groups)
-        training, held = whole.some(train_ids), whole.some(held_ids)
-        counted, used = held, [data]
-        if options.locked:
-            test, entry = opened("test", None)
-            counted = part_of(backend, test, cache / "test", opened_caches)
-            used.append(entry)
-        said = everyone(training, held, counted, range(options.seeds))
     settings = {
         "model": "embedded",
         "response_tokens": RESPONSE_TOKENS,
         "false_stops": FALSE_STOPS,
-        "rows": {"train": len(train_ids), "validation": len(held_ids)},
         "counted": "test" if options.locked else "validation",
         "train": TrainSettings().model_dump(),
     }
-    results = [line for one in said for line in numbers(one, said[0], counted.targets)]
-    for line in results:
-        print(line, flush=True)
-    write_result("answers", results, seed=0, settings=settings, data=used)
+    rows: dict[str, Any] = {}
+    results: list[dict[str, Any]] = []
+    used: list[dict[str, str]] = []
+    with run_folder(options.cache) as cache:
+        for name in options.data:
+            found, counts, files = measured(name, options, cache / name)
+            rows[name] = counts
+            results += found
+            used += files
+            write_result("answers", results, seed=0, settings={**settings, "rows": rows}, data=used)
 
 
-def opened(split: str, num_rows: int | None) -> tuple[Rows, dict[str, str]]:
-    """Prompt and response rows of a file, or the first of them."""
-    path = DATA / FOLDER / f"{split}.parquet"
-    layout = TableLayout(prompt_column="prompt", response_column="response")
-    rows = read_rows(path, None, "label", layout)
-    assert rows.labels is not None and rows.groups is not None
-    some = slice(num_rows)
-    first = replace(
-        rows, texts=rows.texts[some], labels=rows.labels[some], groups=rows.groups[some]
-    )
-    return first, data_entry(path, split)
+def measured(
+    name: str, options: argparse.Namespace, cache: Path
+) -> tuple[list[dict[str, Any]], dict[str, int], list[dict[str, str]]]:
+    """Every method's numbers on a data set, rows of each use, and the files that were read."""
+    backend, data = load_backend(), DATA_SETS[name]
+    rows = rows_of(data, data.train)
+    used = [data_entry(DATA / data.train, "train and validation rows")]
+    if isinstance(data.test, float):
+        kept, test_ids = split_rows(rows, data, data.test)
+        rows, test = rows.some(kept), rows.some(test_ids)
+    else:
+        test = None
+    rows = rows.some(range(min(len(rows), options.rows or data.rows or len(rows))))
+    with ExitStack() as caches:
+        whole = part_of(backend, rows, data, cache / "train", caches)
+        train_ids, held_ids = split_rows(rows, data, VALIDATION_SHARE)
+        training, held = whole.some(train_ids), whole.some(held_ids)
+        counted = held
+        if options.locked:
+            if test is None:
+                test = rows_of(data, str(data.test))
+            test = test.some(range(min(len(test), data.rows or len(test))))
+            counted = part_of(backend, test, data, cache / "test", caches)
+            used.append(data_entry(DATA / _test(data), "test"))
+        said = everyone(training, held, counted, range(options.seeds))
+    lines = [line for one in said for line in numbers(one, said[0], counted.targets)]
+    for line in lines:
+        print(name, line, flush=True)
+    counts = {"train": len(train_ids), "validation": len(held_ids), "counted": len(counted.targets)}
+    return [{"data": name, **line} for line in lines], counts, used
 
 
-def part_of(backend: Backend, rows: Rows, folder: Path, caches: ExitStack) -> Part:
+def _test(data: DataSet) -> str:
+    """The file that the test rows stand in."""
+    return data.test if isinstance(data.test, str) else data.train
+
+
+def rows_of(data: DataSet, file: str) -> Rows:
+    """Rows of a file."""
+    layout = TableLayout(prompt_column=data.prompt, response_column=data.response)
+    return read_rows(DATA / file, None, data.label, layout)
+
+
+def split_rows(rows: Rows, data: DataSet, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Row ids without a share, and of the share; rows of one prompt stay together."""
+    assert rows.labels is not None
+    targets = LabelSpace.of(rows.labels, data.positive).encode(rows.labels)
+    return split_validation(targets, share, SPLIT_SEED, groups=rows.groups)
+
+
+def part_of(backend: Backend, rows: Rows, data: DataSet, folder: Path, caches: ExitStack) -> Part:
     """States of all tokens on disk, kept if they lie there, and what each scope reads of them."""
     assert rows.labels is not None
-    space = LabelSpace.of(rows.labels, "unsafe")
+    space = LabelSpace.of(rows.labels, data.positive)
     tokens = [cut(row) for row in encode_rows(backend, rows.texts, "chat", scopes=["response"])]
     layers = range(backend.identity.num_layers + 1)
     source = kept_states(backend, tokens, layers, folder, "chat", "error")
     assert isinstance(source, CachedSource)
     caches.enter_context(source.reader)
     scopes: tuple[Scope, ...] = ("response", "last-user")
+    last = caches.enter_context(CacheReader(source.reader.path, (backend.identity.num_layers,)))
+    starts = [row.ranges("response")[0].start for row in tokens]
     return Part(
-        [conversation[-2].content for conversation in rows.texts],
+        [as_conversation(row)[-2].content for row in rows.texts],
         [words(backend, row) for row in tokens],
         space.encode(rows.labels),
         {scope: ScopedRows(source, tokens, scope) for scope in scopes},
+        all_signatures(backend, CachedSource(last), tokens, starts, LOS_NET, silent),
     )
 
 
@@ -180,6 +270,7 @@ def everyone(training: Part, held: Part, counted: Part, seeds: Sequence[int]) ->
     for seed, network in zip(seeds, networks, strict=True):
         scores = np.array([one[-1] for one in running_of(network, counted.sources["last-user"])])
         said.append(Said("prompt-gate", seed, scores))
+    said += los_net(training, held, counted, seeds)
     said.append(Said("tfidf", 0, tfidf(training, held, counted)))
     encoder = Encoder.load(EMBEDDER, 256)
     features = [encoder.embed(part.responses) for part in (training, held, counted)]
@@ -209,6 +300,48 @@ def running_of(network: Network, source: StateSource) -> list[np.ndarray]:
     """Probabilities after every token of every row."""
     (logits,) = running_logits([network], source)
     return [probabilities("binary", one)[:, 0].double().numpy() for one in logits]
+
+
+class ReadLosNet(LosNet):
+    """LOS-Net on signatures that are there already, of the responses alone."""
+
+    def __init__(self, parts: dict[str, Part]) -> None:
+        super().__init__(LOS_NET)
+        self._parts = parts
+
+    def signatures(self, place: Workplace, part: ProblemPart) -> list[Signature]:
+        """See `LosNet.signatures`."""
+        return self._parts[part.name].signatures
+
+
+def los_net(training: Part, held: Part, counted: Part, seeds: Sequence[int]) -> list[Said]:
+    """LOS-Net a seed; what it says of validation rows where none others are counted."""
+    test = None if counted is held else counted
+    parts = {"train": training, "validation": held} | ({} if test is None else {"test": test})
+    made = {name: problem_part(name, part) for name, part in parts.items()}
+    space = LabelSpace.of(["no", "yes"], "yes")
+    spec = DataSpec(train="", test="", metrics=("auprc",))
+    problem = Problem(
+        "answers",
+        spec,
+        space,
+        made["train"],
+        made["validation"],
+        made.get("test"),
+        stores={},
+        files=(),
+    )
+    place = Workplace(problem, cast(States, None), Path())
+    found = ReadLosNet(parts).fit(place, seeds)
+    scores = [one.validation if one.test is None else one.test for one in found]
+    return [Said("los-net", seed, s[:, 0]) for seed, s in zip(seeds, scores, strict=True)]
+
+
+def problem_part(name: str, part: Part) -> ProblemPart:
+    """A part as methods of `bench accuracy` take it."""
+    own = cast(Literal["train", "validation", "test"], name)
+    texts = tuple(part.responses)
+    return ProblemPart(own, texts, part.targets, own, np.arange(len(texts)))
 
 
 def tfidf(training: Part, held: Part, counted: Part) -> np.ndarray:

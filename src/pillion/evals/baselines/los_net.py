@@ -87,7 +87,7 @@ class LosNet(Method):
         """See `Method.fit`; signatures are made once for all seeds."""
         problem = place.problem
         parts = problem.parts
-        made = {part.name: self._signatures(place, part) for part in parts}
+        made = {part.name: self.signatures(place, part) for part in parts}
         # Rows stand for their signatures: the loop only sorts them by length.
         rows: list[Signature] = [one for part in parts for one in made[part.name]]
         ids: dict[str, list[list[int]]] = {}
@@ -145,7 +145,8 @@ class LosNet(Method):
         said = ask(problem.validation), problem.of_test(ask)
         return Outcome(*said, size, described(rates, losses))
 
-    def _signatures(self, place: Workplace, part: Part) -> list[Signature]:
+    def signatures(self, place: Workplace, part: Part) -> list[Signature]:
+        """One a row; another way to find what is read of a row overrides it."""
         states, backend = place.states, place.states.backend
         last, tokens = (backend.identity.num_layers,), states.tokens(part)
         source: StateSource
@@ -156,7 +157,7 @@ class LosNet(Method):
         starts = [
             self._start(backend, text, row) for text, row in zip(part.texts, tokens, strict=True)
         ]
-        return _all_signatures(backend, source, tokens, starts, self.settings, place.progress)
+        return all_signatures(backend, source, tokens, starts, self.settings, place.progress)
 
     def _start(self, backend: Backend, text: str, tokens: Sequence[int]) -> int:
         """The first token that is read; the one before it must exist, as it predicts this one."""
@@ -171,7 +172,7 @@ class LosNet(Method):
         return backend.unembed(torch.zeros(1, backend.identity.dim)).shape[-1]
 
 
-def _all_signatures(
+def all_signatures(
     backend: Backend,
     source: StateSource,
     tokens: Sequence[Sequence[int]],
@@ -179,6 +180,7 @@ def _all_signatures(
     how: LosNetSettings,
     progress: Progress,
 ) -> list[Signature]:
+    """One a row, of the tokens from `starts` on; `source` holds states of the last layer alone."""
     found: dict[int, Signature] = {}
     done, total = 0, sum(source.lengths)
     for rows in batches_by_length(source.lengths, READ_TOKENS):
