@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pillion.backends import embedded
+from pillion.backends import gguf as gguf_files
 from pillion.backends.embedded import (
     embedded_model_path,
     install_embedded_model,
@@ -175,7 +175,7 @@ def test_a_normal_start_hashes_nothing(
     cache: Path, wheel: Path, convert: FakeConverter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedded_model_path(convert)
-    monkeypatch.delattr(embedded, "_sha256")
+    monkeypatch.delattr(gguf_files, "_sha256")
     embedded_model_path(convert)
 
 

@@ -25,7 +25,7 @@ def load_backend(model: str = EMBEDDED, dtype: str = "auto", device: str = "auto
     """A model by name, ready to run.
 
     Args:
-        model: `embedded` (the default model), `fake`, a folder, or a hub name.
+        model: `embedded` (the default model), `fake`, a folder, a GGUF file, or a hub name.
         dtype: to compute in; `auto` is the one that the weights are stored in, or float32 on a
             processor without arithmetic in that one.
         device: `cpu`, `cuda`, ...; `auto` takes a GPU where there is one.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pillion.backends.codec import Codec
-from pillion.backends.embedded import embedded_model_path
+from pillion.backends.embedded import local_folder
 from pillion.backends.transformers import end_ids, find_blocks, fingerprint_weights, identify
 from pillion.core import ModelIdentity
 from pillion.core.arithmetic import fast_dtype
@@ -95,15 +95,13 @@ def read_checkpoint(model: str, dtype: str = "auto", revision: str | None = None
 
 
 def model_folder(model: str, revision: str | None = None) -> Path:
-    """Where a model's files lie: a folder, the embedded model, or the local copy of a hub's.
+    """Where a model's files lie: those of `local_folder`, or the local copy of a hub's.
 
     Raises:
         ConfigError: there is no local copy.
     """
-    if model == "embedded":
-        return embedded_model_path()
-    if Path(model).is_dir():
-        return Path(model)
+    if folder := local_folder(model):
+        return folder
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from pillion.backends.embedded import embedded_model_path
+from pillion.backends.embedded import local_folder
 from pillion.backends.transformers import TransformersBackend
 from pillion.core.arithmetic import fast_dtype
 from pillion.core.memory import keep_freed_memory
@@ -26,7 +26,7 @@ def load_transformers(
     """The model and tokenizer of that name, as a backend.
 
     Args:
-        model: `embedded`, a folder, or a hub name.
+        model: `embedded`, a folder, a GGUF file or a folder with one, or a hub name.
         dtype: to compute in; None: as the weights are stored, or wider where that is faster.
         device: to run on.
 
@@ -35,9 +35,9 @@ def load_transformers(
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    path = str(embedded_model_path()) if model == "embedded" else model
-    local = Path(path).is_dir()
     try:
+        path = str(local_folder(model) or model)
+        local = Path(path).is_dir()
         with quiet():
             config = AutoConfig.from_pretrained(path, local_files_only=local)
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local)
@@ -50,7 +50,7 @@ def load_transformers(
         first_line = str(error).strip().split("\n")[0]
         raise ConfigError(
             f"Model {model!r} could not be loaded ({first_line}); give the folder of a causal LM "
-            "of transformers, a hub name that can be reached, or leave --model out."
+            "of transformers, a GGUF file, a hub name that can be reached, or leave --model out."
         ) from error
     if device.type == "cpu":
         keep_freed_memory()

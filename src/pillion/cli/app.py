@@ -69,7 +69,10 @@ SOURCES = (
 """Where rows may come from, for the help of options."""
 
 Model = Annotated[
-    str, typer.Option(help="Causal LM: embedded, a folder, a hub name, or fake (for dry runs).")
+    str,
+    typer.Option(
+        help="Causal LM: embedded, a folder, a GGUF file, a hub name, or fake (for dry runs)."
+    ),
 ]
 Dtype = Annotated[
     Literal["auto", "bfloat16", "float16", "float32"],

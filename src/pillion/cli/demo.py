@@ -102,7 +102,7 @@ def _example_names() -> Sequence[str]:
 
 def _probe(model: Any, name: str, bar: Bar, say: Any) -> Any:
     """An example's probe, from the user's cache if it was trained just so before."""
-    from pillion.backends.embedded import cache_root
+    from pillion.backends.gguf import cache_root
     from pillion.examples import load_example
     from pillion.probe import Artefact
     from pillion.train import ProbeConfig, TrainSettings

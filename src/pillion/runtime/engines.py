@@ -41,7 +41,7 @@ def load_engine(
 
     Args:
         name: a key of `known`; the model `fake` is served by the plain engine in any case.
-        model: `embedded`, `fake`, a folder, or a hub name.
+        model: `embedded`, `fake`, a folder, a GGUF file, or a hub name.
         probes: those that ride from the start.
         dtype: of the weights.
         device: `cpu`, `cuda`, ...
