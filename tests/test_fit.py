@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 
 from pillion.backends.fake import FakeBackend
+from pillion.backends.transformers import TransformersBackend
 from pillion.cache import CacheReader
 from pillion.core import Turn, as_conversation
 from pillion.data import Contexts, Rows, in_context
-from pillion.errors import DataError
+from pillion.errors import DataError, MismatchError
 from pillion.fit import FitSettings, Fitted, fit
+from pillion.probe import Artefact
 from pillion.runtime import LanguageModel
 from pillion.train import ProbeConfig, TrainSettings
+from tiny_models import tiny_model, tiny_tokenizer
 
 WORDS = {"fine": "a lovely day {}", "poor": "an awful mess {}"}
 
@@ -228,3 +231,19 @@ def test_states_read_in_the_order_of_beginnings_belong_to_their_rows(
     (ran,), _ = fit_rows(model, tmp_path / "b", rows(), rows(20, start=500), live)
     one, two = (x.artefact.card.metrics["auprc"] for x in (cached, ran))
     assert one == pytest.approx(two, abs=1e-4)
+
+
+def test_a_probe_of_a_model_with_an_adapter_belongs_to_both(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
+    wrapped = peft.get_peft_model(tiny_model(vocab=300), config, adapter_name="tone").eval()
+    model = LanguageModel(TransformersBackend(wrapped, tiny_tokenizer(), "tiny"))
+    settings = FitSettings(template="raw", train=TrainSettings(epochs=2))
+    (best,), _ = fit_rows(model, tmp_path / "work", rows(), settings=settings)
+    best.artefact.save(tmp_path / "probe")
+    again = Artefact.load(tmp_path / "probe")
+
+    assert again.card.model.adapters == ("tone",)
+    assert model.score(["a lovely day"], [again])
+    with wrapped.disable_adapter(), pytest.raises(MismatchError, match="adapters tone, this model"):
+        model.score(["a lovely day"], [again])

@@ -70,18 +70,21 @@ class Backend(ABC):
     layer is shown before the final norm.
 
     Attributes:
-        identity: of the model; its `dtype` is that of the weights as they are stored.
         device: where it runs.
         dtype: that it computes in, and of the states: as stored, or wider.
         end_ids: tokens that end an answer.
         vocab_size: token ids are below this.
     """
 
-    identity: ModelIdentity
     device: torch.device
     dtype: torch.dtype
     end_ids: frozenset[int]
     vocab_size: int
+
+    @property
+    @abstractmethod
+    def identity(self) -> ModelIdentity:
+        """Of the model as it is now; its `dtype` is that of the weights as they are stored."""
 
     @abstractmethod
     def encode(self, text: str, template: Template) -> Tokens:

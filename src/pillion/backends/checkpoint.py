@@ -17,7 +17,8 @@ from torch import Tensor
 
 from pillion.backends.codec import Codec
 from pillion.backends.embedded import local_folder
-from pillion.backends.transformers import end_ids, find_blocks, fingerprint_weights, identify
+from pillion.backends.fingerprint import fingerprint_of
+from pillion.backends.identity import end_ids, find_blocks, identify
 from pillion.core import ModelIdentity
 from pillion.core.arithmetic import fast_dtype
 from pillion.errors import ConfigError
@@ -77,7 +78,7 @@ def read_checkpoint(model: str, dtype: str = "auto", revision: str | None = None
             f"Model {model!r} could not be read ({first_line}); give a causal LM of transformers."
         ) from error
     with ExitStack() as stack:
-        weights_sha256 = fingerprint_weights(_weights(folder, model, network, stack))
+        weights = fingerprint_of(_weights(folder, model, network, stack))
     stored = getattr(config.get_text_config(), "dtype", None) or torch.float32
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     computed = fast_dtype(stored, device) if dtype == "auto" else getattr(torch, dtype)
@@ -85,7 +86,7 @@ def read_checkpoint(model: str, dtype: str = "auto", revision: str | None = None
     blocks = find_blocks(network)[1]
     return Checkpoint(
         folder,
-        identify(network, tokenizer, model, len(blocks), known, weights_sha256),
+        identify(network, tokenizer, model, len(blocks), known, weights),
         str(computed).removeprefix("torch."),
         Codec(tokenizer, model),
         end_ids(network, tokenizer),

@@ -53,7 +53,7 @@ class FakeBackend(Backend):
             for _ in range(num_layers)
         ]
         self.end_ids, self.vocab_size = frozenset([END]), VOCAB
-        self.identity = ModelIdentity(
+        self._identity = ModelIdentity(
             name=f"fake-{seed}",
             weights_sha256=f"fake-weights-{seed}-{num_layers}-{dim}",
             tokenizer_sha256="bytes",
@@ -65,6 +65,11 @@ class FakeBackend(Backend):
         )
         self._passes = Passes()
         self._layers: dict[Watched, frozenset[int]] = {}
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Of its seed and sizes."""
+        return self._identity
 
     def encode(self, text: str, template: Template) -> Tokens:
         """Bytes; a chat turn stands between two start tokens."""

@@ -7,28 +7,25 @@ output of the last block is layer N, before the final norm. Does not know what i
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from pillion.backends.adapters import check_stance, fingerprint, stance_of, unwrapped
 from pillion.backends.base import Backend, Step, Watcher
 from pillion.backends.codec import Codec
+from pillion.backends.identity import device_of, end_ids, find_blocks, identify
 from pillion.backends.steps import CACHE_WORDS, cache_given, named, step_of
 from pillion.backends.watching import Passes, Watched, lock_of, passes_of, uncompiled
 from pillion.core import Conversation, ModelIdentity, Template, Tokens
 from pillion.errors import ConfigError
-
-SAMPLES = 4096
-"""Numbers a weight tensor that go into the fingerprint, evenly spaced: any fine-tuning shows."""
-
 
 FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f")
 """What the norm between the last block and the head is called in transformers."""
@@ -54,14 +51,13 @@ class TransformersBackend(Backend):
         name: str = "",
         stored_dtype: torch.dtype | None = None,
     ) -> None:
-        model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
+        model = unwrapped(model)
         self.model, self.tokenizer = model, tokenizer
         self.decoder, self.blocks = find_blocks(model)
-        weight = next(model.parameters())
-        self.device, self.dtype = weight.device, weight.dtype
-        self.identity = identify(
-            model, tokenizer, name, len(self.blocks), stored_dtype or self.dtype
-        )
+        self.device, self.dtype = device_of(model), next(model.parameters()).dtype
+        self._name, self._stored_dtype = name, stored_dtype or self.dtype
+        self._stance = stance_of(model)
+        self._identity = self._identify()
         self.codec = Codec(tokenizer, self.identity.name)
         self.end_ids = end_ids(model, tokenizer)
         self.vocab_size = model.get_input_embeddings().weight.shape[0]
@@ -70,6 +66,25 @@ class TransformersBackend(Backend):
         self.cache_word = next((w for w in CACHE_WORDS if w in known), CACHE_WORDS[-1])
         self._takes_positions = "position_ids" in known
         self._takes_cache = self.cache_word in known
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Of the model with the adapters that are active now."""
+        if (now := stance_of(self.model)) != self._stance:
+            self._stance = now
+            self._identity = self._identify()
+        return self._identity
+
+    def _identify(self) -> ModelIdentity:
+        return identify(
+            self.model,
+            self.tokenizer,
+            self._name,
+            len(self.blocks),
+            self._stored_dtype,
+            fingerprint(self.model),
+            self._stance,
+        )
 
     def encode(self, text: str, template: Template) -> Tokens:
         """Token ids of a text, wrapped as the template says; see `Codec.encode`."""
@@ -197,10 +212,13 @@ class TransformersBackend(Backend):
         """Shows the watcher these layers of its own passes; leaves no hook behind."""
         one = Watched(watcher, max(layers, default=len(self.blocks)))
         decoder, passes = self.decoder, self._passes
+        unchanged = partial(check_stance, self.model, stance_of(self.model))
         with passes.lock:
             passes.watched.append(one)
             handles = [
-                decoder.register_forward_pre_hook(_starter(one, passes), with_kwargs=True),
+                decoder.register_forward_pre_hook(
+                    _starter(one, passes, unchanged), with_kwargs=True
+                ),
                 *(self._show(one, layer) for layer in layers),
                 decoder.register_forward_hook(
                     _ender(one, passes, self.cache_word), with_kwargs=True, always_call=True
@@ -311,104 +329,18 @@ class _LastLayer:
         """Nothing to move."""
 
 
-def find_blocks(model: Any) -> tuple[nn.Module, nn.ModuleList]:
-    """The decoder of a causal LM and its list of blocks.
-
-    Raises:
-        ConfigError: for a model without exactly one list of as many blocks as it has layers.
-    """
-    config = getattr(model, "config", None)
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
-    count = config and getattr(config.get_text_config(), "num_hidden_layers", None)
-    lists = [m for m in decoder.children() if isinstance(m, nn.ModuleList) and len(m) == count]
-    if len(lists) != 1 or getattr(config, "is_encoder_decoder", False):
-        raise ConfigError(
-            f"{type(model).__name__} has no single list of {count} decoder blocks; pillion reads "
-            "decoder-only causal LMs of transformers. Use one of those."
-        )
-    return decoder, lists[0]
-
-
-def identify(
-    model: Any,
-    tokenizer: Any,
-    name: str,
-    num_layers: int,
-    dtype: torch.dtype,
-    weights_sha256: str | None = None,
-) -> ModelIdentity:
-    """What a probe of this model belongs to.
-
-    Args:
-        model: of transformers.
-        tokenizer: its tokenizer; None if nobody knows.
-        name: as the user names the model.
-        num_layers: blocks of its decoder.
-        dtype: of its weights.
-        weights_sha256: its `fingerprint`, for a model without weights in it; None to compute it.
-    """
-    config = model.config.get_text_config()
-    template = getattr(tokenizer, "chat_template", None) or ""
-    return ModelIdentity(
-        name=name or getattr(model.config, "_name_or_path", "") or type(model).__name__,
-        weights_sha256=weights_sha256 or fingerprint(model),
-        tokenizer_sha256=_tokenizer_sha256(tokenizer) if tokenizer is not None else "",
-        template_sha256=hashlib.sha256(str(template).encode()).hexdigest() if template else "",
-        num_layers=num_layers,
-        dim=config.hidden_size,
-        dtype=str(dtype).removeprefix("torch."),
-        context_tokens=int(getattr(config, "max_position_embeddings", None) or 2**31 - 1),
-    )
-
-
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over every weight's name, shape and evenly spaced numbers, the same in any dtype."""
-    return fingerprint_weights(sorted(model.state_dict().items()))
-
-
-def fingerprint_weights(weights: Iterable[tuple[str, Tensor]]) -> str:
-    """`fingerprint` of a model whose weights come one by one.
-
-    Args:
-        weights: name and tensor, sorted by name.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in weights:
-        flat = tensor.detach().reshape(-1)
-        stride = max(1, flat.numel() // SAMPLES)
-        # bf16 is the narrowest dtype that models are served in: round to it before hashing.
-        numbers = flat[::stride].to(torch.bfloat16).float().cpu().numpy()
-        digest.update(f"{name}{tuple(tensor.shape)}".encode() + numbers.tobytes())
-    return digest.hexdigest()
-
-
-def _tokenizer_sha256(tokenizer: Any) -> str:
-    fast = getattr(tokenizer, "backend_tokenizer", None)
-    text = fast.to_str() if fast is not None else repr(sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Tokens at which an answer of this model ends."""
-    config = getattr(model, "generation_config", None)
-    ends = getattr(config, "eos_token_id", None)
-    if ends is None:
-        ends = getattr(tokenizer, "eos_token_id", None)
-    if ends is None:
-        return frozenset()
-    return frozenset(ends) if isinstance(ends, list) else frozenset([ends])
-
-
 # torch adds a hook in several steps: a pass that another thread runs meanwhile may call it without
 # its keyword arguments. Such a pass is no one's own.
 
 
-def _starter(one: Watched, passes: Passes) -> Callable[..., None]:
+def _starter(one: Watched, passes: Passes, unchanged: Callable[[], None]) -> Callable[..., None]:
     def start(
         decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
     ) -> None:
         if kwargs is not None and passes.quiet != threading.get_ident():
             said = named(decoder, args, kwargs)
+            if one.sees(cache_given(said)):
+                unchanged()
             one.start(cache_given(said), lambda: step_of(decoder, said, passes.counted))
 
     return start

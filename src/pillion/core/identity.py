@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Template = Literal["raw", "chat"]
@@ -15,13 +15,15 @@ class ModelIdentity:
 
     Attributes:
         name: as the user names it (a hub name, a path, or `embedded`).
-        weights_sha256: fingerprint of the weights.
+        weights_sha256: fingerprint of the weights, those of active adapters included.
         tokenizer_sha256: fingerprint of the tokenizer.
         template_sha256: fingerprint of the chat template; empty if it has none.
         num_layers: N, blocks of the model; layers are 0 (embeddings) to N.
         dim: width of a hidden state.
         dtype: of the weights, such as `bfloat16`.
         context_tokens: longest text that the model takes, in tokens.
+        adapters: names of the adapters that are active beside the base weights.
+        float16_sha256: fingerprint of the weights' copy in float16; empty if nobody knows.
     """
 
     name: str
@@ -32,6 +34,8 @@ class ModelIdentity:
     dim: int
     dtype: str
     context_tokens: int
+    adapters: tuple[str, ...] = field(default=(), compare=False)
+    float16_sha256: str = field(default="", compare=False)
 
 
 OnTooLong = Literal["error", "truncate-head", "truncate-tail"]

@@ -205,11 +205,15 @@ class Artefact:
             compared["dtype"] = "dtype"
         if self.card.template == "chat":
             compared["chat template"] = "template_sha256"
-        return [
+        found = [
             f"It wants {word} {_brief(wanted)}, this model has {_brief(got)}."
             for word, field in compared.items()
             if (wanted := getattr(self.card.model, field)) != (got := getattr(identity, field))
         ]
+        names, others = self.card.model.adapters, identity.adapters
+        if found and names != others:
+            found.append(f"It wants {_adapters(names)}, this model runs with {_adapters(others)}.")
+        return found
 
 
 # --- weights
@@ -278,6 +282,10 @@ def _described(specs: Mapping[str, object], name: str) -> str:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _adapters(names: tuple[str, ...]) -> str:
+    return f"the adapters {', '.join(names)}" if names else "no adapter"
 
 
 def _brief(fingerprint: str) -> str:

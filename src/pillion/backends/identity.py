@@ -1,0 +1,107 @@
+"""What can be told of a transformers model without running it: which model it is, its blocks.
+
+Does not know who reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import nn
+
+from pillion.backends.adapters import Stance
+from pillion.backends.fingerprint import Fingerprint, set_aside
+from pillion.core import ModelIdentity
+from pillion.errors import ConfigError
+
+
+def identify(
+    model: Any,
+    tokenizer: Any,
+    name: str,
+    num_layers: int,
+    dtype: torch.dtype,
+    weights: Fingerprint,
+    stance: Stance | None = None,
+) -> ModelIdentity:
+    """What a probe of this model belongs to.
+
+    Args:
+        model: of transformers.
+        tokenizer: its tokenizer; None if nobody knows.
+        name: as the user names the model.
+        num_layers: blocks of its decoder.
+        dtype: of its weights.
+        weights: their fingerprint, that of active adapters included.
+        stance: which adapters are active; None for a model without any.
+    """
+    config = model.config.get_text_config()
+    template = getattr(tokenizer, "chat_template", None) or ""
+    return ModelIdentity(
+        name=name or getattr(model.config, "_name_or_path", "") or type(model).__name__,
+        weights_sha256=weights.sha256,
+        tokenizer_sha256=_tokenizer_sha256(tokenizer) if tokenizer is not None else "",
+        template_sha256=hashlib.sha256(str(template).encode()).hexdigest() if template else "",
+        num_layers=num_layers,
+        dim=config.hidden_size,
+        dtype=str(dtype).removeprefix("torch."),
+        context_tokens=int(getattr(config, "max_position_embeddings", None) or 2**31 - 1),
+        adapters=() if stance is None else stance.active,
+        float16_sha256=weights.float16_sha256,
+    )
+
+
+def _tokenizer_sha256(tokenizer: Any) -> str:
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    text = fast.to_str() if fast is not None else repr(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def find_blocks(model: Any) -> tuple[nn.Module, nn.ModuleList]:
+    """The decoder of a causal LM and its list of blocks.
+
+    Raises:
+        ConfigError: for a model without exactly one list of as many blocks as it has layers.
+    """
+    config = getattr(model, "config", None)
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    count = config and getattr(config.get_text_config(), "num_hidden_layers", None)
+    lists = [m for m in decoder.children() if isinstance(m, nn.ModuleList) and len(m) == count]
+    if len(lists) != 1 or getattr(config, "is_encoder_decoder", False):
+        raise ConfigError(
+            f"{type(model).__name__} has no single list of {count} decoder blocks; pillion reads "
+            "decoder-only causal LMs of transformers. Use one of those."
+        )
+    return decoder, lists[0]
+
+
+def device_of(model: Any) -> torch.device:
+    """Where a model takes its tokens: accelerate may bring weights there only while they are used.
+
+    Raises:
+        ConfigError: nobody brings them.
+    """
+    embeddings = model.get_input_embeddings()
+    weight = next(embeddings.parameters())
+    if not weight.is_meta:
+        return weight.device
+    hook = set_aside(embeddings)
+    if hook is None:
+        raise ConfigError(
+            f"{type(model).__name__} has no weights (device `meta`); load them, or let accelerate "
+            "bring them (device_map)."
+        )
+    return torch.device(hook.execution_device)
+
+
+def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Tokens at which an answer of this model ends."""
+    config = getattr(model, "generation_config", None)
+    ends = getattr(config, "eos_token_id", None)
+    if ends is None:
+        ends = getattr(tokenizer, "eos_token_id", None)
+    if ends is None:
+        return frozenset()
+    return frozenset(ends) if isinstance(ends, list) else frozenset([ends])
