@@ -3,6 +3,8 @@
     python -m benchmarks.ride [--model embedded|llama-3.2-3b] [--pairs 20] [--prompts 256] ...
 
 Bare and ridden runs alternate in one process; every ratio is of neighbours, the median is quoted.
+Each is told by the clock and by the processor's own time. Prompts are a system prompt and a user's
+turn of the same length, for probes that read some turns only.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import argparse
 import contextlib
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -19,16 +21,25 @@ import torch
 from benchmarks.engines import engine
 from benchmarks.result_file import write_result
 from pillion.backends import Backend
-from pillion.core import Shape
+from pillion.core import Scope, Segment, Shape, Tokens
 from pillion.probe import Artefact, build
 from pillion.runtime import Sampler, Sampling, decode_steps, watch
 
-RIDERS: dict[str, list[tuple[str, int]]] = {
-    "one gate": [("gate", 4)],
-    "three gates": [("gate", 4), ("gate", 4), ("gate", 4)],
-    "mha": [("mha", 4)],
+RIDERS: dict[str, list[tuple[str, int, Scope]]] = {
+    "one gate": [("gate", 4, "all")],
+    "three gates": [("gate", 4, "all")] * 3,
+    "three gates with scopes": [
+        ("gate", 4, "last-user"),
+        ("gate", 4, "user"),
+        ("gate", 4, "response"),
+    ],
+    "mha": [("mha", 4, "all")],
 }
-"""What rides: aggregators and their numbers of labels. Three gates are 144 columns a layer."""
+"""What rides: aggregators, their numbers of labels and what they read. Three gates are 144 columns
+a layer."""
+
+METRICS = ("ms_to_first_token", "ms_per_token")
+CLOCKS = {"": time.perf_counter, "processor_": time.process_time}
 
 
 def probe(
@@ -36,6 +47,7 @@ def probe(
     name: str,
     aggregator: str,
     num_labels: int,
+    scope: Scope = "all",
     layers: tuple[int, ...] | None = None,
 ) -> Artefact:
     """An untrained probe, of all layers or some: time and memory do not depend on the weights."""
@@ -49,7 +61,8 @@ def probe(
         task="multiclass",
         labels=tuple("abcdefgh"[:num_labels]),
         layers=layers,
-        template="raw",
+        template="raw" if scope == "all" else "chat",
+        scope=scope,
         model=identity,
         data={"sha256": "", "path": "none", "num_rows": 0, "split": "none"},
         seed=0,
@@ -59,7 +72,7 @@ def probe(
 
 
 @contextlib.contextmanager
-def riding(backend: Backend, probes: list[Artefact]) -> Iterator[Any]:
+def riding(backend: Backend, probes: list[Artefact]) -> Generator[Any]:
     """A reading, or None for the bare model."""
     if not probes:
         yield None
@@ -68,60 +81,79 @@ def riding(backend: Backend, probes: list[Artefact]) -> Iterator[Any]:
         yield reading
 
 
+Times = dict[str, tuple[float, float]]
+"""By each clock, seconds to the first token and per token after it."""
+
+
 def generation(
-    backend: Backend, probes: list[Artefact], ids: torch.Tensor, num_tokens: int
-) -> tuple[float, float]:
-    """Seconds to the first token (verdicts of the prompt included) and per token after it."""
+    backend: Backend, probes: list[Artefact], rows: list[Tokens], num_tokens: int
+) -> Times:
+    """Times of one run: to the first token, verdicts of the prompt included, and per token."""
+    ids = torch.tensor(rows)
     mask, sampler = torch.ones_like(ids, dtype=torch.bool), Sampler(Sampling(), backend.device)
     with torch.inference_mode(), riding(backend, probes) as reading:
-        _wait(backend)
-        begin = time.perf_counter()
+        if reading:
+            reading.expect(rows, answering=True)
+        begin = _now(backend)
         steps = decode_steps(backend, ids, mask, num_tokens, sampler)
         next(steps)
         if reading:
             reading.verdicts()
             reading.cut()
-        _wait(backend)
-        first = time.perf_counter()
+        first = _now(backend)
         for _ in range(num_tokens - 1):
             next(steps)
             if reading:
                 reading.verdicts()
-        _wait(backend)
-    return first - begin, (time.perf_counter() - first) / (num_tokens - 1)
+        end = _now(backend)
+    rest = num_tokens - 1
+    return {
+        clock: (first[clock] - begin[clock], (end[clock] - first[clock]) / rest) for clock in CLOCKS
+    }
 
 
-def _wait(backend: Backend) -> None:
+def _now(backend: Backend) -> dict[str, float]:
     if backend.device.type == "cuda":
         torch.cuda.synchronize()
+    return {name: clock() for name, clock in CLOCKS.items()}
 
 
 def ratios(
-    backend: Backend, probes: list[Artefact], ids: torch.Tensor, num_tokens: int, pairs: int
+    backend: Backend, probes: list[Artefact], rows: list[Tokens], num_tokens: int, pairs: int
 ) -> list[dict[str, Any]]:
     """Bare and ridden in turns, the order swapped every other pair; medians and quartiles."""
-    generation(backend, [], ids, 4), generation(backend, probes, ids, 4)
-    runs: list[tuple[tuple[float, float], tuple[float, float]]] = []
+    for riding_now in ([], probes):  # the first run of each warms up
+        generation(backend, riding_now, rows, 4)
+    runs: list[tuple[Times, Times]] = []
     for pair in range(pairs):
-        if pair % 2:
-            ridden = generation(backend, probes, ids, num_tokens)
-            runs.append((generation(backend, [], ids, num_tokens), ridden))
-        else:
-            bare = generation(backend, [], ids, num_tokens)
-            runs.append((bare, generation(backend, probes, ids, num_tokens)))
-    found: list[dict[str, Any]] = []
-    for place, metric in enumerate(("ms_to_first_token", "ms_per_token")):
-        quotients = sorted(ridden[place] / bare[place] for bare, ridden in runs)
-        found.append(
-            {
-                "metric": metric,
-                "value": 1e3 * statistics.median(ridden[place] for _, ridden in runs),
-                "bare": 1e3 * statistics.median(bare[place] for bare, _ in runs),
-                "ratio": statistics.median(quotients),
-                "interval": [quotients[len(quotients) // 4], quotients[3 * len(quotients) // 4]],
-            }
-        )
-    return found
+        one: dict[bool, Times] = {}
+        for ridden in (False, True) if pair % 2 == 0 else (True, False):
+            one[ridden] = generation(backend, probes if ridden else [], rows, num_tokens)
+        runs.append((one[False], one[True]))
+    return [
+        {"metric": clock + metric, **_result([(a[clock][at], b[clock][at]) for a, b in runs])}
+        for clock in CLOCKS
+        for at, metric in enumerate(METRICS)
+    ]
+
+
+def _result(pairs: list[tuple[float, float]]) -> dict[str, Any]:
+    """Medians of bare and ridden seconds, and of their quotients with quartiles."""
+    quotients = sorted(ridden / bare for bare, ridden in pairs)
+    return {
+        "value": 1e3 * statistics.median(ridden for _, ridden in pairs),
+        "bare": 1e3 * statistics.median(bare for bare, _ in pairs),
+        "ratio": statistics.median(quotients),
+        "interval": [quotients[len(quotients) // 4], quotients[3 * len(quotients) // 4]],
+    }
+
+
+def prompt(length: int, seed: int) -> Tokens:
+    """Random tokens: a system prompt, a user's turn, and four that open the answer."""
+    noise = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, 10_000, (length,), generator=noise).tolist()
+    middle, end = length // 2, max(length // 2 + 1, length - 4)
+    return Tokens(ids, [Segment(0, middle, "system", 0), Segment(middle, end, "user", 1)])
 
 
 def main() -> None:
@@ -137,13 +169,11 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     for length in options.prompts:
         for batch in options.batches:
-            ids = torch.randint(
-                5, 10_000, (batch, length), generator=torch.Generator().manual_seed(0)
-            )
+            rows = [prompt(length, seed) for seed in range(batch)]
             for rider, kinds in RIDERS.items():
                 probes = [probe(backend, f"p{i}", *kind) for i, kind in enumerate(kinds)]
                 where = {"rider": rider, "prompt_tokens": length, "batch": batch}
-                for row in ratios(backend, probes, ids, options.tokens, options.pairs):
+                for row in ratios(backend, probes, rows, options.tokens, options.pairs):
                     print(where, {k: v for k, v in row.items() if k != "interval"}, flush=True)
                     results.append(row | where)
     device = (

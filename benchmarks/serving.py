@@ -1,4 +1,4 @@
-"""Is the ride free under load: the serving engine with three gates against itself without probes.
+"""Is the ride free under load: the serving engine with probes against itself without probes.
 
     python -m benchmarks.serving [--pairs 5] [--requests 40] [--in-flight 32] [--tokens 16]
 
@@ -26,6 +26,7 @@ from benchmarks.engines import engine as model_of
 from benchmarks.result_file import write_result
 from benchmarks.ride import RIDERS, probe
 from pillion.backends import Backend
+from pillion.core import Segment, Tokens
 from pillion.metrics import interval
 from pillion.probe import Artefact
 from pillion.runtime import (
@@ -68,17 +69,22 @@ class Run:
         return found
 
 
-def prompts(count: int, seed: int) -> list[tuple[int, ...]]:
-    """Random tokens; lengths from 30 to 600, as many short as long ones."""
+def prompts(count: int, seed: int) -> list[Tokens]:
+    """Random tokens; lengths from 30 to 600, as many short as long ones.
+
+    What is shared is a system prompt, the rest a user's turn.
+    """
     draw = random.Random(seed)
     shared = [[draw.randrange(5, 10_000) for _ in range(n)] for n in PREFIX_TOKENS]
-    rows: list[tuple[int, ...]] = []
+    rows: list[Tokens] = []
     for number in range(count):
         length = round(30 * 20 ** draw.random())
         begin = shared[number % 4] if number % 3 else []
         begin = begin if len(begin) < length - 10 else []
         rest = [draw.randrange(5, 10_000) for _ in range(length - len(begin))]
-        rows.append((*begin, *rest))
+        turns = [Segment(0, len(begin), "system", 0)] if begin else []
+        turns.append(Segment(len(begin), length, "user", len(turns)))
+        rows.append(Tokens([*begin, *rest], turns))
     return rows
 
 
@@ -94,14 +100,12 @@ class Answering(Protocol):
         ...
 
 
-async def load(
-    engine: Answering, rows: Sequence[tuple[int, ...]], in_flight: int, num_tokens: int
-) -> Run:
+async def load(engine: Answering, rows: Sequence[Tokens], in_flight: int, num_tokens: int) -> Run:
     """All requests, so many at once; the next begins when one ends."""
     run, turns = Run(), asyncio.Semaphore(in_flight)
     cached = engine.stats().cached_tokens
 
-    async def ask(number: int, ids: tuple[int, ...]) -> None:
+    async def ask(number: int, ids: Tokens) -> None:
         async with turns:
             last = begin = time.perf_counter()
             async for event in engine.submit(Request(f"{number}", ids, num_tokens)):
@@ -169,7 +173,7 @@ def rows_of(found: Sequence[tuple[Run, Run]]) -> list[dict[str, Any]]:
 
 async def under_load(backend: Backend, options: argparse.Namespace) -> list[dict[str, Any]]:
     rows = prompts(options.requests, seed=0)
-    probes = [probe(backend, f"p{i}", *kind) for i, kind in enumerate(RIDERS["three gates"])]
+    probes = [probe(backend, f"p{i}", *kind) for i, kind in enumerate(RIDERS[options.riders])]
     settings = PagedSettings(cache_tokens=32768, max_requests=options.in_flight)
     engine = ContinuousEngine(backend, [], settings)
     await engine.start()
@@ -212,7 +216,7 @@ class Everything:
 async def classified(backend: Backend, options: argparse.Namespace) -> dict[str, Any]:
     """Texts a second with the blocks above the highest layer read, and without them."""
     layers = tuple(range(TOP_LAYER + 1))
-    low = probe(backend, "low", "gate", 2, layers)
+    low = probe(backend, "low", "gate", 2, layers=layers)
     noise = torch.Generator().manual_seed(0)
     rows = torch.randint(5, 10_000, (options.texts, 64), generator=noise).tolist()
     engine = ContinuousEngine(backend, [low], PagedSettings(cache_tokens=4096))
@@ -256,11 +260,12 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--texts", type=int, default=96)
+    parser.add_argument("--riders", choices=list(RIDERS), default="three gates with scopes")
     parser.add_argument("--only", choices=["load", "classify"])
     options = parser.parse_args()
     backend = model_of(options.model, options.device)
     backend.end_ids = frozenset()  # answers have a fixed length
-    settings = vars(options) | {"dtype": str(backend.dtype), "riders": RIDERS["three gates"]}
+    settings = vars(options) | {"dtype": str(backend.dtype), "riders": options.riders}
     where = "cpu" if backend.device.type == "cpu" else "cuda"
     if options.only != "classify":
         results = asyncio.run(under_load(backend, options))
