@@ -521,6 +521,19 @@ def test_the_same_weights_in_float32_are_no_other_model() -> None:
         narrow.check(replace(MODEL, dtype="float16"))
 
 
+def test_the_copy_in_float16_has_the_same_weights() -> None:
+    """The fp16 copy of a model in fp32 was refused for other weights, and the other way round."""
+    wide = replace(MODEL, float16_sha256="f" * 64, dtype="float32")
+    half = replace(wide, weights_sha256="f" * 64, dtype="float16")
+    artefact(model=half).check(wide)
+    with pytest.raises(MismatchError) as caught:
+        artefact(model=wide).check(half)
+    assert "dtype float32, this model has float16" in str(caught.value)
+    assert "weights" not in str(caught.value)
+    with pytest.raises(MismatchError, match="wants weights"):
+        artefact(model=half).check(replace(wide, float16_sha256="e" * 64))
+
+
 def test_every_difference_is_named_in_a_sentence() -> None:
     message = mismatch(replace(MODEL, weights_sha256="", tokenizer_sha256="t", dim=8, num_layers=9))
     assert "It wants weights aaaaaaaaaaaaaaaa, this model has none." in message

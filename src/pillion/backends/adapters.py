@@ -112,8 +112,8 @@ def fingerprint(model: nn.Module) -> Fingerprint:
                 beside[name][f"{_base_name(place)}:{type(layer).__name__}"] = repr(
                     _settings(layer, name)
                 )
-    one_by_one = [fingerprint_of(sorted(own.items())) for own in beside.values()]
-    return fingerprint_of(sorted(base.items())).joined(one_by_one)
+    one_by_one = [fingerprint_of(own.items()) for own in beside.values()]
+    return fingerprint_of(base.items()).joined(one_by_one)
 
 
 def unwrapped(model: Any) -> Any:

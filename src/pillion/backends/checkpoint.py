@@ -6,6 +6,7 @@ For engines that load and run models themselves: a probe of another model is ref
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pillion.backends.codec import Codec
+from pillion.backends.conversion import loads_of
 from pillion.backends.embedded import local_folder
 from pillion.backends.fingerprint import fingerprint_of
 from pillion.backends.identity import end_ids, find_blocks, identify
@@ -77,12 +79,12 @@ def read_checkpoint(model: str, dtype: str = "auto", revision: str | None = None
         raise ConfigError(
             f"Model {model!r} could not be read ({first_line}); give a causal LM of transformers."
         ) from error
-    with ExitStack() as stack:
-        weights = fingerprint_of(_weights(folder, model, network, stack))
     stored = getattr(config.get_text_config(), "dtype", None) or torch.float32
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     computed = fast_dtype(stored, device) if dtype == "auto" else getattr(torch, dtype)
     known = stored if computed.itemsize > stored.itemsize else computed
+    with ExitStack() as stack:
+        weights = fingerprint_of(_weights(folder, model, network, known, stack))
     blocks = find_blocks(network)[1]
     return Checkpoint(
         folder,
@@ -116,9 +118,9 @@ def model_folder(model: str, revision: str | None = None) -> Path:
 
 
 def _weights(
-    folder: Path, name: str, network: Any, stack: ExitStack
-) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the model's state by name, as it lies on disk; tied ones under each name."""
+    folder: Path, name: str, network: Any, dtype: torch.dtype, stack: ExitStack
+) -> Iterator[tuple[str, Any]]:
+    """Every value of the model's state by name, as loading makes it of what lies on disk."""
     from safetensors import safe_open
 
     files = _files(folder, name)
@@ -126,16 +128,27 @@ def _weights(
         path: stack.enter_context(safe_open(folder / path, framework="pt"))
         for path in set(files.values())
     }
-    state = sorted(network.state_dict(keep_vars=True).items())
-    name_on_disk = {id(tensor): key for key, tensor in state if key in files}
-    for key, tensor in state:
-        stored = name_on_disk.get(id(tensor))
-        if stored is None:
-            raise ConfigError(
-                f"Model {name!r} has no tensor {key!r} in its files, so its weights cannot be told "
-                "from another model's; save it again with transformers (`save_pretrained`)."
-            )
-        yield key, opened[files[stored]].get_tensor(stored)
+
+    def read(key: str) -> Tensor:
+        tensor = opened[files[key]].get_tensor(key)
+        narrower = tensor.is_floating_point() and dtype.itemsize < tensor.dtype.itemsize
+        return tensor.to(dtype) if narrower else tensor
+
+    state = network.state_dict(keep_vars=True)
+    names = defaultdict[int, list[str]](list)
+    for key, tensor in state.items():
+        names[id(tensor)].append(key)  # tied tensors lie on disk once
+    missing = set(state)
+    for load in loads_of(network, files, read):
+        for key, value in load().items():
+            same = names[id(state[key])]
+            missing.difference_update(same)
+            yield from ((one, value) for one in same)
+    if missing:
+        raise ConfigError(
+            f"Model {name!r} has no tensor {min(missing)!r} in its files, so its weights cannot be "
+            "told from another model's; save it again with transformers (`save_pretrained`)."
+        )
 
 
 def _files(folder: Path, name: str) -> dict[str, str]:

@@ -50,17 +50,17 @@ def fingerprint_of(weights: Iterable[tuple[str, Any]]) -> Fingerprint:
     """The fingerprint of weights that come one by one.
 
     Args:
-        weights: name and value, sorted by name; a tensor, or what quantised modules keep.
+        weights: name and value, in any order; a tensor, or what quantised modules keep.
 
     Raises:
         ConfigError: a tensor without numbers in it.
     """
-    exact, halved = hashlib.sha256(), hashlib.sha256()
+    exact, halved = dict[str, bytes](), dict[str, bytes]()
     for name, value in weights:
         for part, plain in _plain(name, value):
-            exact.update(plain if isinstance(plain, bytes) else _numbers(part, plain))
-            halved.update(plain if isinstance(plain, bytes) else _numbers(part, plain, half=True))
-    return Fingerprint(exact.hexdigest(), halved.hexdigest())
+            exact[part] = plain if isinstance(plain, bytes) else _numbers(part, plain)
+            halved[part] = plain if isinstance(plain, bytes) else _numbers(part, plain, half=True)
+    return Fingerprint(_digest(exact), _digest(halved))
 
 
 def state_of(model: nn.Module) -> dict[str, Any]:
@@ -140,6 +140,13 @@ def _numbers(name: str, tensor: Tensor, half: bool = False) -> bytes:
         rounded = numbers.to(torch.float16) if half else numbers
         numbers = rounded.to(torch.bfloat16).float()
     return f"{name}{tuple(tensor.shape)}".encode() + numbers.cpu().numpy().tobytes()
+
+
+def _digest(parts: dict[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(parts):
+        digest.update(parts[name])
+    return digest.hexdigest()
 
 
 def _sha256(text: str) -> str:

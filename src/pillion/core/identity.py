@@ -37,6 +37,14 @@ class ModelIdentity:
     adapters: tuple[str, ...] = field(default=(), compare=False)
     float16_sha256: str = field(default="", compare=False)
 
+    def has_weights_of(self, other: ModelIdentity) -> bool:
+        """Whether the weights are the same, or one model's are the other's in float16."""
+        ours, theirs = self.weights_sha256, other.weights_sha256
+        return ours == theirs or (
+            bool(ours and theirs)
+            and (ours == other.float16_sha256 or theirs == self.float16_sha256)
+        )
+
 
 OnTooLong = Literal["error", "truncate-head", "truncate-tail"]
 """What happens to a text beyond the context window; `truncate-head` drops its beginning."""

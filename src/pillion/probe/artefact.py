@@ -205,6 +205,8 @@ class Artefact:
             compared["dtype"] = "dtype"
         if self.card.template == "chat":
             compared["chat template"] = "template_sha256"
+        if self.card.model.has_weights_of(identity):
+            del compared["weights"]
         found = [
             f"It wants {word} {_brief(wanted)}, this model has {_brief(got)}."
             for word, field in compared.items()

@@ -421,7 +421,7 @@ class Reading:
                 raise StateError(
                     f"Hidden states of layer {layers[index]} are not finite at token "
                     f"{self._step.past_tokens + token} of row {row}: the model gave NaN or "
-                    "infinity. Use another dtype (--dtype float32 or bfloat16)."
+                    "infinity. Run the model in another dtype, such as float32."
                 )
 
     def _read_out(self, states: States) -> dict[str, Float[Tensor, "batch output"]]:
