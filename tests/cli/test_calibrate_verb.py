@@ -86,3 +86,40 @@ def test_labels_that_the_probe_does_not_know_are_refused(
 ) -> None:
     rows = write_rows(tmp_path / "other.jsonl", [{"text": "x", "label": "unheard"}])
     assert "unheard" in refused("calibrate", "--probe", probe, "--data", rows, *WORDS)
+
+
+def test_what_the_task_or_the_rows_rule_out_is_refused_before_the_model_loads(
+    refused: Refused, run: Run, probe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--best-f1` on three labels was refused after a pass over every row."""
+    three = [{"text": f"{name} {i}", "label": name} for name in "abc" for i in range(8)]
+    many = write_rows(tmp_path / "three.jsonl", three)
+    folder = tmp_path / "many"
+    assert run("train", "--data", many, *WORDS, "--out", folder).code == 0
+    more = write_rows(tmp_path / "more.jsonl", [r | {"text": r["text"] + "!"} for r in three])
+    lacking = write_rows(tmp_path / "lacking.jsonl", three[:10])
+    one_side = write_rows(
+        tmp_path / "one.jsonl", [r for r in two_classes(20) if r["label"] == "fine"]
+    )
+
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("pillion.runtime.LanguageModel.load", load)
+    words = ["calibrate", "--probe", folder, "--data", more, *WORDS]
+    assert "likeliest label decides" in refused(*words, "--best-f1")
+    assert "--target-fnr is for" in refused(*words, "--target-fpr", "0.1", "--target-fnr", "0.1")
+    words = ["calibrate", "--probe", folder, "--data", lacking, *WORDS, "--method", "platt"]
+    assert "no row of 'c'" in refused(*words)
+    assert "no row of 'poor'" in refused("calibrate", "--probe", probe, "--data", one_side, *WORDS)
+
+
+def test_it_says_whether_the_calibration_is_kept(run: Run, probe: Path, noisy: Path) -> None:
+    words = ["calibrate", "--probe", probe, "--data", noisy, *WORDS, "--out", noisy.parent / "new"]
+    ran = run(*words, "--json")
+    scores = ran.json["comparison"]
+    better = all(scores["new"][name] < scores["present"][name] for name in scores["new"])
+    assert (scores["kept"] == "new") == better
+    assert ran.json["method"] == ("temperature" if better else "none")
+    said = "and kept" if better else "not kept"
+    assert said in run(*words).out

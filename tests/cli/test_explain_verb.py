@@ -69,9 +69,39 @@ def test_a_conversation_is_explained_turn_by_turn(run: Run, probe: Path, tmp_pat
     assert all((a > 0) <= (last["begin"] <= t < last["end"]) for t, a in enumerate(added))
     assert sum(a > 0 for a in added) > 1
     shown = run("explain", *words).out
-    assert [line.split()[0] for line in shown.splitlines()[3:7]] == [
+    assert [line.split()[0] for line in shown.splitlines()[5:9]] == [
         "system",
         "user",
         "assistant",
         "user",
     ]
+
+
+def test_the_templates_tokens_are_left_out_unless_asked_for(
+    run: Run, data: Path, tmp_path: Path
+) -> None:
+    """A reader of one text met `<|im_start|>system` and the template's own system prompt first."""
+    out, html = tmp_path / "all", tmp_path / "why.html"
+    words = ["--data", data, "--model", "fake", "--scope", "all"]
+    assert run("train", *words, "--lr", "0.03", "--out", out).code == 0
+    words = ["explain", "--probe", out, "--model", "fake", "--text", "good", "--html", html]
+    found = run(*words, "--json").json
+    (written,) = (s for s in found["segments"] if s["kind"] == "content")
+    assert written["end"] - written["begin"] < len(found["tokens"])
+
+    def places() -> list[int]:
+        page = html.read_text().split('id="data">')[1].split("</script>")[0]
+        return [place for part in json.loads(page)["parts"] for place in part["places"]]
+
+    assert places() == list(range(written["begin"], written["end"]))
+    plain = run(*words).out
+    assert "the template's tokens added" in plain
+    everything = run(*words, "--template-tokens").out
+    assert "the template's tokens added" not in everything
+    assert places() == list(range(len(found["tokens"])))
+    assert "go with --text" in run(*words[:5], "--data", data, "--template-tokens").err
+
+
+def test_eighty_columns_hold(run: Run, probe: Path) -> None:
+    shown = run("explain", "--probe", probe, "--model", "fake", "--text", "good day").out
+    assert max(map(len, shown.splitlines())) <= 80

@@ -15,11 +15,12 @@ def test_it_prints_a_table_and_writes_json_and_a_picture(
     ran = run(*["layers", "--data", data, "--model", "fake"], "--out", out, "--plot", plot)
 
     assert ran.code == 0, ran
-    assert "Recommended: layer" in ran.out and "<- auto" in ran.out
+    assert ran.out.count("Recommended") == 1 and "Recommended: --layers 0-3 (auprc" in ran.out
+    assert max(map(len, ran.out.splitlines())) <= 80
     study = json.loads(out.read_text())
-    assert [row["layer"] for row in study["layers"]] == [0, 1, 2, 3]
-    assert [row["num_layers"] for row in study["economics"]] == [1, 2, 4]
-    assert study["rows"] == 40 and study["score"] == "auprc"
+    assert [row["layer"] for row in study["results"]] == [0, 1, 2, 3]
+    assert [row["num_layers"] for row in study["sets"]] == [1, 2, 4]
+    assert study["data"][0]["num_rows"] == 40 and study["settings"]["score"] == "auprc"
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["layers.json", "layers.png", "rows.jsonl"]
 
@@ -30,10 +31,10 @@ def test_json_is_the_same_study_and_a_gate_adds_its_weights(
     words = ["layers", "--data", data, "--model", "fake", "--rows", "30", "--json"]
     plain, with_gate = run(*words).json, run(*words, "--probe", probe).json
 
-    assert plain["rows"] == 30
-    assert [row["weight"] for row in plain["layers"]] == [None] * 4
-    assert abs(sum(row["weight"] for row in with_gate["layers"]) - 1) < 1e-4
-    assert plain["inflections"] == with_gate["inflections"]
+    assert plain["data"][0]["num_rows"] == 30
+    assert [row["weight"] for row in plain["results"]] == [None] * 4
+    assert abs(sum(row["weight"] for row in with_gate["results"]) - 1) < 1e-4
+    assert [{**row, "weight": None} for row in with_gate["results"]] == plain["results"]
 
 
 def test_train_reads_the_layers_that_were_chosen(run: Run, data: Path, tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def test_rows_of_one_label_each_give_a_table_with_undefined_silhouettes(
     ran = run("layers", "--data", write_rows(tmp_path / "r.jsonl", rows), "--model", "fake")
 
     assert ran.code == 0, ran
-    assert "undef." in ran.out and "layer undefined" in ran.out
+    assert "undef." in ran.out and "One layer alone: undefined by its silhouette" in ran.out
 
 
 def test_what_cannot_be_studied_is_refused_in_a_sentence(
@@ -80,3 +81,20 @@ def test_a_probe_without_layer_weights_is_refused(
     words = ["--data", data, "--model", "fake"]
     assert run("train", *words, "--probe", "pooling", "--out", tmp_path / "p").code == 0
     assert "no layer weights" in refused("layers", *words, "--probe", tmp_path / "p")
+
+
+def test_differences_of_sets_come_with_the_noise_of_the_rows(run: Run, data: Path) -> None:
+    study = run("layers", "--data", data, "--model", "fake", "--json").json
+    chosen = study["recommended"]
+    for one in study["sets"]:
+        more = one["more_than_recommended"]
+        if one["layers"] == chosen["layers"]:
+            assert more is None
+        else:
+            assert abs(more["value"] - (one["score"] - chosen["score"])) < 1e-6
+            assert more["interval"][0] <= more["value"] <= more["interval"][1]
+    single = study["single"]
+    lost = single["lost_by_silhouette"]
+    best, picked = (single[by]["score"] for by in ("by_sweep", "by_silhouette"))
+    assert abs(lost["value"] - (best - picked)) < 1e-6
+    assert lost["interval"][0] <= lost["value"] <= lost["interval"][1]

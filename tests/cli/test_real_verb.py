@@ -96,3 +96,14 @@ def test_one_row_a_label_says_that_none_can_be_held_back(
     few = write_rows(tmp_path / "few.jsonl", rows(4)[1:3])
     given = ["--train", few, "--test", files["test"], "--out", tmp_path / "real.json", *WORDS]
     assert "hold some back" in refused("bench", "real", *given)
+
+
+def test_a_test_file_that_is_the_training_file_is_told_first_thing(
+    run: Run, files: dict[str, Path], tmp_path: Path
+) -> None:
+    few = ["--needles", 0, "--curves", 0, "--baseline", "length", "--sample", 0]
+    words = ["--train", files["train"], "--test", files["train"], "--out", tmp_path / "r.json"]
+    ran = run("bench", "real", *words, "--model", "fake", *few)
+    assert ran.code == 0, ran.err
+    assert "holds the training rows" in ran.err.splitlines()[0]
+    assert "The test holds the training rows" in (tmp_path / "r.html").read_text()

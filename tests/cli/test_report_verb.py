@@ -59,3 +59,45 @@ def test_what_cannot_be_reported_is_refused(
     sentence = refused("report", "--probe", probe, "--data", long, *WORDS, "--out", out)
     assert "truncate-tail" in sentence
     assert not out.exists()
+
+
+def test_rows_that_the_probe_was_trained_on_are_told_first_thing(
+    run: Run, probe: Path, data: Path, tmp_path: Path
+) -> None:
+    """Only `calibrate` said so, and only after its pass."""
+    own = probe.parent / "rows.jsonl"
+    page = tmp_path / "page.html"
+    sentence = "rows.jsonl is the file that the probe was trained on"
+    for verb in (
+        ("evaluate",),
+        ("report", "--out", page),
+        ("calibrate", "--out", tmp_path / "new", "--method", "none"),
+    ):
+        ran = run(*verb, "--probe", probe, "--data", own, *WORDS)
+        assert ran.code == 0, ran.err
+        assert sentence in ran.err.splitlines()[0]
+    warning = "These are the rows that the probe was trained on"
+    assert warning in page.read_text()
+    others = write_rows(tmp_path / "others.jsonl", two_classes(80)[40:])
+    ran = run("report", "--out", page, "--probe", probe, "--data", others, *WORDS)
+    assert "trained on" not in ran.err and warning not in page.read_text()
+
+
+def test_evaluate_shows_each_label_with_intervals_and_what_comes_next(
+    run: Run, probe: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "it's.json"
+    ran = run("evaluate", "--probe", probe, "--data", data, *WORDS, "--out", out)
+    lines = ran.out.splitlines()
+    assert lines[-1].endswith(f"pillion report '{tmp_path}/it'\"'\"'s.json' --out report.html")
+    header = next(i for i, line in enumerate(lines) if line.startswith("label"))
+    assert lines[header].split() == ["label", "rows", "precision", "recall", "f1"]
+    assert lines[header + 1].split()[:2] == ["poor", "20"]
+    assert max(map(len, lines[:-1])) <= 96
+    found = run("evaluate", "--probe", probe, "--data", data, *WORDS, "--json").json["labels"]
+    (label,) = found
+    low, high = label["recall_interval"]
+    assert label["label"] == "poor" and 0 <= low <= label["recall"] <= high <= 1
+    ran = run("evaluate", "--probe", probe, "--data", data, *WORDS)
+    wanted = f"--probe {probe} --data {data} --model fake --out report.html"
+    assert ran.out.splitlines()[-1].endswith(wanted)

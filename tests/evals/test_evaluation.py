@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from made_probes import LABELS, made_artefact, made_probs, made_rows
-from pillion.evals import Labelled, Scored, evaluation, measure
+from pillion.evals import Labelled, Scored, by_label, evaluation, measure
 from pillion.probe import Artefact
 from pillion.report.evaluation_section import evaluation_section
+from pillion.report.page import render
 
 TASKS = tuple(LABELS)
 
@@ -109,3 +110,55 @@ def test_a_label_that_nobody_judged_is_null_in_the_file_and_in_no_count() -> Non
     assert content["confusion"] == [[[0, 1], [0, 2]], [[1, 0], [2, 0]]]
     section = evaluation_section(json.loads(json.dumps(content, allow_nan=False)))
     assert "Rows a point: 3, 3" in section["charts"][0]["note"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_undecided_rows_are_counted_apart_from_decisions(task: str) -> None:
+    """The page said that 10 % were undecided beside a confusion table of all rows."""
+    bands = ((0.3, 0.7),) * (1 if task == "binary" else 3)
+    content, _, rows = made(task, abstain=bands)
+    undecided = np.array(content["predictions"]["undecided"])
+    assert 0 < undecided.sum() < len(undecided)
+    decided = content["decided"]
+    assert decided["rows"] == (~undecided).sum()
+    counts = np.array(content["confusion"])
+    if task == "multilabel":
+        assert (counts.sum(axis=(1, 2)) == decided["rows"]).all()
+        assert decided["undecided_by_label"] is None
+    else:
+        whole = counts.sum(axis=1) + decided["undecided_by_label"]
+        assert whole.tolist() == np.bincount(rows.targets).tolist()
+    page = render([content], "A")
+    assert f"Of the {decided['rows']} rows that the probe decides." in page
+    assert "if none were left undecided" in page
+    always = made(task)[0]
+    assert always["decided"] is None and "if none were left" not in render([always], "A")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_labels_come_with_intervals_that_hold_their_values(task: str) -> None:
+    content, _, _ = made(task)
+    for line in content["per_label"]:
+        for rate in ("precision", "recall", "f1"):
+            low, high = line[f"{rate}_interval"]
+            assert low <= line[rate] <= high and high - low > 0.01
+
+
+def test_a_label_that_is_never_found_has_an_interval_above_zero_and_no_f1_interval() -> None:
+    probe = made_artefact("binary")
+    probs, targets = np.full((30, 1), 0.1), np.array([1] * 6 + [0] * 24)
+    (line,) = by_label(probe.card, probs, targets)
+    assert line["precision"] is None and line["precision_interval"] is None
+    low, high = line["recall_interval"]
+    assert (line["recall"], low) == (0, 0) and 0.3 < high < 0.5
+    assert line["f1"] == 0 and line["f1_interval"] is None
+
+
+def test_a_time_that_noise_hides_is_not_printed() -> None:
+    """The page said "0.926 x bare time", of turns between 0.8 and 1.3."""
+    content, _, _ = made("binary")
+    cost = {"parameters": 4, "time_with_the_probe_over_bare": 0.926}
+    told = render([content | {"cost": cost | {"time_interval": [0.8, 1.3]}}], "A")
+    assert "0.926" not in told and "0.800 to 1.300 in six turns" in told
+    told = render([content | {"cost": cost | {"time_interval": [0.9, 0.95]}}], "A")
+    assert "0.926" in told and "0.900 to 0.950" in told

@@ -104,6 +104,8 @@ def real(
         check_folder(cache, "--cache")
     config = ProbeConfig(probe=probe, seed=seed)
     rows = [how.rows(path) for path in (train, test)]
+    if rows[0].sha256 == rows[1].sha256:
+        err.print(f"{test} holds the training rows: nothing measured on it is of new texts.")
     others = [_other(words, how) for words in other or []]
     language_model = LanguageModel.load(model, dtype, device)
     if how.skip_bad_rows:

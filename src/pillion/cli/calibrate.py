@@ -23,7 +23,7 @@ from pillion.cli.app import (
     print_json,
     progress_bar,
 )
-from pillion.cli.failures import usable
+from pillion.cli.failures import say_own_rows, usable
 from pillion.cli.places import check_probe_folder
 from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
 from pillion.errors import ConfigError
@@ -111,15 +111,17 @@ def calibrate(
 ) -> None:
     """Calibrate a probe and choose where it decides.
 
-    Fits the calibration on labelled texts, and chooses thresholds, a band to abstain in and
-    prediction sets as asked. All of it is kept on the probe's card, and predict, generate and serve
-    go by it. Without a wish for thresholds the decisions stay as they are.
+    Fits the calibration on labelled texts, keeps it where log-loss and Brier score of left-out rows
+    are better for it, and chooses thresholds, a band to abstain in and prediction sets as asked.
+    All of it is kept on the probe's card, and predict, generate and serve go by it. Without a wish
+    for thresholds the decisions stay as they are.
     """
     from pillion.data import contexts_of
     from pillion.evals import (
         CalibrationSettings,
         Labelled,
         Operating,
+        check_wishes,
         in_contexts,
         largest_probs,
         probs_of,
@@ -143,8 +145,11 @@ def calibrate(
     artefact = resolve(probe)
     target = Path(probe) if out_folder is None else out_folder
     check_probe_folder(target)
+    operating.check(artefact.card.task)
     before = contexts_of(contexts)
     labelled = Labelled.of(artefact.card, how.rows(data))
+    say_own_rows(artefact.card, labelled)
+    check_wishes(artefact.card, labelled.targets, method, operating)
     raw = raw_artefact(artefact)
     language_model = LanguageModel.load(model, dtype, device)
     skip = how.skip_bad_rows
@@ -195,6 +200,8 @@ def _show(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         return print_json(found)
     out.print(f"{found['data']['num_rows']:,} rows of {found['data']['path']}, {found['method']}")
+    if found["comparison"] is not None:
+        out.print(_compared(found["comparison"]))
     out.print(f"{'':<18}{'before':>10}{'after':>10}   (after: on rows left out of the fit)")
     for name, before in found["before"].items():
         out.print(f"  {name:<16}{_number(before):>10}{_number(found['after'][name]):>10}")
@@ -213,6 +220,18 @@ def _show(found: dict[str, Any], as_json: bool) -> None:
         sets = found["conformal"]
         out.print(f"prediction sets: coverage {sets['coverage']:g}, from {sets['limit']:.4f} on")
     out.print(f"Saved in {found['out']}.")
+
+
+def _compared(found: dict[str, Any]) -> str:
+    """Which probabilities are kept, and by how much."""
+    present, new = found["present"], found["new"]
+    scores = (
+        f"log-loss {new['log_loss']:.4f} for {present['log_loss']:.4f}, "
+        f"Brier score {new['brier']:.4f} for {present['brier']:.4f}"
+    )
+    kept = found["kept"] == "new"
+    what = "better on left-out rows, and kept" if kept else "no better on left-out rows: not kept"
+    return f"{found['method']} is {what}:\n  {scores}"
 
 
 def _show_escalation(found: dict[str, Any]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len, set_cell_size
 
 from pillion.cli.app import (
     SOURCES,
@@ -24,13 +27,16 @@ from pillion.cli.app import (
     print_json,
     progress_bar,
 )
-from pillion.cli.failures import usable
+from pillion.cli.failures import say_own_rows, usable
 from pillion.cli.output import number, write_lines
 from pillion.cli.places import check_file
 from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
 
 EARLY_TOKENS = 32
 """What `pillion.metrics.running` calls early."""
+RATES = ("precision", "recall", "f1")
+MAX_LABELS = 20
+"""Labels whose lines are printed."""
 
 
 @app.command()
@@ -60,16 +66,18 @@ def evaluate(
 ) -> None:
     """Measure a probe on labelled data.
 
-    Prints accuracy, F1, AUPRC and more, at the thresholds of the probe's card. Of a probe of
-    responses also how good it is after 16, 32, 64 and 128 tokens, how soon it finds what it is for,
-    and how many answers it would stop wrongly.
+    Prints accuracy, F1, AUPRC and more, and precision, recall and F1 of each label with intervals,
+    at the thresholds of the probe's card. Of a probe of responses also how good it is after 16, 32,
+    64 and 128 tokens, how soon it finds what it is for, and how many answers it would stop wrongly.
     """
     from pillion.data import contexts_of
     from pillion.evals import (
         Labelled,
+        by_label,
         in_contexts,
         measure,
         measure_running,
+        probs_of,
         result_of,
         score,
     )
@@ -80,6 +88,7 @@ def evaluate(
     artefact = resolve(probe)
     before = contexts_of(contexts)
     labelled = Labelled.of(artefact.card, how.rows(data))
+    say_own_rows(artefact.card, labelled)
     language_model = LanguageModel.load(model, dtype, device)
     skip = how.skip_bad_rows
     labelled = usable(labelled, artefact, language_model.backend, on_too_long, skip, out_file)
@@ -103,18 +112,68 @@ def evaluate(
     running = None
     if scored.running is not None:
         running = measure_running(artefact.card, scored.running, labelled.targets)
-    _show({**metrics, "rows": len(rows), "data_sha256": rows.sha256}, running, as_json)
-
-
-def _show(numbers: dict[str, Any], running: dict[str, Any] | None, as_json: bool) -> None:
+    share = sum(bool(one.abstained) for one in scored.verdicts) / len(rows)
+    labels = by_label(artefact.card, probs_of(artefact.card, scored.verdicts), labelled.targets)
+    numbers = {**metrics, "rows": len(rows), "undecided": share, "data_sha256": rows.sha256}
     if as_json:
-        return print_json(numbers if running is None else {**numbers, "running": running})
+        more = {"labels": labels} | ({} if running is None else {"running": running})
+        return print_json(numbers | more)
+    _show(numbers, labels, running)
+    _show_next(out_file, probe, data, model)
+
+
+def _show(
+    numbers: dict[str, Any], labels: list[dict[str, Any]], running: dict[str, Any] | None
+) -> None:
     for name, value in numbers.items():
         shown = f"{value:.4f}" if isinstance(value, float) else value
         shown = number(None, name) if value is None else shown
         out.print(f"{name:<16} {shown}")
+    if numbers["undecided"]:
+        out.print("metrics are of all rows, by the label that each would have if decided")
+    _show_labels(labels)
     if running is not None:
         _show_running(running)
+
+
+def _show_labels(labels: list[dict[str, Any]]) -> None:
+    """A line a label; of many those with the lowest F1."""
+    out.print(
+        f"\n{'label':<16} {'rows':>7}  " + "  ".join(f"{rate:<16}" for rate in RATES).rstrip()
+    )
+    order = sorted(labels, key=_f1) if len(labels) > MAX_LABELS else labels
+    for line in order[:MAX_LABELS]:
+        cells = "  ".join(f"{_rate(line, rate):<16}" for rate in RATES)
+        out.print(f"{_fitted(line['label'])} {line['rows']:>7,}  {cells}".rstrip())
+    if len(labels) > MAX_LABELS:
+        out.print(f"... and {len(labels) - MAX_LABELS} more of higher F1 (--json has all)")
+    out.print("95 % intervals\n")
+
+
+def _f1(line: dict[str, Any]) -> float:
+    return math.inf if line["f1"] is None else line["f1"]
+
+
+def _rate(line: dict[str, Any], rate: str) -> str:
+    value, around = line[rate], line[f"{rate}_interval"]
+    if value is None:
+        return "undefined"
+    return f"{value:.3f}" + (f" {around[0]:.2f}-{around[1]:.2f}" if around else "")
+
+
+def _fitted(label: str) -> str:
+    """The label in sixteen columns of the terminal, cut with an ellipsis."""
+    cut = set_cell_size(label, 15) + "…" if cell_len(label) > 16 else set_cell_size(label, 16)
+    return " ".join(cut.split("\n"))
+
+
+def _show_next(out_file: Path | None, probe: str, data: str, model: str) -> None:
+    if out_file is not None:
+        words = ["report", str(out_file)]
+    else:
+        words = ["report", "--probe", probe, "--data", data]
+        words += [] if model == "embedded" else ["--model", model]
+    out.print(f"Next, a page of curves and mistakes: pillion {shlex.join(words)} --out report.html")
 
 
 def _show_running(running: dict[str, Any]) -> None:

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from pillion.runtime import Explanation
 
 BARS = " ▁▂▃▄▅▆▇█"
-TOP_TOKENS = 8
+TOP_TOKENS, TOP_LABELS = 8, 4
+SEEN = 0.0005
+"""What shows at three decimals."""
 FOR, AGAINST = (31, 95, 168), (196, 84, 28)
 
 
@@ -66,6 +68,10 @@ def explain(
     template: Annotated[
         Template | None, typer.Option(help="How a text is wrapped; default: as in training.")
     ] = None,
+    template_tokens: Annotated[
+        bool,
+        typer.Option("--template-tokens", help="Show the chat template's tokens too, of --text."),
+    ] = False,
     model: Model = "embedded",
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -87,8 +93,10 @@ def explain(
         raise ConfigError(
             "Give either --text or --data, and not both; --messages goes with --text, or alone."
         )
-    if data is not None and (html is not None or label is not None):
-        raise ConfigError("--html and --label go with --text; leave them out with --data.")
+    if data is not None and (html is not None or label is not None or template_tokens):
+        raise ConfigError(
+            "--html, --label and --template-tokens go with --text; leave them out with --data."
+        )
     for path, option in ((png, "--png"), (html, "--html")):
         if path is not None:
             check_file(path, option)
@@ -106,10 +114,10 @@ def explain(
         on_too_long,
         allow_mismatch,
     )
-    _write(found, label, png, html)
+    _write(found, label, png, html, template_tokens)
     if as_json:
         return print_json(found.as_json())
-    _show(found, label or _shown_label(found))
+    _show(found, label or _shown_label(found), template_tokens)
 
 
 def _shown_label(found: Explanation) -> str:
@@ -119,44 +127,50 @@ def _shown_label(found: Explanation) -> str:
     return max(found.verdict.probs, key=found.verdict.probs.__getitem__)
 
 
-def _write(found: Explanation, label: str | None, png: Path | None, html: Path | None) -> None:
+def _write(
+    found: Explanation, label: str | None, png: Path | None, html: Path | None, template: bool
+) -> None:
     from pillion.report.explanation import explanation_page, plot_explanation
 
     if png is not None:
         wanted = label or _shown_label(found)
-        plot_explanation(
-            found.as_json(), wanted if wanted in found.labels else found.labels[0], png
-        )
+        shown = wanted if wanted in found.labels else found.labels[0]
+        plot_explanation(found.as_json(), shown, png, template)
     if html is not None:
-        write_lines(explanation_page(found.as_json()).splitlines(), html)
+        write_lines(explanation_page(found.as_json(), template).splitlines(), html)
 
 
-def _show(found: Explanation, label: str) -> None:
+def _show(found: Explanation, label: str, template: bool) -> None:
     """The text in colours, a bar a layer, the tokens that added most."""
     values = found.to(label)
-    by_token, by_layer = values.sum(0), values.sum(1)
-    out.print(f"{found.verdict.probe}: {found.verdict.label or 'none'}", end="  ")
-    out.print("  ".join(f"{name} {prob:.3f}" for name, prob in found.verdict.probs.items()))
+    by_token, by_layer, places = values.sum(0), values.sum(1), found.places(template)
+    likeliest = sorted(found.verdict.probs.items(), key=lambda one: -one[1])[:TOP_LABELS]
+    out.print(f"{found.verdict.probe}: {found.verdict.label or 'none'}")
+    out.print("  " + "  ".join(f"{name} {prob:.3f}" for name, prob in likeliest))
+    out.print(f"logit of {label}{' over the mean of all labels' if found.softmax else ''}")
     how = "exact" if found.exact else f"{found.method}, approximate"
     out.print(
-        f"logit of {label}{' over the mean of all labels' if found.softmax else ''} "
-        f"{found.logit(label):+.3f} = tokens {by_token.sum():+.3f} "
-        f"and {'bias' if found.exact else 'rest'} {found.rest_of(label):+.3f} ({how})\n"
+        f"  {found.logit(label):+.3f} = tokens {by_token.sum():+.3f} "
+        f"and {'bias' if found.exact else 'rest'} {found.rest_of(label):+.3f} ({how})"
     )
-    for who, part in parts_of(found):
-        line = heat_line(found.tokens[part], by_token[part], float(np.abs(by_token).max()))
+    hidden = by_token.sum() - by_token[places].sum()
+    if len(places) < len(by_token) and abs(hidden) >= SEEN:
+        out.print(f"  the template's tokens added {hidden:+.3f} of it (--template-tokens)")
+    out.print()
+    most = float(np.abs(by_token[places]).max(initial=0.0))
+    for who, part in parts_of(found, template):
+        line = heat_line(found.tokens[part], by_token[part], most)
         out.print(Text(f"{who:<10} ", "bold") + line if who else line)
     out.print(f"\nlayers {found.layers[0]} to {found.layers[-1]}  {bars(by_layer)}")
-    best = np.argsort(-np.abs(by_token))[:TOP_TOKENS]
-    for token in best:
+    for token in sorted(places, key=lambda place: -abs(by_token[place]))[:TOP_TOKENS]:
         name = found.tokens[token] or f"⟨{found.token_ids[token]}⟩"
         layer = found.layers[int(np.abs(values[:, token]).argmax())]
-        out.print(f"{by_token[token]:+8.3f}  {name.strip()!r}, most at layer {layer}")
+        out.print(f"{by_token[token]:+8.3f}  {(name.strip() or name)!r}, most at layer {layer}")
 
 
-def parts_of(found: Explanation) -> list[tuple[str, slice]]:
-    """Who speaks and which tokens, a turn each, without the template's; all of a lone text."""
-    if not found.segments:
+def parts_of(found: Explanation, template: bool = False) -> list[tuple[str, slice]]:
+    """Who speaks and which tokens, a turn each; all tokens where the template's are wanted."""
+    if template or not found.segments:
         return [("", slice(0, len(found.tokens)))]
     return [
         (s.role if s.kind == "content" else s.kind, slice(s.begin, s.end)) for s in found.segments

@@ -16,7 +16,7 @@ from pillion.errors import DataError, RunError
 if TYPE_CHECKING:
     from pillion.backends import Backend
     from pillion.evals import Labelled
-    from pillion.probe import Artefact
+    from pillion.probe import Artefact, Card
 
 NUM_SHOWN = 10
 """Reasons that are printed where no file can hold them."""
@@ -132,6 +132,15 @@ def finish(failed: Sequence[FailedRow], texts: Texts, where: str, skip: bool) ->
 def _as_json(one: FailedRow, rows: Rows | Texts) -> dict[str, str | int]:
     file, row_of_file = rows.place(one.row)
     return {"row": one.row, "file": file, "row_of_file": row_of_file, "reason": one.reason}
+
+
+def say_own_rows(card: Card, labelled: Labelled) -> None:
+    """Says where rows are those that the probe was trained on: no measure of it."""
+    from pillion.evals import own_rows
+
+    sentence = own_rows(card, labelled.rows)
+    if sentence is not None:
+        err.print(sentence)
 
 
 def usable(

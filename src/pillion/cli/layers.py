@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -83,7 +82,7 @@ def layers(
         typer.Option(metavar="DIR", help="A trained gate, whose layer weights are shown too."),
     ] = None,
     out_file: Annotated[
-        Path | None, typer.Option("--out", help="Write the numbers to this file, as JSON.")
+        Path | None, typer.Option("--out", help="Result file with all numbers, for pillion report.")
     ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw score and silhouette over layers: a PNG file.")
@@ -98,18 +97,23 @@ def layers(
 ) -> None:
     """Find out which layers to read, before any probe is trained.
 
-    Shows what each layer holds of the labels, which layer its rule recommends, by how much a sweep
-    would do better, and what reading 1, 2, 4, 8 or all layers gives and costs. One pass over the
-    texts; no state of a token is kept. `pillion train --layers auto` takes the set marked auto.
+    Shows what each layer holds of the labels and what reading 1, 2, 4, 8 or all layers gives and
+    costs, with the noise of each difference, and recommends the set that pillion train --layers
+    auto takes. One pass over the texts; no state of a token is kept. --out writes a result file for
+    pillion report.
     """
-    for path, option in ((out_file, "--out"), (plot, "--plot")):
-        if path is not None:
-            check_file(path, option)
+    from pillion.select.result import study_result
+
+    for file, option in ((out_file, "--out"), (plot, "--plot")):
+        if file is not None:
+            check_file(file, option)
     read = how.rows(data)
-    found, num_rows, name = _identify(
+    found, facts = _identify(
         read, rows, pool, probe, template, (model, dtype, device), on_too_long, scope, how, out_file
     )
-    study = as_study(found, Path(data).name, read.sha256, num_rows, name) | {"pool": pool}
+    path = Path(data).name
+    of = {"path": path, "sha256": read.sha256, "num_rows": facts.pop("rows"), "split": "all rows"}
+    study = study_result(found, Path(path).stem, of, {"pool": pool, "template": template} | facts)
     if out_file is not None:
         write_lines([json.dumps(study, indent=1)], out_file)
     if plot is not None:
@@ -132,8 +136,8 @@ def _identify(
     scope: Scope | None,
     how: RowOptions,
     out_file: Path | None,
-) -> tuple[Identification, int, str]:
-    """What was found, on how many rows, of which model."""
+) -> tuple[Identification, dict[str, Any]]:
+    """What was found, and on how many rows, of which words and model."""
     from pillion.data import LabelSpace
     from pillion.fit import default_scope
     from pillion.runtime import LanguageModel, checked, encode_rows
@@ -154,44 +158,13 @@ def _identify(
     targets = Targets(ids, space.task, len(space.names))
     with progress_bar() as bar:
         found = identify(backend, tokens, targets, pool, gate, bar, read_scope)
-    return found, len(taken), backend.identity.name
-
-
-def as_study(
-    found: Identification, data: str, sha256: str, num_rows: int, model: str
-) -> dict[str, Any]:
-    """A study as `--json` prints it and `report` draws it."""
-    scores = {row.layer: row.score for row in found.rows}
-    chosen = next((s for s in found.sets if s.layers == found.auto), None)
-    return {
-        "model": model,
-        "data": data,
-        "data_sha256": sha256,
-        "rows": num_rows,
-        "score": found.score_name,
-        "layers": [asdict(row) for row in found.rows],
-        "inflections": [row.layer for row in found.rows if row.inflection],
-        "recommended": {
-            "layer": found.recommended,
-            "score": scores.get(found.recommended) if found.recommended is not None else None,
-        },
-        "sweep": {
-            "layer": found.swept,
-            "score": scores.get(found.swept) if found.swept is not None else None,
-        },
-        "lost_against_sweep": found.lost,
-        "auto": {"layers": list(found.auto), "score": chosen.score if chosen else None},
-        "economics": [
-            {"num_layers": len(one.layers), "layers": list(one.layers), "score": one.score}
-            | asdict(cost)
-            for one, cost in zip(found.sets, found.costs, strict=True)
-        ],
-    }
+    return found, {"rows": len(taken), "scope": read_scope, "model": backend.identity.name}
 
 
 def _show(study: dict[str, Any]) -> None:
-    out.print(f"layer  {study['score']:>8}  silhouette  change  cosine   squared   fisher  weight")
-    for row in study["layers"]:
+    name = study["settings"]["score"]
+    out.print(f"layer  {name:>8}  silhouette  change  cosine   squared   fisher  weight")
+    for row in study["results"]:
         cells = [
             f"{row['layer']:>5}",
             f"{_number(row['score']):>8}",
@@ -203,26 +176,44 @@ def _show(study: dict[str, Any]) -> None:
             "" if row["weight"] is None else f"{row['weight']:>6.3f}",
         ]
         out.print("  ".join(cells).rstrip())
-    out.print("* inflection point of the silhouette curve")
-    name = study["score"]
-    best, rule = study["sweep"], study["recommended"]
-    out.print(
-        f"\nRecommended: layer {_layer(rule['layer'])} ({name} {_number(rule['score'])}). "
-        f"Best in a sweep: layer {_layer(best['layer'])} ({_number(best['score'])}), "
-        f"{_number(study['lost_against_sweep'])} more."
-    )
-    out.print(f"\nlayers  {name:>8}  read, ms/1k tokens  gate, KB  states, KB/token  blocks run")
-    for one in study["economics"]:
-        mark = "  <- auto" if one["layers"] == study["auto"]["layers"] else ""
+    _show_singles(study["single"])
+    out.print(f"\nlayers  {name:>8}  more than recommended     ms/1k  gate, KB  states  blocks")
+    for one in study["sets"]:
+        more = _spread(one["more_than_recommended"])
         out.print(
-            f"{one['num_layers']:>6}  {_number(one['score']):>8}  {one['milliseconds']:>18.2f}"
-            f"  {one['probe_bytes'] / 1e3:>8.0f}  {one['state_bytes_a_token'] / 1e3:>15.1f}"
-            f"  {one['blocks_share']:>10.0%}  {_listed(one['layers'])}{mark}"
+            f"{one['num_layers']:>6}  {_number(one['score']):>8}  {more:<24}"
+            f"  {one['milliseconds']:>5.2f}  {one['probe_bytes'] / 1e3:>8.0f}"
+            f"  {one['state_bytes_a_token'] / 1e3:>6.1f}  {one['blocks_share']:>6.0%}"
         )
+    out.print("95 % intervals over draws of the rows; ms for 1,000 tokens, states in KB a token")
+    chosen = study["recommended"]
+    out.print(
+        f"\nRecommended: --layers {_listed(chosen['layers'])} ({name} {_number(chosen['score'])}), "
+        "as train --layers auto takes."
+    )
+
+
+def _show_singles(single: dict[str, Any]) -> None:
+    """What one layer alone would give; nothing to choose by where more than one may be read."""
+    out.print("* inflection point of the silhouette curve")
+    picked, best = single["by_silhouette"], single["by_sweep"]
+    lost = single["lost_by_silhouette"]
+    more = "" if lost is None else f", {_spread(lost)} more"
+    picked_score, best_score = _number(picked["score"]), _number(best["score"])
+    out.print(f"\nOne layer alone: {_layer(picked['layer'])} by its silhouette ({picked_score}),")
+    out.print(f"  {_layer(best['layer'])} by its score ({best_score}{more})")
 
 
 def _number(value: float | None, how: str = ".4f") -> str:
     return "undef." if value is None else format(value, how)
+
+
+def _spread(difference: dict[str, Any] | None) -> str:
+    """A difference with its interval; nothing where there is none."""
+    if difference is None:
+        return ""
+    low, high = difference["interval"]
+    return f"{difference['value']:+.4f} [{low:+.3f}, {high:+.3f}]"
 
 
 def _layer(layer: int | None) -> str:
@@ -230,4 +221,7 @@ def _layer(layer: int | None) -> str:
 
 
 def _listed(layers: list[int]) -> str:
-    return ",".join(map(str, layers)) if len(layers) <= 8 else "all"
+    """As `--layers` takes them; a run of all is a range."""
+    if len(layers) > 2 and layers == list(range(layers[0], layers[-1] + 1)):
+        return f"{layers[0]}-{layers[-1]}"
+    return ",".join(map(str, layers))

@@ -20,7 +20,7 @@ from pillion.cli.app import (
     print_json,
     progress_bar,
 )
-from pillion.cli.failures import usable
+from pillion.cli.failures import say_own_rows, usable
 from pillion.cli.places import check_file
 from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
 from pillion.errors import ConfigError
@@ -96,6 +96,7 @@ def _measured(
 
     artefact = resolve(probe)
     labelled = Labelled.of(artefact.card, how.rows(data))
+    say_own_rows(artefact.card, labelled)
     language_model = LanguageModel.load(*engine)
     on_too_long, skip = kept["on_too_long"], how.skip_bad_rows
     labelled = usable(labelled, artefact, language_model.backend, on_too_long, skip, out_file)

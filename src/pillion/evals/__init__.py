@@ -3,6 +3,7 @@
 Knows no plots.
 """
 
+from pillion.evals.by_label import by_label
 from pillion.evals.calibrate import CalibrationSettings, calibrate, raw_artefact
 from pillion.evals.evaluation import evaluation, result_of
 from pillion.evals.measure import measure
@@ -10,7 +11,8 @@ from pillion.evals.needle import NeedleSettings, needle_rows
 from pillion.evals.operating import Operating
 from pillion.evals.profiles import layer_profiles
 from pillion.evals.running import Scored, largest_probs, measure_running, score
-from pillion.evals.scoring import Labelled, in_contexts, probs_of, score_rows
+from pillion.evals.scoring import Labelled, in_contexts, own_rows, probs_of, score_rows
+from pillion.evals.wishes import check_wishes
 
 __all__ = [
     "CalibrationSettings",
@@ -18,7 +20,9 @@ __all__ = [
     "NeedleSettings",
     "Operating",
     "Scored",
+    "by_label",
     "calibrate",
+    "check_wishes",
     "evaluation",
     "in_contexts",
     "largest_probs",
@@ -26,6 +30,7 @@ __all__ = [
     "measure",
     "measure_running",
     "needle_rows",
+    "own_rows",
     "probs_of",
     "raw_artefact",
     "result_of",

@@ -2,12 +2,11 @@
 
 Promises a revised artefact and what was found, as JSON values: every number with the rows that it
 came from. Rows that the probe was trained on make it look better than it is; who calls must bring
-others. Does not know the command line.
+others (`pillion.evals.scoring.own_rows`). Does not know the command line.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -19,9 +18,11 @@ from sklearn.model_selection import KFold, StratifiedKFold
 from threadpoolctl import threadpool_limits
 
 from pillion.errors import ConfigError, DataError
+from pillion.evals.comparison import compare
 from pillion.evals.conformal import fit_conformal
 from pillion.evals.operating import Operating, choose_bands, choose_thresholds
 from pillion.evals.rates import describe_escalation, describe_thresholds
+from pillion.evals.wishes import check_wishes
 from pillion.metrics import evaluate
 from pillion.metrics.calibration import fit_isotonic, fit_platt, fit_temperature
 from pillion.metrics.thresholds import to_logits
@@ -92,17 +93,11 @@ def calibrate(
         DataError: rows that do not allow what is wanted.
         ConfigError: wishes that do not fit the task.
     """
-    card, wanted = artefact.card, settings.operating
-    if data["sha256"] == card.data.sha256:
-        warnings.warn(
-            f"{data['path']} is the file that the probe was trained on: what it says of its own "
-            "training rows is too sure; bring other rows.",
-            stacklevel=2,
-        )
-    task = card.task
+    card, wanted, task = artefact.card, settings.operating, artefact.card.task
+    check_wishes(card, targets, settings.method, wanted)
     names = card.labels[1:] if task == "binary" else card.labels
     logits = np.log(np.maximum(probs, 1e-30)) if task == "multiclass" else to_logits(probs)
-    calibration = fit_calibration(task, logits, targets, settings.method)
+    calibration, unseen, comparison = _better(card, logits, targets, settings, data, names)
     now = apply(task, calibration, logits)
     deciding = now
     if largest is not None and wanted.target_fpr is not None and task != "multiclass":
@@ -114,14 +109,13 @@ def calibrate(
     elif task != "multiclass":
         lines = _kept_thresholds(card, calibration)
     bands = choose_bands(wanted, task, deciding, targets, lines or (), names)
-    # Rows say too much good of a calibration that was fitted on them: others' is used instead.
-    unseen = _cross_fitted(task, logits, targets, settings)
     conformal = None
     if settings.coverage is not None:
         conformal = fit_conformal(task, unseen, targets, settings.coverage)
     thresholds = None if task == "multiclass" else lines
     found: dict[str, Any] = {
-        "method": settings.method,
+        "method": "none" if calibration is None else calibration.method,
+        "comparison": comparison,
         "wishes": {**wanted.wishes(), "coverage": settings.coverage},
         "data": data,
         "seed": settings.seed,
@@ -145,8 +139,39 @@ def calibrate(
     return revised, found
 
 
+def _better(
+    card: Card,
+    logits: np.ndarray,
+    targets: np.ndarray,
+    settings: CalibrationSettings,
+    data: dict[str, Any],
+    names: Sequence[str],
+) -> tuple[Affine | Isotonic | None, np.ndarray, dict[str, Any] | None]:
+    """The calibration that is kept, its probabilities of rows that it has not seen, and why."""
+    task, method = card.task, settings.method
+    if method == "none":
+        return None, apply(task, None, logits), None
+    # What was fitted on these very rows looks better on them than it is: it has to go in any case.
+    seen = card.decisions is not None and _sha256(card.decisions) == data["sha256"]
+    present = None if seen else card.calibration
+    fitted = fit_calibration(task, logits, targets, method, names)
+    # The same holds for the new one: each row is told by a calibration of the others.
+    unseen, as_it_is = (
+        _cross_fitted(task, logits, targets, settings, names),
+        apply(task, present, logits),
+    )
+    comparison = {"method": method, **compare(task, as_it_is, unseen, targets)}
+    if comparison["kept"] == "new":
+        return fitted, unseen, comparison
+    return present, as_it_is, comparison
+
+
+def _sha256(decisions: dict[str, Any]) -> str | None:
+    return decisions.get("data", {}).get("sha256")
+
+
 def fit_calibration(
-    task: Task, logits: np.ndarray, targets: np.ndarray, method: Method
+    task: Task, logits: np.ndarray, targets: np.ndarray, method: Method, names: Sequence[str]
 ) -> Affine | Isotonic | None:
     """The calibration that fits these rows; None for `none`.
 
@@ -155,6 +180,7 @@ def fit_calibration(
         logits: (row, output); for multi-class up to a constant a row.
         targets: label ids, or 0/1 a label for multi-label.
         method: of calibration.
+        names: label of each output.
 
     Raises:
         DataError: a label with rows of one side only, or scores that rank it the wrong way round.
@@ -166,6 +192,9 @@ def fit_calibration(
         scale = fit_temperature(logits, targets)
         return Affine(method=method, scales=(scale,) * outputs, offsets=(0.0,) * outputs)
     columns = _columns(task, logits, targets)
+    for name, (_, truth) in zip(names, columns, strict=True):
+        if len(np.unique(truth)) < 2:
+            raise DataError(f"All of them agree on {name!r}: some have to have it and some not.")
     if method == "temperature":
         scales = tuple(fit_temperature(x[:, None], y) for x, y in columns)
         return Affine(method=method, scales=scales, offsets=(0.0,) * outputs)
@@ -202,20 +231,22 @@ def _columns(
 
 
 def _cross_fitted(
-    task: Task, logits: np.ndarray, targets: np.ndarray, settings: CalibrationSettings
+    task: Task,
+    logits: np.ndarray,
+    targets: np.ndarray,
+    settings: CalibrationSettings,
+    names: Sequence[str],
 ) -> np.ndarray:
     """Probabilities of every row by a calibration of the other rows."""
-    if settings.method == "none":
-        return apply(task, None, logits)
     folds = KFold if task == "multilabel" or not _can_stratify(targets) else StratifiedKFold
     splitter = folds(min(NUM_FOLDS, len(targets)), shuffle=True, random_state=settings.seed)
     probs = np.empty_like(logits)
     for rest, held in splitter.split(logits, None if folds is KFold else targets):
         try:
-            fitted = fit_calibration(task, logits[rest], targets[rest], settings.method)
+            fitted = fit_calibration(task, logits[rest], targets[rest], settings.method, names)
         except DataError as error:
             raise DataError(
-                f"There are too few rows to try the calibration on others ({error}) Give more."
+                f"There are too few rows to try the calibration on others ({error}); give more."
             ) from error
         probs[held] = apply(task, fitted, logits[held])
     return probs

@@ -14,7 +14,8 @@ from pillion.core import as_tokens
 from pillion.probe import Artefact
 from pillion.runtime import LanguageModel, pad_batch, watch
 
-PAIRS = 5
+PAIRS = 6
+"""Measured in turns. The median of the ratio lies between the lowest and highest of six in 97 %."""
 SAMPLE_TEXTS, SAMPLE_TOKENS = 8, 512
 """Texts of the timed batch, and the longest of them: small, for it is run a dozen times."""
 
@@ -23,6 +24,8 @@ def probe_cost(
     model: LanguageModel, artefact: Artefact, rows: Sequence[Sequence[int]]
 ) -> dict[str, Any]:
     """Size of the probe, and medians of the time of one batch with and without it.
+
+    `time_interval` holds the lowest and highest ratio of both times.
 
     Args:
         model: that it rides on.
@@ -44,6 +47,7 @@ def probe_cost(
             reading.probabilities()
 
     pairs = [(_seconds(bare), _seconds(ridden)) for _ in range(PAIRS + 1)][1:]
+    ratios = [two / one for one, two in pairs]
     tap = artefact.network.tap()
     columns = None if tap is None else tap.per_layer.shape[-1] + tap.shared.shape[-1]
     return {
@@ -52,7 +56,8 @@ def probe_cost(
         "values_a_token_and_layer": columns,
         "tokens_of_the_timed_batch": int(mask.sum()),
         "seconds_of_the_bare_pass": statistics.median(one for one, _ in pairs),
-        "time_with_the_probe_over_bare": statistics.median(two / one for one, two in pairs),
+        "time_with_the_probe_over_bare": statistics.median(ratios),
+        "time_interval": [min(ratios), max(ratios)],
     }
 
 

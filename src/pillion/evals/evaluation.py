@@ -13,12 +13,13 @@ import numpy as np
 
 from pillion.core import OnTooLong, Verdict
 from pillion.data import flat_text, names_of
+from pillion.evals.by_label import by_label
 from pillion.evals.cost import probe_cost
 from pillion.evals.provenance import provenance
 from pillion.evals.running import Scored, measure_running
 from pillion.evals.scoring import Labelled, probs_of
 from pillion.metrics import confusion, decide, evaluate, intervals
-from pillion.probe import Artefact
+from pillion.probe import Artefact, Card
 from pillion.runtime import LanguageModel, encode_rows
 
 KIND = "evaluation"
@@ -78,6 +79,7 @@ def evaluation(
     card, targets, verdicts = artefact.card, labelled.targets, scored.verdicts
     probs = probs_of(card, verdicts)
     metrics = evaluate(probs, targets, card.task, card.thresholds)
+    undecided = np.array([bool(verdict.abstained) for verdict in verdicts])
     return {
         "name": f"{KIND}-{artefact.name}",
         "kind": KIND,
@@ -87,13 +89,13 @@ def evaluation(
         "settings": {"probe": _probe_facts(artefact), "num_resamples": NUM_RESAMPLES},
         "results": _with_intervals(metrics, probs, targets, artefact, seed),
         "labels": list(card.labels),
-        "per_label": _per_label(artefact, probs, targets),
-        "confusion": confusion(probs, targets, card.task, card.thresholds).tolist(),
+        "per_label": by_label(card, probs, targets, seed),
+        **_decided(card, probs, targets, undecided),
         "by_length": _by_length(artefact, probs, targets, np.array(num_tokens)),
         "predictions": {
             "probs": probs.round(6).tolist(),
             "targets": _as_json(targets),
-            "undecided": [bool(verdict.abstained) for verdict in verdicts],
+            "undecided": undecided.tolist(),
         },
         "running": None
         if scored.running is None
@@ -150,31 +152,23 @@ def _with_intervals(
     ]
 
 
-def _per_label(artefact: Artefact, probs: np.ndarray, targets: np.ndarray) -> list[dict[str, Any]]:
-    """Rows, precision, recall, F1, AUPRC and AUROC of every label; None where undefined."""
-    card = artefact.card
-    names = card.labels[1:] if card.task == "binary" else card.labels
-    chosen = decide(probs, card.task, card.thresholds)
-    truth = np.eye(len(names), dtype=int)[targets] if card.task == "multiclass" else targets
-    truth = truth.reshape(chosen.shape)
-    found: list[dict[str, Any]] = []
-    for i, name in enumerate(names):
-        judged = ~np.isnan(truth[:, i])
-        true, given = truth[judged, i].astype(int), chosen[judged, i]
-        rows, decided, hits = int(true.sum()), int(given.sum()), int((true * given).sum())
-        own = evaluate(probs[judged, i : i + 1], true, "binary", names=("auprc", "auroc"))
-        found.append(
-            {
-                "label": name,
-                "rows": rows,
-                "precision": hits / decided if decided else None,
-                "recall": hits / rows if rows else None,
-                "f1": 2 * hits / (rows + decided) if rows else None,
-                "auprc": own["auprc"],
-                "auroc": own["auroc"],
-            }
-        )
-    return found
+def _decided(
+    card: Card, probs: np.ndarray, targets: np.ndarray, undecided: np.ndarray
+) -> dict[str, Any]:
+    """What becomes of the rows that the probe decides, and whose the others are."""
+    kept = ~undecided
+    counts = confusion(probs[kept], targets[kept], card.task, card.thresholds).tolist()
+    if not undecided.any():
+        return {"confusion": counts, "decided": None}
+    left = None
+    if card.task != "multilabel":
+        left = np.bincount(targets[undecided], minlength=len(card.labels)).tolist()
+    names = ("accuracy", "f1")
+    own = evaluate(probs[kept], targets[kept], card.task, card.thresholds, names)
+    return {
+        "confusion": counts,
+        "decided": {"rows": int(kept.sum()), **own, "undecided_by_label": left},
+    }
 
 
 def _by_length(

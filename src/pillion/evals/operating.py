@@ -77,6 +77,11 @@ class Operating:
             raise ConfigError("--target-fnr is the lower of two thresholds; give --target-fpr too.")
         if len(self.band_rules) > 1:
             raise ConfigError("--abstain and --target-fnr both choose the band; give one of them.")
+        if self.cost_escalation is not None and self.cost_fp is None and not self.band_rules:
+            raise ConfigError(
+                "--cost-escalation is the price of handing a text on, and nothing says when one "
+                "is; give --cost-fp and --cost-fn, or --abstain."
+            )
 
     @property
     def rules(self) -> list[str]:
@@ -88,6 +93,27 @@ class Operating:
         """The wishes that choose bands, costs aside."""
         names = ("target_fnr", "abstain_share", "abstain_band")
         return [name for name in names if getattr(self, name) is not None]
+
+    def check(self, task: Task) -> None:
+        """Refuses what a task has no use for.
+
+        Raises:
+            ConfigError: naming the option.
+        """
+        if task != "multiclass":
+            return
+        if self.best_f1 or self.cost_fp is not None:
+            raise ConfigError(
+                "For a multi-class probe the likeliest label decides: --best-f1 and --cost-fp have "
+                "no threshold to choose; use --target-precision, --target-fpr or --abstain."
+            )
+        if self.target_fnr is not None:
+            raise ConfigError("--target-fnr is for binary and multi-label probes; leave it out.")
+        if self.rules and self.band_rules:
+            raise ConfigError(
+                "For a multi-class probe --target-fpr and --target-precision choose where it "
+                "abstains; leave --abstain out."
+            )
 
     def wishes(self) -> dict[str, object]:
         """What was asked for, as JSON values."""
@@ -143,17 +169,11 @@ def choose_thresholds(
 
     Raises:
         DataError: rows that allow none, naming the label.
-        ConfigError: a rule that a multi-class task has no use for.
     """
-    if task == "multiclass" and (wanted.best_f1 or wanted.cost_fp is not None):
-        raise ConfigError(
-            "For a multi-class probe the likeliest label decides: --best-f1 and --cost-fp have no "
-            "threshold to choose; use --target-precision, --target-fpr or --abstain."
-        )
     found = [threshold(wanted, *column) for column in columns(task, probs, targets)]
     missing = [name for name, value in zip(names, found, strict=True) if value is None]
     if missing and task != "multiclass":
-        raise DataError(_why_none(wanted, missing[0], len(targets)))
+        raise DataError(why_none(wanted, missing[0], len(targets)))
     # A label that never is right often enough is never decided for.
     return tuple(1.0 if value is None else value for value in found)
 
@@ -193,7 +213,7 @@ def choose_bands(
     ):
         band = _two_thresholds(wanted, scores, truth, line)
         if band is None:
-            raise DataError(_why_none(wanted, name, len(targets)))
+            raise DataError(why_none(wanted, name, len(targets), lower=True))
         bands.append(band)
     return tuple(bands)
 
@@ -201,13 +221,6 @@ def choose_bands(
 def _floors(
     wanted: Operating, probs: np.ndarray, thresholds: Sequence[float]
 ) -> tuple[Band, ...] | None:
-    if wanted.target_fnr is not None:
-        raise ConfigError("--target-fnr is for binary and multi-label probes; leave it out.")
-    if wanted.rules and wanted.band_rules:
-        raise ConfigError(
-            "For a multi-class probe --target-fpr and --target-precision choose where it "
-            "abstains; leave --abstain out."
-        )
     if wanted.abstain_band is not None:
         return (wanted.abstain_band,) * probs.shape[1]
     if wanted.abstain_share is not None:
@@ -239,17 +252,18 @@ def _two_thresholds(
     return None if low is None or high is None else (low, high)
 
 
-def _why_none(wanted: Operating, name: str, num_rows: int) -> str:
-    for rate in ("target_fpr", "target_fnr"):
-        limit = getattr(wanted, rate)
-        if limit is not None:
-            side = "without" if rate == "target_fpr" else "with"
-            needed = int(np.ceil(1 / limit - 1 - 1e-9))
-            return (
-                f"Label {name!r}: {num_rows} rows cannot show {_option(rate)} {limit:g}, which "
-                f"takes {needed} rows {side} the label that are not all certain; give more rows, "
-                "or a higher rate."
-            )
+def why_none(wanted: Operating, name: str, num_rows: int, lower: bool = False) -> str:
+    """Why these rows allow no threshold of a label, or no lower one."""
+    rate = "target_fnr" if lower else "target_fpr"
+    limit = getattr(wanted, rate)
+    if limit is not None:
+        side = "with" if lower else "without"
+        needed = int(np.ceil(1 / limit - 1 - 1e-9))
+        return (
+            f"Label {name!r}: {num_rows} rows cannot show {_option(rate)} {limit:g}, which takes "
+            f"{needed} rows {side} the label that are not all certain; give more rows, or a higher "
+            "rate."
+        )
     if wanted.target_precision is not None:
         return (
             f"Label {name!r}: no threshold has a precision of {wanted.target_precision:g} on these "

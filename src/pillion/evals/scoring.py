@@ -104,6 +104,16 @@ def score_rows(
     return [row[artefact.name] for row in found]
 
 
+def own_rows(card: Card, rows: Rows) -> str | None:
+    """A sentence where these are the rows that the probe was trained on; None for others."""
+    if rows.sha256 != card.data.sha256:
+        return None
+    return (
+        f"{rows.path} is the file that the probe was trained on: it is too sure and too good on "
+        "its own training rows; bring other rows."
+    )
+
+
 def probs_of(card: Card, verdicts: Sequence[Verdict]) -> Float[np.ndarray, "row output"]:
     """Probabilities as the network gives them: one column for a binary probe."""
     outputs = card.labels[1:] if card.task == "binary" else card.labels

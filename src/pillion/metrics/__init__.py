@@ -7,6 +7,7 @@ Does not know files, models or label names.
 from pillion.metrics.bootstrap import Interval, interval, intervals, paired_interval
 from pillion.metrics.classification import confusion, decide, evaluate, leading_metric
 from pillion.metrics.fisher import fisher_ratio
+from pillion.metrics.log_loss import log_loss
 from pillion.metrics.paired import PAIRED, Resampled, paired_difference, resampled
 from pillion.metrics.silhouette import mean_silhouette, mean_silhouettes
 from pillion.metrics.thresholds import f1_threshold
@@ -23,6 +24,7 @@ __all__ = [
     "interval",
     "intervals",
     "leading_metric",
+    "log_loss",
     "mean_silhouette",
     "mean_silhouettes",
     "paired_difference",

@@ -10,6 +10,7 @@ import numpy as np
 from pillion.metrics.classification import WHY_UNDEFINED
 from pillion.metrics.curves import NUM_BINS, pr_points, reliability, roc_points
 from pillion.report.charts import Line, bar_chart, line_chart
+from pillion.report.numbers import spread
 from pillion.report.tables import facts
 
 METRICS = {
@@ -27,6 +28,8 @@ MAX_MATRIX = 25
 """Labels up to which the confusion matrix is shown whole; of more the frequent mistakes are."""
 MAX_MISTAKES = 30
 MAX_THIN_LINES = 12
+RATIO, AROUND = "time_with_the_probe_over_bare", "time_interval"
+"""Of a cost: the median ratio, and its lowest and highest value."""
 OPEN_LABELS = 20
 """Labels up to which the table of labels is shown without a click."""
 
@@ -66,9 +69,22 @@ def evaluation_section(content: Mapping[str, Any]) -> dict[str, Any]:
         "sets": content["sets"],
         "decisions": content["decisions"],
         "undecided": float(np.mean(content["predictions"]["undecided"])),
+        "decided": content.get("decided"),
+        "own_rows": data["sha256"] == probe["data"]["sha256"],
         "examples": {k: v for k, v in content["examples"].items() if v},
-        "cost": content["cost"],
+        "cost": _cost(content["cost"]),
     }
+
+
+def _cost(cost: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
+    """Name, value and remark of each; a ratio of times that noise hides is left out."""
+    found = [(n.replace("_", " "), v, "") for n, v in cost.items() if n not in (RATIO, AROUND)]
+    if (interval := cost.get(AROUND)) is None:
+        return found
+    remark = f"{spread(interval)} in six turns"
+    if interval[0] <= 1 <= interval[1]:
+        return [*found, (RATIO.replace("_", " "), "not told from 1", remark)]
+    return [*found, (RATIO.replace("_", " "), cost[RATIO], remark)]
 
 
 def events(task: str, probs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -149,6 +165,7 @@ def _confusion(content: Mapping[str, Any], task: str, labels: list[str]) -> dict
     counts = np.array(content["confusion"])
     if task == "multilabel":
         return {"kind": "multilabel", "labels": labels, "counts": counts.reshape(-1, 4).tolist()}
+    left = (content.get("decided") or {}).get("undecided_by_label")
     if len(labels) > MAX_MATRIX:
         wrong = counts.copy()
         np.fill_diagonal(wrong, 0)
@@ -162,11 +179,12 @@ def _confusion(content: Mapping[str, Any], task: str, labels: list[str]) -> dict
         return {"kind": "mistakes", "mistakes": mistakes, "labels": labels}
     totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
     shares = (100 * counts / totals).round().astype(int)
+    lines = zip(labels, counts.tolist(), shares.tolist(), left or [None] * len(labels), strict=True)
     return {
         "kind": "matrix",
         "labels": labels,
         "rows": [
-            {"label": label, "cells": list(zip(row, share, strict=True))}
-            for label, row, share in zip(labels, counts.tolist(), shares.tolist(), strict=True)
+            {"label": label, "cells": list(zip(row, share, strict=True)), "undecided": undecided}
+            for label, row, share, undecided in lines
         ],
     }

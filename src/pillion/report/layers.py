@@ -13,7 +13,7 @@ def plot_layers(study: Mapping[str, Any], path: Path) -> None:
     """Draws a study as a PNG file: what Gwak & Jung (KNIT 2025) show, with the choices marked.
 
     Args:
-        study: as `pillion layers --json` prints it.
+        study: the content of its result file, as `pillion.select.result` makes it.
         path: of the PNG file.
 
     Raises:
@@ -21,11 +21,13 @@ def plot_layers(study: Mapping[str, Any], path: Path) -> None:
     """
     figure = new_figure(8.0, 4.5)
     axes = figure.subplots()
-    rows = study["layers"]
+    rows = study["results"]
     layers = [row["layer"] for row in rows]
     axes.plot(layers, _numbers(rows, "score"), color=FIRST, marker="o", markersize=4)
     axes.set_xlabel("layer (0: embeddings)")
-    axes.set_ylabel(f"{study['score']} of a ridge classifier, left-out rows", color=FIRST)
+    axes.set_ylabel(
+        f"{study['settings']['score']} of a ridge classifier, left-out rows", color=FIRST
+    )
     axes.set_xticks(layers[:: max(1, len(layers) // 16)])
     other = axes.twinx()
     values = _numbers(rows, "silhouette")
@@ -34,10 +36,13 @@ def plot_layers(study: Mapping[str, Any], path: Path) -> None:
     for row, value in zip(rows, values, strict=True):
         if row["inflection"]:
             other.plot(row["layer"], value, "s", markersize=9, fillstyle="none", color=SECOND)
-    _mark(axes, study["sweep"]["layer"], "best by sweep", QUIET, ":")
-    _mark(axes, study["recommended"]["layer"], "recommended", INK, "-")
+    single, data = study["single"], study["data"][0]
+    _mark(axes, single["by_sweep"]["layer"], "best score", QUIET, ":")
+    _mark(axes, single["by_silhouette"]["layer"], "best by its silhouette", INK, "-")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    figure.suptitle(f"{study['data']}: {study['rows']:,} rows, {study['model']}", fontsize=11)
+    figure.suptitle(
+        f"{data['path']}: {data['num_rows']:,} rows, {study['settings']['model']}", fontsize=11
+    )
     axes.set_title("squares: inflection points of the silhouette", fontsize=9, color=QUIET)
     save(figure, path)
 

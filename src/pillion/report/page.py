@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pillion.errors import DataError
 from pillion.report.evaluation_section import evaluation_section
 from pillion.report.files import replace_file
+from pillion.report.layers_section import layers_section
 from pillion.report.numbers import compact, number, percent, spread
 from pillion.report.real_section import real_section
 from pillion.report.tables import table_section
@@ -26,6 +27,7 @@ Content = Mapping[str, Any]
 
 SECTIONS: dict[str, Callable[[Content], dict[str, Any]]] = {
     "evaluation": evaluation_section,
+    "layers": layers_section,
     "real": real_section,
 }
 """What is known of a result file's `kind`; the values of the template `KIND.html.j2`."""

@@ -38,6 +38,7 @@ def real_section(content: Mapping[str, Any]) -> dict[str, Any]:
         "task": content["task"],
         "rows": content["settings"]["rows"],
         "facts": facts(content),
+        "own_rows": content["data"][0]["sha256"] == content["data"][1]["sha256"],
         "methods": methods,
         "lead": TITLES[lead],
         "sets": [_set(results, name, methods, lead) for name in _names(results, ("test", "other"))],

@@ -68,6 +68,12 @@ class Explanation:
         """Whether the contributions are no approximation."""
         return self.method == "exact"
 
+    def places(self, template: bool = False) -> list[int]:
+        """The tokens that somebody wrote, in order; the template's too where they are asked for."""
+        if template or not self.segments:
+            return list(range(len(self.tokens)))
+        return [place for one in self.segments for place in range(one.begin, one.end)]
+
     def to(self, label: str) -> Float[np.ndarray, "layer token"]:
         """What each token at each layer added for one label.
 

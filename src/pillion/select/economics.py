@@ -6,7 +6,7 @@ Promises nested sets of 1, 2, 4, 8 and all layers, found without training a prob
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -28,10 +28,12 @@ class LayerSet:
     Attributes:
         layers: ascending.
         score: of a ridge classifier on their concatenated pooled states, on left-out rows.
+        left_out: what it says of each row that it has not seen; None where it is not known.
     """
 
     layers: tuple[int, ...]
     score: float | None
+    left_out: Float[Tensor, "row target"] | None = field(default=None, repr=False, compare=False)
 
 
 def layer_sets(
@@ -61,8 +63,9 @@ def layer_sets(
         for place in chosen:
             if place not in before:
                 kernel += _kernel(states[place])
-        score = targets.score(left_out_of_kernel(kernel, targets.signs).scores)
-        found.append(LayerSet(tuple(sorted(layers[place] for place in chosen)), score))
+        left_out = left_out_of_kernel(kernel, targets.signs).scores
+        numbers = tuple(sorted(layers[place] for place in chosen))
+        found.append(LayerSet(numbers, targets.score(left_out), left_out))
     return found
 
 

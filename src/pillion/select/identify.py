@@ -1,9 +1,9 @@
 """Which layers to read: pooled states of some rows, a study of every layer, a choice by rule.
 
-The rules are two sentences. The recommended layer is the inflection point of the silhouette curve
-with the highest silhouette coefficient; where nothing bends, the layer with the highest one. The
-set for `--layers auto` is the smallest of 4, 8 and all layers whose ridge classifier scores within
-`TOLERANCE` of the best set's. Knows no files and no command line.
+The rules are two sentences. The recommended set, which `--layers auto` takes, is the smallest of 4,
+8 and all layers whose ridge classifier scores within `TOLERANCE` of the best set's. The layer that
+silhouettes pick is the inflection point of their curve with the highest silhouette coefficient;
+where nothing bends, the layer with the highest one. Knows no files and no command line.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from torch import Tensor
 from pillion.backends import Backend
 from pillion.core import Scope
 from pillion.extract import Pool, Progress, pooled_states, silent
+from pillion.metrics import Interval
 from pillion.probe import Artefact
 from pillion.select.cost import ReadCost, read_costs
 from pillion.select.economics import LayerSet, layer_sets
+from pillion.select.ridge import leave_one_out, standardised
 from pillion.select.study import LayerRow, OnLayer, Targets, study_layers
 from pillion.select.weights import learned_weights
 
@@ -42,29 +44,29 @@ class Identification:
     Attributes:
         score_name: what `score` stands for: `accuracy` or `auprc`.
         rows: a row of numbers for every layer.
-        recommended: the layer that the rule picks; None where silhouettes are undefined.
+        recommended: the layer that silhouettes pick; None where they are undefined.
         swept: the layer with the highest score; None where scores are undefined.
+        loss: how much worse the first of these two scores; None where one is undefined.
         sets: 1, 2, 4, 8 and all layers, with their scores.
+        leads: what each set scores more than the recommended one.
         costs: of reading each set.
-        auto: the set that `--layers auto` takes.
+        auto: the recommended set, which `--layers auto` takes.
     """
 
     score_name: str
     rows: tuple[LayerRow, ...]
     recommended: int | None
     swept: int | None
+    loss: Interval | None
     sets: tuple[LayerSet, ...]
+    leads: tuple[Interval | None, ...]
     costs: tuple[ReadCost, ...]
     auto: tuple[int, ...]
 
     @property
     def lost(self) -> float | None:
         """How much worse the recommended layer scores than the best of the sweep; 0 or more."""
-        scores = {row.layer: row.score for row in self.rows}
-        if self.recommended is None or self.swept is None:
-            return None
-        best, found = scores[self.swept], scores[self.recommended]
-        return None if best is None or found is None else best - found
+        return None if self.loss is None else self.loss.estimate
 
 
 def sample(num_rows: int, max_rows: int) -> Int[np.ndarray, " some"]:
@@ -124,15 +126,18 @@ def identify_states(
     layers = range(len(states))
     rows = study_layers(states, targets, layers, weights, _as(progress, "study"))
     sets = layer_sets(states, targets, layers, _as(progress, "choose"))
-    costs = read_costs(backend, [one.layers for one in sets], targets.signs.shape[1])
+    auto = smallest_good(sets)
+    picked, swept = recommend(rows), _best(rows)
     return Identification(
         targets.score_name,
         tuple(rows),
-        recommend(rows),
-        _best(rows),
+        picked,
+        swept,
+        _loss(states, targets, picked, swept),
         tuple(sets),
-        tuple(costs),
-        smallest_good(sets),
+        _leads(sets, targets, auto),
+        tuple(read_costs(backend, [one.layers for one in sets], targets.signs.shape[1])),
+        auto,
     )
 
 
@@ -151,6 +156,32 @@ def choose_layers(
     layers = range(backend.identity.num_layers + 1)
     states = pooled_states(backend, token_ids, layers, progress=progress, scope=scope)
     return smallest_good(layer_sets(states, targets, layers, _as(progress, "choose")))
+
+
+def _loss(
+    states: Float[Tensor, "layer row dim"], targets: Targets, picked: int | None, swept: int | None
+) -> Interval | None:
+    """Of the layer that was picked against the best of the sweep."""
+    if picked is None or swept is None:
+        return None
+    best, found = (
+        leave_one_out(standardised(states[layer]), targets.signs).scores
+        for layer in (swept, picked)
+    )
+    return targets.difference(best, found)
+
+
+def _leads(
+    sets: Sequence[LayerSet], targets: Targets, chosen: tuple[int, ...]
+) -> tuple[Interval | None, ...]:
+    """What each set scores more than the chosen one; None for that one itself."""
+    base = next(one.left_out for one in sets if one.layers == chosen)
+    return tuple(
+        None
+        if base is None or one.left_out is None or one.layers == chosen
+        else targets.difference(one.left_out, base)
+        for one in sets
+    )
 
 
 def recommend(rows: Sequence[LayerRow]) -> int | None:

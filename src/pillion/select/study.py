@@ -15,7 +15,15 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from pillion.errors import DataError
-from pillion.metrics import evaluate, fisher_ratio, leading_metric, mean_silhouette
+from pillion.metrics import (
+    Interval,
+    evaluate,
+    fisher_ratio,
+    leading_metric,
+    mean_silhouette,
+    paired_difference,
+    resampled,
+)
 from pillion.select.curve import inflections, relative_changes
 from pillion.select.ridge import leave_one_out, standardised
 
@@ -69,8 +77,20 @@ class Targets:
 
     def score(self, scores: Float[Tensor, "row target"]) -> float | None:
         """How well scores of left-out rows rank or decide; None where that is undefined."""
-        probs = scores.softmax(1) if self.task == "multiclass" else scores.sigmoid()
-        return evaluate(probs.numpy(), self.ids, self.task)[self.score_name]
+        return evaluate(self._probs(scores), self.ids, self.task)[self.score_name]
+
+    def difference(
+        self, scores: Float[Tensor, "row target"], others: Float[Tensor, "row target"]
+    ) -> Interval | None:
+        """How much better the first scores are, with its interval over draws of the rows."""
+        first, second = (
+            resampled(self.score_name, [(self._probs(one), None)], self.ids, self.task)
+            for one in (scores, others)
+        )
+        return paired_difference(first, second)
+
+    def _probs(self, scores: Float[Tensor, "row target"]) -> np.ndarray:
+        return (scores.softmax(1) if self.task == "multiclass" else scores.sigmoid()).numpy()
 
 
 @dataclass(frozen=True)
