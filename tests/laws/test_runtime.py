@@ -320,11 +320,10 @@ def test_generate_inside_attach_reads_all_but_the_last_token(
     read = [out[i, ids.shape[1] - len(row) : -1].tolist() for i, row in enumerate(rows)]
     assert [len(r) for r in read] == [len(row) + 7 for row in rows]
     assert_equal(reading.probabilities(), wanted(backend, every, read))
-    if "prefill_chunk_size" not in options:
-        prompts = wanted(backend, every, rows)
-        for i, verdicts in enumerate(reading.prompt_verdicts()):
-            got = {a.name: probs_of(verdicts[a.name], a) for a in every}
-            assert_equal(got, {n: p[i] for n, p in prompts.items()})
+    prompts = wanted(backend, every, rows)
+    for i, verdicts in enumerate(reading.prompt_verdicts()):
+        got = {a.name: probs_of(verdicts[a.name], a) for a in every}
+        assert_equal(got, {n: p[i] for n, p in prompts.items()})
 
 
 @torch.no_grad()

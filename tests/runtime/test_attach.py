@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -256,18 +257,45 @@ def test_without_a_cache_the_prompts_verdicts_are_refused_rather_than_those_of_t
     assert prompt[0]["p"].probs == pytest.approx(alone[0]["p"].probs, abs=1e-5)
 
 
-@pytest.mark.parametrize("size", [2, 4, 5])
-def test_a_prompt_that_runs_in_chunks_has_no_verdicts_of_its_own(
+@torch.no_grad()
+@pytest.mark.parametrize("size", range(1, 8))
+def test_a_prompt_that_generate_runs_in_chunks_has_its_verdicts(
     model: Any, probe: Artefact, size: int
 ) -> None:
-    """They were those of its first chunk, 0.5 away."""
+    """They were refused, and with one token behind the first chunk silently that chunk's."""
+    how: dict[str, Any] = {"max_new_tokens": 3, "do_sample": False, "prefill_chunk_size": size}
     with attach(model, probe) as reading:
-        model.generate(
-            IDS, max_new_tokens=3, prefill_chunk_size=size, do_sample=False, pad_token_id=0
-        )
+        model.generate(IDS, attention_mask=torch.ones_like(IDS), **how)
+        found, every = reading.prompt_verdicts()[0], reading.verdicts()[0]
+        model(IDS)
+        alone = reading.verdicts()[0]
+    assert found["p"].probs == pytest.approx(alone["p"].probs, abs=1e-5)
+    assert found["p"].probs != pytest.approx(every["p"].probs, abs=1e-3)
+    assert "_prefill" not in vars(model)
+
+
+@torch.no_grad()
+def test_a_prompt_in_passes_of_the_callers_own_has_no_verdicts(model: Any, probe: Artefact) -> None:
+    """They were those of its first chunk, 0.5 away."""
+    backend = TransformersBackend(model)
+    cache = backend.new_cache()
+    with attach(model, probe) as reading:
+        for part in (IDS[:, :2], IDS[:, 2:]):
+            model(part, **{backend.cache_word: cache})
         with pytest.raises(StateError, match="where it ends is not known"):
             reading.prompt_verdicts()
         assert len(reading.verdicts()) == 1
+
+
+@torch.no_grad()
+def test_a_copy_of_an_attached_model_runs_its_own_prefill(model: Any, probe: Artefact) -> None:
+    how: dict[str, Any] = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
+    with attach(model, probe):
+        twin = copy.deepcopy(model)
+        wanted = model.generate(IDS, **how).tolist()
+    twin.get_output_embeddings().weight.neg_()
+    assert twin.generate(IDS, **how).tolist() != wanted
+    assert model.generate(IDS, **how).tolist() == wanted
 
 
 @torch.no_grad()

@@ -31,6 +31,7 @@ class Step:
         sequences: for a packed batch, which one each position belongs to (ascending from 0); None
             where every batch row is one sequence.
         ids: the tokens; None where embeddings came in their place.
+        more_prompt: whether it is known to go on with the prompt that the pass before it ran.
     """
 
     mask: Bool[Tensor, "batch chunk"]
@@ -38,6 +39,7 @@ class Step:
     past_tokens: int
     sequences: Int[Tensor, " chunk"] | None = None
     ids: Int[Tensor, "batch chunk"] | None = None
+    more_prompt: bool = False
 
 
 @runtime_checkable

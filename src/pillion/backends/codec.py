@@ -6,6 +6,7 @@ becomes the tokens of its letters, so that nobody can end a turn, or speak as an
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import cached_property
@@ -13,7 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from pillion.backends.template import REASONING, Rendered, Span, refused, render
-from pillion.core import Conversation, Segment, Template, Tokens, Turn
+from pillion.core import Conversation, Segment, Template, Tokens, Turn, in_reasoning
 from pillion.errors import ConfigError, DataError
 
 Places = list[tuple[int, int]]
@@ -96,16 +97,10 @@ class Codec:
         self, ids: list[int], segments: list[Segment], answer: Turn, place: int
     ) -> Tokens:
         """A prompt and the answer behind it, whose reasoning is a segment of its own."""
-        head, cut, words = answer.content.rpartition(REASONING[1])
-        text = answer.content
-        spans = [Span(0, len(text), "assistant", place)]
-        if cut:
-            begin = len(REASONING[0]) if head.startswith(REASONING[0]) else 0
-            spans = [
-                Span(begin, len(head), "assistant", place, "reasoning"),
-                Span(len(text) - len(words.lstrip()), len(text), "assistant", place),
-            ]
-        own, places = self._tokens(Rendered(text, tuple(spans)))
+        text, spans = answer.content, (Span(0, len(answer.content), "assistant", place),)
+        if self.reasoning_ids is not None:
+            spans = _around_marks(text, in_reasoning(ids, self.reasoning_ids), place)
+        own, places = self._tokens(Rendered(text, spans))
         moved = [
             Segment(s.begin + len(ids), s.end + len(ids), s.role, s.turn, s.kind)
             for s in _segments(spans, places)
@@ -182,6 +177,28 @@ class Codec:
                 "load a fast one (of the tokenizers library), or use --template raw."
             ) from error
         return list(found["input_ids"]), list(found["offset_mapping"])
+
+
+def _around_marks(text: str, inside: bool, place: int) -> tuple[Span, ...]:
+    """What stands between the marks of reasoning in an answer, as its tokens would be told apart.
+
+    Args:
+        text: the answer; without a mark it has no reasoning, whatever the template has opened.
+        inside: whether the template has opened reasoning before it.
+        place: of its turn.
+    """
+    marks = [*re.finditer("|".join(map(re.escape, REASONING)), text)]
+    spans: list[Span] = []
+    begin, inside = 0, inside and bool(marks)
+    for mark in marks:
+        spans.append(_span(begin, mark.start(), inside, place))
+        begin, inside = mark.end(), mark.group() == REASONING[0]
+    spans.append(_span(begin, len(text), inside, place))
+    return tuple(span for span in spans if span.begin < span.end)
+
+
+def _span(begin: int, end: int, inside: bool, place: int) -> Span:
+    return Span(begin, end, "assistant", place, "reasoning" if inside else "content")
 
 
 def _segments(spans: Sequence[Span], places: Places) -> list[Segment]:

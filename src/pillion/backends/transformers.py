@@ -11,6 +11,7 @@ import inspect
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from pillion.backends.adapters import check_stance, fingerprint, stance_of, unwr
 from pillion.backends.base import Backend, Step, Watcher
 from pillion.backends.codec import Codec
 from pillion.backends.identity import device_of, end_ids, find_blocks, identify
+from pillion.backends.prefill import Prefill, prefill_of
 from pillion.backends.steps import CACHE_WORDS, cache_given, named, step_of
 from pillion.backends.watching import Passes, Watched, lock_of, passes_of, uncompiled
 from pillion.core import Conversation, ModelIdentity, Template, Tokens
@@ -61,7 +63,7 @@ class TransformersBackend(Backend):
         self.codec = Codec(tokenizer, self.identity.name)
         self.end_ids = end_ids(model, tokenizer)
         self.vocab_size = model.get_input_embeddings().weight.shape[0]
-        self._passes = passes_of(self.decoder)
+        self._passes, self._prefill = passes_of(self.decoder), prefill_of(model)
         known = inspect.signature(self.decoder.forward).parameters
         self.cache_word = next((w for w in CACHE_WORDS if w in known), CACHE_WORDS[-1])
         self._takes_positions = "position_ids" in known
@@ -217,7 +219,7 @@ class TransformersBackend(Backend):
             passes.watched.append(one)
             handles = [
                 decoder.register_forward_pre_hook(
-                    _starter(one, passes, unchanged), with_kwargs=True
+                    _starter(one, passes, unchanged, self._prefill), with_kwargs=True
                 ),
                 *(self._show(one, layer) for layer in layers),
                 decoder.register_forward_hook(
@@ -225,7 +227,7 @@ class TransformersBackend(Backend):
                 ),
             ]
         try:
-            with uncompiled():
+            with uncompiled(), self._prefill.followed():
                 yield
         finally:
             with passes.lock:
@@ -333,7 +335,13 @@ class _LastLayer:
 # its keyword arguments. Such a pass is no one's own.
 
 
-def _starter(one: Watched, passes: Passes, unchanged: Callable[[], None]) -> Callable[..., None]:
+def _starter(
+    one: Watched, passes: Passes, unchanged: Callable[[], None], prefill: Prefill
+) -> Callable[..., None]:
+    def step(decoder: nn.Module, said: dict[str, Any]) -> Step:
+        found = step_of(decoder, said, passes.counted)
+        return replace(found, more_prompt=True) if prefill.goes_on(found.past_tokens) else found
+
     def start(
         decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
     ) -> None:
@@ -341,7 +349,7 @@ def _starter(one: Watched, passes: Passes, unchanged: Callable[[], None]) -> Cal
             said = named(decoder, args, kwargs)
             if one.sees(cache_given(said)):
                 unchanged()
-            one.start(cache_given(said), lambda: step_of(decoder, said, passes.counted))
+            one.start(cache_given(said), lambda: step(decoder, said))
 
     return start
 

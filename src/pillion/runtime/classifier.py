@@ -148,7 +148,8 @@ class Classifier:
 
     def _read(self, batch: Sequence[Place]) -> Found:
         backend = self.pieces.backend
-        reading = Reading(batch[0][0].artefacts, backend.device, backend.dtype)
+        artefacts = batch[0][0].artefacts
+        reading = Reading(artefacts, backend.device, backend.dtype, backend.reasoning_ids)
         rows = [job.rows[i] for job, i in batch]
         reading.expect([as_tokens(row) for row in rows])
         self.pieces.run(reading, reading.layers, rows)

@@ -246,7 +246,10 @@ class Reading:
         return self._verdicts(track.states, track.counts)
 
     def prompt_verdicts(self) -> list[dict[str, Verdict]]:
-        """Verdicts of the first pass over the current batch, the prompt.
+        """Verdicts of the prompt: the first pass over the current batch, and those known to go on.
+
+        They are known where `generate` cuts the prompt into chunks, and for rows of `encode`.
+        A first pass that is followed by one of a single token is taken for the whole prompt.
 
         Raises:
             StateError: no pass was seen, or several in which the prompt cannot be told.
@@ -256,7 +259,7 @@ class Reading:
             raise StateError(
                 "The prompt ran in several passes, or again with each token (use_cache=False), so "
                 "where it ends is not known; ask for its verdicts after the first pass, or let it "
-                "run whole and with a KV cache."
+                "run whole and with a KV cache, or in chunks of generate(prefill_chunk_size=...)."
             )
         return self._verdicts(*prompt)
 
@@ -360,17 +363,32 @@ class Reading:
             one if two is None else two if one is None else g.fold.merge(one, two)
             for g, one, two in zip(self.groups, old.states, new, strict=True)
         )
-        counts = {s: count + old.counts.get(s, 0) for s, count in self._counts.items()}
-        # Several tokens right after the first pass may be the rest of a prompt.
-        cut_up = old.prompt is not None and old.states is old.prompt[0] and step.mask.shape[1] > 1
+        counts: Counts = {s: n + old.counts.get(s, 0) for s, n in self._counts.items()}
         return replace(
             old,
-            prompt=None if cut_up else old.prompt,
+            prompt=self._prompt(old, (states, counts)),
             num_tokens=old.num_tokens + step.mask.shape[1],
             states=states,
             counts=counts,
             spoken=self._spoken,
         )
+
+    def _prompt(self, old: Track, now: tuple[States, Counts]) -> tuple[States, Counts] | None:
+        """What was read of the prompt, now that a pass has gone on; None where that is not known.
+
+        Args:
+            old: before the pass.
+            now: behind it.
+        """
+        if old.prompt is None or old.states is not old.prompt[0]:
+            return old.prompt
+        if self._step.more_prompt:
+            return now
+        before, after = old.spoken, self._spoken
+        if before is not None and after is not None and bool((before.done < before.lengths).any()):
+            return now if bool((after.done <= after.lengths).all()) else None
+        # Several tokens may be the rest of a prompt.
+        return None if self._step.mask.shape[1] > 1 else old.prompt
 
     def _begun_again(self, step: Step) -> bool:
         """Whether a pass is the one before it and a token more, as without a KV cache."""
