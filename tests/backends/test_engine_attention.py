@@ -116,7 +116,7 @@ def test_explain_beside_an_engine_is_what_the_model_alone_would_say(
     backend: TransformersBackend, probe: Artefact
 ) -> None:
     wanted = explain(LanguageModel(backend), probe, TEXT)
-    found = serve(backend, probe, lambda engine: engine.explain(TEXT, "p"))
+    found = serve(backend, probe, lambda engine: engine.explain(backend.encode(TEXT, "raw"), "p"))
 
     assert found.logits == pytest.approx(wanted.logits, abs=EXACT)
     assert found.contributions == pytest.approx(wanted.contributions, abs=EXACT)

@@ -10,14 +10,18 @@ import pytest
 from client import CHAT, COMPLETE, MODEL, application, refusal, settings
 from starlette.testclient import TestClient
 
+from chat_templates import VOCAB, chat_tokenizer
 from pillion.backends.fake import FakeBackend
-from pillion.core import SCOPES, as_conversation
+from pillion.backends.transformers import TransformersBackend
+from pillion.core import SCOPES, Scope, as_conversation
 from pillion.errors import ConfigError
-from pillion.runtime import LanguageModel, PlainEngine
+from pillion.runtime import ContinuousEngine, LanguageModel, PagedSettings, PlainEngine
 from pillion.serve import make_policies
-from tiny_models import make_artefact
+from tiny_models import full_states, make_artefact, tiny_model
+from tiny_models import offline as offline_of
 
-CLASSIFY, MODERATE = "/v1/classify", "/v1/moderations"
+CLASSIFY, MODERATE, EXPLAIN = "/v1/classify", "/v1/moderations", "/v1/explain"
+SCOPE_OF: dict[str, Scope] = {scope: scope for scope in SCOPES}
 TALK = [
     {"role": "system", "content": "You serve a bank."},
     {"role": "user", "content": "What do I have?"},
@@ -118,6 +122,44 @@ def test_texts_or_conversations_are_wanted(client: TestClient, body: Any) -> Non
     assert client.post(CLASSIFY, json=body).status_code == 400
 
 
+def explained(client: TestClient, **facts: Any) -> Any:
+    answer = client.post(EXPLAIN, json=facts)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+@pytest.mark.parametrize("name", ["last-user", "tool", "system", "response", "all"])
+def test_a_conversation_is_explained_turn_by_turn(client: TestClient, name: str) -> None:
+    found = explained(client, messages=ANSWERED, probe=name, label="yes")
+    assert found["prob"] == pytest.approx(offline(ANSWERED, name)["yes"], abs=2e-6)
+    assert [one["turn"] for one in found["segments"]] == [0, 1, 2, 3, 4]
+    read = FakeBackend().encode_chat(as_conversation(ANSWERED)).ranges(SCOPE_OF[name])
+    places = {place for part in read for place in part}
+    added = {x for row in found["contributions"] for x, value in enumerate(row) if value}
+    assert added and added <= places
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"messages": TALK[1:2], "probe": "tool"}, "Probe 'tool' has nothing to read: no turn of"),
+        ({"input": "hello", "template": "raw", "probe": "user"}, "a text without turns has no"),
+        ({"messages": TALK, "input": "hello"}, "one of the two"),
+        ({"messages": TALK, "template": "raw"}, "reads no turns"),
+        ({"messages": [], "probe": "tool"}, "messages"),
+    ],
+)
+def test_what_cannot_be_explained_is_refused_in_a_sentence(
+    client: TestClient, body: Any, words: str
+) -> None:
+    assert words in refusal(client, EXPLAIN, body)["message"]
+
+
+def test_the_list_of_probes_tells_whose_words_they_read(client: TestClient) -> None:
+    listed = client.get("/v1/probes").json()["data"]
+    assert {one["id"]: one["scope"] for one in listed} == {scope: scope for scope in SCOPES}
+
+
 def policy(**facts: Any) -> Any:
     return make_policies({"policies": [facts]})
 
@@ -128,6 +170,45 @@ def test_a_policy_whose_probe_has_nothing_to_read_follows_fail(fail: str, reason
     with application(PlainEngine(FakeBackend(), probes()), chosen) as client:
         answer = chat(client, TALK[1:2], seed=1, temperature=1)
     assert answer["choices"][0]["finish_reason"] in (reason, "stop" if fail == "open" else reason)
+
+
+def test_a_policy_on_what_a_tool_said_blocks_over_a_real_engine() -> None:
+    """The verdict comes from the engine's own steps, before the answer begins."""
+    backend = TransformersBackend(tiny_model(vocab=VOCAB), chat_tokenizer("chatml"), "tiny")
+    probe = make_artefact("t", backend.identity, template="chat", scope="tool")
+    (alone,) = LanguageModel(backend).score([as_conversation(TALK)], [probe])
+    score = alone["t"].probs["yes"]
+    sizes = PagedSettings(8, 512, max_chunk_tokens=16, max_requests=4)
+    for threshold, blocked in [(score - 1e-4, True), (score + 1e-4, False)]:
+        chosen = settings(
+            policies=policy(
+                probe="t", on="prompt", action="block", threshold=threshold, fail="open"
+            )
+        )
+        with application(ContinuousEngine(backend, [probe], sizes), chosen) as client:
+            told, free = chat(client, TALK), chat(client, TALK[1:2])
+            reasons = [one["choices"][0]["finish_reason"] for one in (told, free)]
+        assert told["verdicts"]["tool"]["t"]["probs"]["yes"] == pytest.approx(score, abs=2e-5)
+        assert told["verdicts"]["tool"]["t"]["decision"] == ("block" if blocked else "allow")
+        assert reasons == ["content_filter" if blocked else "length", "length"]
+        assert free["verdicts"]["tool"]["t"]["label"] is None
+
+
+def test_a_classified_answer_is_read_without_its_reasoning() -> None:
+    backend = TransformersBackend(tiny_model(vocab=VOCAB), chat_tokenizer("qwen3"), "tiny")
+    probe = make_artefact("r", backend.identity, template="chat", scope="response")
+    asked, said = TALK[1], "<think>It is theirs.</think>Twelve."
+    with application(PlainEngine(backend, [probe])) as client:
+        body = {"messages": [asked, {"role": "assistant", "content": said}]}
+        found = client.post(CLASSIFY, json=body).json()["data"][0]["verdicts"]["r"]
+    row = backend.encode_chat(as_conversation(body["messages"]))
+    states = full_states(backend, row)
+    num_words = len(backend.encode("Twelve.", "raw"))
+    spoken = [range(len(row) - num_words, len(row))]
+    wanted = offline_of(probe, states, spoken)
+    assert found["probs"]["yes"] == pytest.approx(float(wanted[0]), abs=1e-5)
+    every = offline_of(probe, states, [range(row.segments[0].end, len(row))])
+    assert abs(float(every[0]) - found["probs"]["yes"]) > 1e-3
 
 
 def test_a_policy_on_answers_wants_a_probe_of_answers() -> None:

@@ -210,8 +210,11 @@ def test_the_token_that_no_probe_read_has_no_tint(chat: Opened) -> None:
 
 
 def test_only_probes_of_answers_can_be_chosen_for_the_tint(chat: Opened) -> None:
+    chat.page.wait_for_selector("#tinting:not([hidden])")
+    offered = chat.page.locator("#probe option")
+    assert offered.all_inner_texts() == ["safe", "topic", "answered"]
     answer = chat.say("hello")
-    assert chat.page.locator("#probe option").all_inner_texts() == ["safe", "topic", "answered"]
+    assert offered.all_inner_texts() == ["safe", "topic", "answered"]
     chat.page.select_option("#probe", "answered")
     labels = chat.page.locator("#label option").all_inner_texts()
     assert len(labels) == 4
@@ -242,6 +245,22 @@ def test_the_map_of_layers_and_tokens_is_walked_by_keyboard(chat: Opened) -> Non
     chat.page.focus("#shut")
     chat.page.keyboard.press("Enter")
     assert chat.page.locator("#explained").count() == 0
+
+
+def test_the_map_is_of_the_conversation_up_to_the_turn(chat: Opened) -> None:
+    """It was of the turn alone, whose verdict may be another than the one beside the turn."""
+    chat.page.fill("#system", "Be brief.")
+    chat.say("one")
+    chat.say("two")
+    asked = chat.page.locator(".turn.user").last
+    asked.get_by_role("button", name="Explain asked").click()
+    chat.page.wait_for_selector("#cell:not(:empty)")
+    assert chat.page.locator("#cell").inner_text().startswith('turn 4, user: "t"')
+    sent = next(one for one in reversed(chat.sent) if one.url.endswith("/v1/explain"))
+    assert json.loads(sent.post_data)["messages"] == chat.messages()
+    chat.page.focus("#heatmap")
+    chat.page.keyboard.press("ArrowLeft")
+    assert chat.page.locator("#cell").inner_text().startswith("template: ")
 
 
 def test_a_phone_needs_no_sideways_scrolling(chat: Opened) -> None:

@@ -30,7 +30,7 @@ from pillion.runtime.engine import (
     check_rows,
     chosen,
 )
-from pillion.runtime.explanation import Explanation, explain
+from pillion.runtime.explanation import Explanation, explain_row
 from pillion.runtime.language_model import Detokenizer, LanguageModel
 from pillion.runtime.paged_reading import PagedReading
 from pillion.runtime.pieces import Pieces
@@ -187,14 +187,13 @@ class ContinuousEngine(Engine):
             return [{} for _ in rows]
         return await self._classifier.classify(rows, artefacts, owner)
 
-    async def explain(self, text: str, probe: str, template: Template | None = None) -> Explanation:
+    async def explain(self, row: Tokens, probe: str) -> Explanation:
         """Why a verdict is what it is; between two steps. See `Engine.explain`."""
         (artefact,) = chosen(self._probes, [probe])
+        check_rows([row], self.identity.context_tokens, self.vocab_size)
         model = LanguageModel(self.backend)
         async with self._explaining:  # one at a time: it is dear, and its memory too
-            return await asyncio.to_thread(
-                lambda: explain(model, artefact, text, template, pieces=self._pieces)
-            )
+            return await asyncio.to_thread(lambda: explain_row(model, artefact, row, self._pieces))
 
     async def set_probes(self, probes: Sequence[Artefact]) -> None:
         """Replaces the riding probes; requests in flight begin again, with those that they had."""

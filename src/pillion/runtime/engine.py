@@ -188,17 +188,16 @@ class Engine(ABC):
             owner: whoever asks; owners take turns where they would wait for each other.
         """
 
-    async def explain(self, text: str, probe: str, template: Template | None = None) -> Explanation:
-        """What each token and layer of a text added to a probe's logits.
+    async def explain(self, row: Tokens, probe: str) -> Explanation:
+        """What each token and layer of a row added to a probe's logits.
 
         Args:
-            text: the text.
-            probe: name of the probe.
-            template: how the text is wrapped; None: as the probe was trained.
+            row: a text's or conversation's tokens, with words of the probe's scope.
+            probe: its name.
 
         Raises:
             ConfigError: an engine whose hidden states cannot be had.
-            DataError: an empty or too long text.
+            DataError: an empty or too long row, or one without a word of the scope.
         """
         raise ConfigError(
             f"{type(self).__name__} explains no verdicts; use pillion explain, or --engine "

@@ -18,11 +18,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pillion.core import OnTooLong, Segment, Template, Text, Verdict
+from pillion.core import OnTooLong, Segment, Template, Text, Tokens, Verdict
+from pillion.errors import DataError
 from pillion.probe import Artefact, Network
 from pillion.probe.network import inverse_rms_by_layer
 from pillion.runtime.attach import ProbeLike, checked
-from pillion.runtime.encoding import encode_rows
+from pillion.runtime.encoding import absent, encode_rows
 from pillion.runtime.language_model import Detokenizer, LanguageModel
 from pillion.runtime.pieces import Pieces
 from pillion.runtime.spoken import read_mask
@@ -124,7 +125,6 @@ def explain(
     template: Template | None = None,
     on_too_long: OnTooLong = "error",
     allow_mismatch: bool = False,
-    pieces: Pieces | None = None,
 ) -> Explanation:
     """What each token and layer of a text added to a probe's logits, from one pass.
 
@@ -135,7 +135,6 @@ def explain(
         template: how it is wrapped; None: as the probe was trained.
         on_too_long: what happens to a text beyond the context window.
         allow_mismatch: only warn of a probe trained on other weights or another template.
-        pieces: runs the text beside an engine; None: in one pass.
 
     Raises:
         DataError: a text that is empty, too long, or without a turn of the probe's scope.
@@ -143,26 +142,43 @@ def explain(
     """
     artefact = checked(model.backend, probe, allow_mismatch)
     how = template or artefact.card.template
-    (token_ids,) = encode_rows(
-        model.backend, [text], how, on_too_long, scopes=[artefact.card.scope]
-    )
-    logits, each = contributions(model, artefact, [token_ids], pieces)
+    (row,) = encode_rows(model.backend, [text], how, on_too_long, scopes=[artefact.card.scope])
+    return explain_row(model, artefact, row)
+
+
+def explain_row(
+    model: LanguageModel, artefact: Artefact, row: Tokens, pieces: Pieces | None = None
+) -> Explanation:
+    """What each token and layer of a row added to a probe's logits.
+
+    Args:
+        model: the language model.
+        artefact: a probe of it.
+        row: tokens of a text or conversation, which the model takes.
+        pieces: runs them beside an engine; None: in one pass.
+
+    Raises:
+        DataError: the row holds no word of the probe's scope.
+    """
+    if (why := absent(row, artefact.card.scope)) is not None:
+        raise DataError(f"Probe {artefact.name!r} has nothing to read: {why}.")
+    logits, each = contributions(model, artefact, [row], pieces)
     detokenizer = Detokenizer(model.backend)
-    tokens = tuple(detokenizer.add(token) for token in token_ids)
+    tokens = tuple(detokenizer.add(token) for token in row)
     probs = artefact.probabilities(logits)[0].tolist()
     rest = logits[0] - each.sum((0, 2))[0]
     return Explanation(
         verdict=artefact.verdict(probs),
         method="exact" if artefact.network.additive else "gradient x input",
         tokens=tokens,
-        token_ids=token_ids,
+        token_ids=row,
         layers=artefact.card.layers,
         labels=output_labels(artefact),
         logits=tuple(logits[0].tolist()),
         rest=tuple(rest.tolist()),
         contributions=each[:, 0].cpu().numpy(),
         softmax=artefact.card.task == "multiclass",
-        segments=token_ids.segments,
+        segments=row.segments,
     )
 
 

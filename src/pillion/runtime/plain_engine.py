@@ -35,7 +35,7 @@ from pillion.runtime.engine import (
     check_rows,
     chosen,
 )
-from pillion.runtime.explanation import Explanation, explain
+from pillion.runtime.explanation import Explanation, explain_row
 from pillion.runtime.language_model import (
     BATCH_TOKENS,
     Detokenizer,
@@ -124,11 +124,12 @@ class PlainEngine(Engine):
                 out[row] = verdicts
         return out
 
-    async def explain(self, text: str, probe: str, template: Template | None = None) -> Explanation:
+    async def explain(self, row: Tokens, probe: str) -> Explanation:
         """Why a verdict is what it is; see `Engine.explain`."""
         (artefact,) = chosen(self._probes, [probe])
+        check_rows([row], self.identity.context_tokens, self.vocab_size)
         model = LanguageModel(self.backend)
-        return await self._run(lambda: explain(model, artefact, text, template))
+        return await self._run(lambda: explain_row(model, artefact, row))
 
     async def set_probes(self, probes: Sequence[Artefact]) -> None:
         """Replaces the riding probes; requests in flight keep those that they began with."""

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from pillion.core import SCOPES, Template, Text, Tokens, Verdict
-from pillion.errors import DataError, PillionError
+from pillion.errors import PillionError
 from pillion.serve.absent import absences
 from pillion.serve.answers import tell
 from pillion.serve.body import BodyRoute
@@ -22,7 +22,7 @@ from pillion.serve.refusal import Refused, refusal_of
 from pillion.serve.requests import ClassifyRequest, ModerationRequest
 from pillion.serve.service import Service
 from pillion.serve.streaming import until_gone
-from pillion.serve.turns import num_chars, turns_of
+from pillion.serve.turns import encode_text, num_chars, turns_of
 
 CATEGORIES = (
     *("harassment", "harassment/threatening", "hate", "hate/threatening"),
@@ -201,12 +201,12 @@ async def _read(
     with service.queue():
         for way, group in ways.items():
             ids = await service.encode(
-                lambda w=way: [_tokens(service, text, w) for text in texts],
+                lambda w=way: [encode_text(service.engine, text, w) for text in texts],
                 sum(map(num_chars, texts)),
             )
             num_tokens += sum(map(len, ids))
             call.account.spend(sum(map(len, ids)))
-            found = await _classify(service, call, _checked(service, ids), group)
+            found = await _classify(service, call, check_rows(service, ids), group)
             own = {name: probes[name] for name in group}
             for (row, missing), verdicts, tokens in zip(rows, found, ids, strict=True):
                 row |= verdicts
@@ -222,17 +222,6 @@ async def _read(
     return ordered, num_tokens
 
 
-def _tokens(service: Service, text: Text, template: Template) -> Tokens:
-    if isinstance(text, str):
-        return service.engine.encode(text, template)
-    if template == "raw":
-        raise DataError(
-            "A probe that was trained on raw texts reads no turns; give input (texts), or name "
-            "other probes."
-        )
-    return service.engine.encode_chat(text)
-
-
 async def _classify(
     service: Service, call: Call, ids: Sequence[Sequence[int]], names: Sequence[str]
 ) -> list[dict[str, Verdict]]:
@@ -245,7 +234,12 @@ async def _classify(
         raise refusal_of(error) from error
 
 
-def _checked(service: Service, ids: Sequence[Tokens]) -> Sequence[Tokens]:
+def check_rows(service: Service, ids: Sequence[Tokens]) -> Sequence[Tokens]:
+    """The rows, if the model takes each of them.
+
+    Raises:
+        Refused: one that is empty or too long.
+    """
     window = service.engine.identity.context_tokens
     for i, row in enumerate(ids):
         if not 0 < len(row) <= window:

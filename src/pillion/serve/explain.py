@@ -1,23 +1,27 @@
-"""`/v1/explain`: what each token and layer of a text added to one label's logit."""
+"""`/v1/explain`: what each token and layer of a text or conversation added to a label's logit."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from pillion.core import Text, Tokens
 from pillion.errors import PillionError
 from pillion.runtime import Explanation
+from pillion.runtime.encoding import absent
 from pillion.serve.body import BodyRoute
 from pillion.serve.call import Call, call_of
-from pillion.serve.classify import require_probes
+from pillion.serve.classify import check_rows, require_probes
 from pillion.serve.refusal import Refused, refusal_of
 from pillion.serve.requests import ExplainRequest
 from pillion.serve.service import Service
 from pillion.serve.streaming import until_gone
+from pillion.serve.turns import encode_text, num_chars, turns_of
 
 
 def explain_routes(service: Service) -> APIRouter:
@@ -26,7 +30,7 @@ def explain_routes(service: Service) -> APIRouter:
 
     @routes.post("/v1/explain")
     async def explain(body: ExplainRequest, request: Request) -> JSONResponse:
-        """A probe's verdict on a text, taken apart: layers by tokens, for one label."""
+        """A probe's verdict taken apart: layers by tokens of a text or conversation."""
         if body.model is not None:
             service.check_model(body.model)
         wanted = None if body.probe is None else [body.probe]
@@ -49,15 +53,33 @@ def explain_routes(service: Service) -> APIRouter:
 
 
 async def _read(service: Service, call: Call, body: ExplainRequest, name: str) -> Explanation:
-    service.check_chars([len(body.input)], "input")
+    text: Text = body.input if body.input is not None else turns_of(body.messages or ())
+    service.check_chars([num_chars(text)], "input")
+    template = body.template or service.engine.probes[name].card.template
     try:
         with service.queue():
             async with asyncio.timeout(call.seconds_left):
-                return await service.engine.explain(body.input, name, body.template)
+                tokens = await service.encode(
+                    lambda: encode_text(service.engine, text, template), num_chars(text)
+                )
+                _check(service, tokens, name)
+                return await service.engine.explain(tokens, name)
     except TimeoutError as error:
         raise Refused(504, "The text took too long; send a shorter one.", "timeout") from error
     except PillionError as error:
         raise refusal_of(error) from error
+
+
+def _check(service: Service, tokens: Tokens, name: str) -> None:
+    """Returns if there is something to explain.
+
+    Raises:
+        Refused: the text is too long, or holds no word that the probe reads.
+    """
+    check_rows(service, [tokens])
+    why = absent(tokens, service.engine.probes[name].card.scope)
+    if why is not None:
+        raise Refused(400, f"Probe {name!r} has nothing to read: {why}.", "invalid_value", "probe")
 
 
 def _told(service: Service, found: Explanation, label: str | None) -> dict[str, Any]:
@@ -72,6 +94,7 @@ def _told(service: Service, found: Explanation, label: str | None) -> dict[str, 
         "prob": found.verdict.probs[chosen],
         "method": found.method,
         "tokens": list(found.tokens),
+        "segments": [asdict(segment) for segment in found.segments],
         "layers": list(found.layers),
         "contributions": found.to(chosen).round(6).tolist(),
     }

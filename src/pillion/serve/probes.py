@@ -84,6 +84,7 @@ def describe(service: Service, artefact: Artefact) -> dict[str, Any]:
         "thresholds": list(card.thresholds) if card.thresholds else None,
         "layers": list(card.layers),
         "template": card.template,
+        "scope": card.scope,
         "policies": [p.action for p in service.policies.policies if p.probe == artefact.name],
         "weights_sha256": card.weights_sha256,
     }

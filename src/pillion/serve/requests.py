@@ -9,154 +9,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StrictStr,
-    WithJsonSchema,
-    model_validator,
-)
-from pydantic_core import CoreSchema, PydanticCustomError
-from pydantic_core.core_schema import no_info_plain_validator_function
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from pillion.core import Template
+from pillion.serve.parameters import Content, Inputs, Neutral, Nothing, Prompts, Stops, fault
 
 INT64 = 2**63
-STOP_CHARS = 256
-"""Of a stop string: every token is compared with all beginnings of it."""
-
-
-def _fault(message: str) -> PydanticCustomError:
-    # The message is no template: braces in it are the caller's.
-    return PydanticCustomError("value_error", "{fault}", {"fault": message})
-
-
-class Neutral:
-    """Marks a parameter that is accepted only at values that ask for nothing; null is one."""
-
-    def __init__(self, *values: Any) -> None:
-        self.values = values
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
-        """Refuses every other value, by name."""
-        return no_info_plain_validator_function(self._check)
-
-    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
-        """The values."""
-        return {"enum": [None, *self.values]}
-
-    def _check(self, got: Any) -> Any:
-        if got is None or any(type(got) is type(v) and got == v for v in self.values):
-            return got
-        only = " or ".join(["null", *map(repr, self.values)])
-        fault = f"this server has no support for it; leave it out, or give {only}"
-        raise PydanticCustomError("unsupported", "{fault}", {"fault": fault})
-
-
-def _joined(content: Any) -> Any:
-    """A message's text: a string, or OpenAI's list of text parts."""
-    if not isinstance(content, list):
-        return content
-    texts: list[str] = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text" or not isinstance(part.get("text"), str):
-            raise _fault("only parts of type 'text' are understood; this model reads no others")
-        if unknown := set(part) - {"type", "text"}:
-            raise _fault(f"a text part has no {sorted(map(str, unknown))[0]!r}")
-        texts.append(part["text"])
-    return "".join(texts)
-
-
-def _listed(stops: Any) -> Any:
-    stops = [stops] if isinstance(stops, str) else [] if stops is None else stops
-    fits = isinstance(stops, list) and all(isinstance(s, str) and s for s in stops)
-    if not fits or len(stops) > 4 or max(map(len, stops), default=0) > STOP_CHARS:
-        raise _fault(
-            f"a string, or a list of up to 4 strings of at most {STOP_CHARS} characters, none of "
-            "them empty, is wanted"
-        )
-    return stops
-
-
-def _prompts(given: Any) -> Any:
-    """A completion's prompts: each a string or a list of token ids."""
-    if isinstance(given, str):
-        return [given]
-    if not isinstance(given, list) or not given:
-        raise _fault("a string, a list of strings, a list of token ids or a list of those")
-    if all(type(one) is int for one in given):
-        return [given]
-    for one in given:
-        ids = isinstance(one, list) and one and all(type(i) is int for i in one)
-        if not isinstance(one, str) and not ids:
-            raise _fault("every prompt must be a string or a list of token ids")
-    return given
-
-
-def _inputs(given: Any) -> Any:
-    """Texts to classify: a string, strings, or OpenAI's list of text parts."""
-    if isinstance(given, str):
-        return [given]
-    if isinstance(given, list) and given and all(isinstance(one, dict) for one in given):
-        return [_joined(given)]
-    if not isinstance(given, list) or not given or not all(isinstance(t, str) for t in given):
-        raise _fault("a string or a list of one or more strings is wanted")
-    return given
-
-
-_TEXT = {"type": "string"}
-_PARTS = {
-    "type": "array",
-    "items": {
-        "type": "object",
-        "properties": {"type": {"const": "text"}, "text": _TEXT},
-        "required": ["type", "text"],
-        "additionalProperties": False,
-    },
-    "minItems": 1,
-}
-_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
-_STOP = {"type": "string", "minLength": 1, "maxLength": STOP_CHARS}
-_TEXTS = {"type": "array", "items": _TEXT, "minItems": 1}
-
-Content = Annotated[StrictStr, BeforeValidator(_joined), WithJsonSchema({"anyOf": [_TEXT, _PARTS]})]
-Stops = Annotated[
-    list[StrictStr],
-    BeforeValidator(_listed),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                _STOP,
-                {"type": "array", "items": _STOP, "maxItems": 4},
-                {"type": "null"},
-            ]
-        }
-    ),
-]
-Prompts = Annotated[
-    list[Any],
-    BeforeValidator(_prompts),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                _TEXT,
-                _TEXTS,
-                _IDS,
-                {"type": "array", "items": _IDS, "minItems": 1},
-            ]
-        }
-    ),
-]
-Inputs = Annotated[
-    list[StrictStr],
-    Field(fail_fast=True),
-    BeforeValidator(_inputs),
-    WithJsonSchema({"anyOf": [_TEXT, _TEXTS, _PARTS]}),
-]
-Nothing = Annotated[Any, Neutral()]
 
 
 class _Body(BaseModel):
@@ -218,7 +76,7 @@ class _Sampled(_Body):
     @model_validator(mode="after")
     def _stream_options_need_a_stream(self) -> _Sampled:
         if self.stream_options is not None and not self.stream:
-            raise _fault("stream_options is only for streams; add stream: true, or leave it out")
+            raise fault("stream_options is only for streams; add stream: true, or leave it out")
         return self
 
 
@@ -254,10 +112,10 @@ class ChatRequest(_Sampled):
     @model_validator(mode="after")
     def _consistent(self) -> ChatRequest:
         if self.top_logprobs is not None and not self.logprobs:
-            raise _fault("top_logprobs needs logprobs: true")
+            raise fault("top_logprobs needs logprobs: true")
         two = (self.max_tokens, self.max_completion_tokens)
         if None not in two and two[0] != two[1]:
-            raise _fault("max_tokens and max_completion_tokens differ; give one of them")
+            raise fault("max_tokens and max_completion_tokens differ; give one of them")
         return self
 
 
@@ -291,9 +149,13 @@ class _Judged(_Body):
 
     @model_validator(mode="after")
     def _one_of_both(self) -> _Judged:
-        if (self.input is None) == (self.messages is None):
-            raise _fault("give input (texts) or messages (conversations), one of the two")
+        _check_one(self.input, self.messages)
         return self
+
+
+def _check_one(texts: object, conversations: object) -> None:
+    if (texts is None) == (conversations is None):
+        raise fault("give input (texts) or messages (conversations), one of the two")
 
 
 class ModerationRequest(_Judged):
@@ -313,11 +175,19 @@ class ClassifyRequest(_Judged):
 class ExplainRequest(_Body):
     """Body of `/v1/explain`; without `probe` the first one, without `label` the decided one."""
 
-    input: Annotated[str, Field(min_length=1)]
+    model_config = ConfigDict(json_schema_extra=_one_of_two)
+
+    input: Annotated[str, Field(min_length=1)] | None = None
+    messages: _Talk | None = None
     probe: str | None = None
     label: str | None = None
     template: Template | None = None
     model: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> ExplainRequest:
+        _check_one(self.input, self.messages)
+        return self
 
 
 class ProbeRequest(_Body):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from pillion.core import Conversation, Role, Text, Turn
+from pillion.core import Conversation, Role, Template, Text, Tokens, Turn
+from pillion.errors import DataError
+from pillion.runtime import Engine
 from pillion.serve.requests import Message
 
 
@@ -17,6 +19,22 @@ def turns_of(messages: Sequence[Message]) -> Conversation:
 def num_chars(text: Text) -> int:
     """Characters of a text, or of all turns."""
     return len(text) if isinstance(text, str) else sum(len(turn.content) for turn in text)
+
+
+def encode_text(engine: Engine, text: Text, template: Template) -> Tokens:
+    """Tokens of a text or conversation.
+
+    Raises:
+        DataError: turns for a probe that reads none.
+    """
+    if isinstance(text, str):
+        return engine.encode(text, template)
+    if template == "raw":
+        raise DataError(
+            "A probe that was trained on raw texts reads no turns; give input (texts), or name "
+            "other probes."
+        )
+    return engine.encode_chat(text)
 
 
 def _turn(message: Message) -> Turn:

@@ -1,0 +1,147 @@
+"""Values of the parameters of bodies: what each may be, and how a schema says it.
+
+Whatever comes, it is honoured, means nothing, or is refused by name. Knows no body and no engine.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, StrictStr, WithJsonSchema
+from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core.core_schema import no_info_plain_validator_function
+
+STOP_CHARS = 256
+"""Of a stop string: every token is compared with all beginnings of it."""
+
+
+def fault(message: str) -> PydanticCustomError:
+    """The error of a value, which its parameter is named beside."""
+    # The message is no template: braces in it are the caller's.
+    return PydanticCustomError("value_error", "{fault}", {"fault": message})
+
+
+class Neutral:
+    """Marks a parameter that is accepted only at values that ask for nothing; null is one."""
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        """Refuses every other value, by name."""
+        return no_info_plain_validator_function(self._check)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        """The values."""
+        return {"enum": [None, *self.values]}
+
+    def _check(self, got: Any) -> Any:
+        if got is None or any(type(got) is type(v) and got == v for v in self.values):
+            return got
+        only = " or ".join(["null", *map(repr, self.values)])
+        why = f"this server has no support for it; leave it out, or give {only}"
+        raise PydanticCustomError("unsupported", "{fault}", {"fault": why})
+
+
+def _joined(content: Any) -> Any:
+    """A message's text: a string, or OpenAI's list of text parts."""
+    if not isinstance(content, list):
+        return content
+    texts: list[str] = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind != "text" or not isinstance(part.get("text"), str):
+            raise fault("only parts of type 'text' are understood; this model reads no others")
+        if unknown := set(part) - {"type", "text"}:
+            raise fault(f"a text part has no {sorted(map(str, unknown))[0]!r}")
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _listed(stops: Any) -> Any:
+    stops = [stops] if isinstance(stops, str) else [] if stops is None else stops
+    fits = isinstance(stops, list) and all(isinstance(s, str) and s for s in stops)
+    if not fits or len(stops) > 4 or max(map(len, stops), default=0) > STOP_CHARS:
+        raise fault(
+            f"a string, or a list of up to 4 strings of at most {STOP_CHARS} characters, none of "
+            "them empty, is wanted"
+        )
+    return stops
+
+
+def _prompts(given: Any) -> Any:
+    """A completion's prompts: each a string or a list of token ids."""
+    if isinstance(given, str):
+        return [given]
+    if not isinstance(given, list) or not given:
+        raise fault("a string, a list of strings, a list of token ids or a list of those")
+    if all(type(one) is int for one in given):
+        return [given]
+    for one in given:
+        ids = isinstance(one, list) and one and all(type(i) is int for i in one)
+        if not isinstance(one, str) and not ids:
+            raise fault("every prompt must be a string or a list of token ids")
+    return given
+
+
+def _inputs(given: Any) -> Any:
+    """Texts to classify: a string, strings, or OpenAI's list of text parts."""
+    if isinstance(given, str):
+        return [given]
+    if isinstance(given, list) and given and all(isinstance(one, dict) for one in given):
+        return [_joined(given)]
+    if not isinstance(given, list) or not given or not all(isinstance(t, str) for t in given):
+        raise fault("a string or a list of one or more strings is wanted")
+    return given
+
+
+_TEXT = {"type": "string"}
+_PARTS = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {"type": {"const": "text"}, "text": _TEXT},
+        "required": ["type", "text"],
+        "additionalProperties": False,
+    },
+    "minItems": 1,
+}
+_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+_STOP = {"type": "string", "minLength": 1, "maxLength": STOP_CHARS}
+_TEXTS = {"type": "array", "items": _TEXT, "minItems": 1}
+
+Content = Annotated[StrictStr, BeforeValidator(_joined), WithJsonSchema({"anyOf": [_TEXT, _PARTS]})]
+Stops = Annotated[
+    list[StrictStr],
+    BeforeValidator(_listed),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _STOP,
+                {"type": "array", "items": _STOP, "maxItems": 4},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+Prompts = Annotated[
+    list[Any],
+    BeforeValidator(_prompts),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _TEXT,
+                _TEXTS,
+                _IDS,
+                {"type": "array", "items": _IDS, "minItems": 1},
+            ]
+        }
+    ),
+]
+Inputs = Annotated[
+    list[StrictStr],
+    Field(fail_fast=True),
+    BeforeValidator(_inputs),
+    WithJsonSchema({"anyOf": [_TEXT, _TEXTS, _PARTS]}),
+]
+Nothing = Annotated[Any, Neutral()]
