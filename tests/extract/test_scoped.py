@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from chat_templates import VOCAB, chat_tokenizer
 from pillion.backends import Backend
@@ -16,7 +18,7 @@ from pillion.cache import read_spec
 from pillion.core import Scope, Segment, Tokens, as_conversation
 from pillion.extract import LiveSource, kept_states, pooled_states
 from pillion.extract.scoped import kept_places
-from tiny_models import distance, full_states, tiny_model
+from tiny_models import distance, full_states, random_ids, tiny_model
 
 SYSTEM = {"role": "system", "content": "The same long beginning of every row."}
 TALKS = [
@@ -133,3 +135,24 @@ def test_rows_end_behind_the_last_token_that_is_read(rows: list[Tokens], backend
     LiveSource(backend, rows, (0,), "last-user").read_batch([1])
     assert seen == [rows[1].ranges("last-user")[0].stop]
     assert torch.is_inference_mode_enabled() is False
+
+
+def test_a_live_batch_runs_each_beginning_once(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows in contexts ran their contexts row by row where no states were kept on disk."""
+    starts = [random_ids(120, seed) for seed in (1, 2)]
+    rows = [[*starts[n % 2], *random_ids(5 + n, 10 + n)] for n in range(8)]
+    source = LiveSource(backend, rows, layers_of(backend))
+    alone = [source.read_batch([n])[0][:, 0] for n in range(8)]
+    seen, forward = list[int](), backend.forward
+
+    def counted(ids: Tensor, *rest: Any, **more: Any) -> Any:
+        seen.append(ids.numel())
+        return forward(ids, *rest, **more)
+
+    monkeypatch.setattr(backend, "forward", counted)
+    hidden, mask = source.read_batch(range(8))
+    assert sum(seen) < 2 * 120 + 8 * 14
+    for n, wanted in enumerate(alone):
+        assert distance(hidden[:, n, mask[n]], wanted) < 1e-5

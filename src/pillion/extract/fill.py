@@ -171,14 +171,22 @@ def _blocks(
 
 
 def shard_batches(shard: Shard, rows: Rows, scope: Scope) -> list[list[int]]:
-    """Places of a shard's rows that run together; rows without tokens need no run.
+    """Places of a shard's rows that run together; see `places_together`."""
+    return places_together(shard.row_ids, shard.lengths, rows, scope)
+
+
+def places_together(
+    row_ids: Sequence[int], lengths: Sequence[int], rows: Rows, scope: Scope
+) -> list[list[int]]:
+    """Places of rows that run together; rows without tokens need no run.
 
     Args:
-        shard: of the cache.
+        row_ids: of the rows, at their places.
+        lengths: tokens kept of each.
         rows: token ids by row id.
         scope: whose tokens are kept.
     """
-    filled = [place for place, length in enumerate(shard.lengths) if length]
-    run = [read_part(rows[shard.row_ids[place]], scope) for place in filled]
+    filled = [place for place, length in enumerate(lengths) if length]
+    run = [read_part(rows[row_ids[place]], scope) for place in filled]
     batches = batches_by_beginning(run, BATCH_TOKENS)
     return [[filled[place] for place in batch] for batch in batches]

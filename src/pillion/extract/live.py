@@ -1,7 +1,7 @@
 """A live pass: hidden states from the model on the spot, nothing on disk.
 
 Promises what a cache of the same rows would give, up to float rounding. Costs a forward pass for
-every read. Does not know labels or probes.
+every read; what rows of a batch begin with in common is run once. Does not know labels or probes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pillion.cache import DTYPES, Workspace
 from pillion.core import Scope
 from pillion.errors import StateError
 from pillion.extract.collector import Collector, run_batch
+from pillion.extract.fill import places_together
 from pillion.extract.scoped import num_kept
 from pillion.extract.source import Batch
 
@@ -56,13 +57,12 @@ class LiveSource:
         hidden = (workspace or Workspace()).take(shape, DTYPES[self.backend.identity.dtype])
         mask = torch.arange(shape[2]) < torch.tensor(lengths, dtype=torch.int64)[:, None]
         blocks = [hidden[:, place, :length] for place, length in enumerate(lengths)]
-        filled = [place for place, length in enumerate(lengths) if length]
-        if filled:
-            collector = Collector(self.layers)
-            with self.backend.watch(collector, self.layers):
-                rows = [self.token_ids[row_ids[place]] for place in filled]
-                own = [blocks[place] for place in filled]
-                run_batch(self.backend, collector, rows, own, self.scope)
+        rows = {row_id: self.token_ids[row_id] for row_id in row_ids}
+        collector = Collector(self.layers)
+        with self.backend.watch(collector, self.layers):
+            for batch in places_together(row_ids, lengths, rows, self.scope):
+                some, own = [rows[row_ids[i]] for i in batch], [blocks[i] for i in batch]
+                run_batch(self.backend, collector, some, own, self.scope)
         for place, length in enumerate(lengths):
             hidden[:, place, length:].zero_()
             self._check_finite(row_ids[place], blocks[place])
