@@ -30,7 +30,7 @@ from pillion.runtime import (
     Event,
     PagedSettings,
     Request,
-    TokenSampled,
+    TokenEvent,
 )
 from pillion.runtime.classifier import Classifier
 
@@ -62,7 +62,7 @@ class Guarded:
         await self.guard.classify([request.token_ids], self.artefacts)
         answer: list[int] = []
         async for event in self.engine.submit(request):
-            if isinstance(event, TokenSampled):
+            if isinstance(event, TokenEvent):
                 answer.append(event.token_id)
             yield event
         if self.answers:

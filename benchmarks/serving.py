@@ -35,7 +35,7 @@ from pillion.runtime import (
     Event,
     PagedSettings,
     Request,
-    TokenSampled,
+    TokenEvent,
 )
 
 PREFIX_TOKENS = (60, 100, 150, 220)
@@ -109,7 +109,7 @@ async def load(engine: Answering, rows: Sequence[Tokens], in_flight: int, num_to
         async with turns:
             last = begin = time.perf_counter()
             async for event in engine.submit(Request(f"{number}", ids, num_tokens)):
-                if not isinstance(event, TokenSampled):
+                if not isinstance(event, TokenEvent):
                     continue
                 now = time.perf_counter()
                 if last == begin:

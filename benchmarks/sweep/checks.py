@@ -22,7 +22,7 @@ from pillion.runtime import (
     LanguageModel,
     PagedSettings,
     Request,
-    TokenSampled,
+    TokenEvent,
     attach,
     watch,
 )
@@ -185,7 +185,7 @@ async def _ask(served: ContinuousEngine, row: list[int]) -> list[Any]:
 
 def _served_error(subject: Subject, row: list[int], events: Sequence[Any]) -> float:
     prompt, *middle, last = events
-    tokens = [event.token_id for event in middle if isinstance(event, TokenSampled)]
+    tokens = [event.token_id for event in middle if isinstance(event, TokenEvent)]
     states = states_alone(subject.backend, row + tokens)
     read = len(row) + len(tokens) - (last.reason == "length")
     pairs = [(prompt, states[:, : len(row)]), (last, states[:, len(row) : read])]

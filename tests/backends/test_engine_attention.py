@@ -19,7 +19,7 @@ from pillion.runtime import (
     PagedSettings,
     PromptRead,
     Request,
-    TokenSampled,
+    TokenEvent,
 )
 from pillion.runtime.explanation import explain
 from tiny_models import (
@@ -136,7 +136,7 @@ def test_steps_of_an_engine_attend_as_the_model_alone(
 
     found = serve(backend, probe, use)
     for row, (prompt, *middle, last) in zip([*ROWS, *ROWS], found, strict=True):
-        tokens = [event.token_id for event in middle if isinstance(event, TokenSampled)]
+        tokens = [event.token_id for event in middle if isinstance(event, TokenEvent)]
         states = full_states(backend, [*row, *tokens])
         read = len(row) + len(tokens) - 1
         assert isinstance(prompt, PromptRead) and isinstance(last, Finished)

@@ -27,7 +27,7 @@ from pillion.runtime import (
     Request,
     continuous_engine,
 )
-from pillion.runtime import TokenSampled as Token
+from pillion.runtime import TokenEvent as Token
 from pillion.runtime.classifier import Classifier
 from pillion.sidecache import PagedGroup
 from tiny_models import distance, full_states, make_artefact, offline, probs_of, tiny_model

@@ -23,7 +23,7 @@ from pillion.runtime import (
     PromptRead,
     Request,
     Sampling,
-    TokenSampled,
+    TokenEvent,
 )
 from pillion.sidecache.paged_group import PagedGroup
 from tiny_models import (
@@ -81,8 +81,8 @@ def prompts(count: int = 6) -> list[list[int]]:
     ]
 
 
-def tokens_of(events: Sequence[Any]) -> list[TokenSampled]:
-    return [event for event in events if isinstance(event, TokenSampled)]
+def tokens_of(events: Sequence[Any]) -> list[TokenEvent]:
+    return [event for event in events if isinstance(event, TokenEvent)]
 
 
 def worst(
@@ -137,7 +137,7 @@ def test_verdicts_and_tokens_equal_those_of_the_language_model(
 
     async def load() -> list[Any]:
         async with serving(backend, every) as engine:
-            rows = [engine.encode(text, "raw") for text in texts]
+            rows = [engine.codec.encode(text, "raw") for text in texts]
             return await asyncio.gather(*(answer(engine, ids) for ids in rows))
 
     for text, events in zip(texts, asyncio.run(load()), strict=True):
@@ -368,7 +368,7 @@ def test_the_embedded_model_serves_the_verdicts_that_it_scores(
 
     async def load() -> tuple[list[Any], Any]:
         async with serving(backend, probes, settings) as engine:
-            rows = [engine.encode(text, "chat") for text in texts]
+            rows = [engine.codec.encode(text, "chat") for text in texts]
             first = await answer(engine, rows[0], 6)
             others = await asyncio.gather(*(answer(engine, ids, 6) for ids in rows[1:]))
             return [first, *others], engine.stats()

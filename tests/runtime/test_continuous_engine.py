@@ -11,7 +11,7 @@ import pytest
 from pillion.backends.fake import FakeBackend
 from pillion.backends.transformers import TransformersBackend
 from pillion.errors import ConfigError, DataError, MismatchError, RunError
-from pillion.runtime import ContinuousEngine, Finished, PagedSettings, Request, TokenSampled
+from pillion.runtime import ContinuousEngine, Finished, PagedSettings, Request, TokenEvent
 from tiny_models import hooks_of, make_artefact, random_ids, tiny_model, tiny_tokenizer
 
 SMALL = PagedSettings(page_tokens=4, cache_tokens=256, max_chunk_tokens=32)
@@ -122,14 +122,14 @@ def test_an_engine_that_is_closed_ends_what_is_in_flight_and_leaves_the_model_as
 def test_an_answer_ends_at_the_models_end_token(backend: TransformersBackend) -> None:
     ids = random_ids(9, seed=4)
     free = run(e := ContinuousEngine(backend, [], SMALL), lambda: answer(e, ids, 12))
-    tokens = [event.token_id for event in free if isinstance(event, TokenSampled)]
+    tokens = [event.token_id for event in free if isinstance(event, TokenEvent)]
     end = next(token for token in tokens if token != tokens[0])
     backend.end_ids = frozenset([end])
     probe = make_artefact("p", backend.identity)
     ended = run(e2 := ContinuousEngine(backend, [probe], SMALL), lambda: answer(e2, ids, 12))
 
     place = tokens.index(end)
-    assert [t.token_id for t in ended if isinstance(t, TokenSampled)] == tokens[:place]
+    assert [t.token_id for t in ended if isinstance(t, TokenEvent)] == tokens[:place]
     assert isinstance(ended[-1], Finished) and ended[-1].reason == "stop"
     assert isinstance(free[-1], Finished) and free[-1].reason == "length"
     assert "p" in ended[-1].verdicts

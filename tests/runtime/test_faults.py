@@ -10,7 +10,7 @@ import torch
 
 from pillion.backends.transformers import TransformersBackend
 from pillion.errors import RunError
-from pillion.runtime import ContinuousEngine, PagedSettings, Request, Sampling, TokenSampled
+from pillion.runtime import ContinuousEngine, PagedSettings, Request, Sampling, TokenEvent
 from tiny_models import make_artefact, random_ids, tiny_model, tiny_tokenizer
 
 SMALL = PagedSettings(page_tokens=4, cache_tokens=512, max_chunk_tokens=64, max_requests=8)
@@ -38,7 +38,7 @@ async def answer(engine: ContinuousEngine, ids: list[int], **facts: Any) -> list
 
 
 def tokens(events: list[Any]) -> list[int]:
-    return [event.token_id for event in events if isinstance(event, TokenSampled)]
+    return [event.token_id for event in events if isinstance(event, TokenEvent)]
 
 
 def good_prompts(backend: TransformersBackend, count: int = 4) -> tuple[list[Any], list[Any]]:

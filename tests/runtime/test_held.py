@@ -17,7 +17,7 @@ from pillion.runtime import (
     PagedSettings,
     PromptRead,
     Request,
-    TokenSampled,
+    TokenEvent,
     attach,
     held,
     watch,
@@ -123,7 +123,7 @@ def test_an_engine_reads_exactly_however_many_layers_wait(
     for ids, events in zip(prompts, asyncio.run(serve()), strict=True):
         first, *_, last = events
         assert isinstance(first, PromptRead) and isinstance(last, Finished)
-        said = [event.token_id for event in events if isinstance(event, TokenSampled)]
+        said = [event.token_id for event in events if isinstance(event, TokenEvent)]
         states = full_states(backend, [*ids, *said])
         for probe in probes:
             wanted = offline(probe, states[:, : len(ids)])

@@ -15,7 +15,7 @@ from pillion.backends.transformers import TransformersBackend
 from pillion.errors import ConfigError, DataError, MismatchError
 from pillion.probe import Artefact
 from pillion.runtime import LanguageModel, Sampling, language_model, pad_batch
-from pillion.runtime.language_model import Detokenizer
+from pillion.runtime.decoding import Detokenizer
 from tiny_models import distance, hooks_of, make_artefact, probs_of, tiny_model, tiny_tokenizer
 
 TEXTS = ["A short one.", "b", "A much longer one, of many more words than the others.", "Hm? " * 9]

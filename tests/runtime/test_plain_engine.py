@@ -19,7 +19,7 @@ from pillion.runtime import (
     PromptRead,
     Request,
     Sampling,
-    TokenSampled,
+    TokenEvent,
 )
 from tiny_models import distance, make_artefact, probs_of, tiny_model, tiny_tokenizer
 
@@ -38,7 +38,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 
 async def run(engine: PlainEngine, text: str, max_tokens: int = 12, **facts: Any) -> list[Any]:
-    ids = tuple(engine.encode(text, "chat"))
+    ids = tuple(engine.codec.encode(text, "chat"))
     request = Request(f"{text}-{facts}", ids, max_tokens, **facts)
     return [event async for event in engine.submit(request)]
 
@@ -70,7 +70,7 @@ def test_a_request_that_is_given_up_leaves_nothing_behind(backend: Backend) -> N
     engine = PlainEngine(backend, [make_artefact("p", backend.identity)])
 
     async def give_up() -> None:
-        events = engine.submit(Request("r", tuple(engine.encode("hi", "chat")), 30))
+        events = engine.submit(Request("r", tuple(engine.codec.encode("hi", "chat")), 30))
         await anext(events)
         assert engine.stats().running == 1
         await events.aclose()
@@ -83,7 +83,7 @@ def test_a_request_that_is_given_up_leaves_nothing_behind(backend: Backend) -> N
 def test_texts_are_classified_by_the_probes_that_are_named(backend: Backend) -> None:
     probes = [make_artefact(name, backend.identity, seed=i) for i, name in enumerate("pq")]
     engine, lm = PlainEngine(backend, probes), LanguageModel(backend)
-    rows = [engine.encode(text, "raw") for text in PROMPTS]
+    rows = [engine.codec.encode(text, "raw") for text in PROMPTS]
 
     every = asyncio.run(engine.classify(rows))
     for got, want in zip(every, lm.score(PROMPTS, probes, "raw"), strict=True):
@@ -104,7 +104,7 @@ def test_probes_are_swapped_for_requests_that_come_later() -> None:
     engine = PlainEngine(backend, [old])
 
     async def swap() -> tuple[Any, Any]:
-        events = engine.submit(Request("r", tuple(engine.encode("hi", "chat")), 4))
+        events = engine.submit(Request("r", tuple(engine.codec.encode("hi", "chat")), 4))
         await anext(events)
         await engine.set_probes([new])
         rest = [event async for event in events]
@@ -123,7 +123,7 @@ def test_logprobs_are_of_the_model_and_best_first(backend: Backend) -> None:
     _, *tokens, _ = asyncio.run(run(engine, "hello", 6, top_logprobs=3))
     assert tokens
     for event in tokens:
-        assert isinstance(event, TokenSampled) and event.logprob is not None
+        assert isinstance(event, TokenEvent) and event.logprob is not None
         values = [value for _, value in event.top_logprobs]
         assert values == sorted(values, reverse=True) and len(values) == 3
         # Without a temperature the likeliest token is taken.

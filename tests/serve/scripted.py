@@ -17,7 +17,7 @@ from pillion.runtime import (
     Finished,
     PromptRead,
     Request,
-    TokenSampled,
+    TokenEvent,
 )
 from tiny_models import make_artefact
 
@@ -45,7 +45,7 @@ class ScriptedEngine(Engine):
     raises: Exception | None = None
 
     def __post_init__(self) -> None:
-        self.backend = FakeBackend()
+        self.backend, self.codec = FakeBackend(), self
         self.identity, self.end_ids = self.backend.identity, self.backend.end_ids
         self.vocab_size = self.backend.vocab_size
         self.riding = {"p": make_artefact("p", self.identity)}
@@ -91,7 +91,7 @@ class ScriptedEngine(Engine):
             for i, word in enumerate(self.words[:said]):
                 await asyncio.sleep(self.seconds)
                 logs: Any = (-0.5, ((i, -0.5), (0, -2.0))) if request.top_logprobs else ()
-                yield TokenSampled(i, word, self.after(i), *logs)
+                yield TokenEvent(i, word, self.after(i), *logs)
             if said == request.max_tokens:
                 yield Finished("length", self.after(said - 1))
             else:

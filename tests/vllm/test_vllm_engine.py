@@ -13,7 +13,7 @@ from riding import BLOCK_TOKENS, FLOOR, MARK, Ridden, random_prompts
 from pillion.core import Verdict
 from pillion.errors import ConfigError, DataError, MismatchError, RunError
 from pillion.probe import Artefact
-from pillion.runtime import Finished, PromptRead, Request, TokenSampled
+from pillion.runtime import Finished, PromptRead, Request, TokenEvent
 from pillion.vllm.engine import VllmEngine
 from tiny_models import make_artefact, probs_of
 
@@ -81,7 +81,7 @@ def test_every_token_comes_with_the_verdicts_of_those_before_it(
     asked = request("one", seed=int(pause * 100), max_tokens=20)
     first, *tokens, last = running.do(events_of(running.engine, asked, pause))
     assert isinstance(first, PromptRead) and isinstance(last, Finished)
-    assert all(isinstance(token, TokenSampled) for token in tokens)
+    assert all(isinstance(token, TokenEvent) for token in tokens)
     assert len(tokens) == 20 and last.reason == "length"
     prompt = list(asked.token_ids)
     ids = prompt + [token.token_id for token in tokens]
@@ -91,7 +91,8 @@ def test_every_token_comes_with_the_verdicts_of_those_before_it(
         end = len(prompt) + count
         assert worst(tiny, tokens[count].verdicts, ids, len(prompt), end) <= MARK
     assert last.verdicts == tokens[-1].verdicts
-    assert "".join(token.text for token in tokens) == running.engine.decode(ids[len(prompt) :])
+    said = running.engine.codec.decode(ids[len(prompt) :])
+    assert "".join(token.text for token in tokens) == said
 
 
 def test_many_at_once_and_one_given_up(tiny: Ridden, running: Running) -> None:

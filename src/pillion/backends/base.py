@@ -63,6 +63,22 @@ class Watcher(Protocol):
         ...
 
 
+class Coder(Protocol):
+    """Texts and conversations to tokens and back: a backend, or a tokenizer alone."""
+
+    def encode(self, text: str, template: Template) -> Tokens:
+        """Token ids of a text, wrapped as the template says."""
+        ...
+
+    def encode_chat(self, turns: Conversation) -> Tokens:
+        """Token ids of a conversation up to where the answer begins, and whose words they are."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids, without special tokens."""
+        ...
+
+
 class Backend(ABC):
     """An engine that runs a causal language model; many threads may call it.
 

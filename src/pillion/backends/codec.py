@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from pillion.backends.template import REASONING, Rendered, Span, refused, render
+from pillion.backends.watching import lock_of
 from pillion.core import Conversation, Segment, Template, Tokens, Turn, in_reasoning
 from pillion.errors import ConfigError, DataError
 
@@ -24,7 +25,7 @@ _TRIES = 8
 
 
 class Codec:
-    """A tokenizer as engines use it.
+    """A tokenizer as engines use it, from any thread.
 
     Args:
         tokenizer: of transformers.
@@ -41,7 +42,8 @@ class Codec:
             ConfigError: `chat` for a tokenizer that has no chat template.
         """
         if template == "raw":
-            return Tokens(self.tokenizer(text)["input_ids"])
+            with lock_of(self.tokenizer):
+                return Tokens(self.tokenizer(text)["input_ids"])
         return self.encode_chat((Turn("user", text),))
 
     def encode_chat(self, turns: Conversation) -> Tokens:
@@ -63,16 +65,18 @@ class Codec:
             raise DataError(
                 "the conversation begins with the answer; give the turn that it answers too."
             )
-        rendered = render(asked, self._render)
-        ids, places = self._tokens(rendered)
-        segments = _segments(rendered.spans, places)
-        if len(asked) < len(turns):
-            return self._answered(ids, segments, turns[-1], len(asked))
+        with lock_of(self.tokenizer):
+            rendered = render(asked, self._render)
+            ids, places = self._tokens(rendered)
+            segments = _segments(rendered.spans, places)
+            if len(asked) < len(turns):
+                return self._answered(ids, segments, turns[-1], len(asked))
         return Tokens(ids, segments)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
-        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        with lock_of(self.tokenizer):
+            return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
     @cached_property
     def reasoning_ids(self) -> tuple[int, int] | None:

@@ -25,7 +25,7 @@ from pillion.backends.codec import Codec
 from pillion.backends.identity import device_of, end_ids, find_blocks, identify
 from pillion.backends.prefill import Prefill, prefill_of
 from pillion.backends.steps import CACHE_WORDS, cache_given, named, step_of
-from pillion.backends.watching import Passes, Watched, lock_of, passes_of, uncompiled
+from pillion.backends.watching import Passes, Watched, passes_of, uncompiled
 from pillion.core import Conversation, ModelIdentity, Template, Tokens
 from pillion.errors import ConfigError
 
@@ -90,13 +90,11 @@ class TransformersBackend(Backend):
 
     def encode(self, text: str, template: Template) -> Tokens:
         """Token ids of a text, wrapped as the template says; see `Codec.encode`."""
-        with lock_of(self.tokenizer):
-            return self.codec.encode(text, template)
+        return self.codec.encode(text, template)
 
     def encode_chat(self, turns: Conversation) -> Tokens:
         """Token ids of a conversation; see `Codec.encode_chat`."""
-        with lock_of(self.tokenizer):
-            return self.codec.encode_chat(turns)
+        return self.codec.encode_chat(turns)
 
     @property
     def reasoning_ids(self) -> tuple[int, int] | None:
@@ -105,8 +103,7 @@ class TransformersBackend(Backend):
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
-        with lock_of(self.tokenizer):
-            return self.codec.decode(token_ids)
+        return self.codec.decode(token_ids)
 
     @torch.inference_mode()
     def forward(

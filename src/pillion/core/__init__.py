@@ -19,10 +19,11 @@ from pillion.core.conversation import (
     as_tokens,
     in_reasoning,
 )
+from pillion.core.events import Event, Finished, PromptRead, TokenEvent
 from pillion.core.failed_row import FailedRow
 from pillion.core.identity import ModelIdentity, OnTooLong, Template
 from pillion.core.shape import Shape
-from pillion.core.verdict import ABSTAIN, TokenEvent, Verdict, verdict_json
+from pillion.core.verdict import ABSTAIN, Verdict, verdict_json
 
 __all__ = [
     "ABSTAIN",
@@ -31,9 +32,12 @@ __all__ = [
     "ROLES",
     "SCOPES",
     "Conversation",
+    "Event",
     "FailedRow",
+    "Finished",
     "ModelIdentity",
     "OnTooLong",
+    "PromptRead",
     "Role",
     "Scope",
     "Segment",

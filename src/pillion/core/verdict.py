@@ -58,20 +58,3 @@ def verdict_json(verdict: Verdict, multilabel: bool = False) -> dict[str, Any]:
     if verdict.prediction_set is not None:
         content["prediction_set"] = list(verdict.prediction_set)
     return content
-
-
-@dataclass(frozen=True)
-class TokenEvent:
-    """One generated token, as it leaves the model.
-
-    Attributes:
-        token_id: the token.
-        text: the text that this token completed (may be empty inside a character).
-        verdicts: probe name -> running verdict over the response tokens *read so far*, that is
-            all before this one: a token is read in the step after the one that sampled it.
-            Empty at the first token.
-    """
-
-    token_id: int
-    text: str
-    verdicts: Mapping[str, Verdict]

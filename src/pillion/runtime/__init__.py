@@ -4,28 +4,21 @@ Knows neither HTTP nor training.
 """
 
 from pillion.backends.paged import PagedSettings
+from pillion.core import Event, Finished, PromptRead, TokenEvent
 from pillion.runtime.attach import ProbeLike, attach, checked, resolve, watch
 from pillion.runtime.continuous_engine import ContinuousEngine
+from pillion.runtime.decoding import decode_steps
 from pillion.runtime.encoding import encode_rows, sift_rows
 from pillion.runtime.engine import (
     Engine,
     EngineStats,
-    Event,
-    Finished,
-    PromptRead,
     Request,
-    TokenSampled,
 )
 from pillion.runtime.engines import ENGINES, load_engine
 from pillion.runtime.explanation import Explanation, explain
+from pillion.runtime.generation import Generation, Stream
 from pillion.runtime.in_context import place_rows, taken_contexts
-from pillion.runtime.language_model import (
-    Generation,
-    LanguageModel,
-    Stream,
-    decode_steps,
-    score_batches,
-)
+from pillion.runtime.language_model import LanguageModel, score_batches
 from pillion.runtime.padding import pad_batch
 from pillion.runtime.plain_engine import PlainEngine
 from pillion.runtime.reading import Reading
@@ -50,7 +43,7 @@ __all__ = [
     "Sampler",
     "Sampling",
     "Stream",
-    "TokenSampled",
+    "TokenEvent",
     "attach",
     "checked",
     "decode_steps",

@@ -14,24 +14,29 @@ from itertools import count
 
 from pillion.backends import Backend
 from pillion.backends.paged import Drawn, PagedSettings, Ticket
-from pillion.core import Conversation, Template, Tokens, Verdict, as_tokens
-from pillion.errors import ConfigError, PillionError, RunError, StateError
-from pillion.probe import Artefact
-from pillion.runtime.classifier import Classifier
-from pillion.runtime.engine import (
-    Engine,
-    EngineStats,
+from pillion.core import (
     Event,
     Finished,
     PromptRead,
+    TokenEvent,
+    Tokens,
+    Verdict,
+    as_tokens,
+)
+from pillion.errors import ConfigError, PillionError, RunError, StateError
+from pillion.probe import Artefact
+from pillion.runtime.classifier import Classifier
+from pillion.runtime.decoding import Detokenizer
+from pillion.runtime.engine import (
+    Engine,
+    EngineStats,
     Request,
-    TokenSampled,
     check_room,
     check_rows,
     chosen,
 )
 from pillion.runtime.explanation import Explanation, explain_row
-from pillion.runtime.language_model import Detokenizer, LanguageModel
+from pillion.runtime.language_model import LanguageModel
 from pillion.runtime.paged_reading import PagedReading
 from pillion.runtime.pieces import Pieces
 from pillion.runtime.sampling import Sampler
@@ -89,7 +94,7 @@ class ContinuousEngine(Engine):
                 " serve that one with PlainEngine."
             )
         self.backend = backend
-        self.identity, self.end_ids = backend.identity, backend.end_ids
+        self.codec, self.identity, self.end_ids = backend, backend.identity, backend.end_ids
         self.vocab_size = backend.vocab_size
         self._batching = ContinuousBatching(backend, settings or PagedSettings(), self._deliver)
         self._pieces = Pieces(backend, self._batching.paused, self._batching.step_seconds)
@@ -116,18 +121,6 @@ class ContinuousEngine(Engine):
     def window_tokens(self) -> int:
         """What the model takes and the cache holds."""
         return min(self.identity.context_tokens, self._batching.capacity_tokens)
-
-    def encode(self, text: str, template: Template) -> Tokens:
-        """Token ids of a text, wrapped as the template says."""
-        return self.backend.encode(text, template)
-
-    def encode_chat(self, turns: Conversation) -> Tokens:
-        """Token ids of a conversation, up to where the answer begins."""
-        return self.backend.encode_chat(turns)
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of token ids, without special tokens."""
-        return self.backend.decode(token_ids)
 
     async def start(self) -> None:
         """Begins to take steps."""
@@ -265,7 +258,7 @@ class ContinuousEngine(Engine):
         if drawn.token_id not in self.end_ids:
             words = text.add(drawn.token_id, drawn.finished is not None)
             logprobs = drawn.logprob, drawn.top_logprobs
-            yield TokenSampled(drawn.token_id, words, verdicts, *logprobs)
+            yield TokenEvent(drawn.token_id, words, verdicts, *logprobs)
         if drawn.finished is not None:
             yield Finished(drawn.finished, verdicts)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
-from pillion.core import Conversation, ModelIdentity, Template, Tokens, Verdict
+from pillion.backends import Coder
+from pillion.core import Event, ModelIdentity, Tokens, Verdict
 from pillion.errors import ConfigError, DataError, RunError, unknown_name
 from pillion.probe import Artefact
 from pillion.runtime.explanation import Explanation
@@ -37,57 +37,6 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     top_logprobs: int | None = None
     salt: str = ""
-
-
-@dataclass(frozen=True)
-class PromptRead:
-    """The prompt has been read; always the first event of a request.
-
-    Attributes:
-        verdicts: probe name -> verdict of the whole prompt.
-        cached_tokens: prompt tokens whose KV and tap values came from the prefix cache.
-    """
-
-    verdicts: Mapping[str, Verdict]
-    cached_tokens: int = 0
-
-
-@dataclass(frozen=True)
-class TokenSampled:
-    """One token of the answer.
-
-    Attributes:
-        token_id: the token.
-        text: what it completed (may be empty inside a character).
-        verdicts: probe name -> running verdict of the answer's tokens *before* this one: a token is
-            read in the step after the one that sampled it. Empty at the first token.
-        logprob: natural log of its probability under the model, before
-            temperature; None if it was not asked for.
-        top_logprobs: the likeliest (token id, logprob), best first.
-    """
-
-    token_id: int
-    text: str
-    verdicts: Mapping[str, Verdict]
-    logprob: float | None = None
-    top_logprobs: tuple[tuple[int, float], ...] = ()
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The answer is over; always the last event.
-
-    Attributes:
-        reason: `stop` at the model's end token, `length` at the limit.
-        verdicts: probe name -> verdict of the answer tokens that were read: all but
-            the last sampled one.
-    """
-
-    reason: Literal["stop", "length"]
-    verdicts: Mapping[str, Verdict]
-
-
-Event = PromptRead | TokenSampled | Finished
 
 
 @dataclass(frozen=True)
@@ -119,9 +68,16 @@ class Engine(ABC):
     Law: every verdict equals that of `LanguageModel.score` on the same tokens (up to rounding),
     whatever else is in flight, in whatever chunks, from the prefix cache or not, preempted or not.
     Closing the generator of `submit` cancels the request and frees its slots at once.
+
+    Attributes:
+        identity: of the model.
+        codec: texts and conversations to tokens and back; any thread may call it.
+        end_ids: tokens that end an answer.
+        vocab_size: token ids are below this.
     """
 
     identity: ModelIdentity
+    codec: Coder
     end_ids: frozenset[int]
     vocab_size: int
 
@@ -134,18 +90,6 @@ class Engine(ABC):
     def window_tokens(self) -> int:
         """Tokens that a prompt and its answer may have together."""
         return self.identity.context_tokens
-
-    @abstractmethod
-    def encode(self, text: str, template: Template) -> Tokens:
-        """Token ids of a text, wrapped as the template says."""
-
-    @abstractmethod
-    def encode_chat(self, turns: Conversation) -> Tokens:
-        """Token ids of a conversation, up to where the answer begins, and whose words they are."""
-
-    @abstractmethod
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of token ids, without special tokens."""
 
     @abstractmethod
     async def start(self) -> None:
@@ -166,7 +110,7 @@ class Engine(ABC):
 
     @abstractmethod
     def submit(self, request: Request) -> AsyncGenerator[Event]:
-        """The events of one request, in order: PromptRead, TokenSampled ..., Finished.
+        """The events of one request, in order: PromptRead, TokenEvent ..., Finished.
 
         Raises:
             DataError: a prompt that is empty or leaves no room for the answer.

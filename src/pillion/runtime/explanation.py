@@ -23,8 +23,9 @@ from pillion.errors import DataError
 from pillion.probe import Artefact, Network
 from pillion.probe.network import inverse_rms_by_layer
 from pillion.runtime.attach import ProbeLike, checked
+from pillion.runtime.decoding import Detokenizer
 from pillion.runtime.encoding import absent, encode_rows
-from pillion.runtime.language_model import Detokenizer, LanguageModel
+from pillion.runtime.language_model import LanguageModel
 from pillion.runtime.pieces import Pieces
 from pillion.runtime.spoken import read_mask
 from pillion.runtime.values import ValueKeeper

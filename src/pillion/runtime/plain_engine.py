@@ -9,42 +9,34 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TypeVar
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from pillion.backends import Backend, Step
-from pillion.core import Conversation, Template, Tokens, Verdict, as_tokens
+from pillion.core import Event, TokenEvent, Tokens, Verdict, as_tokens
 from pillion.core.batching import batches_by_length
 from pillion.errors import RunError
 from pillion.probe import Artefact
+from pillion.runtime.decoding import answer_events
 from pillion.runtime.engine import (
     Engine,
     EngineStats,
-    Event,
-    Finished,
-    PromptRead,
     Request,
-    TokenSampled,
     check_room,
     check_rows,
     chosen,
 )
 from pillion.runtime.explanation import Explanation, explain_row
-from pillion.runtime.language_model import (
-    BATCH_TOKENS,
-    Detokenizer,
-    LanguageModel,
-    decode_steps,
-)
+from pillion.runtime.language_model import BATCH_TOKENS, LanguageModel
 from pillion.runtime.padding import pad_batch
 from pillion.runtime.reading import Reading
-from pillion.runtime.sampling import Sampler
+from pillion.runtime.sampling import Draw
 
 T = TypeVar("T")
 
@@ -64,7 +56,7 @@ class PlainEngine(Engine):
 
     def __init__(self, backend: Backend, probes: Sequence[Artefact] = ()) -> None:
         self.backend = backend
-        self.identity, self.end_ids = backend.identity, backend.end_ids
+        self.codec, self.identity, self.end_ids = backend, backend.identity, backend.end_ids
         self.vocab_size = backend.vocab_size
         self._probes = self._checked(probes)
         self._stats, self._counting = EngineStats(), threading.Lock()
@@ -76,18 +68,6 @@ class PlainEngine(Engine):
         """The probes that ride now, by name."""
         return dict(self._probes)
 
-    def encode(self, text: str, template: Template) -> Tokens:
-        """Token ids of a text, wrapped as the template says."""
-        return self.backend.encode(text, template)
-
-    def encode_chat(self, turns: Conversation) -> Tokens:
-        """Token ids of a conversation, up to where the answer begins."""
-        return self.backend.encode_chat(turns)
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of token ids, without special tokens."""
-        return self.backend.decode(token_ids)
-
     async def start(self) -> None:
         """Does nothing: the model is there."""
 
@@ -95,13 +75,13 @@ class PlainEngine(Engine):
         """The events of one request; see `Engine.submit`."""
         check_room(request, self.identity.context_tokens, self.vocab_size)
         self._count(waiting=1)
-        steps, began = self._steps(request, list(self._probes.values())), False
+        steps, began = self._events(request, list(self._probes.values())), False
         try:
             while (event := await self._run(lambda: next(steps, None))) is not None:
                 if not began:
                     began = True
                     self._count(waiting=-1, running=1, prompt_tokens=len(request.token_ids))
-                self._count(generated_tokens=isinstance(event, TokenSampled))
+                self._count(generated_tokens=isinstance(event, TokenEvent))
                 yield event
         finally:
             self._count(**({"running": -1} if began else {"waiting": -1}))
@@ -177,56 +157,18 @@ class PlainEngine(Engine):
             self.backend.forward(*pad_batch(rows))
         return reading.verdicts()
 
-    def _steps(self, request: Request, artefacts: Sequence[Artefact]) -> Generator[Event]:
-        """The events of a request, one forward pass at a time."""
-        reading, draw = self._reading(artefacts), _Draw(request, self.backend.device)
-        if reading:
-            reading.expect([as_tokens(request.token_ids)], answering=True)
-        tokens = decode_steps(
-            self.backend, *pad_batch([request.token_ids]), request.max_tokens, draw
-        )
-        token = self._next(tokens, reading)
-        yield PromptRead(_row(reading))
-        if reading:
-            reading.cut()
-        text, verdicts, count = Detokenizer(self.backend), dict[str, Verdict](), 0
-        while token not in self.end_ids:
-            count += 1
-            last = count == request.max_tokens
-            yield TokenSampled(token, text.add(token, last), verdicts, *draw.logprobs(token))
-            if last:
-                yield Finished("length", verdicts)
-                return
-            token, verdicts = self._next(tokens, reading), _row(reading)
-        yield Finished("stop", verdicts)
+    def _events(self, request: Request, artefacts: Sequence[Artefact]) -> Generator[Event]:
+        """The events of a request; each pass is watched for this request only."""
+        reading, backend = self._reading(artefacts), self.backend
 
-    def _next(self, tokens: Iterator[Int[Tensor, " batch"]], reading: Reading | None) -> int:
-        """One pass, watched for this request only."""
-        if reading is None:
-            return int(next(tokens)[0])
-        with self.backend.watch(_Timed(reading, self._count), reading.layers):
-            return int(next(tokens)[0])
+        def watched() -> AbstractContextManager[None]:
+            if reading is None:
+                return nullcontext()
+            return backend.watch(_Timed(reading, self._count), reading.layers)
 
-
-class _Draw:
-    """Draws tokens, and keeps the logits that the last one was drawn from."""
-
-    def __init__(self, request: Request, device: torch.device) -> None:
-        self.sampler, self.top = Sampler(request.sampling, device), request.top_logprobs
-        self.last: Float[Tensor, "batch vocab"] | None = None
-
-    def __call__(self, logits: Float[Tensor, "batch vocab"]) -> Int[Tensor, " batch"]:
-        self.last = logits
-        return self.sampler(logits)
-
-    def logprobs(self, token: int) -> tuple[float | None, tuple[tuple[int, float], ...]]:
-        """Log-probability of the token, and of the likeliest ones."""
-        if self.top is None or self.last is None:
-            return None, ()
-        logs = self.last[0].float().log_softmax(-1)
-        best = logs.topk(min(self.top, len(logs)))
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return float(logs[token]), tuple(pairs)
+        prompt = as_tokens(request.token_ids)
+        draw = Draw(request.sampling, backend.device, request.top_logprobs)
+        return answer_events(backend, prompt, request.max_tokens, draw, reading, watched)
 
 
 class _Timed:
@@ -251,8 +193,3 @@ class _Timed:
         begin = time.perf_counter()
         work()
         self.count(probe_seconds=time.perf_counter() - begin)
-
-
-def _row(reading: Reading | None) -> dict[str, Verdict]:
-    found = reading.verdicts() if reading else []  # none where no probe reads what has run
-    return found[0] if found else {}

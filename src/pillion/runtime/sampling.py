@@ -58,3 +58,31 @@ class Sampler:
             ordered = ordered.masked_fill(gone, 0)
             probs = torch.zeros_like(probs).scatter_(-1, ids, ordered)
         return torch.multinomial(probs, 1, generator=self.random)[:, 0]
+
+
+class Draw:
+    """Draws tokens, and tells log-probabilities of the last one.
+
+    Args:
+        sampling: how.
+        device: of the logits.
+        top: how many likeliest tokens are told beside it; None: no log-probability is told.
+    """
+
+    def __init__(self, sampling: Sampling, device: torch.device, top: int | None = None) -> None:
+        self.sampler, self.top = Sampler(sampling, device), top
+        self._last: Float[Tensor, "batch vocab"] | None = None
+
+    def __call__(self, logits: Float[Tensor, "batch vocab"]) -> Int[Tensor, " batch"]:
+        """The next token of every row."""
+        self._last = logits
+        return self.sampler(logits)
+
+    def logprobs(self, token: int) -> tuple[float | None, tuple[tuple[int, float], ...]]:
+        """Log-probability of a token of the first row, and the likeliest ones, best first."""
+        if self.top is None or self._last is None:
+            return None, ()
+        logs = self._last[0].float().log_softmax(-1)
+        best = logs.topk(min(self.top, len(logs)))
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return float(logs[token]), tuple(pairs)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pillion.core import Verdict
 from pillion.errors import PillionError
-from pillion.runtime import Event, Finished, PromptRead, Request, Sampling, TokenSampled
+from pillion.runtime import Event, Finished, PromptRead, Request, Sampling, TokenEvent
 from pillion.serve.absent import absences, of_tools
 from pillion.serve.answers import Closed, Opened, Part, Piece, asked, tell
 from pillion.serve.call import Call
@@ -205,7 +205,7 @@ class _Voice:
         self.num_tokens, self.text, self.hold = 0, "", hold
         self._finder = StopFinder(stops)
         self._went = 0
-        self._unsaid: deque[tuple[int, TokenSampled]] = deque()
+        self._unsaid: deque[tuple[int, TokenEvent]] = deque()
         self._held: deque[Piece] = deque()
 
     @property
@@ -213,7 +213,7 @@ class _Voice:
         """Whether a stop string was met."""
         return self._finder.found
 
-    def say(self, token: TokenSampled, told: dict[str, Any]) -> Iterator[Piece]:
+    def say(self, token: TokenEvent, told: dict[str, Any]) -> Iterator[Piece]:
         """Takes a token, and gives what has waited long enough."""
         self.text += token.text
         self._unsaid.append((len(self.text), token))
@@ -240,7 +240,7 @@ class _Voice:
 
     def _piece(self, text: str, told: dict[str, Any]) -> Piece:
         self._went += len(text)
-        tokens: list[TokenSampled] = []
+        tokens: list[TokenEvent] = []
         while self._unsaid and self._unsaid[0][0] <= self._went:
             tokens.append(self._unsaid.popleft()[1])
         return Piece(text, told, self.num_tokens, tuple(tokens))
@@ -254,7 +254,7 @@ async def _speak(service: Service, call: Call, opening: Opening) -> AsyncGenerat
     async with aclosing(opening.events):
         while True:
             event = await _next(opening.events, call)
-            if isinstance(event, TokenSampled) and event.token_id in service.engine.end_ids:
+            if isinstance(event, TokenEvent) and event.token_id in service.engine.end_ids:
                 continue
             assert not isinstance(event, PromptRead)
             unread = isinstance(event, Finished) and event.reason == "length"

@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import Any
 
 from pillion.core import Verdict, verdict_json
-from pillion.runtime import TokenSampled
+from pillion.runtime import TokenEvent
 from pillion.serve.decide import ALLOW
 
 Decode = Callable[[Sequence[int]], str]
@@ -44,7 +44,7 @@ class Piece:
     text: str
     verdicts: Json
     num_read: int
-    tokens: tuple[TokenSampled, ...] = ()
+    tokens: tuple[TokenEvent, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Choice:
 
     prompt: Json = field(default_factory=dict[str, Any])
     text: str = ""
-    tokens: list[TokenSampled] = field(default_factory=list[TokenSampled])
+    tokens: list[TokenEvent] = field(default_factory=list[TokenEvent])
     end: Closed = field(default_factory=lambda: Closed("stop", {}, 0, 0))
 
     def add(self, part: Part) -> None:
@@ -231,7 +231,7 @@ class ChatShape(Shape):
             return {"delta": {"content": part.text}, "logprobs": self._logs(part.tokens)}
         return {"delta": {}, "logprobs": None}
 
-    def _logs(self, tokens: Sequence[TokenSampled]) -> Json | None:
+    def _logs(self, tokens: Sequence[TokenEvent]) -> Json | None:
         if not self.logprobs:
             return None
         content = [
@@ -266,7 +266,7 @@ class CompletionShape(Shape):
             return {"text": part.text, "logprobs": self._logs(index, part.tokens)}
         return {"text": "", "logprobs": None}
 
-    def _logs(self, index: int, tokens: Sequence[TokenSampled]) -> Json | None:
+    def _logs(self, index: int, tokens: Sequence[TokenEvent]) -> Json | None:
         if not self.logprobs:
             return None
         texts = [self.decode([token.token_id]) for token in tokens]

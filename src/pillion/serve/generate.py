@@ -40,7 +40,7 @@ def generate_routes(service: Service) -> APIRouter:
         turns = turns_of(body.messages)
         num_chars = sum(len(turn.content) for turn in turns)
         service.check_chars([num_chars], "messages")
-        ids = await service.encode(lambda: service.engine.encode_chat(turns), num_chars)
+        ids = await service.encode(lambda: service.engine.codec.encode_chat(turns), num_chars)
         text = "\n".join(f"{turn.role}: {turn.content}" for turn in turns)
         limit = body.max_completion_tokens or body.max_tokens
         top = (body.top_logprobs or 0) if body.logprobs else None
@@ -70,13 +70,13 @@ async def _read_prompt(service: Service, prompt: str | list[int]) -> tuple[Seque
     """Token ids and text of a prompt that came as one of the two."""
     engine = service.engine
     if isinstance(prompt, str):
-        return await service.encode(lambda: engine.encode(prompt, "raw"), len(prompt)), prompt
+        return await service.encode(lambda: engine.codec.encode(prompt, "raw"), len(prompt)), prompt
     try:
         check_ids(prompt, engine.vocab_size)
     except DataError as error:
         raise Refused(400, str(error), "invalid_value", "prompt") from error
     _max_tokens(service, len(prompt), None, "prompt")  # before all of them are made text
-    return prompt, await service.encode(lambda: engine.decode(prompt), len(prompt))
+    return prompt, await service.encode(lambda: engine.codec.decode(prompt), len(prompt))
 
 
 def _ask(
@@ -160,4 +160,4 @@ def _head(
 ) -> tuple[str, str, int, Decode, bool, bool]:
     """What is the same in all chunks of an answer."""
     id, now, dry_run = call_of(request.scope).id, int(time.time()), service.settings.dry_run
-    return id, body.model, now, service.engine.decode, logprobs, dry_run
+    return id, body.model, now, service.engine.codec.decode, logprobs, dry_run

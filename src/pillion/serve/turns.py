@@ -28,13 +28,13 @@ def encode_text(engine: Engine, text: Text, template: Template) -> Tokens:
         DataError: turns for a probe that reads none.
     """
     if isinstance(text, str):
-        return engine.encode(text, template)
+        return engine.codec.encode(text, template)
     if template == "raw":
         raise DataError(
             "A probe that was trained on raw texts reads no turns; give input (texts), or name "
             "other probes."
         )
-    return engine.encode_chat(text)
+    return engine.codec.encode_chat(text)
 
 
 def _turn(message: Message) -> Turn:

@@ -20,22 +20,18 @@ import torch
 
 from pillion.backends.checkpoint import read_checkpoint
 from pillion.backends.paged import PagedSettings
-from pillion.core import Conversation, Template, Tokens, Verdict
+from pillion.core import Event, Finished, PromptRead, TokenEvent, Verdict
 from pillion.errors import ConfigError, RunError
 from pillion.probe import Artefact
+from pillion.runtime.decoding import Detokenizer
 from pillion.runtime.engine import (
     Engine,
     EngineStats,
-    Event,
-    Finished,
-    PromptRead,
     Request,
-    TokenSampled,
     check_room,
     check_rows,
     chosen,
 )
-from pillion.runtime.language_model import Detokenizer
 from pillion.runtime.sampling import Sampling
 from pillion.vllm.inbox import Inbox
 from pillion.vllm.layout import Layout
@@ -77,7 +73,7 @@ class VllmEngine(Engine):
             raise ConfigError("Got no probe; vLLM is started with those that ride in it.")
         self._checkpoint = checkpoint = read_checkpoint(model, dtype)
         self.end_ids, self._allow_mismatch = checkpoint.end_ids, allow_mismatch
-        self.vocab_size = checkpoint.vocab_size
+        self.codec, self.vocab_size = checkpoint.codec, checkpoint.vocab_size
         check_probes(probes, checkpoint.identity, allow_mismatch)
         self._layout = Layout(probes, CPU)
         self._probes = {artefact.name: artefact for artefact in probes}
@@ -99,18 +95,6 @@ class VllmEngine(Engine):
     def probes(self) -> Mapping[str, Artefact]:
         """The probes that ride now, by name."""
         return dict(self._probes)
-
-    def encode(self, text: str, template: Template) -> Tokens:
-        """Token ids of a text, wrapped as the template says."""
-        return self._checkpoint.codec.encode(text, template)
-
-    def encode_chat(self, turns: Conversation) -> Tokens:
-        """Token ids of a conversation, up to where the answer begins."""
-        return self._checkpoint.codec.encode_chat(turns)
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of token ids, without special tokens."""
-        return self._checkpoint.codec.decode(token_ids)
 
     async def start(self) -> None:
         """Starts vLLM, which takes half a minute or more.
@@ -137,7 +121,7 @@ class VllmEngine(Engine):
     async def submit(self, request: Request) -> AsyncGenerator[Event]:
         """The events of one request; see `Engine.submit`."""
         check_room(request, self.identity.context_tokens, self.vocab_size)
-        probes, letters = list(self._probes.values()), Detokenizer(self._checkpoint.codec)
+        probes, letters = list(self._probes.values()), Detokenizer(self.codec)
         sampled, reason, began = 0, "length", False
         verdicts, read = dict[str, Verdict](), self._inbox.of(request.id)
         self._count(waiting=1)
@@ -159,7 +143,7 @@ class VllmEngine(Engine):
                         sampled += 1
                         text = letters.add(token, sampled == request.max_tokens)
                         self._count(generated_tokens=1)
-                        yield TokenSampled(token, text, verdicts, *_logprobs(token, logs, request))
+                        yield TokenEvent(token, text, verdicts, *_logprobs(token, logs, request))
             yield Finished("stop" if reason == "stop" else "length", verdicts)
         finally:
             self._inbox.drop(request.id)
