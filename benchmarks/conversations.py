@@ -7,7 +7,8 @@ Probes are trained three ways on the same rows: reading every token, reading the
 and that with rows put behind the shipped contexts. Each then reads the same rows alone and behind
 the contexts of `conversations.jsonl`, which are others than the shipped ones. Epoch and threshold
 are chosen on validation rows; what is measured are other rows of the training files, or with
-`--locked` the test rows.
+`--locked` the test rows. A result file a data set: `conversations-NAME.json` of a locked run, else
+`conversations-NAME-validation.json`.
 """
 
 from __future__ import annotations
@@ -49,9 +50,6 @@ WAYS: dict[str, FitSettings] = {
 
 BATCH_TOKENS = 1024
 """Padded tokens that are read in one go: a KV cache of the context is held for each row of them."""
-
-MAX_READ_TOKENS = 1000
-"""Contexts longer than this are not measured with probes that read them too: nothing is shared."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +238,7 @@ def in_contexts(run: Run, probes: dict[str, list[Fitted]]) -> Iterator[list[dict
     for context, turns in contexts().items():
         if run.options.contexts and context not in run.options.contexts:
             continue
-        if card.scope == "all" and too_long(run.model, turns):
+        if card.scope == "all" and length(run.model, turns) > run.options.max_read_tokens:
             continue
         every = [one for fitted in probes.values() for one in fitted]
         probs = said(run.model, run.split.measured, turns, every)
@@ -271,9 +269,9 @@ def rows_of(
     ]
 
 
-def too_long(model: LanguageModel, turns: Conversation) -> bool:
-    words = " ".join(turn.content for turn in turns)
-    return len(model.backend.encode(words, "raw")) > MAX_READ_TOKENS
+def length(model: LanguageModel, turns: Conversation) -> int:
+    """Tokens of what the turns say."""
+    return len(model.backend.encode(" ".join(turn.content for turn in turns), "raw"))
 
 
 def main() -> None:
@@ -288,6 +286,12 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, help="longer texts are left out")
     parser.add_argument("--positive-share", type=float, help="of a binary set, by leaving out rows")
     parser.add_argument("--num-contexts", type=int, help="of the shipped ones; default: all")
+    parser.add_argument(
+        "--max-read-tokens",
+        type=int,
+        default=1000,
+        help="contexts longer than this are not measured with probes that read them, too",
+    )
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--model", default="embedded")
@@ -297,19 +301,20 @@ def main() -> None:
         options.contexts = [ALONE, *options.contexts]
     model = LanguageModel.load(options.model)
     settings = {**vars(options), "contexts_sha256": shipped_contexts().sha256}
-    results: list[dict[str, Any]] = []
-    data: list[dict[str, str]] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in options.data:
             files = DATA_SETS[name]
-            data += [data_entry(path, "train and validation rows") for path in files.used]
+            data = [data_entry(path, "train and validation rows") for path in files.used]
             data += [data_entry(files.test, "test")] if options.locked else []
             split = split_of(files, model, options)
             run = Run(name, model, split, options, Path(folder) / name)
+            results: list[dict[str, Any]] = []
+            kind = name if options.locked else f"{name}-validation"
             for some in measure(run):  # hours: what is known is kept
                 results += some
+                seed = options.seeds[0]
                 write_result(
-                    "conversations", results, seed=options.seeds[0], settings=settings, data=data
+                    f"conversations-{kind}", results, seed=seed, settings=settings, data=data
                 )
 
 
