@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pillion.errors import DataError
+from pillion.backends.fake import FakeBackend
+from pillion.core import Scope, as_tokens
+from pillion.errors import ConfigError, DataError
 from pillion.evals.problem import Problem, drawn, open_problem
+from pillion.evals.states import States
 from pillion.evals.suite import DataSpec
 
 
@@ -106,3 +109,64 @@ def test_rows_with_labels_that_nobody_judged_are_refused(tmp_path: Path) -> None
     (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     with pytest.raises(DataError, match="labels that nobody judged"):
         open_problem("holes", DataSpec(train="r.jsonl", test="r.jsonl"), tmp_path, locked=True)
+
+
+TALK = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "first"},
+    {"role": "assistant", "content": "yes"},
+    {"role": "user", "content": "second"},
+]
+
+
+def talks(path: Path, with_answer: bool = True) -> None:
+    """Forty conversations, which end with an answer or not."""
+    lines = [
+        {
+            "messages": [*TALK, {"role": "assistant", "content": f"answer {n}"}][: 4 + with_answer],
+            "label": "ab"[n % 2],
+        }
+        for n in range(40)
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+
+
+def of_turns(folder: Path, scope: Scope, template: str = "chat") -> Problem:
+    return problem_of(folder, test=0.2, messages_column="messages", scope=scope, template=template)
+
+
+def test_methods_of_texts_read_the_turns_of_the_scope(tmp_path: Path) -> None:
+    talks(tmp_path / "train.jsonl")
+    wanted = {"last-user": "second", "user": "first\nsecond", "system": "Be brief."}
+    for scope, text in wanted.items():
+        assert set(of_turns(tmp_path, scope).train.texts) == {text}
+    answers = of_turns(tmp_path, "response").train
+    assert answers.texts == tuple(f"answer {n}" for n in answers.row_ids)
+    assert of_turns(tmp_path, "all").train.texts[0].startswith("system: Be brief.\nuser: first")
+
+
+def test_states_are_those_of_the_scope_and_are_kept_apart(tmp_path: Path) -> None:
+    talks(tmp_path / "train.jsonl")
+    backend = FakeBackend()
+    for scope in ("last-user", "all", "response"):
+        problem = of_turns(tmp_path, scope)
+        with States(backend, problem, tmp_path / "states", say=lambda _: None) as states:
+            lengths = states.source(problem.validation).lengths
+            rows = states.tokens(problem.validation)
+            every = states.every_token(problem.validation, states.layers).lengths
+        assert list(lengths) == [sum(map(len, as_tokens(row).ranges(scope))) for row in rows]
+        assert list(every) == [len(row) for row in rows]
+
+
+def test_rows_without_a_turn_of_the_scope_and_raw_texts_are_refused(tmp_path: Path) -> None:
+    talks(tmp_path / "train.jsonl")
+    with pytest.raises(DataError, match=r"train, row \d+ of those drawn: no turn of the tool"):
+        of_turns(tmp_path, "tool")
+    with pytest.raises(ConfigError, match="raw texts have no turns"):
+        of_turns(tmp_path, "user", "raw")
+
+
+def test_numbers_of_a_data_set_without_a_scope_are_what_they_were() -> None:
+    """Cells that were measured before there were scopes are not measured again."""
+    assert "scope" not in DataSpec(train="a", test=0.1).identity
+    assert DataSpec(train="a", test=0.1, scope="user").identity["scope"] == "user"

@@ -9,6 +9,7 @@ import typer
 
 from pillion.cli.app import Json, app, err, out, print_json, progress_bar
 from pillion.cli.places import check_file, check_folder
+from pillion.core import Scope
 
 bench = typer.Typer(
     help="Measure methods against each other, into result files.", no_args_is_help=True
@@ -49,6 +50,13 @@ def accuracy(
         int,
         typer.Option(min=0, help="Texts that a method's time is measured on; 0: no times."),
     ] = 20,
+    scope: Annotated[
+        Scope | None,
+        typer.Option(
+            help="Whose words are read in every data set, by probes and by methods of texts; "
+            "default: as the suite says."
+        ),
+    ] = None,
     page: Annotated[
         Path | None,
         typer.Option(help="Markdown page whose tables are written anew; plots go to plots/ there."),
@@ -87,6 +95,7 @@ def accuracy(
                 data=tuple(data or ()),
                 methods=tuple(method or ()),
                 times=times,
+                scope=scope,
                 locked=locked,
                 progress=bar,
                 say=err.print,

@@ -12,7 +12,7 @@ from pillion.data.contexts import (
     sample_contexts,
     shipped_contexts,
 )
-from pillion.data.examples import Origin, flat_text
+from pillion.data.examples import Origin, flat_text, said_in
 from pillion.data.labels import LabelSpace
 from pillion.data.layout import TableLayout
 from pillion.data.marks import Label, Marks, names_of
@@ -38,6 +38,7 @@ __all__ = [
     "names_of",
     "read_rows",
     "read_texts",
+    "said_in",
     "sample_contexts",
     "shipped_contexts",
     "split_validation",

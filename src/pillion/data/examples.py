@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
-from pillion.core import Text
+from pillion.core import Scope, Text, Turn
 from pillion.data.cells import Fault
 from pillion.data.label_cells import Numbered, cell_fault, spelled_out, to_labels
 from pillion.data.marks import Label
 from pillion.data.spelling import one_spelling
 from pillion.data.turn_labels import has_turn_labels, is_null, turn_fault
+from pillion.errors import DataError
 
 
 class Origin(NamedTuple):
@@ -134,6 +135,29 @@ def flat_text(text: Text) -> str:
     if isinstance(text, str):
         return text
     return "\n".join(f"{turn.role}: {turn.content}" for turn in text)
+
+
+def said_in(text: Text, scope: Scope) -> str:
+    """What a scope's turns say, one after the other; of `all` as `flat_text` has it.
+
+    Args:
+        text: a text by itself is the user's only turn.
+        scope: whose turns.
+
+    Raises:
+        DataError: no turn of the scope.
+    """
+    if scope == "all":
+        return flat_text(text)
+    turns = (Turn("user", text),) if isinstance(text, str) else text
+    role = {"last-user": "user", "response": "assistant"}.get(scope, scope)
+    own = [turn.content for turn in turns if turn.role == role]
+    if not own:
+        raise DataError(
+            f"no turn of the {role} is there, which the scope {scope!r} reads; give such a turn, "
+            "or read another scope."
+        )
+    return own[-1] if scope in ("last-user", "response") else "\n".join(own)
 
 
 def plain_turns(text: Text) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pillion.backends import Backend, load_backend
+from pillion.core import Scope
 from pillion.errors import Interrupted, unknown_name
 from pillion.evals.baselines import Workplace, make_method
 from pillion.evals.cells import Entry, digest, fitted_cells, unused_cell
@@ -35,6 +36,7 @@ class RunSettings:
         data: names of data sets; empty for all.
         methods: names of methods; empty for all.
         times: texts a method's time is measured on; 0 leaves times as they are.
+        scope: whose words are read in every data set; None: as the suite says.
         locked: read test rows, too. Without it no test row is read, and all numbers are of
             validation rows.
         progress: told of long work.
@@ -47,6 +49,7 @@ class RunSettings:
     data: Sequence[str] = ()
     methods: Sequence[str] = ()
     times: int = 20
+    scope: Scope | None = None
     locked: bool = False
     progress: Progress = silent
     say: Callable[[str], object] = print
@@ -111,7 +114,10 @@ def bench_accuracy(suite: Suite, settings: RunSettings) -> list[Path]:
 def _bench_data(
     suite: Suite, settings: RunSettings, backend: Backend, name: str, entries: Sequence[Entry]
 ) -> Path:
-    problem = open_problem(name, suite.data[name], settings.root, locked=settings.locked)
+    spec = suite.data[name]
+    if settings.scope is not None:
+        spec = spec.model_copy(update={"scope": settings.scope})
+    problem = open_problem(name, spec, settings.root, locked=settings.locked)
     for note in problem.notes:
         settings.say(f"{name}: {note}")
     where = settings.states_folder / name

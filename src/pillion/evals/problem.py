@@ -13,18 +13,18 @@ from typing import Literal, TypeVar
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-from pillion.core import Text
+from pillion.core import Scope, Text
 from pillion.data import (
     Label,
     LabelSpace,
     Rows,
     TableLayout,
-    flat_text,
     read_rows,
+    said_in,
     split_validation,
 )
 from pillion.data.labels import Task
-from pillion.errors import DataError, unknown_name
+from pillion.errors import ConfigError, DataError, unknown_name
 from pillion.evals.suite import DataSpec
 
 PartName = Literal["train", "validation", "test"]
@@ -45,7 +45,7 @@ class Part:
 
     Attributes:
         name: `train`, `validation` or `test`.
-        texts: one a row; of a conversation the turns one after the other.
+        texts: one a row: what the data set's scope reads; of `all` the turns one after the other.
         targets: as `LabelSpace.encode` gives them.
         store: which rows keep their states together: `train`, `validation` or `test`.
         row_ids: the rows of that store which these are.
@@ -135,8 +135,14 @@ def open_problem(name: str, spec: DataSpec, root: Path, *, locked: bool) -> Prob
 
     Raises:
         DataError: a file, text or label that cannot be used.
-        ConfigError: a label whose recall is wanted and which the data set does not have.
+        ConfigError: a label whose recall is wanted and which the data set does not have, or a scope
+            of turns for raw texts.
     """
+    if spec.scope != "all" and spec.template == "raw":
+        raise ConfigError(
+            f"Data set {name!r} reads the scope {spec.scope!r}, and raw texts have no turns; give "
+            "it the template chat."
+        )
     rows = {"train": _rows(spec.train, spec, root)}
     for split in ("validation", "test") if locked else ("validation",):
         source = getattr(spec, split)
@@ -207,11 +213,18 @@ def _parts(
 
     def part(name: PartName) -> Part:
         store, rows = chosen[name]
-        texts = tuple(flat_text(stores[store][row]) for row in rows)
+        texts = tuple(_said(stores[store][row], spec.scope, store, int(row) + 1) for row in rows)
         return Part(name, texts, ids[store][rows], store, rows)
 
     test = part("test") if locked else None
     return (part("train"), part("validation"), test), tuple(notes)
+
+
+def _said(text: Text, scope: Scope, store: PartName, number: int) -> str:
+    try:
+        return said_in(text, scope)
+    except DataError as error:
+        raise DataError(f"{store}, row {number} of those drawn: {error}") from error
 
 
 def _groups(rows: Rows, spec: DataSpec) -> Int[np.ndarray, " row"]:

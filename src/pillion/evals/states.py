@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pillion.backends import Backend
 from pillion.cache import CacheReader
-from pillion.core import Template
+from pillion.core import Scope, Template
 from pillion.core.batching import batches_by_length
 from pillion.errors import ConfigError, DataError
 from pillion.evals.problem import Part, PartName, Problem
@@ -43,7 +43,8 @@ class States:
     Args:
         backend: the model.
         problem: whose texts.
-        folder: where states are kept, `train`, `validation` and `test` below it.
+        folder: where states are kept, `train`, `validation` and `test` below it, or those names
+            with the scope.
         progress: told of every batch.
         say: told how large states are before any is written.
 
@@ -101,7 +102,7 @@ class States:
         at = (part.store, wanted)
         if at not in self._sources:
             self._extract(part.store)
-            reader = CacheReader(self.folder / part.store, wanted)
+            reader = CacheReader(self._kept_in(part.store), wanted)
             self._sources[at] = CachedSource(self._opened.enter_context(reader))
         return SelectedRows(self._sources[at], part.row_ids)
 
@@ -125,20 +126,34 @@ class States:
         at = (part.name, template or own)
         if at not in self._last:
             last = (self.backend.identity.num_layers,)
-            if at[1] == own and set(last) <= set(self.layers):
-                source = self.source(part, last)
+            if at[1] == own:
+                source = self.every_token(part, last)
             else:
                 source = LiveSource(self.backend, self.tokens(part, at[1]), last)
             found = pooled(source, "last", self.progress)
             self._last[at] = torch.from_numpy(found[:, 0])
         return self._last[at]
 
+    def every_token(self, part: Part, layers: Sequence[int]) -> StateSource:
+        """The states of all tokens, whatever the scope; live where they are not kept."""
+        if self.problem.spec.scope == "all" and set(layers) <= set(self.layers):
+            return self.source(part, layers)
+        return LiveSource(self.backend, self.tokens(part), layers)
+
+    def _kept_in(self, store: PartName) -> Path:
+        scope = self.problem.spec.scope
+        return self.folder / (store if scope == "all" else f"{store}-{scope}")
+
     def _store_tokens(self, store: PartName, template: Template) -> Sequence[Sequence[int]]:
         at = (store, template)
         if at not in self._tokens:
-            texts, how = self.problem.stores[store], self.problem.spec.on_too_long
+            texts, spec = self.problem.stores[store], self.problem.spec
+            # Another template than the data set's shows a model the texts in its own way.
+            scopes: list[Scope] = [spec.scope] if template == spec.template else []
             try:
-                self._tokens[at] = encode_rows(self.backend, texts, template, how)
+                self._tokens[at] = encode_rows(
+                    self.backend, texts, template, spec.on_too_long, scopes=scopes
+                )
             except DataError as error:
                 raise DataError(f"{self.problem.name}, {store}: {error}") from error
         return self._tokens[at]
@@ -150,11 +165,12 @@ class States:
             self.backend,
             tokens,
             self.layers,
-            self.folder / store,
+            self._kept_in(store),
             spec.template,
             spec.on_too_long,
             self.progress,
             lambda sentence: self.say(f"{self.problem.name} {store}: {sentence}"),
+            spec.scope,
         )
         source.reader.close()
 

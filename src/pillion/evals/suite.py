@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from pillion.core import OnTooLong, Template
+from pillion.core import OnTooLong, Scope, Template
 from pillion.core.yaml_text import load_yaml
 from pillion.errors import ConfigError, unknown_name
 
@@ -49,6 +49,8 @@ class DataSpec(Strict):
         response_column: column of the answers to them.
         positive: which of two labels is the positive one; None to tell by their names.
         template: how the model is shown a text.
+        scope: whose words are read, by probes as states and by methods of texts as text; other
+            scopes than `all` want the template `chat`.
         on_too_long: what happens to a text beyond the context window.
         layers: those whose states are extracted; None for all, embeddings included.
         max_train_rows: rows of `train` that are drawn at random, validation included.
@@ -68,6 +70,7 @@ class DataSpec(Strict):
     response_column: str | None = None
     positive: str | None = None
     template: Template = "raw"
+    scope: Scope = "all"
     on_too_long: OnTooLong = "error"
     layers: tuple[int, ...] | None = None
     max_train_rows: int | None = Field(default=None, ge=2)
@@ -81,6 +84,7 @@ class DataSpec(Strict):
         """What numbers depend on; without conversations it is what it was before there were any."""
         names = ("messages_column", "prompt_column", "response_column")
         unused = {name for name in names if getattr(self, name) is None}
+        unused |= {"scope"} if self.scope == "all" else set[str]()
         return self.model_dump(exclude={"recalls", *unused})
 
 

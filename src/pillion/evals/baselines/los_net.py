@@ -23,7 +23,7 @@ from pillion.core.batching import batches_by_length
 from pillion.evals.baselines.base import Method, Outcome, Serving, Settings, Workplace
 from pillion.evals.baselines.finetune import Rates, described, finetune, long_enough, predict
 from pillion.evals.problem import Part
-from pillion.extract import LiveSource, Progress, StateSource
+from pillion.extract import Progress, StateSource
 
 READ_TOKENS = 2048
 UNEMBED_TOKENS = 128
@@ -149,11 +149,7 @@ class LosNet(Method):
         """One a row; another way to find what is read of a row overrides it."""
         states, backend = place.states, place.states.backend
         last, tokens = (backend.identity.num_layers,), states.tokens(part)
-        source: StateSource
-        if set(last) <= set(states.layers):
-            source = states.source(part, last)
-        else:
-            source = LiveSource(backend, tokens, last)
+        source = states.every_token(part, last)
         starts = [
             self._start(backend, text, row) for text, row in zip(part.texts, tokens, strict=True)
         ]
