@@ -136,3 +136,25 @@ def test_output_that_cannot_be_written_is_one_sentence() -> None:
     assert child.returncode == 1
     (line,) = child.stderr.decode().splitlines()
     assert line.startswith("pillion: No space is left where the output goes")
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("pillion ca", ["calibrate"]),
+        ("pillion train --multi", ["--multi-label"]),
+        ("pillion train --template ", ["raw", "chat"]),
+    ],
+)
+def test_a_shell_completes_verbs_options_and_choices(
+    run: Run, monkeypatch: pytest.MonkeyPatch, words: str, offered: list[str]
+) -> None:
+    monkeypatch.setenv("_PILLION_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+    ran = run()
+    assert ran.code == 0 and sorted(ran.out.split()) == sorted(offered)
+
+
+def test_completion_is_installed_by_an_option_of_the_program(run: Run) -> None:
+    assert "--install-completion" in run("--help").out

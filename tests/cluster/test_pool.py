@@ -169,3 +169,47 @@ def test_units_get_smaller_towards_the_end_and_hold_every_shard_once() -> None:
         sizes = [len(unit) for unit in units]
         assert sizes == sorted(sizes, reverse=True)
         assert sizes[:1] in ([], [1], [3], [4]) and sizes[-1:] in ([], [1])
+
+
+class Starting(FakeRay):
+    """Workers (by number) that die before their first answer; the run may not go on for ever."""
+
+    def __init__(self, dead_at_start: set[int], cores: int = 1, most: int = 30) -> None:
+        super().__init__(cores)
+        self.dead, self.most = dead_at_start, most
+
+    def _start(self, *words: str) -> Any:
+        assert self.started < self.most, "workers are started without end"
+        return super()._start(*words)
+
+
+def test_workers_that_never_start_end_the_run() -> None:
+    """They were asked for again without end."""
+    ray = Starting(set(range(1, 100)))
+    with pytest.raises(RunError, match="Workers cannot be started"):
+        run(ray, 3)
+    assert ray.started == 4
+
+
+def test_a_worker_that_starts_wipes_out_those_that_did_not() -> None:
+    """Three failed starts, one that works and is lost, and three more: no four in a row."""
+    ray = Starting({1, 2, 3, 5, 6, 7})
+    ray.dies = lambda number, unit: number == 4 and unit == 0
+    assert run(ray, 2)[0] == [0, 2]
+    assert ray.started == 8
+
+
+def test_what_a_lost_worker_had_is_done_next() -> None:
+    """Put behind all others, a unit that kills its workers would be told at the end of the run."""
+    ray = FakeRay(cores=1, dies=lambda number, _: number == 1)
+    assert run(ray, 4)[0] == [0, 2, 4, 6]
+
+
+def test_an_error_of_the_work_ends_the_run_and_is_not_taken_for_a_lost_worker() -> None:
+    def fail(_: Backend | None, unit: int) -> tuple[int, int]:
+        raise Failed("first line\nValueError: the work is wrong.")
+
+    ray = FakeRay(cores=1)
+    with pytest.raises(RunError, match=r"A worker failed \(ValueError: the work is wrong\)"):
+        list(Crew(ray, "fake").run(fail, range(3)))
+    assert ray.started == 1 and ray.killed == 0

@@ -97,6 +97,14 @@ def test_spellings_of_one_label_are_one_label_and_it_is_said(
     assert re.search(said, rows.notes[0])
 
 
+def test_a_label_that_reads_like_an_empty_cell_is_told() -> None:
+    """numpy makes the word `nan` of a missing value among strings, and it became a class."""
+    labels = np.array(["a", float("nan"), "b"])
+    (note,) = Rows.of(["x", "y", "z"], labels, "memory").notes
+    assert note.startswith("memory: Label 'nan' (row 2) reads like an empty cell")
+    assert not Rows.of(["x", "y"], ["none", "na"], "memory").notes
+
+
 @pytest.mark.parametrize("labels", [("001", "1"), ("1.5", "1.50"), ("a b", "ab")])
 def test_labels_that_differ_otherwise_stay_two(tmp_path: Path, labels: tuple[str, ...]) -> None:
     rows = column(tmp_path, *labels)

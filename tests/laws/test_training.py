@@ -12,6 +12,7 @@ import torch
 
 from pillion.backends.fake import FakeBackend
 from pillion.cache import Workspace
+from pillion.core import Shape
 from pillion.errors import ConfigError, DataError, Interrupted, StateError, StorageError
 from pillion.extract import CachedSource, LiveSource, StateSource, extract
 from pillion.extract.source import Batch
@@ -20,6 +21,8 @@ from pillion.probe import AGGREGATORS, Network
 from pillion.probe.task import Task
 from pillion.train import Examples, ProbeConfig, Trained, TrainSettings, evaluate_source, train
 from pillion.train.evaluate import validate
+from pillion.train.learner import Learner, Part
+from pillion.train.order import epoch_batches
 from tiny_models import SMALL
 
 LAYERS = (0, 1, 3)
@@ -307,3 +310,89 @@ def test_a_run_needs_a_configuration_and_a_label_a_row() -> None:
         run([])
     with pytest.raises(DataError, match="39 labels for 40 rows"):
         Examples(live().source, np.zeros(39, dtype=np.int64))
+
+
+def test_a_checkpoint_of_the_same_rows_under_other_labels_is_refused(tmp_path: Path) -> None:
+    """It went on with the labels of before, in silence."""
+    run([config()], checkpoint=tmp_path)
+    examples = live()
+    turned = Examples(examples.source, 1 - examples.targets)
+    with pytest.raises(ConfigError, match="of other data"):
+        train(turned, live(20, seed=1), "binary", 2, [config()], SETTINGS, checkpoint=tmp_path)
+    held = live(20, seed=1)
+    other = Examples(held.source, 1 - held.targets)
+    with pytest.raises(ConfigError, match="of other data"):
+        train(live(), other, "binary", 2, [config()], SETTINGS, checkpoint=tmp_path)
+
+
+def test_every_epoch_has_its_own_order_and_holds_every_row() -> None:
+    lengths = [length % 7 + 1 for length in range(60)]
+    orders = [epoch_batches(lengths, 8, seed, epoch) for seed in (0, 1) for epoch in range(3)]
+    for order in orders:
+        assert sorted(row for batch in order for row in batch) == list(range(60))
+    assert len({str(order) for order in orders}) == 6
+    members = [{frozenset(batch) for batch in order} for order in orders[:3]]
+    assert members[0] != members[1] != members[2]
+
+
+def one_step(learner: Learner, step: int, **weights: Any) -> Part:
+    """Two rows of random states, the same whatever the step."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(3, 2, 40, 16, generator=generator)
+    mask = torch.ones(2, 40, dtype=torch.bool)
+    part = Part(hidden, mask, None, torch.tensor([0.0, 1.0]), 0.5)
+    learner.accumulate(part, "binary", torch.ones(2), step)
+    return part
+
+
+def test_each_step_drops_other_tokens() -> None:
+    """One seed for all steps would never show a probe the tokens that it drops."""
+
+    def gradient(step: int) -> torch.Tensor:
+        learner = Learner.start(config(token_dropout=0.5), Shape(3, 16, 1), torch.device("cpu"))
+        one_step(learner, step)
+        return torch.cat(
+            [p.grad.flatten() for p in learner.network.parameters() if p.grad is not None]
+        )
+
+    assert torch.equal(gradient(0), gradient(0))
+    assert not torch.equal(gradient(0), gradient(1))
+
+
+def test_the_weights_that_are_kept_are_a_running_mean_of_those_of_the_steps() -> None:
+    learner = Learner.start(config(), Shape(3, 16, 1), torch.device("cpu"))
+    mean = [p.detach().clone() for p in learner.network.parameters()]
+    for step in range(1, 31):
+        one_step(learner, step)
+        learner.step(1.0)
+        kept = min(0.998, step / (step + 9))
+        now = learner.network.parameters()
+        mean = [kept * m + (1 - kept) * n.detach() for m, n in zip(mean, now, strict=True)]
+    learner.note({}, 0.7)
+    for wanted, got, now in zip(
+        mean, learner.best.values(), learner.network.parameters(), strict=True
+    ):
+        torch.testing.assert_close(got, wanted)
+        assert not torch.allclose(got, now, atol=1e-4)
+
+
+def test_each_member_learns_from_a_loss_of_its_own() -> None:
+    """On one loss of their mean, members would share a gradient and end as one."""
+    learner = Learner.start(config(members=3), Shape(3, 16, 1), torch.device("cpu"))
+    part = one_step(learner, 0)
+    with torch.no_grad():
+        losses = part.losses(learner.network, "binary", torch.ones(2))
+        votes = learner.network.votes(part.hidden, part.mask)
+    assert losses.shape == (3, 2)
+    each = [
+        torch.nn.functional.binary_cross_entropy_with_logits(
+            vote[:, 0], part.targets, reduction="none"
+        )
+        for vote in votes
+    ]
+    torch.testing.assert_close(losses, torch.stack(each))
+    assert learner.loss_sum == pytest.approx(float(losses.mean()), rel=1e-5)
+    together = torch.nn.functional.binary_cross_entropy_with_logits(
+        votes.mean(0)[:, 0], part.targets
+    )
+    assert abs(float(losses.mean()) - float(together)) > 1e-6

@@ -361,3 +361,43 @@ def test_a_fake_is_read_like_any_other() -> None:
     with watch(backend, [make_artefact("p", backend.identity)]) as reading:
         backend.forward(torch.tensor([[1, 2, 3]]), torch.ones(1, 3, dtype=torch.bool))
     assert len(labels(reading)) == 1
+
+
+@torch.no_grad()
+def test_rows_that_beam_search_moves_take_the_prompts_verdicts_along(
+    model: Any, probe: Artefact
+) -> None:
+    backend = TransformersBackend(model)
+    cache, ids = backend.new_cache(), torch.cat([IDS, IDS.flip(1)])
+    with attach(model, probe) as reading:
+        model(ids, **{backend.cache_word: cache})
+        before = [v["p"].probs["yes"] for v in reading.prompt_verdicts()]
+        assert abs(before[0] - before[1]) > 1e-3
+        cache.reorder_cache(torch.tensor([1, 0]))
+        assert [v["p"].probs["yes"] for v in reading.prompt_verdicts()] == before[::-1]
+        model(ids[:, :1], **{backend.cache_word: cache})
+        after = [v["p"].probs["yes"] for v in reading.prompt_verdicts()]
+    assert after == pytest.approx(before[::-1], abs=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("first", [1, 4])
+def test_a_state_that_is_not_finite_is_told_by_its_place_in_the_whole_sequence(
+    model: Any, probe: Artefact, first: int
+) -> None:
+    """In a later chunk or step it was told by its place in that chunk."""
+    backend = TransformersBackend(model)
+    cache, bad = backend.new_cache(), 5
+
+    def spoil(_: Any, args: tuple[Any, ...], out: Any) -> Any:
+        return out.masked_fill((args[0] == int(IDS[0, bad]))[..., None], float("nan"))
+
+    assert int((IDS[0] == IDS[0, bad]).sum()) == 1
+    hook = model.get_input_embeddings().register_forward_hook(spoil)
+    try:
+        with attach(model, probe):
+            model(IDS[:, :first], **{backend.cache_word: cache})
+            with pytest.raises(StateError, match=f"not finite at token {bad} of row 0"):
+                model(IDS[:, first:], **{backend.cache_word: cache})
+    finally:
+        hook.remove()

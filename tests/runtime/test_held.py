@@ -129,3 +129,34 @@ def test_an_engine_reads_exactly_however_many_layers_wait(
             wanted = offline(probe, states[:, : len(ids)])
             assert distance(probs_of(first.verdicts[probe.name], probe), wanted) < 1e-4, probe.name
     assert takes
+
+
+def test_what_waits_is_full_once_it_is_as_large_as_it_may_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Were it never full, every layer of a long prompt would lie in memory at once."""
+    monkeypatch.setattr(held, "HELD_BYTES", 2 * STATE)
+    waiting, state = Held(torch.device("cpu"), 4), torch.zeros(1, TOKENS, DIM)
+    assert [waiting.add(layer, state) for layer in (3, 5)] == [False, True]
+    assert waiting.num_bytes == 2 * STATE and waiting
+    layers, states = waiting.take()
+    assert layers == (3, 5) and states.shape == (2, 1, TOKENS, DIM)
+    assert not waiting and waiting.num_bytes == 0
+    assert waiting.holds(4) and not waiting.holds(5)
+
+
+def test_no_more_layers_wait_in_a_pass_than_may(
+    backend: TransformersBackend, every: list[Artefact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held, "HELD_BYTES", 2 * STATE)
+    monkeypatch.setattr(Held, "holds", lambda *_: True)
+    sizes, take = list[int](), Held.take
+
+    def noted(self: Held) -> Any:
+        sizes.append(self.num_bytes)
+        return take(self)
+
+    monkeypatch.setattr(Held, "take", noted)
+    with torch.no_grad(), attach(backend.model, every):
+        backend.model(torch.tensor([random_ids(TOKENS)], device=DEVICE))
+    assert len(sizes) > 1 and max(sizes) <= 2 * STATE

@@ -126,3 +126,9 @@ def test_a_place_that_cannot_be_written_is_named(
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="run the same command again"):
         lines_of(job, rows, tmp_path / "file" / "work")
+
+
+def test_names_of_shards_tell_where_rows_end() -> None:
+    """The same tokens cut into other rows have other verdicts; they had one name."""
+    names = [cut(rows, "key")[0].name for rows in ([[1, 2], [3]], [[1], [2, 3]], [[1, 2, 3]])]
+    assert len(set(names)) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 
 from pillion.backends.fake import FakeBackend
+from pillion.core import Shape
 from pillion.extract import LiveSource, pooled_states
+from pillion.probe import Artefact, build, make_settings
 from pillion.select import (
     LayerRow,
     LayerSet,
@@ -23,6 +26,7 @@ from pillion.select import (
     smallest_good,
     study_layers,
 )
+from pillion.select.weights import learned_weights
 
 LAYERS, ROWS, DIM = 12, 120, 8
 
@@ -138,3 +142,34 @@ def test_rows_are_drawn_in_the_same_random_order_every_time() -> None:
     assert len(set(sample(50, 20).tolist())) == 20
     assert sorted(sample(5, 20).tolist()) == list(range(5))
     assert sample(50, 50).tolist() != list(range(50))
+
+
+def test_a_layers_weight_is_the_mean_over_the_heads_of_a_gate() -> None:
+    """Of the first head alone, what the others read would be called unread."""
+    backend = FakeBackend()
+    network = build("gate", Shape(4, backend.identity.dim, 1), make_settings("gate", num_heads=3))
+    facts: dict[str, Any] = {"probe": "gate", "settings": {"num_heads": 3}, "task": "binary"}
+    facts |= {"labels": ("no", "yes"), "layers": (0, 1, 2, 3), "template": "raw", "seed": 0}
+    facts |= {"data": {"sha256": "", "path": "-", "num_rows": 1, "split": "-"}}
+    gate = Artefact.of(
+        "g", network, model=backend.identity, training={}, metrics={}, scope="all", **facts
+    )
+    rows = [backend.encode(text, "raw") for text in ("a word", "another, longer one")]
+    found = list(learned_weights(backend, gate, rows).values())
+    wanted = torch.zeros(4, 3)
+    for ids in rows:
+        hidden = LiveSource(backend, [ids], (0, 1, 2, 3)).read_batch([0])[0]
+        mask = torch.ones(1, len(ids), dtype=torch.bool)
+        tap = network.tap()
+        assert tap is not None
+        scale = network.settings.normalise
+        values = (
+            hidden * (hidden.square().mean(-1, keepdim=True) + 1e-6).rsqrt() if scale else hidden
+        )
+        columns = torch.einsum("lbtd,ldk->lbtk", values, tap.per_layer)
+        shared = values @ tap.shared
+        both = torch.cat([columns, shared], -1)[..., : 2 * network.num_heads]
+        wanted += network._weights(both, mask)[1][:, 0]
+    wanted /= len(rows)
+    assert (wanted.max(1).values - wanted.min(1).values).max() > 1e-3
+    torch.testing.assert_close(torch.tensor(found), wanted.mean(1), atol=1e-4, rtol=1e-3)

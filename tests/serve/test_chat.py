@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from client import CHAT, application, ask, chat, refusal, settings, streamed, text_of
+from client import CHAT, COMPLETE, application, ask, chat, refusal, settings, streamed, text_of
 from scripted import ScriptedEngine
 from starlette.testclient import TestClient
 
@@ -303,3 +303,20 @@ def test_an_answer_without_probes_has_empty_verdicts() -> None:
     with application(PlainEngine(FakeBackend())) as client:
         body = ask(client, max_tokens=3)
     assert body["verdicts"] == {"prompt": {}, "response": {}, "response_tokens": 2}
+
+
+def test_a_chat_that_names_no_limit_gets_what_the_server_gives() -> None:
+    engine = ScriptedEngine(words=["w "] * 40)
+    with application(engine, settings(limits=Limits(output_tokens=7))) as client:
+        body = client.post(CHAT, json=chat()).json()
+    assert engine.submitted[0].max_tokens == 7
+    assert body["usage"]["completion_tokens"] == 7
+    assert body["choices"][0]["finish_reason"] == "length"
+
+
+def test_answers_to_all_prompts_together_have_a_limit() -> None:
+    with application(ScriptedEngine(), settings(limits=Limits(choices=4))) as client:
+        body = {"model": "m", "prompt": ["one", "two"], "max_tokens": 1}
+        assert len(client.post(COMPLETE, json=body | {"n": 2}).json()["choices"]) == 4
+        refused = client.post(COMPLETE, json=body | {"n": 3})
+    assert refused.status_code == 400 and "wants 6 answers" in refused.json()["error"]["message"]

@@ -101,3 +101,22 @@ def test_an_escalation_on_a_response_stops_it() -> None:
 def test_the_longest_hold_back_counts_and_one_closed_policy_closes() -> None:
     assert hold_back([BLOCK, STOP, ASK]) == 3 and hold_back([BLOCK]) == 0
     assert fails_closed([STOP, ASK]) and not fails_closed([STOP, BLOCK])
+
+
+def test_a_note_and_a_block_on_one_probe_tell_the_block() -> None:
+    """They told `annotate`, though the prompt was blocked."""
+    note = Annotate(probe="p", action="annotate")
+    for policies in ([note, BLOCK], [BLOCK, note]):
+        outcome = decide(policies, both(0.9, 0.1))
+        assert outcome.act is BLOCK and outcome.decisions == {"p": "block", "q": "allow"}
+    other = Annotate(probe="q", action="annotate")
+    assert decide([other, BLOCK], both(0.9, 0.9)).decisions == {"p": "block", "q": "annotate"}
+    assert decide([note], both(0.9, 0.9)).decisions["p"] == "annotate"
+
+
+def test_a_judge_of_a_response_is_left_alone_up_to_the_number_of_tokens() -> None:
+    late = ASK.model_copy(update={"on": "response", "after_tokens": 5})
+    assert decide([late], both(0.5, 0.0), num_tokens=4).ask is None
+    assert decide([late], both(0.5, 0.0), num_tokens=5).ask is late
+    assert decide([late], {}, {late: "failed"}, num_tokens=4).act is None
+    assert decide([late], {}, {late: "failed"}, num_tokens=5).act is late

@@ -302,3 +302,14 @@ def test_a_dry_run_only_writes_down_what_it_would_have_done(
     told = [r.facts for r in caplog.records if r.message == "policy"]  # type: ignore[attr-defined]
     assert [one["action"] for one in told] == ["block", "escalate", "stop"]
     assert all(one["dry_run"] for one in told)
+
+
+def test_what_is_held_back_of_a_stop_string_goes_with_the_unread_token() -> None:
+    """The token that nobody could read began a stop string: its letters came out at the end."""
+    engine = ScriptedEngine(words=("a", "STO"))
+    with application(engine, policies(STOP)) as client:
+        ids = [1] * (engine.identity.context_tokens - 2)
+        body = {"model": "m", "prompt": ids, "max_tokens": 2, "stop": ["STOP"]}
+        engine.words = ("a", "STO", *["c"] * 600)
+        done = client.post(COMPLETE, json=body).json()
+    assert done["choices"][0]["text"] == "a"

@@ -53,7 +53,6 @@ app = typer.Typer(
     name="pillion",
     cls=Verbs,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,
     context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
 )

@@ -14,6 +14,11 @@ from pillion.errors import DataError
 
 _WHOLE = re.compile(r"([+-]?\d+)\.0+")
 _NUM_NAMED = 5
+_EMPTY_WORDS = frozenset({"nan", "<na>", "nat", "null"})
+_EMPTY = (
+    "Label {!r} (row {}) reads like an empty cell that has become a word; where it is one, leave "
+    "such rows out."
+)
 
 
 def one_spelling(labels: Sequence[Label], rows: Sequence[int]) -> tuple[list[Label], list[str]]:
@@ -36,9 +41,11 @@ def one_spelling(labels: Sequence[Label], rows: Sequence[int]) -> tuple[list[Lab
     changed = [
         names for names in spellings.values() if len(names) > 1 or taken[names[0]] != names[0]
     ]
+    empty = [name for name in counts if name.strip().casefold() in _EMPTY_WORDS]
+    told = [_EMPTY.format(name, first_rows[name]) for name in empty[:1]]
     if not changed:
-        return list(labels), []
-    notes = [_note(names, taken[names[0]], first_rows) for names in changed[:_NUM_NAMED]]
+        return list(labels), told
+    notes = told + [_note(names, taken[names[0]], first_rows) for names in changed[:_NUM_NAMED]]
     if len(changed) > _NUM_NAMED:
         notes.append(f"... and {len(changed) - _NUM_NAMED} more labels with several spellings.")
     return [_renamed(label, taken.__getitem__) for label in labels], notes

@@ -19,7 +19,7 @@ class Outcome:
     """What is to be done about a text.
 
     Attributes:
-        decisions: probe -> `allow`, `abstain`, or the action of its first policy that applies.
+        decisions: probe -> `allow`, `abstain`, `annotate`, or the action that is followed.
         act: the policy to follow: block, stop or route; an escalation that its judge agreed to.
         ask: an escalation whose judge has to be asked before anything can be said.
     """
@@ -54,7 +54,8 @@ def decide(
             if said[policy] == "no" or (said[policy] == "failed" and policy.fail == "open"):
                 continue
             action = "block" if policy.on == "prompt" else "stop"
-        decisions.setdefault(policy.probe, action)
+        # What is done says more than a note: of both on one probe it is told.
+        decisions[policy.probe] = action
         if not isinstance(policy, Annotate):
             return Outcome(_all(verdicts, decisions), act=policy)
     return Outcome(_all(verdicts, decisions))
