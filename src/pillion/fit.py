@@ -39,7 +39,13 @@ from pillion.extract import (
 )
 from pillion.metrics import evaluate
 from pillion.probe import Artefact
-from pillion.runtime import LanguageModel, encode_rows, place_rows, taken_contexts
+from pillion.runtime import (
+    LanguageModel,
+    encode_rows,
+    place_rows,
+    taken_contexts,
+    with_canaries,
+)
 from pillion.select import MAX_ROWS, Targets, choose_layers, sample
 from pillion.train import (
     FEW_ROWS,
@@ -164,7 +170,9 @@ def fit(
         )
         facts = _facts(model, rows, validation, training, settings, space)
         facts["data"] |= told
-        fitted = [Fitted(_artefact(one, held_out, facts, times), one) for one in trained]
+        artefacts = [_artefact(one, held_out, facts, times) for one in trained]
+        kept = with_canaries(model, artefacts)
+        fitted = [Fitted(*pair) for pair in zip(kept, trained, strict=True)]
     return sorted(fitted, key=_rank)
 
 

@@ -99,3 +99,23 @@ def test_inspect_shows_the_card(run: Run, probe: Path) -> None:
     shown = run("inspect", probe).out
     assert "weights_sha256" in shown and "parameters" in shown
     assert "lovely" not in shown
+
+
+def test_check_runs_the_canaries_first(run: Run, probe: Path, tmp_path: Path) -> None:
+    words = ("predict", "--text", "a day", "--model", "fake", "--check", "--probe")
+    assert run(*words, probe).code == 0
+    card = json.loads((probe / "card.json").read_text())
+    assert len(card["canaries"]["texts"]) == 8
+
+    shutil.copytree(probe, tmp_path / "odd")
+    for one in card["canaries"]["texts"]:
+        one["logits"] = [value + 3 for value in one["logits"]]
+    (tmp_path / "odd" / "card.json").write_text(json.dumps(card))
+    ran = run(*words, tmp_path / "odd")
+    assert ran.code == 2 and "'odd' does not say here what it said" in ran.err
+    assert run(*words[:-2], "--probe", tmp_path / "odd").code == 0
+
+    del card["canaries"]
+    (tmp_path / "odd" / "card.json").write_text(json.dumps(card))
+    ran = run(*words, tmp_path / "odd")
+    assert ran.code == 0 and "no canaries on its card" in ran.err.replace("\n", " ")

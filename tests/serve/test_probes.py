@@ -10,8 +10,11 @@ from client import application, ask, refusal, settings
 from starlette.testclient import TestClient
 
 from pillion.backends.fake import FakeBackend
-from pillion.runtime import PlainEngine
+from pillion.errors import MismatchError
+from pillion.probe import Artefact
+from pillion.runtime import LanguageModel, PlainEngine, with_canaries
 from pillion.serve import load_keys, make_policies
+from pillion.serve.run import Place, bind, serve
 from tiny_models import make_artefact
 
 PROBES = "/v1/probes"
@@ -137,3 +140,51 @@ def test_only_admins_change_probes(folder: Path) -> None:
         assert client.post(PROBES, json=body, headers=user).status_code == 403
         assert client.delete(f"{PROBES}/one", headers=user).status_code == 403
         assert client.post(PROBES, json=body, headers=boss).status_code == 201
+
+
+def spoiled(name: str) -> Artefact:
+    """A probe whose card says something else of its canaries than it does."""
+    backend = FakeBackend()
+    (kept,) = with_canaries(LanguageModel(backend), [make_artefact(name, backend.identity)])
+    canaries = kept.card.canaries
+    assert canaries is not None
+    moved = [
+        one.model_copy(update={"logits": tuple(x + 3 for x in one.logits)})
+        for one in canaries.texts
+    ]
+    return kept.revised(canaries=canaries.model_copy(update={"texts": tuple(moved)}))
+
+
+def test_a_probe_that_says_something_else_here_stays_outside(folder: Path) -> None:
+    """What fingerprints cannot see, such as a cache of fewer bits, gave other verdicts."""
+    backend = FakeBackend()
+    spoiled("odd").save(folder / "odd")
+    kept = make_artefact("kept", backend.identity)
+    chosen = settings(probe_folders=(folder,))
+    with application(PlainEngine(backend, [kept]), chosen) as client:
+        answer = client.post(PROBES, json={"path": "odd"})
+        assert answer.status_code >= 400
+        assert "'odd' does not say here what it said" in answer.json()["error"]["message"]
+        assert names(client) == ["kept"]
+    unchecked = settings(probe_folders=(folder,), check=False)
+    with application(PlainEngine(backend, [kept]), unchecked) as client:
+        assert client.post(PROBES, json={"path": "odd"}).status_code == 201
+
+
+def test_a_server_whose_probe_says_something_else_does_not_start() -> None:
+    engine = PlainEngine(FakeBackend(), [spoiled("odd")])
+    with pytest.raises(MismatchError, match="by up to 3"), application(engine):
+        pass
+    place = Place(port=0)
+    with (
+        bind(place) as bound,
+        pytest.raises(MismatchError, match="'odd' does not say here what it said"),
+    ):
+        serve(PlainEngine(FakeBackend(), [spoiled("odd")]), settings(), place, bound)
+
+
+def test_a_probe_that_says_what_it_said_is_served(folder: Path) -> None:
+    backend = FakeBackend()
+    probes = with_canaries(LanguageModel(backend), [make_artefact("good", backend.identity)])
+    with application(PlainEngine(backend, probes)) as client:
+        assert names(client) == ["good"]

@@ -25,6 +25,7 @@ def inspect(
         return print_json(card)
     card["parameters"] = artefact.network.num_parameters
     del card["tensors"]
+    card["canaries"] = len(artefact.card.canaries.texts) if artefact.card.canaries else None
     for name, value in card.items():
         if isinstance(value, dict):
             out.print(f"{name}:")

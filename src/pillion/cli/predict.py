@@ -18,6 +18,7 @@ from pillion.cli.app import (
     Probes,
     TooLong,
     app,
+    err,
     progress_bar,
 )
 from pillion.cli.cluster import RayAddress, RayWorkers, open_crew, show_rates
@@ -58,6 +59,13 @@ def predict(
     device: Device = "auto",
     on_too_long: TooLong = "error",
     allow_mismatch: AllowMismatch = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="First run the probes' canaries: do they say what they said at training?",
+        ),
+    ] = False,
     ray: RayAddress = None,
     ray_workers: RayWorkers = None,
     as_json: Annotated[
@@ -83,6 +91,8 @@ def predict(
         texts = _texts(text, input, how)
         job = ScoreJob(tuple(resolve(folder) for folder in probe), allow_mismatch)
         engine = _Here(model, dtype, device) if crew is None else _OnCluster(crew)
+        if check:
+            engine.check(job)
         wrapping = template or job.artefacts[0].card.template
         scopes: list[Scope] = [artefact.card.scope for artefact in job.artefacts]
         encoded = engine.encode(texts.texts, wrapping, on_too_long, scopes, bar)
@@ -104,6 +114,15 @@ class _Here:
         from pillion.backends import load_backend
 
         self.backend = load_backend(model, dtype, device)
+
+    def check(self, job: ScoreJob) -> None:
+        """Returns if the probes say what they said at training; notes on those who cannot tell."""
+        from pillion.runtime import LanguageModel, check_canaries
+
+        model = LanguageModel(self.backend)
+        for found in check_canaries(model, job.artefacts, job.allow_mismatch):
+            if found.note is not None:
+                err.print(found.note)
 
     def encode(
         self,
@@ -131,6 +150,10 @@ class _OnCluster:
 
     def __init__(self, crew: Crew) -> None:
         self.crew = crew
+
+    def check(self, job: ScoreJob) -> None:
+        """Nobody can: each worker has a model of its own."""
+        raise ConfigError("--check runs the probes on this machine, and --ray on others; drop one.")
 
     def encode(
         self,

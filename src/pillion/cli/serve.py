@@ -88,6 +88,12 @@ def serve(
             help="Whose cached prefixes a prompt may begin with: nobody's, the same key's, all.",
         ),
     ] = "key",
+    check: Annotated[
+        bool,
+        typer.Option(
+            help="Run the probes' canaries first: do they say what they said at training?"
+        ),
+    ] = True,
     cache_tokens: Annotated[
         int,
         typer.Option(min=1, help="Tokens of all requests and cached prefixes that are held."),
@@ -129,6 +135,7 @@ def serve(
         dry_run=dry_run,
         log_prompts=log_prompts,
         share_prefixes=_share(share_prefixes),
+        check=check,
         probe_folders=_folders(probe_folder or []),
     )
     place = Place(host, port, drain_seconds, notice_seconds)

@@ -20,6 +20,7 @@ from torch import Tensor
 from pillion.core import ModelIdentity, Scope, Shape, Template
 from pillion.errors import ArtefactError, ConfigError, unknown_name
 from pillion.probe.calibration import Affine, Calibration, Isotonic
+from pillion.probe.canaries import Canaries
 from pillion.probe.decisions import Band, Conformal
 from pillion.probe.facts import Facts
 from pillion.probe.network import Settings
@@ -92,6 +93,8 @@ class Card(Facts):
         conformal: how the set of labels that a text may have is made; None if there is none.
         decisions: how the four above were chosen, on which rows, and what they gave there; None if
             training chose the thresholds.
+        canaries: short texts with what the probe said of them when it was trained; None on cards
+            from before there were any.
         data: what it was trained on.
         seed: of the initial weights and of the order of the rows.
         training: learning rate, epochs, batch size and the like.
@@ -115,6 +118,7 @@ class Card(Facts):
     abstain: tuple[Band, ...] | None = None
     conformal: Conformal | None = None
     decisions: dict[str, JsonValue] | None = None
+    canaries: Canaries | None = None
     data: TrainingData
     seed: int
     training: dict[str, JsonValue]
@@ -149,7 +153,7 @@ class Card(Facts):
     def _consistent(self) -> Card:
         faults = (
             *(self._label_fault(), self._threshold_fault(), self._layer_fault()),
-            self._scope_fault(),
+            *(self._scope_fault(), self._canary_fault()),
             *(self._calibration_fault(), self._band_fault(), self._conformal_fault()),
         )
         for fault in faults:
@@ -197,6 +201,12 @@ class Card(Facts):
         if self.conformal is None or self.conformal.method == wanted:
             return ""
         return f"conformal sets of a {self.task} task are made by {wanted}"
+
+    def _canary_fault(self) -> str:
+        outputs = self.shape.num_outputs
+        if self.canaries is None or {len(one.logits) for one in self.canaries.texts} == {outputs}:
+            return ""
+        return f"canaries: one or more, with {outputs} logits each, are meant"
 
     def _scope_fault(self) -> str:
         if self.template == "chat" or self.scope == "all":
@@ -314,6 +324,7 @@ def _known_keys(parents: tuple[int | str, ...]) -> list[str]:
         "model": [field.name for field in fields(ModelIdentity)],
         "tensors": list(TensorSpec.model_fields),
         "calibration": sorted({*Affine.model_fields, *Isotonic.model_fields}),
+        "canaries": list(Canaries.model_fields),
         "conformal": list(Conformal.model_fields),
     }
     return [prefix + name for name in inner[str(parents[0]) if parents else ""]]

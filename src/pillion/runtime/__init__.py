@@ -6,6 +6,7 @@ Knows neither HTTP nor training.
 from pillion.backends.paged import PagedSettings
 from pillion.core import Event, Finished, PromptRead, TokenEvent
 from pillion.runtime.attach import ProbeLike, attach, checked, resolve, watch
+from pillion.runtime.canaries import Checked, check_canaries, with_canaries
 from pillion.runtime.continuous_engine import ContinuousEngine
 from pillion.runtime.decoding import decode_steps
 from pillion.runtime.encoding import encode_rows, sift_rows
@@ -14,6 +15,7 @@ from pillion.runtime.engine import (
     EngineStats,
     Request,
 )
+from pillion.runtime.engine_check import check_engine
 from pillion.runtime.engines import ENGINES, load_engine
 from pillion.runtime.explanation import Explanation, explain
 from pillion.runtime.generation import Generation, Stream
@@ -26,6 +28,7 @@ from pillion.runtime.sampling import Sampler, Sampling
 
 __all__ = [
     "ENGINES",
+    "Checked",
     "ContinuousEngine",
     "Engine",
     "EngineStats",
@@ -45,6 +48,8 @@ __all__ = [
     "Stream",
     "TokenEvent",
     "attach",
+    "check_canaries",
+    "check_engine",
     "checked",
     "decode_steps",
     "encode_rows",
@@ -57,4 +62,5 @@ __all__ = [
     "sift_rows",
     "taken_contexts",
     "watch",
+    "with_canaries",
 ]

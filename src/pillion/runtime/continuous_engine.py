@@ -118,6 +118,11 @@ class ContinuousEngine(Engine):
         return dict(self._probes)
 
     @property
+    def dtype(self) -> str:
+        """That the backend computes in."""
+        return str(self.backend.dtype).removeprefix("torch.")
+
+    @property
     def window_tokens(self) -> int:
         """What the model takes and the cache holds."""
         return min(self.identity.context_tokens, self._batching.capacity_tokens)

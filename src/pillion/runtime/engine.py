@@ -87,6 +87,11 @@ class Engine(ABC):
         """The probes that ride now, by name."""
 
     @property
+    def dtype(self) -> str:
+        """That it computes in; that of the weights where an engine does not say."""
+        return self.identity.dtype
+
+    @property
     def window_tokens(self) -> int:
         """Tokens that a prompt and its answer may have together."""
         return self.identity.context_tokens

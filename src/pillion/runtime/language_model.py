@@ -14,6 +14,7 @@ from pillion.core import Event, OnTooLong, Scope, Template, Text, Tokens, Verdic
 from pillion.core.batching import batches_by_length
 from pillion.errors import ConfigError, DataError
 from pillion.runtime.attach import ProbeLike, resolve, watch
+from pillion.runtime.canaries import Checked, check_canaries
 from pillion.runtime.decoding import answer_events
 from pillion.runtime.encoding import encode_rows
 from pillion.runtime.generation import Generation, Stream
@@ -110,6 +111,15 @@ class LanguageModel:
                 if progress:
                     progress(done, total)
         return out
+
+    def check(self, probe: ProbeLike) -> Checked:
+        """Runs the canaries on a probe's card: whether it says here what it said at training.
+
+        Raises:
+            MismatchError: it does not, saying by how much; or it belongs to another model.
+        """
+        (found,) = check_canaries(self, [resolve(probe)])
+        return found
 
     def generate(
         self,

@@ -68,6 +68,11 @@ class PlainEngine(Engine):
         """The probes that ride now, by name."""
         return dict(self._probes)
 
+    @property
+    def dtype(self) -> str:
+        """That the backend computes in."""
+        return str(self.backend.dtype).removeprefix("torch.")
+
     async def start(self) -> None:
         """Does nothing: the model is there."""
 

@@ -98,6 +98,7 @@ def serve(
 
     Raises:
         ConfigError: policies that do not fit the probes.
+        MismatchError: a probe does not say here what it said when it was trained.
         RunError: the engine does not start, or has failed and could not be rebuilt.
     """
     set_up()
@@ -116,6 +117,8 @@ def serve(
     try:
         server.run(sockets=[bound])
     except SystemExit as error:  # uvicorn's way to say that the application did not start
+        if (refused := app.state.service.refused) is not None:
+            raise refused from error
         raise RunError("The server could not start; its log says why.") from error
     if (why := app.state.service.health.failed) is not None:
         raise RunError(f"The engine is lost: {why}. Start the server again.")

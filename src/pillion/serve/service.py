@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Generator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
@@ -16,7 +17,7 @@ import httpx
 
 from pillion.errors import ConfigError, PillionError
 from pillion.probe import Artefact
-from pillion.runtime import Engine
+from pillion.runtime import Engine, check_engine
 from pillion.serve.call import Call
 from pillion.serve.health import Health
 from pillion.serve.logs import Log
@@ -44,6 +45,7 @@ class Service:
     Attributes:
         waiting: requests that the engine has not begun.
         health: of the engine.
+        refused: why it did not start, if its probes do not say what they said at training.
 
     Raises:
         ConfigError: the policies do not fit the probes, or a key is missing.
@@ -64,6 +66,7 @@ class Service:
         self.health = Health(engine, self.log)
         self.upstreams = Upstreams(settings.policies, transport)
         self.waiting = 0
+        self.refused: PillionError | None = None
         self.changing = asyncio.Lock()
         # Long texts hold up neither the loop nor short ones.
         self._short = ThreadPoolExecutor(2, thread_name_prefix="texts")
@@ -83,6 +86,12 @@ class Service:
     async def start(self) -> None:
         """Gets the engine ready."""
         await self.engine.start()
+        try:
+            await self._check_canaries(self.engine.probes)
+        except PillionError as error:
+            self.refused = error
+            await self.engine.close()
+            raise
         self.health.start()
 
     async def close(self) -> None:
@@ -192,10 +201,35 @@ class Service:
         Raises:
             Refused: 409 if a policy needs one that would go, or one belongs to another model.
         """
+        before = self.engine.probes
         try:
             self.policies.check(probes)
             await self.engine.set_probes(list(probes.values()))
+            try:
+                await self._check_canaries(
+                    [name for name, one in probes.items() if before.get(name) is not one]
+                )
+            except PillionError:
+                await self.engine.set_probes(list(before.values()))
+                raise
         except ConfigError as error:
             raise refusal_of(error, 409) from error
         except PillionError as error:
             raise refusal_of(error) from error
+
+    async def _check_canaries(self, names: Iterable[str]) -> None:
+        """Whether probes say here what they said when they were trained.
+
+        Raises:
+            MismatchError: one does not.
+        """
+        if not self.settings.check:
+            return
+        for name in names:
+            begin = time.perf_counter()
+            (found,) = await check_engine(self.engine, [name])
+            seconds = round(time.perf_counter() - begin, 3)
+            if found.note is not None:
+                self.log("probe_unchecked", probe=name, why=found.note)
+                continue
+            self.log("probe_checked", probe=name, off=found.difference, seconds=seconds)

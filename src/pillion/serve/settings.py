@@ -61,6 +61,7 @@ class Settings:
         log_prompts: prompts and answers go to the log.
         share_prefixes: whose cached prefixes a prompt may begin with: nobody's (`off`), those of
             the same key, or those of all.
+        check: canaries are run when the server starts and when a probe is loaded.
         probe_folders: probes may be loaded from inside these, and from nowhere else.
     """
 
@@ -71,4 +72,5 @@ class Settings:
     dry_run: bool = False
     log_prompts: bool = False
     share_prefixes: Share = "key"
+    check: bool = True
     probe_folders: tuple[Path, ...] = ()
