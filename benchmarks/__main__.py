@@ -19,6 +19,7 @@ ALL = (
     "conversations",
     "serving",
     "guard",
+    "canaries",
     "soak",
     "ray_scaling",
     "scale_plan",

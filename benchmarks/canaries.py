@@ -31,8 +31,8 @@ from pillion.runtime.canaries import canary_rows, differences
 from pillion.train import ProbeConfig, TrainSettings
 
 SETS = ("safety", "intent", "answers")
-TRAINED, READ = 160, 96
-NEIGHBOURS = (1, 3, 7, 15)
+TRAINED, READ = 96, 48
+NEIGHBOURS = (1, 7, 15)
 
 
 def main() -> None:
@@ -47,7 +47,8 @@ def main() -> None:
     results = [
         *(one for dtype in models for one in _same(dtype, models[dtype], probes)),
         *_others(models["float32"], probes),
-        *(one for dtype in models for one in _neighbours(dtype, models[dtype], probes)),
+        *_neighbours("float32", models["float32"], probes[:1]),
+        *_neighbours("bfloat16", models["bfloat16"], probes),
     ]
     settings = {"trained_rows": TRAINED, "read_rows": READ, "tolerances": dict(TOLERANCES)}
     write_result("canaries", results, seed=0, settings=settings, data=_data())

@@ -29,7 +29,7 @@ from typer.core import TyperGroup
 
 from pillion.core import OnTooLong, Scope, Template
 from pillion.core.lines import json_line
-from pillion.errors import Interrupted, PillionError
+from pillion.errors import ConfigError, Interrupted, PillionError
 
 SEED_MAX = 2**32 - 1
 
@@ -76,6 +76,13 @@ Model = Annotated[
 Dtype = Annotated[
     Literal["auto", "bfloat16", "float16", "float32"],
     typer.Option(help="Of the model's weights; auto is the one they are stored in."),
+]
+Exact = Annotated[
+    bool,
+    typer.Option(
+        "--exact",
+        help="Compute in float32: verdicts do not depend on what else is in the batch.",
+    ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
@@ -225,6 +232,17 @@ def _one_line(message: str) -> str:
 def _drop_output() -> None:
     """What is still buffered goes nowhere, so that the exit does not fail on it once more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def dtype_of(dtype: str, exact: bool) -> str:
+    """What `--dtype` and `--exact` ask for together.
+
+    Raises:
+        ConfigError: they contradict each other.
+    """
+    if exact and dtype not in ("auto", "float32"):
+        raise ConfigError(f"--exact computes in float32, --dtype {dtype} does not; drop one.")
+    return "float32" if exact else dtype
 
 
 def print_json(value: Any) -> None:

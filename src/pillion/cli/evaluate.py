@@ -16,11 +16,13 @@ from pillion.cli.app import (
     AllowMismatch,
     Device,
     Dtype,
+    Exact,
     Json,
     Model,
     Placed,
     TooLong,
     app,
+    dtype_of,
     err,
     json_line,
     out,
@@ -59,6 +61,7 @@ def evaluate(
     contexts: Placed = "none",
     model: Model = "embedded",
     dtype: Dtype = "auto",
+    exact: Exact = False,
     device: Device = "auto",
     on_too_long: TooLong = "error",
     allow_mismatch: AllowMismatch = False,
@@ -89,7 +92,7 @@ def evaluate(
     before = contexts_of(contexts)
     labelled = Labelled.of(artefact.card, how.rows(data))
     say_own_rows(artefact.card, labelled)
-    language_model = LanguageModel.load(model, dtype, device)
+    language_model = LanguageModel.load(model, dtype_of(dtype, exact), device)
     skip = how.skip_bad_rows
     labelled = usable(labelled, artefact, language_model.backend, on_too_long, skip, out_file)
     if before is not None:

@@ -12,10 +12,12 @@ from pillion.cli.app import (
     AllowMismatch,
     Device,
     Dtype,
+    Exact,
     Json,
     Model,
     Wrapping,
     app,
+    dtype_of,
     print_json,
 )
 from pillion.cli.talk import asked
@@ -52,6 +54,7 @@ def generate(
     template: Wrapping = "chat",
     model: Model = "embedded",
     dtype: Dtype = "auto",
+    exact: Exact = False,
     device: Device = "auto",
     allow_mismatch: AllowMismatch = False,
     as_json: Json = False,
@@ -67,7 +70,7 @@ def generate(
     text = asked(prompt, messages, system)
     artefacts = [resolve(folder) for folder in probe or []]
     sampling = Sampling(temperature, top_p, seed)
-    language_model = LanguageModel.load(model, dtype, device)
+    language_model = LanguageModel.load(model, dtype_of(dtype, exact), device)
     _check_room(max_tokens, language_model.backend.identity.context_tokens)
     stream = language_model.stream(
         text, artefacts, max_tokens, sampling, template, allow_mismatch=allow_mismatch

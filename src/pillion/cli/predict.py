@@ -14,10 +14,12 @@ from pillion.cli.app import (
     Bar,
     Device,
     Dtype,
+    Exact,
     Model,
     Probes,
     TooLong,
     app,
+    dtype_of,
     err,
     progress_bar,
 )
@@ -56,6 +58,7 @@ def predict(
     ] = None,
     model: Model = "embedded",
     dtype: Dtype = "auto",
+    exact: Exact = False,
     device: Device = "auto",
     on_too_long: TooLong = "error",
     allow_mismatch: AllowMismatch = False,
@@ -87,6 +90,7 @@ def predict(
     if out is not None:
         check_file(out, "--out")
     work, skip = _work(out), how.skip_bad_rows
+    dtype = dtype_of(dtype, exact)
     with open_crew(ray, ray_workers, model, dtype, device) as crew, progress_bar() as bar:
         texts = _texts(text, input, how)
         job = ScoreJob(tuple(resolve(folder) for folder in probe), allow_mismatch)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pillion.cli.app import Device, Dtype, Json, Model, app, out, print_json
+from pillion.cli.app import Device, Dtype, Exact, Json, Model, app, dtype_of, out, print_json
 from pillion.errors import ConfigError, unknown_name
 
 
@@ -100,6 +100,7 @@ def serve(
     ] = 32768,
     max_requests: Annotated[int, typer.Option(min=1, help="Requests that run together.")] = 64,
     dtype: Dtype = "auto",
+    exact: Exact = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -145,7 +146,9 @@ def serve(
     with bind(place) as bound:
         sizes = PagedSettings(cache_tokens=cache_tokens, max_requests=max_requests)
         engines = {**ENGINES, "vllm": load_vllm_engine}
-        loaded = load_engine(engine, model, artefacts, dtype, device, sizes, engines)
+        loaded = load_engine(
+            engine, model, artefacts, dtype_of(dtype, exact), device, sizes, engines
+        )
         address, names = bound.getsockname()[:2], [a.name for a in artefacts]
         run(
             loaded,

@@ -21,7 +21,7 @@ NUM_CANARIES = 8
 LEAST_PROB = 1e-6
 """Probabilities nearer to 0 and 1 are no longer told apart."""
 
-TOLERANCES: Mapping[str, float] = {"float32": 0.002, "float16": 0.05, "bfloat16": 0.2}
+TOLERANCES: Mapping[str, float] = {"float32": 0.001, "float16": 0.01, "bfloat16": 0.025}
 """Difference in the logits that rounding makes in a dtype, a unit of the largest logit of the
 canaries; `benchmarks/canaries.py` measures it."""
 

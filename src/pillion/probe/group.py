@@ -25,7 +25,9 @@ class Group:
     Args:
         artefacts: their probes; all with the same layers, scope and `fold_key`.
         device: where the model runs.
-        dtype: of the model's states; taps are kept in it if it is bf16 or fp32, else in fp32.
+        dtype: of the model's states; on an accelerator taps are kept in bf16 if it is that. In
+            all other cases taps and their products are in fp32: rounded to bf16, a value would
+            differ with the shape of the batch that its product was made in.
 
     Attributes:
         layers: the model's layers that are read, ascending.
@@ -42,7 +44,8 @@ class Group:
         networks = [a.network.to(device).eval() for a in artefacts]
         self.fold: Fold = networks[0].fold_class(networks)
         taps = [n.tap() for n in networks]
-        self.dtype = dtype if dtype in (torch.bfloat16, torch.float32) else torch.float32
+        narrow = dtype == torch.bfloat16 and device.type != "cpu"
+        self.dtype = torch.bfloat16 if narrow else torch.float32
         self.tapped = taps[0] is not None
         known = [tap for tap in taps if tap is not None]
         self.normalise = self.tapped and known[0].normalise
