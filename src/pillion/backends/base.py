@@ -63,6 +63,7 @@ class Watcher(Protocol):
         ...
 
 
+@runtime_checkable
 class Coder(Protocol):
     """Texts and conversations to tokens and back: a backend, or a tokenizer alone."""
 

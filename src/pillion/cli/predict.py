@@ -90,11 +90,11 @@ def predict(
     if out is not None:
         check_file(out, "--out")
     work, skip = _work(out), how.skip_bad_rows
-    dtype = dtype_of(dtype, exact)
-    with open_crew(ray, ray_workers, model, dtype, device) as crew, progress_bar() as bar:
+    computed = dtype_of(dtype, exact)
+    with open_crew(ray, ray_workers, model, computed, device) as crew, progress_bar() as bar:
         texts = _texts(text, input, how)
         job = ScoreJob(tuple(resolve(folder) for folder in probe), allow_mismatch)
-        engine = _Here(model, dtype, device) if crew is None else _OnCluster(crew)
+        engine = _Here(model, computed, device) if crew is None else _OnCluster(crew)
         if check:
             engine.check(job)
         wrapping = template or job.artefacts[0].card.template

@@ -48,6 +48,8 @@ async def _verdicts(engine: Engine, artefact: Artefact, rows: Sequence[Tokens]) 
         async for event in engine.submit(request):
             if isinstance(event, PromptRead):
                 verdict = event.verdicts.get(name)
+        if verdict is None:  # a cached prefix that others have filled may not tell whose words
+            verdict = (await engine.classify([row], [name]))[0].get(name)
         if verdict is None:
             raise MismatchError(
                 f"Probe {name!r} gives no verdict on its canary text {number + 1} here, and did "
