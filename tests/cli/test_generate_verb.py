@@ -12,6 +12,7 @@ from rich.cells import cell_len
 from pillion.backends.fake import FakeBackend
 from pillion.cli import streaming
 from pillion.data import Rows
+from tiny_models import make_artefact
 
 FAKE = ("--model", "fake")
 
@@ -75,6 +76,28 @@ def test_control_codes_of_an_answer_do_not_reach_the_terminal(
     assert streaming.STEPS[0] == " "
 
 
+def test_a_probe_that_has_nothing_to_read_says_so_beside_the_others(
+    run: Run, tmp_path: Path
+) -> None:
+    """It was left out without a word, and a long name moved bars from their tokens."""
+    folders = [tmp_path / "of-what-tools-say", tmp_path / "asked"]
+    for folder, scope in zip(folders, ("tool", "last-user"), strict=True):
+        identity = FakeBackend().identity
+        make_artefact(folder.name, identity, template="chat", scope=scope).save(folder)
+    probes = [word for folder in folders for word in ("--probe", folder)]
+    first, second = run("generate", "hi", *probes, *FAKE, "--max-tokens", "3").out.splitlines()[:2]
+    assert first == "  of-what-tools-say no verdict: the prompt has no words of the scope 'tool'"
+    assert second.startswith(f"  {'asked':<17} ") and " yes " in second
+
+
+def test_the_token_that_no_probe_read_has_no_bar(run: Run, reader: Path) -> None:
+    """The last token of an answer at its limit had the bar of those before it."""
+    shown = run("generate", "hi", "--probe", reader, *FAKE, "--max-tokens", "4").out
+    _, text, score = shown.splitlines()
+    bars = score[13 : 13 + cell_len(text[13:])]
+    assert len(bars) == 4 and bars[-1] == " " and " " not in bars[:-1]
+
+
 def test_a_conversation_is_answered_and_its_last_user_judged(
     run: Run, probe: Path, tmp_path: Path
 ) -> None:
@@ -99,6 +122,7 @@ def test_a_conversation_is_answered_and_its_last_user_judged(
     ("words", "content", "why"),
     [
         ((), None, "Got nothing to answer"),
+        (("hi", "--system", " "), None, "--system is empty"),
         (("--messages", "{}"), "no json", "is not JSON"),
         (("--messages", "{}"), "[]", "has no turns"),
         (("--messages", "{}"), '[{"role": "boss", "content": "x"}]', "unknown role 'boss'"),

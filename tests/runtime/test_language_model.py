@@ -259,9 +259,9 @@ def test_a_prompt_must_leave_room_for_the_answer() -> None:
     lm = LanguageModel(FakeBackend(context_tokens=20))
 
     assert len(lm.generate("0123456789", max_tokens=8, template="chat").token_ids) <= 8
-    with pytest.raises(DataError, match="the model takes 11 beside the answer"):
+    with pytest.raises(DataError, match="11 beside the answer; shorten it, or ask for"):
         lm.stream("0123456789", max_tokens=9, template="chat")
-    with pytest.raises(DataError, match="Row 1: the text is empty"):
+    with pytest.raises(DataError, match=r"^the text is empty"):
         lm.stream(" ")
 
 

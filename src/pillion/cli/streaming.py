@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from rich.cells import cell_len
 
 from pillion.cli.app import out
-from pillion.core import TokenEvent, Verdict
+from pillion.core import PROMPT_SCOPES, TokenEvent, Verdict
 from pillion.probe import Artefact
 from pillion.runtime import Generation, Stream
 
 LINE_WIDTH = 92
+NAME_WIDTH = 10
+"""Of probes' names at least; a longer name moves all lines alike."""
+
 STEPS = " ▁▂▃▄▅▆▇█"
 
 
@@ -19,10 +22,13 @@ def show_answer(stream: Stream, artefacts: Sequence[Artefact]) -> Generation:
     """Prints a stream as it comes and returns the whole.
 
     Under every line of the answer stands a row a probe: one bar a token, the running probability
-    of the label that the probe decides in the end of that line.
+    of the label that the probe decides in the end of that line. A token that no probe has read has
+    no bar: the last one of an answer that ends at its limit.
     """
-    for verdict in stream.prompt.values():
-        out.print(f"  {verdict.probe:<10} {_bars(verdict)}")
+    wide = max([NAME_WIDTH, *(cell_len(artefact.name) for artefact in artefacts)])
+    for artefact in artefacts:
+        if artefact.card.scope in PROMPT_SCOPES:
+            out.print(f"  {artefact.name:<{wide}} {_said(stream.prompt, artefact)}")
     line: list[tuple[str, Mapping[str, Verdict]]] = []
     held: TokenEvent | None = None
     for event in stream:
@@ -31,13 +37,22 @@ def show_answer(stream: Stream, artefacts: Sequence[Artefact]) -> Generation:
             line.append((_plain(held.text), event.verdicts))
         held = event
         if sum(cell_len(text) for text, _ in line) >= LINE_WIDTH:
-            _print_line(line, artefacts)
+            _print_line(line, artefacts, wide)
             line = []
     assert stream.result is not None
     if held is not None:
-        line.append((_plain(held.text), stream.result.response))
-    _print_line(line, artefacts)
+        done = stream.result
+        line.append((_plain(held.text), done.response if done.finish_reason == "stop" else {}))
+    _print_line(line, artefacts, wide)
     return stream.result
+
+
+def _said(verdicts: Mapping[str, Verdict], artefact: Artefact) -> str:
+    """The verdict on the prompt, or why there is none."""
+    verdict = verdicts.get(artefact.name)
+    if verdict is None:
+        return f"no verdict: the prompt has no words of the scope {artefact.card.scope!r}"
+    return _bars(verdict)
 
 
 def _plain(text: str) -> str:
@@ -53,25 +68,23 @@ def _bars(verdict: Verdict) -> str:
 
 
 def _print_line(
-    line: Sequence[tuple[str, Mapping[str, Verdict]]], artefacts: Sequence[Artefact]
+    line: Sequence[tuple[str, Mapping[str, Verdict]]], artefacts: Sequence[Artefact], wide: int
 ) -> None:
     if not line:
         return
-    out.print("  " + " " * 11 + "".join(text for text, _ in line))
+    out.print("  " + " " * (wide + 1) + "".join(text for text, _ in line))
     for artefact in artefacts:
-        watched = _watched(line[-1][1].get(artefact.name), artefact)
-        if watched is None:
+        known = [v[artefact.name] for _, v in line if artefact.name in v]
+        if not known:
             continue
-        cells = (_cell(text, v.get(artefact.name), watched) for text, v in line)
-        last = line[-1][1][artefact.name].probs[watched]
-        row = "".join(cells)
-        out.print(f"  {artefact.name:<10} {row}  {watched} {last:.2f}", style="dim")
+        watched = _watched(known[-1], artefact)
+        row = "".join(_cell(text, v.get(artefact.name), watched) for text, v in line)
+        last = known[-1].probs[watched]
+        out.print(f"  {artefact.name:<{wide}} {row}  {watched} {last:.2f}", style="dim")
 
 
-def _watched(verdict: Verdict | None, artefact: Artefact) -> str | None:
+def _watched(verdict: Verdict, artefact: Artefact) -> str:
     """The label whose score is drawn: the positive one, or the likeliest so far."""
-    if verdict is None:
-        return None
     if artefact.card.task == "binary":
         return artefact.card.labels[1]
     return max(verdict.probs, key=verdict.probs.__getitem__)

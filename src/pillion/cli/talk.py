@@ -21,7 +21,7 @@ def asked(prompt: str | None, messages: str | None, system: str | None) -> Text:
         system: a system prompt, in front of all.
 
     Raises:
-        ConfigError: nothing is asked.
+        ConfigError: nothing is asked, or an empty system prompt, or two.
         DataError: a file that is no list of messages.
     """
     if prompt is not None:
@@ -33,6 +33,8 @@ def asked(prompt: str | None, messages: str | None, system: str | None) -> Text:
         return prompt
     turns: Conversation = () if messages is None else _read(messages)
     if system is not None:
+        if not system.strip():
+            raise ConfigError("--system is empty; give it some words, or leave it out.")
         if turns and turns[0].role == "system":
             raise ConfigError("Both --system and --messages have a system prompt; give one.")
         turns = (*as_conversation([{"role": "system", "content": system}]), *turns)
@@ -40,18 +42,19 @@ def asked(prompt: str | None, messages: str | None, system: str | None) -> Text:
 
 
 def _read(source: str) -> Conversation:
+    name = "standard input" if source == "-" else source
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text("utf-8")
         found: Any = json.loads(text)
     except OSError as error:
-        raise DataError(f"{source} cannot be read ({error.strerror}); give a JSON file.") from error
+        raise DataError(f"{name} cannot be read ({error.strerror}); give a JSON file.") from error
     except ValueError as error:
         raise DataError(
-            f"{source} is not JSON ({error}); write a list of messages with role and content."
+            f"{name} is not JSON ({error}); write a list of messages with role and content."
         ) from error
     if isinstance(found, dict):
         found = cast("dict[str, Any]", found).get("messages", found)
     try:
         return as_conversation(found)
     except DataError as error:
-        raise DataError(f"{source}: {error}") from error
+        raise DataError(f"{name}: {error}") from error

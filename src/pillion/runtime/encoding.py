@@ -40,7 +40,7 @@ def encode_rows(
     rows: list[Tokens] = []
     for number, text in enumerate(texts, start=1):
         try:
-            rows.append(_encode_row(backend, text, template, on_too_long, room_tokens, scopes))
+            rows.append(encode_row(backend, text, template, on_too_long, room_tokens, scopes))
         except DataError as error:
             raise DataError(f"Row {number}: {error}") from error
     return rows
@@ -72,7 +72,7 @@ def sift_rows(
         tokens = Tokens()
         if text is not None:
             try:
-                tokens = _encode_row(backend, text, template, on_too_long, 0, scopes)
+                tokens = encode_row(backend, text, template, on_too_long, 0, scopes)
             except DataError as error:
                 failed.append(FailedRow(number, str(error)))
         rows.append(tokens)
@@ -96,7 +96,7 @@ def _check_side(on_too_long: str) -> None:
         raise unknown_name("--on-too-long", on_too_long, get_args(OnTooLong))
 
 
-def _encode_row(
+def encode_row(
     backend: Backend,
     text: Text,
     template: Template,
@@ -104,7 +104,7 @@ def _encode_row(
     room_tokens: int,
     scopes: Sequence[Scope],
 ) -> Tokens:
-    """Tokens of one text, within the window, with words of all scopes."""
+    """Tokens of one text or conversation; see `encode_rows`, whose errors name the row too."""
     if isinstance(text, str) and not text.strip():
         raise DataError("the text is empty; give it some words or drop the row.")
     if not isinstance(text, str) and template == "raw":
@@ -115,10 +115,12 @@ def _encode_row(
     tokens = _tokens(backend, text, template)
     if len(tokens) > window:
         if on_too_long == "error":
+            other_way = "use --on-too-long truncate-head or truncate-tail"
+            if room_tokens:
+                other_way = "ask for a shorter answer (--max-tokens)"
             raise DataError(
                 f"the text has {len(tokens):,} tokens, the model takes {window:,}"
-                f"{' beside the answer' if room_tokens else ''}; shorten it, or use "
-                "--on-too-long truncate-head or truncate-tail."
+                f"{' beside the answer' if room_tokens else ''}; shorten it, or {other_way}."
             )
         tokens = _cut(backend, text, template, on_too_long, window)
     for scope in scopes:

@@ -16,7 +16,7 @@ from pillion.errors import ConfigError, DataError
 from pillion.runtime.attach import ProbeLike, resolve, watch
 from pillion.runtime.canaries import Checked, check_canaries
 from pillion.runtime.decoding import answer_events
-from pillion.runtime.encoding import encode_rows
+from pillion.runtime.encoding import encode_row, encode_rows
 from pillion.runtime.generation import Generation, Stream
 from pillion.runtime.padding import pad_batch
 from pillion.runtime.reading import Reading
@@ -167,7 +167,7 @@ class LanguageModel:
             raise DataError(
                 "The conversation ends with an answer; end it with the turn that is to be answered."
             )
-        (ids,) = encode_rows(self.backend, [prompt], template, room_tokens=max_tokens)
+        ids = encode_row(self.backend, prompt, template, "error", max_tokens, ())
         draw = Draw(sampling or Sampling(), self.backend.device)
         attached = watch(self.backend, probes, allow_mismatch) if probes else nullcontext()
         return Stream(self._events(ids, attached, max_tokens, draw), self.backend)
