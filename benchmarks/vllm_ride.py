@@ -24,13 +24,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.result_file import write_result
 from pillion.backends.checkpoint import read_checkpoint
-from pillion.core import ModelIdentity, Shape
+from pillion.core import ModelIdentity, Shape, Tokens
 from pillion.probe import Artefact, build
+from pillion.probe.group import Group
+from pillion.sidecache import tapped_groups
 from pillion.vllm import options
+from pillion.vllm.adapter import SLOT_BYTES, Rider
 from pillion.vllm.footprint import Footprint
-from pillion.vllm.layout import Layout
-from pillion.vllm.plan import Span, Step, Tracker
-from pillion.vllm.side_cache import SLOT_BYTES, SideCache
+from pillion.vllm.step import Span, Step
+from pillion.vllm.taps import Room, Taps
 
 RIDERS = {"one-gate": 1, "eight-gates": 8}
 BLOCK_TOKENS = 16
@@ -83,21 +85,20 @@ class Operations(TorchDispatchMode):
         return out
 
 
-def operations(layout: Layout, batch: int) -> tuple[int, int]:
+def operations(groups: Sequence[Group], dim: int, batch: int) -> tuple[int, int]:
     """Operations of a decoding step of a batch: in the forward pass, and after it."""
-    cache = SideCache(layout, 512, batch, META)
-    cache.bind(torch.zeros(batch * 8, layout.state_floats, device=META), BLOCK_TOKENS)
-    tracker = Tracker(BLOCK_TOKENS)
-    starts = [Span(str(i), 0, 20, (8 * i, 8 * i + 1), True, 20) for i in range(batch)]
-    tracker.plan(Step(tuple(starts)))
-    plan = tracker.plan(Step(tuple(Span(str(i), 20, 21) for i in range(batch))))
-    dim = layout.sections[0].group.own.shape[1]
-    hidden = [torch.zeros(batch, dim, device=META) for _ in layout.layers]
+    taps = Taps(groups, 1024, META)
+    pages = torch.zeros(batch * 8, taps.room.page_numbers, device=META)
+    rider = Rider(taps, pages, BLOCK_TOKENS, batch)
+    prompt = Tokens([0] * 20)
+    starts = [Span(str(i), 0, 20, (8 * i, 8 * i + 1), prompt) for i in range(batch)]
+    rider.read(Step(tuple(starts)))
+    step = Step(tuple(Span(str(i), 20, 21) for i in range(batch)))
+    hidden = [torch.zeros(batch, dim, device=META) for _ in taps.room.layers]
     with Operations() as inside, torch.inference_mode():
-        cache.see(hidden, torch.zeros(batch, dtype=torch.long, device=META))
+        taps.see(hidden, torch.zeros(batch, dtype=torch.long, device=META))
     with Operations() as after, torch.inference_mode():
-        cache.absorb(plan, tracker.num_lanes)
-        cache.read(plan)
+        rider.read(step)
     return inside.count, after.count
 
 
@@ -108,22 +109,23 @@ def counted() -> list[dict[str, Any]]:
         identity = ModelIdentity(name, "", "", "", sizes["layers"], sizes["dim"], "bfloat16", 8192)
         for rider, count in RIDERS.items():
             artefacts = gates(identity, count)
-            layout = Layout(artefacts, META)
-            columns = layout.row_floats // len(layout.layers)
+            groups = tapped_groups(artefacts, META, torch.float32)
+            room = Room.of(groups)
+            columns = room.token_numbers // len(room.layers)
             kv = sizes["layers"] * 2 * sizes["kv"] * 2
-            side = 4 * layout.state_floats / BLOCK_TOKENS + SLOT_BYTES
-            found = Footprint(layout.names, len(layout.layers), side, kv, 0)
-            inside, after = operations(layout, batch=32)
+            side = 4 * room.page_numbers / BLOCK_TOKENS + SLOT_BYTES
+            found = Footprint(tuple(a.name for a in artefacts), len(room.layers), side, kv, 0)
+            inside, after = operations(groups, sizes["dim"], batch=32)
             rows += [
                 _row(name, rider, "side_cache_bytes_per_token", side, kv, found.share),
                 _row(
                     name,
                     rider,
                     "multiply_adds_per_token",
-                    len(layout.layers) * sizes["dim"] * columns,
+                    len(room.layers) * sizes["dim"] * columns,
                     sizes["parameters"],
                 ),
-                *(_step_bytes(name, rider, layout, batch, kv) for batch in (1, 32)),
+                *(_step_bytes(name, rider, groups, batch, kv) for batch in (1, 32)),
                 _row(name, rider, "operations_in_the_forward_pass", inside),
                 _row(name, rider, "operations_after_the_forward_pass", after),
             ]
@@ -131,16 +133,18 @@ def counted() -> list[dict[str, Any]]:
 
 
 def _step_bytes(
-    model: str, rider: str, layout: Layout, batch: int, kv_bytes: int
+    model: str, rider: str, groups: Sequence[Group], batch: int, kv_bytes: int
 ) -> dict[str, Any]:
     """Bytes that a decoding step moves, each operation reading and writing memory by itself."""
     sizes = MODELS[model]
-    weights = sum(s.group.weight_bytes for s in layout.sections)
+    room, weights = Room.of(groups), sum(one.weight_bytes for one in groups)
     # A state: summed for us 6, stacked 4, widened 6, read by two products and the norm 12.
-    states = 28 * len(layout.layers) * sizes["dim"]
-    # Rows: values 8, in place 8; half a block's are gathered, laid out and read.
-    rows = 4 * layout.row_floats * (4 + 5 * BLOCK_TOKENS / 2)
-    folds = 4 * layout.state_floats * 8  # made, merged with the answer's, finished
+    states = 28 * len(room.layers) * sizes["dim"]
+    # Values: made 8, put in place 8, gathered 8, into the open block 4, read 4; and a sixteenth of
+    # the requests fold a block of them, gathered and read.
+    rows = 4 * room.token_numbers * (8 + 3)
+    # Folds: made, the answer's gathered, merged and put back, finished; a sixteenth to a page.
+    folds = 4 * room.page_numbers * 10
     own = 2 * sizes["parameters"] + batch * CONTEXT_TOKENS * kv_bytes
     value = weights + batch * (states + rows + folds)
     return _row(model, rider, f"bytes_per_step_of_{batch}", value, own)

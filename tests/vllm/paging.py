@@ -9,20 +9,25 @@ from __future__ import annotations
 import functools
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
-from pillion.vllm.layout import Layout
-from pillion.vllm.plan import Read, Span, Step, Tracker
-from pillion.vllm.side_cache import SideCache
+from pillion.core import Tokens
+from pillion.probe.group import Group
+from pillion.vllm.adapter import Rider
+from pillion.vllm.report import Read
+from pillion.vllm.step import Span, Step
+from pillion.vllm.taps import Taps
 
 
 @dataclass
 class Request:
     id: str
     tokens: list[int]
-    prompt_tokens: int
+    prompt: Tokens
     known: int  # tokens that the engine has; the others are its answer to come
     blocks: list[int] = field(default_factory=list)
     computed: int = 0
@@ -36,39 +41,42 @@ def _state(layers: int, dim: int, text: tuple[int, ...]) -> Tensor:
     return torch.randn(layers, dim, generator=noise)
 
 
-def states(layout: Layout, tokens: list[int], dim: int) -> Tensor:
+def states(num_layers: int, tokens: list[int], dim: int) -> Tensor:
     """[layer, token, dim]: each of the text up to its token, as a causal model's would be."""
     ends = range(1, len(tokens) + 1)
-    return torch.stack([_state(len(layout.layers), dim, tuple(tokens[:n])) for n in ends], 1)
+    return torch.stack([_state(num_layers, dim, tuple(tokens[:n])) for n in ends], 1)
 
 
 class PagedEngine:
     """Runs requests through a side cache in random chunks.
 
     Args:
-        layout: of the side cache.
+        groups: of the probes.
         dim: width of states.
         block_tokens: of a block.
         rng: decides who runs, how far, and who is preempted.
     """
 
-    def __init__(self, layout: Layout, dim: int, block_tokens: int, rng: random.Random) -> None:
-        self.layout, self.dim, self.size, self.rng = layout, dim, block_tokens, rng
+    def __init__(
+        self, groups: list[Group], dim: int, block_tokens: int, rng: random.Random
+    ) -> None:
+        self.dim, self.size, self.rng = dim, block_tokens, rng
         num_blocks = 2000 // block_tokens
-        self.side = SideCache(layout, 512, max_requests=2, device=torch.device("cpu"))
-        pages = torch.full((num_blocks, layout.state_floats + 5), torch.nan)
-        self.side.bind(pages, block_tokens)
-        self.tracker = Tracker(block_tokens)
+        taps = Taps(groups, 512, torch.device("cpu"))
+        self.num_layers = len(taps.room.layers)
+        pages = torch.full((num_blocks, taps.room.page_numbers + 5), torch.nan)
+        self.rider = Rider(taps, pages, block_tokens, max_requests=2)
         self.free = list(range(1, num_blocks))
         self.owners: dict[int, int] = {}
         self.cached: dict[tuple[int, ...], int] = {}
         self.live: list[Request] = []
         self.finished: list[str] = []
         self.hits = self.preemptions = 0
-        self.reads: dict[tuple[str, bool, int], Tensor] = {}
+        self.reads: dict[Any, dict[str, list[float]]] = {}
+        self.lost: dict[str, tuple[str, ...]] = {}
 
-    def add(self, id: str, tokens: list[int], prompt_tokens: int) -> None:
-        self.live.append(Request(id, tokens, prompt_tokens, known=prompt_tokens))
+    def add(self, id: str, prompt: Tokens, answer: list[int]) -> None:
+        self.live.append(Request(id, [*prompt, *answer], prompt, known=len(prompt)))
 
     def run(self) -> None:
         while self.live:
@@ -79,12 +87,16 @@ class PagedEngine:
         spans = [self._span(r) for r in self.live if self._may_run(r)]
         finished, self.finished = tuple(self.finished), []
         by_id = {request.id: request for request in self.live}
-        self._forward([(by_id[span.request], span) for span in spans])
-        self.rng.shuffle(spans)  # the runner's order is not the scheduler's
-        plan = self.tracker.plan(Step(tuple(spans), finished))
-        self.side.absorb(plan, self.tracker.num_lanes)
-        for read, row in zip(plan.reads, self.side.read(plan), strict=True):
-            self._keep(read, row)
+        work = [(by_id[span.request], span) for span in spans]
+        self.rng.shuffle(work)  # the runner's order is not the scheduler's
+        self._forward(work)
+        if spans:
+            for read, numbers in self.rider.read(Step(tuple(spans), finished)).rows():
+                self._keep(read, numbers)
+            lanes = self.rider.side.lanes
+            self.lost |= {span.request: lanes[span.request].lost for span in spans}
+        else:
+            self.finished = list(finished)
         for request in [r for r in self.live if r.computed == len(r.tokens)]:
             self._release(request)
             self.live.remove(request)
@@ -99,22 +111,22 @@ class PagedEngine:
         return self.rng.random() < 0.8
 
     def _forward(self, work: list[tuple[Request, Span]]) -> None:
-        hidden = [torch.full((len(self.layout.layers), 3, self.dim), torch.nan)]  # padding, last
+        hidden = [torch.full((self.num_layers, 3, self.dim), torch.nan)]  # padding, last
         slots = [-1, -1, -1]
-        for request, span in reversed(work):
-            whole = states(self.layout, request.tokens[: span.end], self.dim)
+        for request, span in work:
+            whole = states(self.num_layers, request.tokens[: span.end], self.dim)
             hidden.insert(0, whole[:, span.begin :])
             slots[:0] = [
                 request.blocks[i // self.size] * self.size + i % self.size
                 for i in range(span.begin, span.end)
             ]
-        self.side.see(list(torch.cat(hidden, 1)), torch.tensor(slots))
+        self.rider.taps.see(list(torch.cat(hidden, 1)), torch.tensor(slots))
 
-    def _keep(self, read: Read, row: Tensor) -> None:
-        key = (read.request, read.is_prompt, read.num_tokens)
-        if key in self.reads:  # read again after a preemption
-            torch.testing.assert_close(self.reads[key], row, rtol=1e-4, atol=1e-4)
-        self.reads[key] = row.clone()
+    def _keep(self, read: Read, numbers: dict[str, list[float]]) -> None:
+        before = self.reads.setdefault((read.request, read.is_prompt, read.num_tokens), numbers)
+        assert before.keys() == numbers.keys()
+        for name, logits in numbers.items():  # read again after a preemption
+            assert logits == pytest.approx(before[name], rel=1e-4, abs=1e-4)
 
     def _span(self, request: Request) -> Span:
         starts, had = request.is_new or request.is_back, len(request.blocks)
@@ -130,7 +142,8 @@ class PagedEngine:
         for k in range(begin // self.size, end // self.size):
             self.cached[tuple(request.tokens[: (k + 1) * self.size])] = request.blocks[k]
         own = request.blocks if starts else request.blocks[had:]
-        return Span(request.id, begin, end, tuple(own), starts, request.prompt_tokens * starts)
+        prompt = request.prompt if starts else None
+        return Span(request.id, begin, end, tuple(own), prompt)
 
     def _hit(self, request: Request) -> None:
         """Whole blocks of the prefix cache; one token at least is left to compute."""

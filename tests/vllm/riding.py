@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chat_templates import VOCAB as CHAT_VOCAB
+from chat_templates import chat_tokenizer
 from pillion.backends import load_backend
 from pillion.core import ModelIdentity
 from pillion.probe import Artefact
@@ -29,13 +31,20 @@ LENGTHS = [(0, 5), (0, 37), (100, 20), (100, 33), (64, 1), (100, 90), (0, 200), 
 """Prompts for `random_prompts`: within a block, at its edge, over several chunks, with prefixes."""
 
 
-def save_tiny_model(folder: Path, architecture: str = "llama") -> Path:
-    """A random causal LM in fp32, with a tokenizer of one letter a token."""
+def save_chat_model(folder: Path, template: str = "chatml") -> Path:
+    """A random causal LM in fp32 with a chat template, and a tokenizer of one byte a token."""
+    return save_tiny_model(folder, tokenizer=chat_tokenizer(template), vocab=CHAT_VOCAB)
+
+
+def save_tiny_model(
+    folder: Path, architecture: str = "llama", tokenizer: Any = None, vocab: int = 96
+) -> Path:
+    """A random causal LM in fp32, with a tokenizer of one letter a token or another."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(
         architecture,
-        vocab_size=96,
+        vocab_size=vocab,
         hidden_size=64,
         intermediate_size=96,
         num_hidden_layers=4,
@@ -51,7 +60,7 @@ def save_tiny_model(folder: Path, architecture: str = "llama") -> Path:
     torch.manual_seed(0)
     model: Any = AutoModelForCausalLM.from_config(config)
     model.float().save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    (tokenizer or tiny_tokenizer()).save_pretrained(folder)
     return folder
 
 

@@ -38,7 +38,7 @@ def test_eight_gates_are_exact_and_as_small_as_printed(
     model = Ridden(embedded_model_path(), tmp_path, save_gates)
     shared = "You are a careful assistant. Answer in one short sentence, and say so if unsure. " * 3
     texts = [shared + end for end in ("What is rain?", "Who wrote Faust?", "What is rain?")]
-    prompts = [{"prompt_token_ids": model.backend.encode(text, "raw")} for text in texts]
+    prompts = [{"prompt_token_ids": list(model.backend.encode(text, "raw"))} for text in texts]
     said = list[str]()
     logger = import_module("pillion.vllm.connector").logger
     monkeypatch.setattr(logger, "info", lambda form, *parts: said.append(form % parts))

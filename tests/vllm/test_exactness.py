@@ -9,8 +9,8 @@ import pytest
 from riding import LENGTHS, MARK, Ridden, greedy, random_prompts
 from waiting import NeverWait
 
-from pillion.vllm.plan import Plan, Step, Tracker
-from pillion.vllm.side_cache import SideCache
+from pillion.sidecache import PagedGroup
+from pillion.vllm.taps import Taps
 
 pytestmark = pytest.mark.vllm
 
@@ -63,15 +63,15 @@ def test_a_stop_string_ends_the_verdicts_where_it_ends_the_answer(tiny: Ridden, 
 def test_the_forward_pass_does_nothing_that_would_wait(
     llm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, seen = SideCache.see, list[int]()
+    plain, seen = Taps.see, list[int]()
 
-    def see(self: SideCache, *args: Any) -> None:
+    def see(self: Taps, *args: Any) -> None:
         with NeverWait() as mode:
             plain(self, *args)
         seen.append(mode.num_operations)
         assert not mode.num_uploads
 
-    monkeypatch.setattr(SideCache, "see", see)
+    monkeypatch.setattr(Taps, "see", see)
     llm.generate(random_prompts(LENGTHS[:3], seed=8), greedy(3))
     assert seen
 
@@ -80,19 +80,13 @@ def test_pooling_only_the_rows_that_a_pass_shows_is_wrong(
     tiny: Ridden, llm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: a probe that sees rows of the forward pass misses what a prefix hit brought."""
-    begins: dict[str, int] = {}
-    plain = Tracker.plan
+    plain = PagedGroup.restart
 
-    def rows_seen(self: Tracker, step: Step) -> Plan:
-        begins.update((s.request, s.begin // self.block_tokens) for s in step.spans if s.starts)
-        plan = plain(self, step)
-        for place, read in enumerate(plan.prompt_reads):
-            keys, blocks = plan.prompts[place]
-            plan.prompts[place] = (keys, blocks[begins[read.request] :])
-        return plan
+    def rows_seen(self: PagedGroup, row: int, _: Any, script: Any) -> bool:
+        return plain(self, row, [], script)
 
     llm.generate(random_prompts(LENGTHS), greedy(2))
-    monkeypatch.setattr(Tracker, "plan", rows_seen)
+    monkeypatch.setattr(PagedGroup, "restart", rows_seen)
     outputs = llm.generate(random_prompts([*LENGTHS, (0, 50)], seed=0), greedy(2))
     hits = [output for output in outputs if output.num_cached_tokens]
     assert hits and len(hits) < len(outputs)

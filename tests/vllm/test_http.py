@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,8 +16,7 @@ from typing import Any
 
 import pytest
 from riding import KEY, MARK, Ridden, random_prompts
-
-from pillion.vllm import option_file
+from serving import serving, wait_for
 
 pytestmark = pytest.mark.vllm
 CLIENTS = 16
@@ -26,46 +24,8 @@ CLIENTS = 16
 
 @pytest.fixture(scope="module")
 def address(tiny: Ridden, tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
-    """Of a server in processes of its own, started as a user would."""
-    folder = tmp_path_factory.mktemp("serve")
-    chosen = tiny.options(http=True)
-    model = chosen.pop("model")
-    chosen |= {"served_model_name": "tiny", "enable_prompt_tokens_details": True}
-    del chosen["disable_log_stats"]
-    (folder / "pillion.yaml").write_text(option_file(chosen), encoding="utf-8")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [Path(sys.executable).parent / "vllm", "serve", model, "--config"]
-    command += [folder / "pillion.yaml", "--host", "127.0.0.1", "--port", str(port)]
-    plugins = {"VLLM_PLUGINS": "pillion,pillion_cpu", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
-    with open(folder / "log", "w", encoding="utf-8") as log:
-        server = subprocess.Popen(
-            [str(part) for part in command],
-            env=os.environ | plugins,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        _wait(f"http://127.0.0.1:{port}", server, folder / "log")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(60)
-
-
-def _wait(address: str, server: subprocess.Popen[Any], log: Path) -> None:
-    import httpx
-
-    for _ in range(600):
-        assert server.poll() is None, log.read_text(encoding="utf-8")[-3000:]
-        try:
-            if httpx.get(f"{address}/health", timeout=5).status_code == 200:
-                return
-        except httpx.HTTPError:
-            time.sleep(0.5)
-    raise AssertionError(log.read_text(encoding="utf-8")[-3000:])
+    with serving(tiny, tmp_path_factory.mktemp("serve")) as address:
+        yield address
 
 
 def as_output(prompt: list[int], body: dict[str, Any]) -> Any:
@@ -234,7 +194,7 @@ def test_pillions_own_server_runs_on_vllm(tiny: Ridden, tmp_path: Path) -> None:
         line = server.stdout.readline()
         assert line, (tmp_path / "log").read_text(encoding="utf-8")[-3000:]
         url = json.loads(line)["url"]
-        _wait(url, server, tmp_path / "log")
+        wait_for(url, server, tmp_path / "log")
         asked: dict[str, Any] = {"model": str(tiny.folder), "max_tokens": 6, "temperature": 0}
         body = httpx.post(
             f"{url}/v1/completions", json=asked | {"prompt": "hello there"}, timeout=300

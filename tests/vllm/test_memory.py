@@ -8,9 +8,10 @@ import torch
 from pillion.core import ModelIdentity, Shape
 from pillion.probe import Artefact, build
 from pillion.probe.gate import GateSettings
+from pillion.sidecache import tapped_groups
+from pillion.vllm.adapter import SLOT_BYTES
 from pillion.vllm.footprint import Footprint
-from pillion.vllm.layout import Layout
-from pillion.vllm.side_cache import SLOT_BYTES
+from pillion.vllm.taps import Room
 from tiny_models import make_artefact
 
 BLOCK_TOKENS = 16
@@ -33,12 +34,13 @@ def gates(num_layers: int, count: int = 8) -> list[Artefact]:
 
 
 def footprint(num_layers: int, kv_heads: int, head_dim: int) -> Footprint:
-    layout = Layout(gates(num_layers), torch.device("cpu"))
-    assert layout.row_floats == (num_layers + 1) * 192
+    probes = gates(num_layers)
+    room = Room.of(tapped_groups(probes, torch.device("cpu"), torch.float32))
+    assert room.token_numbers == (num_layers + 1) * 192
     return Footprint(
-        probes=layout.names,
+        probes=tuple(a.name for a in probes),
         num_layers=num_layers + 1,
-        side_bytes=4 * layout.state_floats / BLOCK_TOKENS + SLOT_BYTES,
+        side_bytes=4 * room.page_numbers / BLOCK_TOKENS + SLOT_BYTES,
         kv_bytes=float(num_layers * 2 * kv_heads * head_dim * 2),
         buffer_bytes=0,
     )

@@ -10,10 +10,22 @@ import statistics
 from pathlib import Path
 
 import pytest
-from riding import LENGTHS, MARK, Ridden, greedy, random_prompts, relative_error, save_tiny_model
+from riding import (
+    LENGTHS,
+    MARK,
+    Ridden,
+    greedy,
+    random_prompts,
+    relative_error,
+    save_chat_model,
+    save_tiny_model,
+)
+from scoped import TALKS, ask, error, save_scoped, worst
 
 from pillion.backends import load_backend
+from pillion.core import Turn
 from pillion.vllm.ledger import KEY
+from tiny_models import full_states
 
 pytestmark = pytest.mark.vllm
 
@@ -26,6 +38,46 @@ def test_preemption_changes_nothing(tiny: Ridden, is_async: bool) -> None:
         metrics = {m.name: m.value for m in llm.get_metrics() if hasattr(m, "value")}
         assert metrics["vllm:num_preemptions"] > 0
         assert max(map(tiny.error, outputs)) <= MARK
+
+
+def test_preemption_changes_nobodys_words(tmp_path: Path) -> None:
+    chat = Ridden(save_chat_model(tmp_path / "model"), tmp_path / "probes", save_scoped)
+    rows = [chat.backend.encode_chat(turns) for turns in TALKS]
+    rows += [chat.backend.encode_chat((Turn("user", f"{n} " * 30),)) for n in range(4)]
+    with chat.engine(num_gpu_blocks_override=25) as llm:
+        outputs = ask(llm, rows, 110)
+        metrics = {m.name: m.value for m in llm.get_metrics() if hasattr(m, "value")}
+    assert metrics["vllm:num_preemptions"] > 0
+    found = zip(rows, outputs, strict=True)
+    assert max(worst(chat, row, output) for row, output in found) <= MARK
+
+
+def test_reasoning_in_an_answer_is_left_out(tmp_path: Path) -> None:
+    """Steps then know the tokens of those before: vLLM does not schedule asynchronously."""
+    chat = Ridden(save_chat_model(tmp_path / "model", "qwen3"), tmp_path / "probes", save_scoped)
+    first, last = chat.backend.reasoning_ids or (-1, -1)
+    row = chat.backend.encode_chat((Turn("user", "Think, then say"),))
+    with chat.engine() as llm:
+        scheduler = llm.llm_engine.engine_core.engine_core.scheduler
+        assert "Async" not in type(scheduler).__name__
+        some = {"temperature": 1.0, "seed": None, "allowed_token_ids": [65, 66, 67, first, last]}
+        outputs = [ask(llm, [row], 45, **some)[0] for _ in range(3)]
+    for output in outputs:
+        ids = list(output.outputs[0].token_ids)[:-1]
+        assert first in ids and last in ids
+        spoken: list[range] = []
+        inside = False
+        for place, token in enumerate(ids, len(row)):
+            inside = token == first if token in (first, last) else inside
+            if not inside and token != last:
+                spoken.append(range(place, place + 1))
+        states = full_states(chat.backend, [*row, *ids])
+        told = output.kv_transfer_params[KEY]["response"]
+        for probe in chat.probes:
+            if probe.card.scope in ("response", "assistant"):
+                assert error(probe, told, states, spoken) <= MARK
+                whole = [range(len(row), len(row) + len(ids))]
+                assert error(probe, told, states, whole) > 20 * MARK
 
 
 def test_a_model_in_bf16_is_read_in_fp32(tiny: Ridden) -> None:

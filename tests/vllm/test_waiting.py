@@ -10,52 +10,61 @@ import torch
 from test_side_cache import DIM, LAYERS, probes
 from waiting import NeverWait, Waited
 
-from pillion.vllm.layout import Layout
-from pillion.vllm.plan import Span, Step, Tracker
-from pillion.vllm.side_cache import SideCache
+from pillion.core import Segment, Tokens
+from pillion.sidecache import tapped_groups
+from pillion.vllm.adapter import Rider
+from pillion.vllm.step import Span, Step
+from pillion.vllm.taps import Taps
 
 DEVICE = torch.device("meta")
 SIZE = 8
 
 
-def side_cache() -> SideCache:
-    cache = SideCache(Layout(probes(), DEVICE), 600, max_requests=4, device=DEVICE)
-    cache.bind(torch.zeros(64, cache.layout.state_floats, device=DEVICE), SIZE)
-    return cache
+def rider() -> Rider:
+    taps = Taps(tapped_groups(probes(), DEVICE, torch.float32), 600, DEVICE)
+    pages = torch.zeros(64, taps.room.page_numbers, device=DEVICE)
+    return Rider(taps, pages, SIZE, max_requests=4)
 
 
-def steps() -> list[Step]:
+def steps(more: int) -> list[Step]:
     """A long prompt in two chunks, a hit, decoding over a block's end, a resumed request."""
-    long, short = tuple(range(1, 41)), (1, 2, 50)
+    long, short = tuple(range(1, 2 * more // 8 + 3)), (1, 2, 50)
+    prompt = Tokens(range(more + 10), [Segment(1, more + 5, "user", 0)])
+    second = Tokens(range(20), [Segment(1, 19, "user", 0)])
+    end = more + 10
     return [
-        Step((Span("a", 0, 300, long, True, 310),)),
-        Step((Span("a", 300, 310), Span("b", 16, 20, short, True, 20))),
-        *(Step((Span("a", i, i + 1, (40 + i,)), Span("b", i - 290, i - 289))) for i in (310, 311)),
-        Step((Span("b", 0, 23, (51, 52, 53), starts=True),), finished=("a",)),
-        Step((Span("b", 23, 24), Span("c", 0, 1, (60,), True, 1))),
+        Step((Span("a", 0, more, long, prompt),)),
+        Step((Span("a", more, end), Span("b", 16, 20, short, second))),
+        *(Step((Span("a", end + i, end + i + 1), Span("b", 20 + i, 21 + i))) for i in (0, 1)),
+        Step((Span("b", 0, 23, (51, 52, 53), second),), finished=("a",)),
+        Step((Span("b", 23, 24), Span("c", 0, 1, (60,), Tokens([1])))),
     ]
 
 
 @pytest.mark.parametrize("num_tokens", [1, 16, 600])
 def test_the_forward_pass_moves_nothing_and_never_waits(num_tokens: int) -> None:
-    cache = side_cache()
+    taps = rider().taps
     hidden = [torch.zeros(num_tokens, DIM, device=DEVICE) for _ in range(LAYERS + 1)]
     slots = torch.zeros(num_tokens, dtype=torch.long, device=DEVICE)
     with NeverWait() as mode, torch.inference_mode():
-        cache.see(hidden, slots)
+        taps.see(hidden, slots)
     assert mode.num_operations and not mode.num_uploads
 
 
-def test_what_follows_the_forward_pass_uploads_a_few_indices_and_never_waits() -> None:
-    cache, tracker = side_cache(), Tracker(SIZE)
-    uploads: list[int] = []
-    for step in steps():
-        plan = tracker.plan(step)
+def uploads(more: int) -> list[int]:
+    """How often a step of some length moves numbers to the device."""
+    cache, counts = rider(), list[int]()
+    for step in steps(more):
         with NeverWait() as mode, torch.inference_mode():
-            cache.absorb(plan, tracker.num_lanes)
-            cache.read(plan)
-        uploads.append(mode.num_uploads)
-    assert max(uploads) <= 8, "uploads do not depend on the number of tokens"
+            cache.read(step)
+        counts.append(mode.num_uploads)
+    return counts
+
+
+def test_what_follows_the_forward_pass_never_waits_and_uploads_as_little_for_long_prompts() -> None:
+    short, long = uploads(36), uploads(300)
+    assert short == long
+    assert 0 < max(long) <= 6 * len(rider().side.groups)
 
 
 def test_the_mode_notices_what_waits() -> None:

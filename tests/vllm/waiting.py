@@ -52,7 +52,7 @@ class NeverWait(TorchDispatchMode):
 
     def _count(self, name: str, args: tuple[Any, ...], out: Any) -> None:
         self.num_operations += 1
-        if name not in {"_to_copy", "copy_"}:
+        if name not in {"_to_copy", "copy_", "to"}:
             return
         source = args[1] if name == "copy_" else args[0]
         target = args[0] if name == "copy_" else out

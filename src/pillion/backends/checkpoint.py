@@ -97,6 +97,28 @@ def read_checkpoint(model: str, dtype: str = "auto", revision: str | None = None
     )
 
 
+def load_codec(model: str) -> Codec:
+    """The tokenizer of a model alone.
+
+    Args:
+        model: `embedded`, a folder, or the name of a hub's model that was downloaded.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(model_folder(model), local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise ConfigError(
+            f"The tokenizer of {model!r} could not be read ({first_line}); give a model of "
+            "transformers."
+        ) from error
+    return Codec(tokenizer, model)
+
+
 def model_folder(model: str, revision: str | None = None) -> Path:
     """Where a model's files lie: those of `local_folder`, or the local copy of a hub's.
 

@@ -78,6 +78,13 @@ class Codec:
         with lock_of(self.tokenizer):
             return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
+    def spelled(self, text: str) -> str | None:
+        """A control token that a text spells, to who knows nothing of turns; None for none."""
+        with lock_of(self.tokenizer):
+            ids, places = self._encoded(text)
+        forged = self._inside([Span(0, len(text), "user", 0)], places, ids)
+        return next((text[begin:end] for begin, end in forged), None)
+
     @cached_property
     def reasoning_ids(self) -> tuple[int, int] | None:
         """The tokens around reasoning in a generated answer; None where they are no tokens."""

@@ -250,7 +250,7 @@ class ContinuousEngine(Engine):
             return {}
         found = flight.reading.verdicts(said.prompt)
         if said.lost:
-            probes = flight.reading.side.artefacts
+            probes = flight.reading.artefacts
             (more,) = await self._classifier.classify(
                 [flight.tokens], [probes[name] for name in said.lost]
             )

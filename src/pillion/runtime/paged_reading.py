@@ -16,7 +16,7 @@ from pillion.backends.paged import PagedStep
 from pillion.core import Verdict
 from pillion.probe import Artefact
 from pillion.runtime.held import Held
-from pillion.sidecache import Probs, SideCache
+from pillion.sidecache import PagedGroup, Probs, SideCache, tapped_groups
 
 HELD_TOKENS = 64
 """Steps up to this many tokens are tapped in one go after the last layer: few large operations in
@@ -38,6 +38,7 @@ class PagedReading:
         ConfigError: two probes of one name, or one that reads whole states.
 
     Attributes:
+        artefacts: the probes by name.
         side: what is kept of the requests.
         layers: what is read, ascending.
         seconds: time spent here so far.
@@ -52,7 +53,10 @@ class PagedReading:
         page_tokens: int,
         reasoning: tuple[int, int] | None = None,
     ) -> None:
-        self.side = SideCache(artefacts, device, dtype, num_pages, page_tokens, reasoning)
+        self.artefacts = {a.name: a for a in artefacts}
+        groups = tapped_groups(artefacts, device, dtype)
+        paged = [PagedGroup(one, num_pages, page_tokens) for one in groups]
+        self.side = SideCache(paged, page_tokens, reasoning)
         self.layers = tuple(sorted({layer for one in self.side.groups for layer in one.layers}))
         self.seconds = 0.0
         self._num_tokens = 0
@@ -74,7 +78,8 @@ class PagedReading:
                 self._tap_held()
         else:
             for one in self.side.groups:
-                one.see(layer, hidden)
+                if not one.idle:
+                    one.values.see(layer, hidden)
         self.seconds += time.perf_counter() - begin
 
     def end(self) -> None:
@@ -88,7 +93,7 @@ class PagedReading:
     def verdicts(self, probs: Probs | None) -> dict[str, Verdict]:
         """Verdicts of probabilities that a lane held, in the order of the probes."""
         known = probs or {}
-        return {n: a.verdict(known[n]) for n, a in self.side.artefacts.items() if n in known}
+        return {n: a.verdict(known[n]) for n, a in self.artefacts.items() if n in known}
 
     def _tap_held(self) -> None:
         if all(one.idle for one in self.side.groups):
@@ -96,4 +101,5 @@ class PagedReading:
             return
         layers, every = self._held.take()
         for one in self.side.groups:
-            one.see_all(every, layers)
+            if not one.idle:
+                one.values.see_all(every, layers)

@@ -6,7 +6,21 @@ Knows probes and their folds, requests, pages and chunks; knows no engine.
 from pillion.sidecache.folds import Folds, reduce_rows
 from pillion.sidecache.lanes import Lane, Probs
 from pillion.sidecache.paged_group import PagedGroup
+from pillion.sidecache.pages import page_numbers
 from pillion.sidecache.script import Script
-from pillion.sidecache.side_cache import SideCache
+from pillion.sidecache.side_cache import Heard, SideCache, tapped_groups
+from pillion.sidecache.upload import upload
 
-__all__ = ["Folds", "Lane", "PagedGroup", "Probs", "Script", "SideCache", "reduce_rows"]
+__all__ = [
+    "Folds",
+    "Heard",
+    "Lane",
+    "PagedGroup",
+    "Probs",
+    "Script",
+    "SideCache",
+    "page_numbers",
+    "reduce_rows",
+    "tapped_groups",
+    "upload",
+]

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pillion.probe.network import Fold, State, join_rows, pick
+from pillion.sidecache.upload import upload
 
 
 class Folds:
@@ -77,7 +78,7 @@ class Folds:
             for place, row in enumerate(rows):
                 self.add(row, {n: t[:, place : place + 1].clone() for n, t in new.items()})
             return self.logits(rows)
-        index = torch.tensor(rows, device=next(iter(new.values())).device)
+        index = upload(rows, next(iter(new.values())).device)
         state = self.fold.merge(pick(self._batch, index), new)
         for name, tensor in state.items():
             self._batch[name].index_copy_(1, index, tensor)
@@ -87,7 +88,7 @@ class Folds:
         """Logits of what some rows hold."""
         if self.alike:
             some = next(iter(self._batch.values()))
-            return self.fold.finish(pick(self._batch, torch.tensor(rows, device=some.device)))
+            return self.fold.finish(pick(self._batch, upload(rows, some.device)))
         return torch.cat([self.fold.finish(self._single[row]) for row in rows])
 
 

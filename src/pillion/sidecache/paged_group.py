@@ -18,6 +18,8 @@ from pillion.probe.network import State, pick
 from pillion.sidecache.folds import Folds, reduce_rows
 from pillion.sidecache.pages import Pages
 from pillion.sidecache.script import Piece, Script
+from pillion.sidecache.step_values import StepValues
+from pillion.sidecache.upload import upload
 
 
 class PagedGroup:
@@ -32,26 +34,37 @@ class PagedGroup:
         one: taps and fold.
         num_pages: of the engine's cache.
         page_tokens: tokens a page.
+        memory: `page_numbers` of fp32 for each page, where the engine gives them.
     """
 
-    def __init__(self, one: Group, num_pages: int, page_tokens: int) -> None:
+    def __init__(
+        self,
+        one: Group,
+        num_pages: int,
+        page_tokens: int,
+        memory: Float[Tensor, " number"] | None = None,
+    ) -> None:
         self.group, self.fold, self.page_tokens = one, one.fold, page_tokens
         self.layers, self.artefacts, self.columns = one.layers, one.artefacts, one.fold.columns
         self.scope: Scope = one.scope
-        self._place = {layer: i for i, layer in enumerate(one.layers)}
-        self._values = one.empty_values(len(self.layers), 1, page_tokens).zero_()
+        self.values = StepValues(one)
+        empty = one.empty_values(len(self.layers), 1, page_tokens).zero_()
         # No one asks for another's answer: its pages keep nothing.
         kept_pages = 0 if self.scope == "response" else num_pages
-        self._pages = Pages(self._summary(self._values), kept_pages)
-        self._open = self._values[:, :0]
-        self._folds = Folds(self.fold, self._values[:, :, :1])
+        self._pages = Pages(self._summary(empty), kept_pages, memory)
+        self._open = empty[:, :0]
+        self._folds = Folds(self.fold, empty[:, :, :1])
         self.idle = False
 
     @property
     def held_bytes(self) -> int:
         """Memory of taps, pages and rows, in bytes."""
-        own = self.group.weight_bytes + self._open.nbytes
-        return own + self._pages.held_bytes + self._folds.held_bytes
+        return self.group.weight_bytes + self._pages.held_bytes + self.row_bytes
+
+    @property
+    def row_bytes(self) -> int:
+        """Memory of the rows alone, in bytes."""
+        return self._open.nbytes + self._folds.held_bytes
 
     def make_room(self, num_rows: int) -> None:
         """From now on there are so many rows, or more."""
@@ -69,27 +82,6 @@ class PagedGroup:
             script.bits(self.scope, chunk.start, chunk.end, every_turn=True)
             for chunk, script in zip(chunks, scripts, strict=True)
         )
-
-    def see(self, layer: int, hidden: Float[Tensor, "1 token dim"]) -> None:
-        """Taps one layer of a step."""
-        if self.idle or (place := self._place.get(layer)) is None:
-            return
-        if place == 0:
-            self._values = self.group.empty_values(len(self.layers), 1, hidden.shape[1])
-        self.group.layer_values(place, hidden, self._values[place])
-
-    def see_all(self, every: Float[Tensor, "seen 1 token dim"], layers: tuple[int, ...]) -> None:
-        """Taps several layers of a step at once.
-
-        Args:
-            every: states of `layers`.
-            layers: which layers they are, all that the group reads or the next ones of them.
-        """
-        if self.idle or (found := self.group.own_values(layers, every)) is None:
-            return
-        own, values = found
-        first = own[0] == self.layers[0]
-        self._values = values if first else torch.cat([self._values, values])
 
     def restart(self, row: int, pages: Sequence[int], script: Script) -> bool:
         """The row's fold is that of whole pages from here on.
@@ -144,12 +136,11 @@ class PagedGroup:
         """
         heard = self._heard(chunks, scripts)
         offsets = [chunk.start % self.page_tokens for chunk in chunks]
-        values = self._values[:, :, :0]
+        values = self._open[:, :0, 0]
         if heard:
-            device = self._values.device
             some = [rows[i] for i in heard], [offsets[i] for i in heard]
-            places = torch.tensor([[chunks[i].first for i in heard], *some], device=device)
-            values = self._values[:, 0].index_select(1, places[0])
+            places = upload([[chunks[i].first for i in heard], *some], self._open.device)
+            values = self.values.at(places[0])
             self._open[:, places[1], places[2]] = values
         if full := [i for i, offset in enumerate(offsets) if offset == self.page_tokens - 1]:
             indices = [chunks[i].start // self.page_tokens for i in full]
@@ -176,7 +167,7 @@ class PagedGroup:
         """Layer and token of the first value in a chunk that is not finite."""
         if self.idle:
             return None
-        values = self._values[:, 0, chunk.first : chunk.first + chunk.num_tokens]
+        values = self.values.between(chunk.first, chunk.first + chunk.num_tokens)[:, 0]
         wrong = (~torch.isfinite(values)).any(-1).nonzero().tolist()
         return next(((self.layers[place], token) for place, token in wrong), None)
 
@@ -217,18 +208,21 @@ class PagedGroup:
         self, chunk: Chunk, head: int, body: int, pages: Sequence[int], script: Script
     ) -> State | None:
         """Folds the pages that a chunk fills from end to end; what the scope reads of them."""
+        if self.scope == "response":  # which keeps none
+            start = chunk.start + head
+            return self._read(chunk, start, start + body, script)
         size, first = self.page_tokens, (chunk.start + head) // self.page_tokens
         numbers = pages[head : head + body : size]
         pieces = [script.pieces(self.scope, first + i) for i in range(len(numbers))]
         begin, values = chunk.first + head, self._open
         if not self.idle:
-            values = self._values[:, 0, begin : begin + body].unflatten(1, (-1, size))
+            values = self.values.between(begin, begin + body)[:, 0].unflatten(1, (-1, size))
         states = self._close(numbers, pieces, values, range(len(numbers)))
         wanted = [i for i, one in enumerate(p for some in pieces for p in some) if one.wanted]
         if states is None or not wanted:
             return None
         if len(wanted) < sum(map(len, pieces)):
-            states = pick(states, torch.tensor(wanted, device=values.device))
+            states = pick(states, upload(wanted, values.device))
         return reduce_rows(self.fold, states)
 
     def _close(
@@ -245,7 +239,7 @@ class PagedGroup:
         if flat:
             places = [row for row, some in zip(rows, pieces, strict=True) for _ in some]
             if places != list(range(values.shape[1])):
-                values = values[:, places]
+                values = values.index_select(1, upload(places, values.device))
             states = self._summary(values, flat)
         self._pages.store(pages, bits, states)
         return states or None
@@ -254,7 +248,7 @@ class PagedGroup:
         """Keeps tokens of a chunk in the row's open page."""
         if not self.idle:
             first = chunk.first - chunk.start
-            values = self._values[:, 0, first + begin : first + end]
+            values = self.values.between(first + begin, first + end)[:, 0]
             self._open[:, row, offset : offset + end - begin] = values
 
     def _read(self, chunk: Chunk, begin: int, end: int, script: Script) -> State | None:
@@ -262,7 +256,7 @@ class PagedGroup:
         if not (bits := script.bits(self.scope, begin, end)):
             return None
         first = chunk.first - chunk.start
-        return self._summary(self._values[:, :, first + begin : first + end], [bits])
+        return self._summary(self.values.between(first + begin, first + end), [bits])
 
     def _summary(
         self, values: Float[Tensor, "layer batch token tap"], bits: Sequence[int] | None = None
@@ -272,10 +266,10 @@ class PagedGroup:
         mask = torch.ones(batch, tokens, dtype=torch.bool, device=values.device)
         if bits is None or all(one == (1 << tokens) - 1 for one in bits):
             return self.fold.summarise(values, mask)
-        mask = _mask(bits, tokens).to(values.device)
+        mask = _mask(bits, tokens, values.device)
         # What is left out may be of another step or not finite.
         return self.fold.summarise(values.masked_fill(~mask[None, :, :, None], 0), mask)
 
 
-def _mask(bits: Sequence[int], tokens: int) -> Bool[Tensor, "row token"]:
-    return torch.tensor([[bool(one >> i & 1) for i in range(tokens)] for one in bits])
+def _mask(bits: Sequence[int], tokens: int, device: torch.device) -> Bool[Tensor, "row token"]:
+    return upload([[bool(one >> i & 1) for i in range(tokens)] for one in bits], device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import isfinite
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -28,6 +29,20 @@ Said = tuple[Lane, Chunk, bool]
 """A lane, the chunk that it read, and whether its prompt is meant."""
 
 
+class Heard(NamedTuple):
+    """What a group has to say after a step.
+
+    Attributes:
+        group: who says it.
+        said: of whom.
+        logits: of all probes of the group, still on the device.
+    """
+
+    group: PagedGroup
+    said: list[Said]
+    logits: Float[Tensor, "row output"]
+
+
 class SideCache:
     """Probes on all requests of an engine.
 
@@ -35,40 +50,25 @@ class SideCache:
     whatever else runs, in whatever chunks, from shared pages or not, begun again or not.
 
     Args:
-        artefacts: the probes; their names must differ.
-        device: where the model runs.
-        dtype: of the model's states.
-        num_pages: of the engine's cache.
+        groups: probes that share taps and a fold.
         page_tokens: tokens a page.
         reasoning: tokens around the reasoning in an answer, which scopes leave out.
-
-    Raises:
-        ConfigError: two probes of one name, or one that reads whole states.
+        num_rows: requests that there is room for from the start; more make it grow.
 
     Attributes:
-        artefacts: the probes by name.
-        groups: those that share taps and a fold.
+        groups: as given.
         lanes: requests that are followed, by id.
     """
 
     def __init__(
         self,
-        artefacts: Sequence[Artefact],
-        device: torch.device,
-        dtype: torch.dtype,
-        num_pages: int,
+        groups: Sequence[PagedGroup],
         page_tokens: int,
         reasoning: tuple[int, int] | None = None,
+        num_rows: int = 0,
     ) -> None:
-        self.artefacts = {a.name: a for a in artefacts}
-        if len(self.artefacts) < len(artefacts):
-            names = ", ".join(a.name for a in artefacts)
-            raise ConfigError(f"Probe names must differ; got {names}. Rename a folder.")
-        groups = group(artefacts, device, dtype)
-        for one in groups:
-            _check_tapped(one)
         self.page_tokens, self._reasoning = page_tokens, reasoning
-        self.groups = [PagedGroup(one, num_pages, page_tokens) for one in groups]
+        self.groups = list(groups)
         self.lanes: dict[str, Lane] = {}
         self._entered: dict[str, tuple[Script, bool]] = {}
         self._left: set[str] = set()
@@ -76,6 +76,7 @@ class SideCache:
         self._num_rows = 0
         self._pages: list[int] = []
         self._step: PagedStep | None = None
+        self._make_room(num_rows)
 
     @property
     def held_bytes(self) -> int:
@@ -121,30 +122,51 @@ class SideCache:
 
     def end(self) -> None:
         """The groups have seen all layers: keeps what was computed, and reads out what is due."""
+        for heard in self.read()[1]:
+            self._tell(*heard)
+
+    def again(self, request: str, tokens: Tokens) -> None:
+        """An answer that was put back runs again from its first token on, and is read anew."""
+        lane = self.lanes[request]
+        lane.script = Script(tokens, self.page_tokens, self._reasoning)
+        lane.read_tokens = lane.script.prompt_tokens
+        for one in self.groups:
+            one.reset(lane.row)
+
+    def read(self) -> tuple[Due, list[Heard]]:
+        """Keeps what was computed, and reads out what is due, without waiting for the device.
+
+        Returns:
+            whose verdicts are due, and what the groups have heard of them.
+        """
         step, self._step = self._step, None
         assert step is not None
-        self._say(self._read(step))
-
-    # -- inside
-
-    def _read(self, step: PagedStep) -> Due:
-        """Takes in every chunk but single tokens of answers, which go together."""
-        due = Due([], [], [])
-        self._pages = (step.slots // self.page_tokens).tolist()
-        for index, chunk in enumerate(step.chunks):
+        due, longer = self._due(step)
+        # First of all: whoever begins in this step may share the pages that these tokens fill.
+        tokens = [self._heard_each(one, due) for one in self.groups]
+        for index in longer:
+            chunk = step.chunks[index]
             lane = self.lanes[chunk.request]
-            if (
-                lane.prompt is not None
-                and chunk.num_tokens == 1
-                and chunk.start == lane.read_tokens
-            ):
-                due.tokens.append((lane, chunk))
-                lane.read_tokens = chunk.end
-                continue
             self._take(step, index, lane)
             if chunk.draws and lane.wanted:
                 (due.prompts if lane.prompt is None else due.answers).append((lane, chunk))
-        return due
+        return due, self._say(due) + [one for one in tokens if one is not None]
+
+    # -- inside
+
+    def _due(self, step: PagedStep) -> tuple[Due, list[int]]:
+        """Single tokens of answers, which go together; indices of the other chunks."""
+        due, longer = Due([], [], []), list[int]()
+        self._pages = (step.slots // self.page_tokens).tolist()
+        for index, chunk in enumerate(step.chunks):
+            lane = self.lanes[chunk.request]
+            is_next = lane.prompt is not None and chunk.start == lane.read_tokens
+            if is_next and chunk.num_tokens == 1:
+                due.tokens.append((lane, chunk))
+                lane.read_tokens = chunk.end
+            else:
+                longer.append(index)
+        return due, longer
 
     def _take(self, step: PagedStep, index: int, lane: Lane) -> None:
         chunk = step.chunks[index]
@@ -166,39 +188,36 @@ class SideCache:
         lane.lost = tuple(a.name for one in lost for a in one.artefacts)
         lane.read_tokens = start
 
-    def _say(self, due: Due) -> None:
-        """Reads out what is due."""
-        if not any(due):
-            return
+    def _say(self, due: Due) -> list[Heard]:
+        """Reads out the chunks that are due."""
+        found: list[Heard] = []
         for lane, _ in due.prompts:
             lane.prompt = {}
         for one in self.groups:
-            said, logits = self._logits(one, due)
-            if logits is not None:
-                self._tell(one, said, logits)
+            said: list[Said] = [
+                (lane, chunk, True)
+                for lane, chunk in due.prompts
+                if lane.script.has(one.scope) and one.artefacts[0].name not in lane.lost
+            ]
+            said += [(*lane_chunk, False) for lane_chunk in self._answered(one, due)]
+            if said:
+                found.append(Heard(one, said, one.logits([lane.row for lane, _, _ in said])))
         for lane, _ in due.prompts:  # what follows is the answer
             for one in self.groups:
                 one.reset(lane.row)
+        return found
 
-    def _logits(
-        self, one: PagedGroup, due: Due
-    ) -> tuple[list[Said], Float[Tensor, "row output"] | None]:
-        """What a group has to say, and of whom."""
-        said: list[Said] = [
-            (lane, chunk, True)
-            for lane, chunk in due.prompts
-            if lane.script.has(one.scope) and one.artefacts[0].name not in lane.lost
-        ]
-        said += [(*lane_chunk, False) for lane_chunk in self._answered(one, due)]
-        parts = [one.logits([lane.row for lane, _, _ in said])] if said else []
-        if due.tokens:
-            lanes, chunks = zip(*due.tokens, strict=True)
-            pages = [self._pages[chunk.first] for chunk in chunks]
-            rows, scripts = [lane.row for lane in lanes], [lane.script for lane in lanes]
-            heard, logits = one.take_each(rows, chunks, pages, scripts)
-            said += [(lanes[i], chunks[i], False) for i in heard]
-            parts += [] if logits is None else [logits]
-        return said, torch.cat(parts) if parts else None
+    def _heard_each(self, one: PagedGroup, due: Due) -> Heard | None:
+        """What a group has to say of the answers that go on by one token."""
+        if not due.tokens:
+            return None
+        lanes, chunks = zip(*due.tokens, strict=True)
+        pages = [self._pages[chunk.first] for chunk in chunks]
+        rows, scripts = [lane.row for lane in lanes], [lane.script for lane in lanes]
+        heard, logits = one.take_each(rows, chunks, pages, scripts)
+        if logits is None:
+            return None
+        return Heard(one, [(lanes[i], chunks[i], False) for i in heard], logits)
 
     @staticmethod
     def _answered(one: PagedGroup, due: Due) -> Iterator[tuple[Lane, Chunk]]:
@@ -235,19 +254,39 @@ class SideCache:
 
     def _new_row(self) -> int:
         if not self._free:
-            have = self._num_rows
-            self._num_rows = max(8, 2 * have)
-            self._free = list(range(have, self._num_rows))[::-1]
-            for one in self.groups:
-                one.make_room(self._num_rows)
+            self._make_room(max(8, 2 * self._num_rows))
         return self._free.pop()
 
+    def _make_room(self, num_rows: int) -> None:
+        self._free += list(range(self._num_rows, num_rows))[::-1]
+        self._num_rows = num_rows
+        for one in self.groups:
+            one.make_room(num_rows)
 
-def _check_tapped(one: Group) -> None:
-    if not one.tapped:
-        names = ", ".join(a.name for a in one.artefacts)
-        raise ConfigError(
-            f"Probe {names} reads whole hidden states, which a serving engine cannot keep for "
-            "every token; serve a probe that can be tapped, such as gate, and use this one with "
-            "predict."
-        )
+
+def tapped_groups(
+    artefacts: Sequence[Artefact], device: torch.device, dtype: torch.dtype
+) -> list[Group]:
+    """Probes that an engine can serve, sorted into those that share taps and a fold.
+
+    Args:
+        artefacts: the probes; their names must differ.
+        device: where the model runs.
+        dtype: of the model's states.
+
+    Raises:
+        ConfigError: two probes of one name, or one that reads whole states.
+    """
+    if len({a.name for a in artefacts}) < len(artefacts):
+        names = ", ".join(a.name for a in artefacts)
+        raise ConfigError(f"Probe names must differ; got {names}. Rename a folder.")
+    groups = group(artefacts, device, dtype)
+    for one in groups:
+        if not one.tapped:
+            names = ", ".join(a.name for a in one.artefacts)
+            raise ConfigError(
+                f"Probe {names} reads whole hidden states, which a serving engine cannot keep for "
+                "every token; serve a probe that can be tapped, such as gate, and use this one "
+                "with predict."
+            )
+    return groups

@@ -3,8 +3,10 @@
 Nothing here imports vLLM until it is used. Knows no HTTP server but vLLM's own.
 """
 
-from pillion.vllm.engine import VllmEngine, load_vllm_engine
+from pillion.vllm.engine import VllmEngine
+from pillion.vllm.load import load_vllm_engine
 from pillion.vllm.settings import option_file, options
+from pillion.vllm.turns import turns_args
 from pillion.vllm.verdicts import Verdicts, verdicts_of
 
 __all__ = [
@@ -13,5 +15,6 @@ __all__ = [
     "load_vllm_engine",
     "option_file",
     "options",
+    "turns_args",
     "verdicts_of",
 ]

@@ -22,12 +22,13 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 from vllm.logger import init_logger
 
 from pillion.errors import ConfigError
+from pillion.vllm.adapter import SLOT_BYTES, Rider
 from pillion.vllm.footprint import Footprint
 from pillion.vllm.ledger import Ledger
 from pillion.vllm.models import CACHE_LAYER, SideCacheLayer
-from pillion.vllm.plan import Span, Step, Tracker
 from pillion.vllm.report import Report
-from pillion.vllm.side_cache import SLOT_BYTES, SideCache
+from pillion.vllm.settings import ProbeSettings
+from pillion.vllm.step import Step, Steps
 
 logger = init_logger("vllm.pillion")
 
@@ -63,7 +64,8 @@ class PillionConnector(KVConnectorBase_V1):
             )
         self.block_tokens: int = groups[0].kv_cache_spec.block_size
         self.ledger = Ledger()
-        self._tracker = Tracker(self.block_tokens)
+        self._reasoning = ProbeSettings.of(vllm_config.additional_config).reasoning
+        self._steps = Steps(with_ids=self._reasoning is not None)
         self._layer: SideCacheLayer | None = None
         self._report: Report | None = None
 
@@ -81,8 +83,9 @@ class PillionConnector(KVConnectorBase_V1):
         self._layer = layer = layers[name]
         pages = kv_caches[name]  # [block, 1, token, column]
         pages = pages.view(len(pages), -1).view(torch.float32)
-        layer.side_cache.bind(pages, self.block_tokens)
-        logger.info("%s", self._footprint(layer.side_cache))
+        requests = self._vllm_config.scheduler_config.max_num_seqs
+        layer.rider = Rider(layer.taps, pages, self.block_tokens, requests, self._reasoning)
+        logger.info("%s", self._footprint(layer.rider))
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         """Nothing: prefixes come from vLLM's own cache."""
@@ -98,26 +101,23 @@ class PillionConnector(KVConnectorBase_V1):
         self._report = None
         if self._layer is None or not self.has_connector_metadata():
             return
+        assert self._layer.rider is not None
         metadata = self._get_connector_metadata()
         assert isinstance(metadata, StepMetadata)
         # States are the same on every rank of a tensor-parallel group: the first one reads.
         if get_tensor_model_parallel_rank() != 0:
             return
-        begin = time.perf_counter()
-        plan = self._tracker.plan(metadata.step)
-        side_cache, layout = self._layer.side_cache, self._layer.side_cache.layout
-        side_cache.absorb(plan, self._tracker.num_lanes)
-        if plan.reads:
-            logits = side_cache.read(plan)
-            seconds = time.perf_counter() - begin + side_cache.take_seconds()
-            self._report = Report(plan.reads, layout.names, layout.outputs, logits, seconds)
+        if metadata.step.spans:
+            begin = time.perf_counter()
+            self._report = report = self._layer.rider.read(metadata.step)
+            report.seconds = time.perf_counter() - begin + self._layer.taps.take_seconds()
 
     def build_connector_worker_meta(self) -> ReportMetadata | None:
         """What was read in this step."""
         report, self._report = self._report, None
         return None if report is None else ReportMetadata(report)
 
-    def _footprint(self, side_cache: SideCache) -> Footprint:
+    def _footprint(self, rider: Rider) -> Footprint:
         pages = {
             name: spec.page_size_bytes
             for group in self._kv_cache_config.kv_cache_groups
@@ -125,11 +125,11 @@ class PillionConnector(KVConnectorBase_V1):
         }
         own = sum(size for name, size in pages.items() if _is_ours(name))
         return Footprint(
-            probes=side_cache.layout.names,
-            num_layers=len(side_cache.layout.layers),
+            probes=tuple(a.name for group in rider.taps.groups for a in group.artefacts),
+            num_layers=len(rider.taps.room.layers),
             side_bytes=own / self.block_tokens + SLOT_BYTES,
             kv_bytes=(sum(pages.values()) - own) / self.block_tokens,
-            buffer_bytes=side_cache.buffer_bytes,
+            buffer_bytes=rider.buffer_bytes,
         )
 
     # -- scheduler
@@ -147,35 +147,18 @@ class PillionConnector(KVConnectorBase_V1):
         """A request has come."""
         params = request.sampling_params
         self.ledger.enter(request.request_id, may_stop_early=bool(params and params.stop))
+        self._steps.enter(request)
 
     def build_connector_meta(self, scheduler_output: Any) -> StepMetadata:
         """What the step computes, for the worker."""
-        counts: dict[str, int] = scheduler_output.num_scheduled_tokens
-        spans = [
-            Span(
-                new.req_id,
-                new.num_computed_tokens,
-                new.num_computed_tokens + counts[new.req_id],
-                tuple(new.block_ids[0]),
-                starts=True,
-                prompt_tokens=new.prompt_len,
-            )
-            for new in scheduler_output.scheduled_new_reqs
-        ]
-        known = scheduler_output.scheduled_cached_reqs
-        for request, begin, blocks in zip(
-            known.req_ids, known.num_computed_tokens, known.new_block_ids, strict=True
-        ):
-            ids = tuple(blocks[0]) if blocks else ()
-            again = request in known.resumed_req_ids
-            spans.append(Span(request, begin, begin + counts[request], ids, starts=again))
-        return StepMetadata(Step(tuple(spans), tuple(scheduler_output.finished_req_ids)))
+        return StepMetadata(self._steps.step(scheduler_output))
 
     def request_finished(
         self, request: Any, block_ids: list[int]
     ) -> tuple[bool, dict[str, Any] | None]:
         """A request is over, or was given up."""
         self.ledger.leave(request.request_id)
+        self._steps.leave(request.request_id)
         return False, None
 
 

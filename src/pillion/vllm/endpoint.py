@@ -13,8 +13,10 @@ from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
+from pillion.backends.checkpoint import load_codec
 from pillion.errors import StateError
 from pillion.probe import Artefact
+from pillion.vllm.rendering import Rendering
 from pillion.vllm.settings import PLUGIN, ProbeSettings, has_settings
 from pillion.vllm.verdicts import verdicts_json, verdicts_of
 
@@ -41,6 +43,9 @@ class Endpoint:
         if not has_settings(config):
             return
         state.pillion_probes = probes = tuple(ProbeSettings.of(config).load())
+        scoped = any(probe.card.scope != "all" for probe in probes)
+        codec = load_codec(engine_client.vllm_config.model_config.tokenizer)
+        Rendering(codec, scoped).watch(state.online_renderer, engine_client)
         chat, completion = state.openai_serving_chat, state.openai_serving_completion
         if chat is not None:
             chat.chat_completion_stream_generator = partial(

@@ -19,8 +19,15 @@ from typing import Any
 import torch
 
 from pillion.backends.checkpoint import read_checkpoint
-from pillion.backends.paged import PagedSettings
-from pillion.core import Event, Finished, PromptRead, TokenEvent, Verdict
+from pillion.core import (
+    PROMPT_SCOPES,
+    Event,
+    Finished,
+    PromptRead,
+    TokenEvent,
+    Verdict,
+    as_tokens,
+)
 from pillion.errors import ConfigError, RunError
 from pillion.probe import Artefact
 from pillion.runtime.decoding import Detokenizer
@@ -33,15 +40,19 @@ from pillion.runtime.engine import (
     chosen,
 )
 from pillion.runtime.sampling import Sampling
+from pillion.sidecache import tapped_groups
 from pillion.vllm.inbox import Inbox
-from pillion.vllm.layout import Layout
+from pillion.vllm.logprobs import logprobs, logs
+from pillion.vllm.report import Numbers
 from pillion.vllm.settings import PLUGIN, options
-from pillion.vllm.start import check_probes, check_version, vllm_version
+from pillion.vllm.start import check_probes, check_version, hears_reasoning, vllm_version
+from pillion.vllm.taps import Room
+from pillion.vllm.turns import turns_args
 from pillion.vllm.verdicts import verdicts_by_name
 
 CPU = torch.device("cpu")
-CPU_BLOCK_TOKENS = 32
-"""The fewest that vLLM's attention takes on a CPU."""
+ALONE = "alone-"
+"""How the salts of requests begin that share no prefix with any other."""
 
 
 class VllmEngine(Engine):
@@ -75,7 +86,8 @@ class VllmEngine(Engine):
         self.end_ids, self._allow_mismatch = checkpoint.end_ids, allow_mismatch
         self.codec, self.vocab_size = checkpoint.codec, checkpoint.vocab_size
         check_probes(probes, checkpoint.identity, allow_mismatch)
-        self._layout = Layout(probes, CPU)
+        self._room = Room.of(tapped_groups(probes, CPU, torch.float32))
+        self._hears = hears_reasoning(probes, checkpoint.codec.reasoning_ids, None)
         self._probes = {artefact.name: artefact for artefact in probes}
         self._files = tempfile.TemporaryDirectory(prefix="pillion-")
         self._options: dict[str, Any] = {
@@ -133,9 +145,9 @@ class VllmEngine(Engine):
                         prompt = len(request.token_ids)
                         self._count(waiting=-1, running=1, prompt_tokens=prompt)
                         self._count(cached_tokens=cached)
-                        yield PromptRead(verdicts_by_name(read.prompt, probes), cached)
+                        yield PromptRead(await self._asked(request, read.prompt), cached)
                     (answer,) = output.outputs
-                    for token, logs in zip(answer.token_ids, _logs(answer), strict=True):
+                    for token, found in zip(answer.token_ids, logs(answer), strict=True):
                         verdicts = verdicts_by_name(read.answer(sampled), probes)
                         if token in self.end_ids:
                             reason = "stop"
@@ -143,7 +155,7 @@ class VllmEngine(Engine):
                         sampled += 1
                         text = letters.add(token, sampled == request.max_tokens)
                         self._count(generated_tokens=1)
-                        yield TokenEvent(token, text, verdicts, *_logprobs(token, logs, request))
+                        yield TokenEvent(token, text, verdicts, *logprobs(token, found, request))
             yield Finished("stop" if reason == "stop" else "length", verdicts)
         finally:
             self._inbox.drop(request.id)
@@ -160,7 +172,7 @@ class VllmEngine(Engine):
         # vLLM has no pass without a sampled token, which needs a place as well.
         check_rows(rows, self.identity.context_tokens - 1, self.vocab_size)
         found = await asyncio.gather(*(self._read(row) for row in rows))
-        return [{a.name: verdicts[a.name] for a in artefacts} for verdicts in found]
+        return [{a.name: v[a.name] for a in artefacts if a.name in v} for v in found]
 
     async def set_probes(self, probes: Sequence[Artefact]) -> None:
         """Replaces the probes when what is in flight has ended; see `Engine.set_probes`.
@@ -169,7 +181,8 @@ class VllmEngine(Engine):
             ConfigError: they need more room than vLLM was started with, or other layers.
         """
         check_probes(probes, self.identity, self._allow_mismatch)
-        if not Layout(probes, CPU).fits(self._layout):
+        hears_reasoning(probes, self._checkpoint.codec.reasoning_ids, not self._hears)
+        if not self._room.holds(Room.of(tapped_groups(probes, CPU, torch.float32))):
             raise ConfigError(
                 "These probes need more room or other layers than those that vLLM was started "
                 "with; start it again with them."
@@ -245,10 +258,24 @@ class VllmEngine(Engine):
             stop_token_ids=sorted(self.end_ids),
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
+            extra_args=turns_args(as_tokens(request.token_ids)),
         )
 
-    async def _read(self, row: Sequence[int]) -> Mapping[str, Verdict]:
-        request = Request(f"classify-{next(self._serial)}", tuple(row), 1, Sampling())
+    async def _asked(self, request: Request, numbers: Numbers) -> Mapping[str, Verdict]:
+        """Verdicts of a prompt, which is read once more where shared blocks do not tell its words.
+
+        Whoever filled them had other turns in the same tokens, as a raw prompt has none.
+        """
+        probes, row = list(self._probes.values()), as_tokens(request.token_ids)
+        some = (a for a in probes if a.name not in numbers and a.card.scope in PROMPT_SCOPES)
+        lost = any(row.ranges(artefact.card.scope) for artefact in some)
+        if lost and not request.salt.startswith(ALONE):
+            return await self._read(row, f"{ALONE}{next(self._serial)}")
+        return verdicts_by_name(numbers, probes)
+
+    async def _read(self, row: Sequence[int], salt: str = "") -> Mapping[str, Verdict]:
+        name = f"classify-{next(self._serial)}"
+        request = Request(name, as_tokens(row), 1, Sampling(), salt=salt)
         async with aclosing(self.submit(request)) as events:
             async for event in events:
                 if isinstance(event, PromptRead):
@@ -258,49 +285,3 @@ class VllmEngine(Engine):
     def _count(self, **changes: int) -> None:
         now = self._stats
         self._stats = replace(now, **{name: getattr(now, name) + n for name, n in changes.items()})
-
-
-def load_vllm_engine(
-    model: str, dtype: str, device: str, probes: Sequence[Artefact], sizes: PagedSettings
-) -> VllmEngine:
-    """A `VllmEngine` by the options of `pillion serve`.
-
-    vLLM chooses its device itself, and on a GPU also how many tokens it holds.
-
-    Args:
-        model: `embedded`, a folder, or the name of a hub's model that was downloaded.
-        dtype: of the weights.
-        device: `auto`, or what vLLM will take anyway.
-        probes: one or more.
-        sizes: how much is held and done at once.
-
-    Raises:
-        ConfigError: as `VllmEngine`; a device that vLLM does not take.
-    """
-    taken = "cuda" if torch.cuda.is_available() else "cpu"
-    if device not in {"auto", taken}:
-        raise ConfigError(f"vLLM runs on {taken} here, not on {device!r}; leave --device out.")
-    others: dict[str, Any] = {"max_num_seqs": sizes.max_requests}
-    if taken == "cpu":
-        others |= {
-            "block_size": CPU_BLOCK_TOKENS,
-            "num_gpu_blocks_override": sizes.cache_tokens // CPU_BLOCK_TOKENS + 1,
-            "max_num_batched_tokens": sizes.max_chunk_tokens,
-            # The blocks decide; but without a size vLLM wants nine tenths of the memory to be free.
-            "kv_cache_memory_bytes": 2**30,
-        }
-    return VllmEngine(model, probes, dtype, **others)
-
-
-def _logs(answer: Any) -> Sequence[Any]:
-    return answer.logprobs if answer.logprobs is not None else [None] * len(answer.token_ids)
-
-
-def _logprobs(
-    token: int, logs: Any, request: Request
-) -> tuple[float | None, tuple[tuple[int, float], ...]]:
-    """Log-probability of the token, and of the likeliest ones, from what vLLM gives."""
-    if request.top_logprobs is None or logs is None:
-        return None, ()
-    ranked = sorted(logs.items(), key=lambda pair: pair[1].rank)[: request.top_logprobs]
-    return logs[token].logprob, tuple((one, entry.logprob) for one, entry in ranked)

@@ -14,12 +14,14 @@ from vllm.model_executor.models.registry import ModelRegistry
 
 from pillion.backends.checkpoint import read_checkpoint
 from pillion.errors import ConfigError
+from pillion.vllm.ledger import KEY
 from pillion.vllm.settings import PREFIX, ProbeSettings
 from pillion.vllm.start import (
     check_aux_states,
     check_http_plugin,
     check_probes,
     check_version,
+    hears_reasoning,
     vllm_version,
 )
 
@@ -52,8 +54,13 @@ def check_config(vllm_config: Any) -> None:
     base = ModelRegistry.models[model.architecture.removeprefix(PREFIX)].load_model_cls()
     check_aux_states(supports_eagle3(base), base.__name__)
     dtype = str(model.dtype).removeprefix("torch.")
-    identity = read_checkpoint(model.model, dtype, model.revision).identity
-    check_probes(settings.load(), identity, settings.allow_mismatch)
+    checkpoint = read_checkpoint(model.model, dtype, model.revision)
+    probes = settings.load()
+    check_probes(probes, checkpoint.identity, settings.allow_mismatch)
+    scheduler, reasoning = vllm_config.scheduler_config, checkpoint.codec.reasoning_ids
+    if hears_reasoning(probes, reasoning, scheduler.async_scheduling):
+        scheduler.async_scheduling = False
+        vllm_config.additional_config[KEY] |= {"reasoning": reasoning}
 
 
 def check_engine(config: Any) -> None:

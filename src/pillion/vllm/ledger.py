@@ -18,8 +18,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
-from pillion.vllm.plan import Read
-from pillion.vllm.report import Numbers
+from pillion.vllm.report import Numbers, Read
 
 KEY = "pillion"
 """Where the logits lie in `kv_transfer_params`."""
@@ -86,7 +85,9 @@ class Ledger:
                 self._prompts[read.request] = numbers
             else:
                 answer = self._answers[read.request]
-                answer.append((read.num_tokens, numbers))
+                # Who has heard nothing new says what it said before.
+                before = (n for count, n in reversed(answer) if count < read.num_tokens)
+                answer.append((read.num_tokens, {**next(before, {}), **numbers}))
                 del answer[: -self._keep[read.request]]
 
     def params(self, request: str) -> dict[str, Any]:

@@ -21,33 +21,41 @@ from vllm.model_executor.models.registry import ModelRegistry
 from vllm.utils.torch_utils import set_default_torch_dtype
 from vllm.v1.kv_cache_interface import HiddenStateCacheSpec
 
-from pillion.vllm.layout import Layout
+from pillion.sidecache import tapped_groups
+from pillion.vllm.adapter import Rider
 from pillion.vllm.settings import PREFIX, ProbeSettings
-from pillion.vllm.side_cache import SideCache
 from pillion.vllm.start import check_aux_states
+from pillion.vllm.taps import Taps
 
 CACHE_LAYER = "pillion_side_cache"
 """Name of the side cache among the layers that have a KV cache."""
 
 
 class SideCacheLayer(CacheOnlyAttentionLayer):
-    """Asks vLLM for the pages of a side cache, with the block table of the KV cache."""
+    """Asks vLLM for the pages of a side cache, with the block table of the KV cache.
 
-    def __init__(self, side_cache: SideCache, prefix: str) -> None:
+    Attributes:
+        taps: that the forward pass fills.
+        rider: the side cache, as soon as vLLM has given its pages.
+    """
+
+    def __init__(self, taps: Taps, prefix: str) -> None:
         # States are fp32 also where keys and values are quantised.
         config = replace(get_current_vllm_config().cache_config, cache_dtype="auto")
         super().__init__(num_heads=1, head_size=1, cache_config=config, prefix=prefix)
-        self.side_cache = side_cache
+        self.taps = taps
+        self.rider: Rider | None = None
 
     def get_kv_cache_spec(self, vllm_config: Any) -> Any:
-        """A page a block, as wide as a folded state.
+        """A page a block, as wide as its folded states.
 
         It is declared in the dtype of the KV cache: with two dtypes vLLM would clear every block
         that it gives out.
         """
         block_tokens = vllm_config.cache_config.block_size
         dtype = self.kv_cache_torch_dtype
-        state_bytes = 4 * self.side_cache.layout.state_floats
+        # Probes of answers alone keep nothing; but there is no page of nothing.
+        state_bytes = 4 * max(self.taps.room.page_numbers, 1)
         # A multiple of 4 bytes a token keeps every page aligned for fp32.
         width = 4 * math.ceil(state_bytes / (4 * block_tokens)) // dtype.itemsize
         return HiddenStateCacheSpec(
@@ -62,16 +70,16 @@ def with_probes(base: Any) -> Any:
         def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
             check_aux_states(supports_eagle3(base), base.__name__)
             super().__init__(vllm_config=vllm_config, prefix=prefix)
-            side_cache = _side_cache(vllm_config)
-            self.set_aux_hidden_state_layers(side_cache.layout.layers)
+            taps = _taps(vllm_config)
+            self.set_aux_hidden_state_layers(taps.room.layers)
             # vLLM reads one integer, the layer's place, in the name of whatever has a cache.
             place = vllm_config.model_config.get_total_num_hidden_layers()
-            self.pillion = SideCacheLayer(side_cache, f"{CACHE_LAYER}.{place}")
+            self.pillion = SideCacheLayer(taps, f"{CACHE_LAYER}.{place}")
 
         def forward(self, *args: Any, **kwargs: Any) -> Tensor:
             hidden, states = super().forward(*args, **kwargs)
             slots = get_forward_context().slot_mapping
-            self.pillion.side_cache.see(states, slots.get(self.pillion.layer_name))
+            self.pillion.taps.see(states, slots.get(self.pillion.layer_name))
             return hidden
 
     Ridden.__name__ = Ridden.__qualname__ = PREFIX + base.__name__
@@ -79,19 +87,15 @@ def with_probes(base: Any) -> Any:
     return Ridden
 
 
-def _side_cache(vllm_config: Any) -> SideCache:
+def _taps(vllm_config: Any) -> Taps:
     settings = ProbeSettings.of(vllm_config.additional_config)
     device = torch.device(vllm_config.device_config.device)
     longest = vllm_config.compilation_config.max_cudagraph_capture_size or 0
-    scheduler = vllm_config.scheduler_config
+    most = max(vllm_config.scheduler_config.max_num_batched_tokens, longest)
     # A model is made with its own dtype and device as torch's defaults; probes have theirs.
     with set_default_torch_dtype(torch.float32), torch.device("cpu"):
-        return SideCache(
-            Layout(settings.load(), device),
-            max(scheduler.max_num_batched_tokens, longest),
-            scheduler.max_num_seqs,
-            device,
-        )
+        # fp32 whatever the model's dtype: taps are narrow, and folds need the digits.
+        return Taps(tapped_groups(settings.load(), device, torch.float32), most, device)
 
 
 def __getattr__(name: str) -> Any:

@@ -31,6 +31,8 @@ class ProbeSettings(BaseModel):
         probes: name -> folder of a saved probe.
         allow_mismatch: only warn of probes trained on other weights, tokenizer or template.
         http: whether answers over HTTP carry verdicts; needs the plugin in `VLLM_PLUGINS`.
+        reasoning: tokens around the reasoning in an answer, which scopes leave out; found out at
+            start, None where no probe has to know.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,6 +40,7 @@ class ProbeSettings(BaseModel):
     probes: dict[str, str] = Field(min_length=1)
     allow_mismatch: bool = False
     http: bool = False
+    reasoning: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, additional_config: object) -> ProbeSettings:
@@ -111,7 +114,7 @@ def options(
             "kv_role": "kv_both",
         },
         "scheduler_cls": "pillion.vllm.scheduler.pillion_scheduler",
-        "additional_config": {KEY: settings.model_dump()},
+        "additional_config": {KEY: settings.model_dump(exclude={"reasoning"})},
     }
 
 

@@ -9,10 +9,11 @@ import os
 from collections.abc import Sequence
 from importlib import metadata
 
-from pillion.core import ModelIdentity
+import torch
+
+from pillion.core import ANSWER_SCOPES, ModelIdentity
 from pillion.errors import ConfigError
 from pillion.probe import Artefact
-from pillion.vllm.layout import check_foldable
 from pillion.vllm.settings import PLUGIN
 
 SUPPORTED = "0.32."
@@ -100,3 +101,57 @@ def check_probes(
     for artefact in artefacts:
         check_foldable(artefact)
         artefact.check(identity, allow_mismatch)
+
+
+def hears_reasoning(
+    artefacts: Sequence[Artefact], reasoning: tuple[int, int] | None, is_async: bool | None
+) -> bool:
+    """Whether probes must be told which tokens of an answer are reasoning.
+
+    Args:
+        artefacts: the probes.
+        reasoning: tokens around the reasoning in an answer, if the model knows any.
+        is_async: whether vLLM plans a step before it knows the tokens of the one before.
+
+    Raises:
+        ConfigError: they must, and vLLM would not know them in time.
+    """
+    some = [a.name for a in artefacts if a.card.scope in ANSWER_SCOPES and a.card.scope != "all"]
+    if reasoning is None or not some:
+        return False
+    if is_async:
+        raise ConfigError(
+            f"Probe {some[0]!r} reads answers without their reasoning, and vLLM's asynchronous "
+            "scheduling does not know the tokens in time; start it with --no-async-scheduling."
+        )
+    return True
+
+
+def check_foldable(artefact: Artefact) -> None:
+    """Returns if a probe has a tap and a state of fixed size.
+
+    Raises:
+        ConfigError: if it has not, saying why.
+    """
+    if not artefact.network.tappable:
+        raise ConfigError(
+            f"Probe {artefact.name!r} ({artefact.card.probe}) is not tappable: it needs whole "
+            "hidden states, which do not fit beside the KV cache of vLLM; serve it with pillion's "
+            "own engine, or train a gate."
+        )
+    shapes = [_state_shapes(artefact, num_tokens) for num_tokens in (1, 2)]
+    if shapes[0] != shapes[1]:
+        raise ConfigError(
+            f"Probe {artefact.name!r} ({artefact.card.probe}) keeps values of every token, so a "
+            "block of the KV cache cannot be folded; serve it with pillion's own engine, or train "
+            "a gate."
+        )
+
+
+def _state_shapes(artefact: Artefact, num_tokens: int) -> dict[str, tuple[int, ...]]:
+    tap = artefact.network.tap()
+    assert tap is not None
+    values = torch.zeros(artefact.card.shape.num_layers, 1, num_tokens, tap.num_values)
+    fold = artefact.network.fold_class([artefact.network])
+    state = fold.summarise(values, torch.ones(1, num_tokens, dtype=torch.bool))
+    return {name: tuple(tensor.shape[2:]) for name, tensor in state.items()}

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pillion.core import ABSTAIN, Verdict, verdict_json
+from pillion.core import ABSTAIN, PROMPT_SCOPES, Scope, Verdict, verdict_json
 from pillion.errors import ConfigError, StateError
 from pillion.probe import Artefact
 from pillion.vllm.ledger import KEY
@@ -70,7 +70,10 @@ def verdicts_of(
 
 
 def verdicts_json(verdicts: Verdicts, artefacts: Sequence[Artefact]) -> dict[str, Any]:
-    """The `verdicts` object of an answer over HTTP, as pillion's own server has it."""
+    """The `verdicts` object of an answer over HTTP, as pillion's own server has it.
+
+    A probe that had to say something of the prompt and could not is there without a label.
+    """
     multilabel = {a.name for a in artefacts if a.card.task == "multilabel"}
     prompt, response = (
         {
@@ -80,8 +83,14 @@ def verdicts_json(verdicts: Verdicts, artefacts: Sequence[Artefact]) -> dict[str
         }
         for part in (verdicts.prompt, verdicts.response)
     )
+    nothing = {"label": None, "probs": None, "threshold": None}
+    absent = {
+        a.name: nothing | {"reason": _reason(a.card.scope), "decision": "allow"}
+        for a in artefacts
+        if a.name not in prompt and a.card.scope in PROMPT_SCOPES
+    }
     return {
-        "prompt": prompt,
+        "prompt": prompt | absent,
         "response": response,
         "response_tokens": verdicts.response_tokens,
     }
@@ -94,6 +103,13 @@ def verdicts_by_name(numbers: Numbers, artefacts: Sequence[Artefact]) -> dict[st
         StateError: a logit is not finite.
     """
     return {a.name: _verdict(a, numbers[a.name]) for a in artefacts if a.name in numbers}
+
+
+def _reason(scope: Scope) -> str:
+    return (
+        f"the prompt has no words of the scope {scope!r}, or the engine could not tell whose words "
+        "these are"
+    )
 
 
 def _verdict(artefact: Artefact, numbers: Sequence[float]) -> Verdict:

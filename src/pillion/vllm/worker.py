@@ -6,8 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from pillion.probe import Artefact
-from pillion.vllm.layout import Layout
+from pillion.sidecache import tapped_groups
 
 
 class ProbeWorker:
@@ -25,6 +27,6 @@ class ProbeWorker:
 
         layers = self.vllm_config.compilation_config.static_forward_context.values()
         (layer,) = (one for one in layers if isinstance(one, SideCacheLayer))
-        side_cache = layer.side_cache
+        assert layer.rider is not None
         artefacts = [Artefact.load(folder, name) for name, folder in folders.items()]
-        side_cache.ride(Layout(artefacts, side_cache.device, side_cache.layout.layers))
+        layer.rider.use(tapped_groups(artefacts, layer.taps.device, torch.float32))

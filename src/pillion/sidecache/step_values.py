@@ -1,0 +1,67 @@
+"""What was tapped of the tokens of a step, for the probes of one group.
+
+Knows taps, layers and places; neither requests nor folds.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pillion.probe.group import Group
+
+
+class StepValues:
+    """Values of a step's tokens: tapped here, or shown by who has tapped them.
+
+    Args:
+        one: the taps.
+    """
+
+    def __init__(self, one: Group) -> None:
+        self._group = one
+        self._place = {layer: i for i, layer in enumerate(one.layers)}
+        self._values = one.empty_values(len(one.layers), 1, 0)
+        self._order: Int[Tensor, " token"] | None = None
+
+    def see(self, layer: int, hidden: Float[Tensor, "1 token dim"]) -> None:
+        """Taps one layer of a step."""
+        if (place := self._place.get(layer)) is None:
+            return
+        if place == 0:
+            self._values = self._group.empty_values(len(self._place), 1, hidden.shape[1])
+        self._group.layer_values(place, hidden, self._values[place])
+
+    def see_all(self, every: Float[Tensor, "seen 1 token dim"], layers: tuple[int, ...]) -> None:
+        """Taps several layers of a step at once.
+
+        Args:
+            every: states of `layers`.
+            layers: which layers they are, all that the group reads or the next ones of them.
+        """
+        if (found := self._group.own_values(layers, every)) is None:
+            return
+        own, values = found
+        first = self._place[own[0]] == 0
+        self._values = values if first else torch.cat([self._values, values])
+
+    def show(self, values: Float[Tensor, "layer place tap"], order: Int[Tensor, " token"]) -> None:
+        """Takes the values of a step that were tapped elsewhere.
+
+        Args:
+            values: of the group's layers.
+            order: of each token of the step, the place of its values.
+        """
+        self._values, self._order = values[:, None], order
+
+    def between(self, begin: int, end: int) -> Float[Tensor, "layer 1 token tap"]:
+        """Of neighbouring tokens of the step."""
+        if self._order is None:
+            return self._values[:, :, begin:end]
+        return self._values.index_select(2, self._order[begin:end])
+
+    def at(self, tokens: Int[Tensor, " token"]) -> Float[Tensor, "layer token tap"]:
+        """Of some tokens of the step."""
+        places = tokens if self._order is None else self._order.index_select(0, tokens)
+        return self._values[:, 0].index_select(1, places)

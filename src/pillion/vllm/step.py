@@ -1,0 +1,108 @@
+"""What a step of vLLM computes, as its scheduler tells its workers.
+
+Imports no vLLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pillion.core import Tokens
+from pillion.vllm.turns import told_tokens
+
+
+@dataclass(frozen=True)
+class Span:
+    """The tokens of one request that a step computes.
+
+    Attributes:
+        request: its id.
+        begin: first position.
+        end: position after the last.
+        blocks: block ids that the request got since its last span; all of them if it begins.
+        prompt: of a request that begins, or begins again after it was preempted; the `begin`
+            tokens before the span then came from the prefix cache.
+        ids: the tokens, where answers may hold reasoning; none otherwise.
+    """
+
+    request: str
+    begin: int
+    end: int
+    blocks: tuple[int, ...] = ()
+    prompt: Tokens | None = None
+    ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step computes, and who has left since the one before.
+
+    A span may begin behind blocks that spans before it fill.
+    """
+
+    spans: tuple[Span, ...] = ()
+    finished: tuple[str, ...] = ()
+
+
+class Steps:
+    """Makes steps of what a scheduler gives out.
+
+    Args:
+        with_ids: whether tokens are told.
+    """
+
+    def __init__(self, with_ids: bool) -> None:
+        self._with_ids = with_ids
+        self._requests: dict[str, Any] = {}
+        self._prompts: dict[str, Tokens] = {}
+        self._finished: list[str] = []
+
+    def enter(self, request: Any) -> None:
+        """A request has come."""
+        params = request.sampling_params
+        # A prompt of embeddings has no ids; what counts is how many.
+        ids = request.prompt_token_ids or [0] * request.num_prompt_tokens
+        tokens = told_tokens(ids, params.extra_args if params else None)
+        self._requests[request.request_id], self._prompts[request.request_id] = request, tokens
+
+    def leave(self, request: str) -> None:
+        """A request is over."""
+        self._requests.pop(request, None)
+        self._prompts.pop(request, None)
+
+    def step(self, output: Any) -> Step:
+        """What vLLM's `SchedulerOutput` says."""
+        counts: Mapping[str, int] = output.num_scheduled_tokens
+        spans = [
+            self._span(new.req_id, new.num_computed_tokens, counts, new.block_ids[0], True)
+            for new in output.scheduled_new_reqs
+        ]
+        known = output.scheduled_cached_reqs
+        for request, begin, blocks in zip(
+            known.req_ids, known.num_computed_tokens, known.new_block_ids, strict=True
+        ):
+            again = request in known.resumed_req_ids
+            spans.append(self._span(request, begin, counts, blocks[0] if blocks else (), again))
+        # In the order in which they were given out: who begins may share what others fill just now.
+        places = {request: place for place, request in enumerate(counts)}
+        spans.sort(key=lambda span: places[span.request])
+        self._finished += output.finished_req_ids
+        if not spans:  # vLLM runs nothing then, and workers are not asked
+            return Step()
+        finished, self._finished = self._finished, []
+        return Step(tuple(spans), tuple(finished))
+
+    def _span(
+        self,
+        request: str,
+        begin: int,
+        counts: Mapping[str, int],
+        blocks: Sequence[int],
+        begins: bool,
+    ) -> Span:
+        end = begin + counts[request]
+        ids = self._requests[request].all_token_ids[begin:end] if self._with_ids else ()
+        prompt = self._prompts[request] if begins else None
+        return Span(request, begin, end, tuple(blocks), prompt, tuple(ids))

@@ -1,0 +1,47 @@
+"""Whose words a prompt's tokens are, on their way to vLLM's scheduler: beside sampling parameters.
+
+Imports no vLLM.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+from typing import Any, get_args
+
+from pillion.core import Role, Segment, Tokens
+from pillion.core.conversation import Kind
+
+TURNS = "pillion_turns"
+"""Where they lie in `SamplingParams.extra_args`."""
+
+
+def turns_args(tokens: Tokens) -> dict[str, str]:
+    """The `extra_args` of vLLM's sampling parameters that tell of a prompt's turns.
+
+    Args:
+        tokens: of the prompt, as `encode_chat` gives them.
+    """
+    told = {"tokens": len(tokens), "segments": [astuple(one) for one in tokens.segments]}
+    return {TURNS: json.dumps(told)} if tokens.segments else {}
+
+
+def told_tokens(ids: Sequence[int], extra_args: Mapping[str, Any] | None) -> Tokens:
+    """A prompt's tokens with the turns that were told; without any where those do not fit."""
+    if not extra_args or TURNS not in extra_args:
+        return Tokens(ids)
+    try:
+        told = json.loads(extra_args[TURNS])
+        length, segments = told["tokens"], [_segment(*one) for one in told["segments"]]
+    except (TypeError, ValueError, KeyError):
+        return Tokens(ids)
+    places = [0, *(place for one in segments for place in (one.begin, one.end)), len(ids)]
+    fits = length == len(ids) and places == sorted(places)
+    return Tokens(ids, segments if fits else ())
+
+
+def _segment(begin: int, end: int, role: Role, turn: int, kind: Kind) -> Segment:
+    if role not in get_args(Role) or kind not in get_args(Kind):
+        raise ValueError(role, kind)
+    return Segment(int(begin), int(end), role, int(turn), kind)

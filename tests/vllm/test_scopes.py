@@ -1,0 +1,117 @@
+"""vLLM's own engine on the CPU, with probes of some turns: their verdicts are those of their turns.
+
+The reference is `Network.forward` on the states of the scope's tokens, from a pass of transformers
+over the whole conversation by itself. Probes of every scope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from riding import BLOCK_TOKENS, MARK, Ridden, greedy, save_chat_model
+from scoped import TALKS, ask, error, save_scoped, worst
+
+from pillion.core import Segment, Tokens, Turn
+from pillion.sidecache import Script
+from pillion.vllm.ledger import KEY
+from pillion.vllm.turns import turns_args
+from tiny_models import full_states
+
+pytestmark = pytest.mark.vllm
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> Ridden:
+    root = tmp_path_factory.mktemp("chat")
+    return Ridden(save_chat_model(root / "model"), root / "probes", save_scoped)
+
+
+@pytest.fixture(scope="module", params=["sync", "async"])
+def llm(request: pytest.FixtureRequest, chat: Ridden) -> Generator[Any]:
+    with chat.engine(async_scheduling=request.param == "async") as engine:
+        yield engine
+
+
+def continued(chat: Ridden, number: int, row: Tokens, answer: Sequence[int]) -> Tokens:
+    """The conversation with its answer, as it was drawn, a tool's result and one more turn."""
+    turns = TALKS[number]
+    more = (Turn("assistant", "x"), Turn("tool", "none"), Turn("user", "And then?"))
+    whole = chat.backend.encode_chat((*turns, *more))
+    assert whole[: len(row)] == row
+    own = Segment(len(row), len(row) + len(answer), "assistant", len(turns))
+    by = len(answer) - 1
+    rest = [
+        replace(s, begin=s.begin + by, end=s.end + by) for s in whole.segments if s.turn > own.turn
+    ]
+    return Tokens([*row, *answer, *whole[len(row) + 1 :]], [*row.segments, own, *rest])
+
+
+def test_a_conversation_that_goes_on_is_read_by_its_turns_of_now(chat: Ridden, llm: Any) -> None:
+    """Requests together, in chunks, with shared prefixes; then each goes on by two turns.
+
+    The last turn of the user has moved on, and blocks that the answer filled are an earlier turn.
+    """
+    rows = [chat.backend.encode_chat(turns) for turns in TALKS]
+    first = ask(llm, rows[:1], 40) + ask(llm, rows[1:], 40)
+    assert first[1].num_cached_tokens > 0, "no prefix was shared"
+    assert max(len(row) for row in rows) > 3 * BLOCK_TOKENS
+    later = [
+        continued(chat, i, row, output.outputs[0].token_ids)
+        for i, (row, output) in enumerate(zip(rows, first, strict=True))
+    ]
+    second = ask(llm, later, 9)
+    for row, output, going_on, more in zip(rows, first, later, second, strict=True):
+        assert worst(chat, row, output) <= MARK
+        assert more.num_cached_tokens > len(row), "no block that the answer filled was shared"
+        assert worst(chat, going_on, more) <= MARK
+
+
+def test_several_answers_are_read_by_their_own_tokens(chat: Ridden, llm: Any) -> None:
+    row = chat.backend.encode_chat((Turn("user", "Say something else each time"),))
+    (output,) = ask(llm, [row], 20, n=3, temperature=1.5)
+    assert len({tuple(answer.token_ids) for answer in output.outputs}) == 3
+    assert max(worst(chat, row, output, choice) for choice in range(3)) <= MARK
+
+
+def test_blocks_that_others_filled_without_turns_give_no_verdict_and_no_other_number(
+    chat: Ridden, llm: Any
+) -> None:
+    """The same tokens as a raw prompt have no turns: what they left cannot be cut by turns."""
+    row = chat.backend.encode_chat((Turn("user", "A long turn of its own, " * 5),))
+    (raw,) = ask(llm, [Tokens(row)], 5)
+    (output,) = ask(llm, [row], 5)
+    assert worst(chat, Tokens(row), raw) <= MARK
+    assert output.num_cached_tokens > 0
+    told = output.kv_transfer_params[KEY]["prompt"]
+    assert "gate-all" in told and "gate-last-user" not in told
+    assert worst(chat, row, output, lost=True) <= MARK
+
+
+def test_turns_of_another_prompt_are_no_turns(chat: Ridden, llm: Any) -> None:
+    row = chat.backend.encode_chat((Turn("user", "Cut short"),))
+    prompt = {"prompt_token_ids": list(row[:-1])}
+    (output,) = llm.generate([prompt], greedy(3, extra_args=turns_args(row)))
+    assert set(output.kv_transfer_params[KEY]["prompt"]) == {"gate-all", "pooling-all"}
+
+
+def test_reading_every_token_would_be_seen(
+    chat: Ridden, llm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control."""
+    row = chat.backend.encode_chat((Turn("user", "Not seen before"),))
+    plain = Script.bits
+
+    def every(self: Script, scope: Any, *places: Any, **others: Any) -> int:
+        return plain(self, "all", *places)
+
+    monkeypatch.setattr(Script, "bits", every)
+    (output,) = ask(llm, [row], 2)
+    told = output.kv_transfer_params[KEY]["prompt"]
+    states = full_states(chat.backend, row)
+    for probe in chat.probes:
+        if probe.name in told and probe.card.scope != "all":
+            assert error(probe, told, states, row.ranges(probe.card.scope)) > 20 * MARK
+    assert "gate-last-user" in told
