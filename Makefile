@@ -14,7 +14,7 @@ PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
 RUNTIME := $(VENV)/.installed-runtime
 DEV := $(VENV)/.installed-dev
 
-.PHONY: run test test-extra test-architectures test-gpu vllm test-vllm check bench install
+.PHONY: run test test-extra test-architectures test-gpu mutants vllm test-vllm check bench install
 .DELETE_ON_ERROR:
 
 run: $(RUNTIME)
@@ -30,6 +30,10 @@ test-extra: $(DEV)
 # Every causal LM that transformers can build tiny, by every way; half an hour.
 test-architectures: $(DEV)
 	$(BIN)/python -m pytest -m architectures tests/architectures
+
+# Faults that no test notices, by cosmic-ray: a sample of each part, hours; ARGS="--part decide --sample 0".
+mutants: $(DEV)
+	$(BIN)/python -m benchmarks.mutants $(ARGS)
 
 # The laws once more, with the models on a CUDA device.
 test-gpu: $(DEV)
