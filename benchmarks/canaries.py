@@ -31,34 +31,37 @@ from pillion.runtime.canaries import canary_rows, differences
 from pillion.train import ProbeConfig, TrainSettings
 
 SETS = ("safety", "intent", "answers")
-TRAINED, READ = 96, 48
+TRAINED = 96
 NEIGHBOURS = (1, 7, 15)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.parse_args()
+    parser.add_argument("sets", nargs="*", choices=[*SETS, []], help="all by default")
+    parser.add_argument("--rows", type=int, default=96, help="read alone and with neighbours")
+    options = parser.parse_args()
+    sets, num_rows = tuple(options.sets or SETS), options.rows
     torch.manual_seed(0)
     models = {
         "float32": LanguageModel(load_backend("embedded", "float32", "cpu")),
         "bfloat16": LanguageModel(load_backend("embedded", "bfloat16", "cpu")),
     }
-    probes = [_trained(models["float32"], name) for name in SETS]
+    probes = [_trained(models["float32"], name) for name in sets]
     results = [
         *(one for dtype in models for one in _same(dtype, models[dtype], probes)),
         *_others(models["float32"], probes),
-        *_neighbours("float32", models["float32"], probes[:1]),
-        *_neighbours("bfloat16", models["bfloat16"], probes),
+        *_neighbours("float32", models["float32"], probes[:1], num_rows),
+        *_neighbours("bfloat16", models["bfloat16"], probes, num_rows),
     ]
-    settings = {"trained_rows": TRAINED, "read_rows": READ, "tolerances": dict(TOLERANCES)}
-    write_result("canaries", results, seed=0, settings=settings, data=_data())
+    settings = {"trained_rows": TRAINED, "read_rows": num_rows, "tolerances": dict(TOLERANCES)}
+    write_result("canaries", results, seed=0, settings=settings, data=_data(sets, num_rows))
 
 
-def _data() -> list[dict[str, str]]:
+def _data(sets: Sequence[str], num_rows: int) -> list[dict[str, str]]:
     return [
         {"path": f"examples/{name}.jsonl", "sha256": load_example(name, "train").sha256, "split": s}
-        for name in SETS
-        for s in [f"train, the first {TRAINED + READ} rows"]
+        for name in sets
+        for s in [f"train, the first {TRAINED + num_rows} rows"]
     ]
 
 
@@ -177,12 +180,12 @@ def _tokenizers(tokenizer: Any) -> dict[str, Any]:
 
 
 def _neighbours(
-    dtype: str, model: LanguageModel, probes: Sequence[Artefact]
+    dtype: str, model: LanguageModel, probes: Sequence[Artefact], num_rows: int
 ) -> list[dict[str, Any]]:
     """Verdicts of texts alone and among others: how far logits move, and how many labels flip."""
     out = list[dict[str, Any]]()
     for probe in probes:
-        texts = load_example(probe.name, "train").some(range(TRAINED, TRAINED + READ)).texts
+        texts = load_example(probe.name, "train").some(range(TRAINED, TRAINED + num_rows)).texts
         rows = encode_rows(model.backend, texts, probe.card.template, "error")
         alone = [_read(model, probe, [row])[0] for row in rows]
         for others in NEIGHBOURS:
@@ -214,8 +217,8 @@ def _flips(
     else:
         threshold = torch.tensor(probe.card.thresholds or (0.5,)).double().logit()
         flips = ((alone >= threshold) != (among >= threshold)).any(1).float()
-        # Where verdicts lie closest: the median of all texts, as a threshold.
-        middle = alone.median()
+        # Where verdicts lie closest: between the two middle texts (of an even number).
+        middle = alone.quantile(0.5)
         entry["flips_per_1000_at_the_median"] = round(
             1000 * float(((alone >= middle) != (among >= middle)).float().mean()), 1
         )
