@@ -197,7 +197,7 @@ def measured(
             test = test.some(range(min(len(test), data.rows or len(test))))
             counted = part_of(backend, test, data, cache / "test", caches)
             used.append(data_entry(DATA / _test(data), "test"))
-        said = everyone(training, held, counted, range(options.seeds))
+        said = everyone(backend, training, held, counted, range(options.seeds))
     lines = [line for one in said for line in numbers(one, said[0], counted.targets)]
     for line in lines:
         print(name, line, flush=True)
@@ -257,7 +257,9 @@ def words(backend: Backend, row: Tokens) -> str:
     return backend.decode([row[place] for part in row.ranges("response") for place in part])
 
 
-def everyone(training: Part, held: Part, counted: Part, seeds: Sequence[int]) -> list[Said]:
+def everyone(
+    backend: Backend, training: Part, held: Part, counted: Part, seeds: Sequence[int]
+) -> list[Said]:
     """All methods; the gate that learns from uniform prefixes, the default, comes first."""
     said: list[Said] = []
     for weighing in ("uniform", "softmax", "none"):
@@ -270,7 +272,7 @@ def everyone(training: Part, held: Part, counted: Part, seeds: Sequence[int]) ->
     for seed, network in zip(seeds, networks, strict=True):
         scores = np.array([one[-1] for one in running_of(network, counted.sources["last-user"])])
         said.append(Said("prompt-gate", seed, scores))
-    said += los_net(training, held, counted, seeds)
+    said += los_net(backend, training, held, counted, seeds)
     said.append(Said("tfidf", 0, tfidf(training, held, counted)))
     encoder = Encoder.load(EMBEDDER, 256)
     features = [encoder.embed(part.responses) for part in (training, held, counted)]
@@ -314,7 +316,9 @@ class ReadLosNet(LosNet):
         return self._parts[part.name].signatures
 
 
-def los_net(training: Part, held: Part, counted: Part, seeds: Sequence[int]) -> list[Said]:
+def los_net(
+    backend: Backend, training: Part, held: Part, counted: Part, seeds: Sequence[int]
+) -> list[Said]:
     """LOS-Net a seed; what it says of validation rows where none others are counted."""
     test = None if counted is held else counted
     parts = {"train": training, "validation": held} | ({} if test is None else {"test": test})
@@ -331,7 +335,7 @@ def los_net(training: Part, held: Part, counted: Part, seeds: Sequence[int]) -> 
         stores={},
         files=(),
     )
-    place = Workplace(problem, cast(States, None), Path())
+    place = Workplace(problem, States(backend, problem, Path()), Path())
     found = ReadLosNet(parts).fit(place, seeds)
     scores = [one.validation if one.test is None else one.test for one in found]
     return [Said("los-net", seed, s[:, 0]) for seed, s in zip(seeds, scores, strict=True)]

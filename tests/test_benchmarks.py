@@ -62,7 +62,7 @@ def test_the_benchmark_of_answers_reads_test_rows_only_when_it_is_locked(
     """From end to end on rows and a model that are made up."""
     monkeypatch.syspath_prepend(FOLDER.parent)
     module = importlib.import_module("benchmarks.answers")
-    folder = tmp_path / module.FOLDER
+    folder = (tmp_path / module.DATA_SETS["beavertails"].train).parent
     folder.mkdir()
     for split, count in (("train", 96), ("test", 24)):
         safe = [{"prompt": f"q {i // 2}", "response": f"calm words {i}"} for i in range(count)]
@@ -79,11 +79,13 @@ def test_the_benchmark_of_answers_reads_test_rows_only_when_it_is_locked(
     monkeypatch.setattr(module.Encoder, "load", lambda *_: ByLength())
     monkeypatch.setattr(module, "write_result", lambda *_, **kept: written.append(kept))
     for options in ([], ["--locked"]):
-        monkeypatch.setattr("sys.argv", ["answers", "--seeds", "1", *options])
+        monkeypatch.setattr(
+            "sys.argv", ["answers", "--data", "beavertails", "--seeds", "1", *options]
+        )
         module.main()
 
-    assert [entry["split"] for entry in written[0]["data"]] == ["train"]
-    assert [entry["split"] for entry in written[1]["data"]] == ["train", "test"]
+    splits = [[entry["split"] for entry in one["data"]] for one in written]
+    assert splits == [["train and validation rows"], ["train and validation rows", "test"]]
     assert [one["settings"]["counted"] for one in written] == ["validation", "test"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from chat_templates import VOCAB, chat_tokenizer
 from pillion.backends.fake import FakeBackend
 from pillion.backends.paged import PagedSettings
 from pillion.backends.transformers import TransformersBackend
-from pillion.core import SCOPES, Scope
+from pillion.core import SCOPES, Scope, Turn
 from pillion.errors import MismatchError
 from pillion.probe import Artefact
 from pillion.probe.calibration import Affine, Isotonic
@@ -63,6 +64,27 @@ def test_a_probe_of_any_scope_and_task_keeps_eight_and_agrees_with_itself(
     assert probe.card.canaries is not None
     assert len(probe.card.canaries.texts) == 8
     assert found.difference is not None and found.difference < 1e-4 < found.tolerance
+
+
+def test_a_template_that_writes_the_date_is_the_same_one_on_another_day(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Llama 3 writes `26 Jul 2024`: a server started the day after training refused its probes."""
+    tokenizer = chat_tokenizer("chatml")
+    today = "{{ strftime_now('%d %b %Y') }}"
+    tokenizer.chat_template = today + tokenizer.chat_template
+    model = LanguageModel(backend_of(tiny_model(vocab=VOCAB), tokenizer))
+    probe = trained(model)
+    plain = model.backend.encode_chat((Turn("user", "hello"),))
+
+    class Tomorrow(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime(2031, 3, 1, 12, tzinfo=tz)
+
+    monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Tomorrow)
+    assert model.backend.encode_chat((Turn("user", "hello"),)) != plain
+    assert model.check(probe).difference == pytest.approx(0, abs=1e-5)
 
 
 def test_a_probe_of_raw_texts_keeps_eight(model: LanguageModel) -> None:

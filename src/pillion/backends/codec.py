@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import datetime
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -22,6 +25,18 @@ Places = list[tuple[int, int]]
 """Of each token, the characters that it stands for: first, and one after the last."""
 
 _TRIES = 8
+_TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+_DAY: ContextVar[datetime | None] = ContextVar("day", default=None)
+
+
+@contextmanager
+def on_day(day: datetime) -> Generator[None]:
+    """Inside, chat templates that write today's date write this one."""
+    before = _DAY.set(day)
+    try:
+        yield
+    finally:
+        _DAY.reset(before)
 
 
 class Codec:
@@ -97,9 +112,12 @@ class Codec:
     def _render(self, messages: list[dict[str, Any]]) -> str:
         from jinja2 import TemplateError
 
+        template = self.tokenizer.chat_template
+        if day := _DAY.get():
+            template = _TODAY.sub(lambda found: repr(day.strftime(found[2])), template)
         try:
             return self.tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=False
+                messages, chat_template=template, add_generation_prompt=True, tokenize=False
             )
         except TemplateError as error:  # a template may refuse roles, or their order
             raise refused(self.name, error) from error

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Protocol, runtime_checkable
 
 import torch
 
 from pillion.backends import Backend, Coder
+from pillion.backends.codec import on_day
 from pillion.core import Conversation, Template, Tokens, Verdict
 from pillion.errors import ConfigError, DataError, MismatchError
 from pillion.probe import Artefact
@@ -25,6 +27,9 @@ from pillion.probe.canaries import (
     difference,
     logits_of,
 )
+
+DAY = datetime(2024, 7, 26, tzinfo=UTC)
+"""Any day, always the same: a template that writes today's date is not another one tomorrow."""
 
 ADVICE = (
     "Attention, precision of weights or cache, adapters, chat template or tokenizer are not what "
@@ -155,7 +160,8 @@ def _tokens(
     try:
         if template == "raw":
             return coder.encode(text[0].content, "raw")
-        return coder.encode_chat(text)
+        with on_day(DAY):
+            return coder.encode_chat(text)
     except (ConfigError, DataError) as error:  # a template may refuse turns of some roles
         return error
 
