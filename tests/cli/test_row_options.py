@@ -90,7 +90,7 @@ def test_an_undefined_metric_is_said_to_be_so_with_the_reason(
 ) -> None:
     data = write_rows(tmp_path / "r.jsonl", [{"text": "x", "label": "fine"}] * 3)
     ran = run("evaluate", "--probe", probe, "--data", data, *FAKE)
-    lines = {line.split()[0]: line for line in ran.out.splitlines()}
+    lines = {line.split()[0]: line for line in ran.out.splitlines() if line}
     assert lines["auprc"].endswith("undefined (every row is on one side)")
     assert lines["f1"].endswith("undefined (no row has the label)")
     one_sided = write_rows(tmp_path / "v.jsonl", [{"text": "x", "label": "fine"}] * 3)
@@ -149,7 +149,8 @@ def test_measuring_leaves_bad_rows_out_where_that_is_asked_for(
 
 def test_layers_are_studied_without_bad_rows(run: Run, tmp_path: Path, bad: Path) -> None:
     words = ("--data", bad, *FAKE, "--skip-bad-rows", "--out", tmp_path / "layers.json", "--json")
-    assert run("layers", *words).json["rows"] == 40
+    (data,) = run("layers", *words).json["data"]
+    assert data["num_rows"] == 40
     assert len(reasons(tmp_path / "layers.failed.jsonl")) == 4
 
 

@@ -155,7 +155,7 @@ def test_states_in_a_cache_are_read_by_the_next_training(
     def fail(*_: object) -> None:
         raise AssertionError("the model ran again")
 
-    monkeypatch.setattr("pillion.backends.fake.FakeBackend.forward", fail)
+    monkeypatch.setattr("pillion.extract.fill.ShardFiller._compute", fail)
     again = train(run, data, tmp_path / "again", "--cache", cache)
     assert again["runs"] and not list(tmp_path.glob(".*"))
     other = train(run, data, tmp_path / "other", "--cache", cache, "--lr", "0.1")
@@ -170,7 +170,7 @@ def test_extract_fills_the_cache_that_train_takes(
     cache = tmp_path / "states"
     ran = run("extract", "--data", data, "--out", cache, "--model", "fake", "--json")
     assert ran.json["rows"] == 40 and ran.json["layers"] == [0, 1, 2, 3]
-    monkeypatch.delattr("pillion.backends.fake.FakeBackend.forward")
+    monkeypatch.delattr("pillion.extract.fill.ShardFiller._compute")
     train(run, data, tmp_path / "mood", "--cache", cache)
 
 

@@ -16,6 +16,7 @@ from pillion.backends.transformers import TransformersBackend
 from pillion.errors import StateError
 from pillion.runtime import ContinuousEngine, LanguageModel, PagedSettings, Request, explain
 from pillion.runtime.classifier import Classifier
+from pillion.runtime.explanation import explain_row
 from pillion.runtime.pieces import BATCH_TOKENS, LEAST_TOKENS, Pieces
 from tiny_models import (
     all_artefacts,
@@ -100,7 +101,8 @@ def test_a_text_that_is_explained_piece_by_piece_is_explained_as_in_one_go(
     probe = make_artefact("p", backend.identity, kind)
     text, model = "a text of some length, which takes several pieces", LanguageModel(backend)
     pieces = small(backend)
-    one, several = explain(model, probe, text), explain(model, probe, text, pieces=pieces)
+    row = backend.encode(text, probe.card.template)
+    one, several = explain(model, probe, text), explain_row(model, probe, row, pieces)
     assert len(one.token_ids) > 2 * LEAST_TOKENS
     np.testing.assert_allclose(several.contributions, one.contributions, atol=1e-4)
     assert several.logits == pytest.approx(one.logits, abs=1e-4)
