@@ -65,6 +65,9 @@ Conversation = tuple[Turn, ...]
 Text = str | Conversation
 """What a row holds: a text by itself (the user's only turn under a chat template), or turns."""
 
+TextLike = Text | Sequence[Turn | Mapping[str, Any]]
+"""What a user may give for it: messages of role and content are as good as turns."""
+
 
 @dataclass(frozen=True)
 class Segment:

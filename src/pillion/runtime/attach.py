@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pillion.backends import Backend
-from pillion.core import ModelIdentity, Text, Tokens, Turn
+from pillion.core import ModelIdentity, TextLike, Tokens, Turn, as_conversation
 from pillion.probe import Artefact
 from pillion.runtime.reading import Reading
 
@@ -66,9 +66,10 @@ def attach(
         yield reading
 
 
-def _encoder(backend: Backend) -> Callable[[Text], Tokens]:
-    def encode(text: Text) -> Tokens:
-        return backend.encode_chat((Turn("user", text),) if isinstance(text, str) else text)
+def _encoder(backend: Backend) -> Callable[[TextLike], Tokens]:
+    def encode(text: TextLike) -> Tokens:
+        alone = isinstance(text, str)
+        return backend.encode_chat((Turn("user", text),) if alone else as_conversation(text))
 
     return encode
 

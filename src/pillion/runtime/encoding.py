@@ -10,13 +10,24 @@ from dataclasses import replace
 from typing import get_args
 
 from pillion.backends import Backend
-from pillion.core import Conversation, FailedRow, OnTooLong, Scope, Template, Text, Tokens, Turn
+from pillion.core import (
+    Conversation,
+    FailedRow,
+    OnTooLong,
+    Scope,
+    Template,
+    Text,
+    TextLike,
+    Tokens,
+    Turn,
+    as_conversation,
+)
 from pillion.errors import DataError, unknown_name
 
 
 def encode_rows(
     backend: Backend,
-    texts: Sequence[Text],
+    texts: Sequence[TextLike],
     template: Template,
     on_too_long: OnTooLong = "error",
     room_tokens: int = 0,
@@ -48,7 +59,7 @@ def encode_rows(
 
 def sift_rows(
     backend: Backend,
-    texts: Sequence[Text | None],
+    texts: Sequence[TextLike | None],
     template: Template,
     on_too_long: OnTooLong = "error",
     scopes: Sequence[Scope] = (),
@@ -98,14 +109,16 @@ def _check_side(on_too_long: str) -> None:
 
 def encode_row(
     backend: Backend,
-    text: Text,
+    text: TextLike,
     template: Template,
     on_too_long: OnTooLong,
     room_tokens: int,
     scopes: Sequence[Scope],
 ) -> Tokens:
     """Tokens of one text or conversation; see `encode_rows`, whose errors name the row too."""
-    if isinstance(text, str) and not text.strip():
+    if not isinstance(text, str):
+        text = as_conversation(text)  # messages of role and content are as good as turns
+    elif not text.strip():
         raise DataError("the text is empty; give it some words or drop the row.")
     if not isinstance(text, str) and template == "raw":
         raise DataError(

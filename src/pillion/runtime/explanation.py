@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pillion.core import OnTooLong, Segment, Template, Text, Tokens, Verdict
+from pillion.core import OnTooLong, Segment, Template, TextLike, Tokens, Verdict
 from pillion.errors import DataError
 from pillion.probe import Artefact, Network
 from pillion.probe.network import inverse_rms_by_layer
@@ -122,7 +122,7 @@ class Explanation:
 def explain(
     model: LanguageModel,
     probe: ProbeLike,
-    text: Text,
+    text: TextLike,
     template: Template | None = None,
     on_too_long: OnTooLong = "error",
     allow_mismatch: bool = False,

@@ -10,7 +10,17 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from pillion.backends import EMBEDDED, Backend, load_backend
-from pillion.core import Event, OnTooLong, Scope, Template, Text, Tokens, Verdict, as_tokens
+from pillion.core import (
+    Event,
+    OnTooLong,
+    Scope,
+    Template,
+    TextLike,
+    Tokens,
+    Verdict,
+    as_conversation,
+    as_tokens,
+)
 from pillion.core.batching import batches_by_length
 from pillion.errors import ConfigError, DataError
 from pillion.runtime.attach import ProbeLike, resolve, watch
@@ -49,7 +59,7 @@ class LanguageModel:
 
     def score(
         self,
-        texts: Sequence[Text],
+        texts: Sequence[TextLike],
         probes: Sequence[ProbeLike],
         template: Template | None = None,
         on_too_long: OnTooLong = "error",
@@ -123,7 +133,7 @@ class LanguageModel:
 
     def generate(
         self,
-        prompt: Text,
+        prompt: TextLike,
         probes: Sequence[ProbeLike] = (),
         max_tokens: int = 128,
         sampling: Sampling | None = None,
@@ -138,7 +148,7 @@ class LanguageModel:
 
     def stream(
         self,
-        prompt: Text,
+        prompt: TextLike,
         probes: Sequence[ProbeLike] = (),
         max_tokens: int = 128,
         sampling: Sampling | None = None,
@@ -163,11 +173,12 @@ class LanguageModel:
         """
         if max_tokens < 1:
             raise ConfigError(f"max_tokens is {max_tokens}; it must be 1 or more.")
-        if not isinstance(prompt, str) and prompt and prompt[-1].role == "assistant":
+        told = prompt if isinstance(prompt, str) else as_conversation(prompt)
+        if not isinstance(told, str) and told[-1].role == "assistant":
             raise DataError(
                 "The conversation ends with an answer; end it with the turn that is to be answered."
             )
-        ids = encode_row(self.backend, prompt, template, "error", max_tokens, ())
+        ids = encode_row(self.backend, told, template, "error", max_tokens, ())
         draw = Draw(sampling or Sampling(), self.backend.device)
         attached = watch(self.backend, probes, allow_mismatch) if probes else nullcontext()
         return Stream(self._events(ids, attached, max_tokens, draw), self.backend)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pillion.backends import Step
-from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Scope, Text, Tokens, Verdict
+from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Scope, TextLike, Tokens, Verdict
 from pillion.errors import ConfigError, StateError
 from pillion.probe import Artefact
 from pillion.probe.group import Group, group, spread
@@ -55,7 +55,7 @@ class Reading:
         device: torch.device,
         dtype: torch.dtype,
         reasoning: tuple[int, int] | None = None,
-        encode: Callable[[Text], Tokens] | None = None,
+        encode: Callable[[TextLike], Tokens] | None = None,
     ) -> None:
         names = [a.name for a in artefacts]
         if len(set(names)) != len(names):
@@ -185,7 +185,7 @@ class Reading:
         """
         self._told = (rows, answering) if self._scopes else None
 
-    def encode(self, texts: Sequence[Text]) -> dict[str, Tensor]:
+    def encode(self, texts: Sequence[TextLike]) -> dict[str, Tensor]:
         """A batch for the model, padded on the left, whose words are known to this reading.
 
         Args:
