@@ -2,7 +2,8 @@
 """Verdicts in the answers of `vllm serve`: a plugin of its HTTP server.
 
 A body gets `verdicts` at its top (and in every choice, if there are several). A stream gets one
-event before its first text, with the prompt's verdicts, and one before its end, with all of them.
+event before the first text that follows its (first) prompt, with that prompt's verdicts, and one
+before its end, with all of them.
 vLLM loads the plugin only if `VLLM_PLUGINS` names it.
 """
 
@@ -151,10 +152,10 @@ async def _stream_completion(
 
 
 async def _with_verdicts(seen: Seen, events: AsyncIterator[str], empty: Json) -> AsyncIterator[str]:
-    """The handler's events, and ours."""
+    """The handler's events, and ours: of several prompts, a later one may be heard of first."""
     head: Json | None = None
     async for event in events:
-        if head is None and seen.params and (head := _head(event)) is not None:
+        if head is None and 0 in seen.params and (head := _head(event)) is not None:
             yield seen.prompt_event(head)
         if head is not None and event.startswith("data: [DONE]"):
             yield seen.last_event(head, empty)
