@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import Any
 
 from pillion.backends.template import REASONING, Rendered, Span, refused, render
-from pillion.backends.watching import lock_of
+from pillion.backends.tokenizer_lock import taken
 from pillion.core import Conversation, Segment, Template, Tokens, Turn, in_reasoning
 from pillion.errors import ConfigError, DataError
 
@@ -57,8 +57,8 @@ class Codec:
             ConfigError: `chat` for a tokenizer that has no chat template.
         """
         if template == "raw":
-            with lock_of(self.tokenizer):
-                return Tokens(self.tokenizer(text)["input_ids"])
+            with taken(self.tokenizer, len(text)) as tokenizer:
+                return Tokens(tokenizer(text)["input_ids"])
         return self.encode_chat((Turn("user", text),))
 
     def encode_chat(self, turns: Conversation) -> Tokens:
@@ -74,29 +74,29 @@ class Codec:
             DataError: contents that the template rewrites.
         """
         if not self.tokenizer.chat_template:
-            raise ConfigError(f"Model {self.name!r} has no chat template; use --template raw.")
+            raise ConfigError(
+                f"Model {self.name!r} has no chat template; give plain texts (template raw)."
+            )
         asked = turns[:-1] if turns[-1].role == "assistant" else turns
         if not asked:
             raise DataError(
                 "the conversation begins with the answer; give the turn that it answers too."
             )
-        with lock_of(self.tokenizer):
-            rendered = render(asked, self._render)
-            ids, places = self._tokens(rendered)
-            segments = _segments(rendered.spans, places)
-            if len(asked) < len(turns):
-                return self._answered(ids, segments, turns[-1], len(asked))
+        rendered = render(asked, self._render)
+        ids, places = self._tokens(rendered)
+        segments = _segments(rendered.spans, places)
+        if len(asked) < len(turns):
+            return self._answered(ids, segments, turns[-1], len(asked))
         return Tokens(ids, segments)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
-        with lock_of(self.tokenizer):
-            return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        with taken(self.tokenizer, len(token_ids)) as tokenizer:
+            return tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
     def spelled(self, text: str) -> str | None:
         """A control token that a text spells, to who knows nothing of turns; None for none."""
-        with lock_of(self.tokenizer):
-            ids, places = self._encoded(text)
+        ids, places = self._pieces(text, [0, len(text)])
         forged = self._inside([Span(0, len(text), "user", 0)], places, ids)
         return next((text[begin:end] for begin, end in forged), None)
 
@@ -189,21 +189,22 @@ class Codec:
         """Ids and places of a text that is cut at some characters."""
         ids: list[int] = []
         places: Places = []
-        for begin, end in pairwise(cuts):
-            found = self._encoded(text[begin:end])
-            ids += found[0]
-            places += [(first + begin, last + begin) for first, last in found[1]]
+        with taken(self.tokenizer, len(text)) as tokenizer:
+            for begin, end in pairwise(cuts):
+                found = self._encoded(tokenizer, text[begin:end])
+                ids += found[0]
+                places += [(first + begin, last + begin) for first, last in found[1]]
         return ids, places
 
-    def _encoded(self, text: str) -> tuple[list[int], Places]:
+    def _encoded(self, tokenizer: Any, text: str) -> tuple[list[int], Places]:
         try:
-            found = self.tokenizer(
+            found = tokenizer(
                 text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
             )
         except NotImplementedError as error:
             raise ConfigError(
                 f"The tokenizer of {self.name!r} does not say which letters a token stands for; "
-                "load a fast one (of the tokenizers library), or use --template raw."
+                "load a fast one (of the tokenizers library), or give plain texts (template raw)."
             ) from error
         return list(found["input_ids"]), list(found["offset_mapping"])
 

@@ -51,17 +51,7 @@ class Passes:
 
 
 _PASSES: weakref.WeakKeyDictionary[object, Passes] = weakref.WeakKeyDictionary()
-_LOCKS: weakref.WeakKeyDictionary[object, threading.RLock] = weakref.WeakKeyDictionary()
 _MAKING = threading.Lock()
-
-
-def lock_of(tokenizer: object) -> threading.RLock:
-    """A tokenizer's lock; the same for everyone who has it.
-
-    Those written in Rust change themselves while they encode: "Already borrowed".
-    """
-    with _MAKING:
-        return _LOCKS.setdefault(tokenizer, threading.RLock())
 
 
 def passes_of(model: object) -> Passes:
