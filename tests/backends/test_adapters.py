@@ -96,7 +96,7 @@ def test_another_scaling_or_an_adapter_that_comes_later_is_noticed(model: Any) -
     with attach(model, probe):
         layer = model.get_base_model().model.layers[0].self_attn.q_proj
         layer.scale_layer(0.5)
-        with pytest.raises(MismatchError, match="attach them after"):
+        with pytest.raises(MismatchError, match="choose those adapters again"):
             model(IDS)
         layer.unscale_layer(0.5)
         model(IDS)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from torch import nn
@@ -22,6 +24,9 @@ _BASES = ("base_layer", "original_module")
 """What a module's own weights are called once an adapter stands before it."""
 _UNREAD = {"XLORA", "POLY"}
 """Kinds whose weights depend on the request."""
+_CHOICE = attrgetter("active_adapter", "disable_adapters", "merged_adapters")
+_PLAIN = (bool, int, float, str, list, tuple)
+"""What a setting of an adapter is."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,48 @@ def check_stance(model: nn.Module, held: Stance) -> None:
     if now != held:
         raise MismatchError(
             f"The model runs with {now}, and had {held} when its probes were attached, so that "
-            "their verdicts would be of another model; attach them after the adapters are chosen."
+            "their verdicts would be of another model; choose those adapters again, or attach the "
+            "probes (start the engine) after the others are chosen."
         )
+
+
+class Unchanged:
+    """Raises once a model's passes would run other adapters than when this was made.
+
+    A glance at what decides it, cheap enough for every step of an engine; who finds something else
+    looks closely.
+
+    Args:
+        model: that an engine runs.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model, self._held = model, stance_of(model)
+        self._note()
+
+    def __call__(self) -> None:
+        """Returns if a pass that begins now runs the same adapters; else see `check_stance`."""
+        if "peft" in sys.modules and not self._as_noted():
+            check_stance(self._model, self._held)
+            self._note()
+
+    def _note(self) -> None:
+        """Whole lists are compared, which costs a hundredth of asking each layer."""
+        self._layers = [layer for _, layer in _layers(self._model)]
+        # An adapter that comes later is a module in the place of another.
+        modules = [vars(module)["_modules"] for module in self._model.modules()]
+        settings = [
+            value
+            for layer in self._layers
+            for value in vars(layer).values()
+            if isinstance(value, dict) and all(isinstance(one, _PLAIN) for one in value.values())
+        ]
+        self._live = [one for one in (*modules, *settings) if one]
+        self._noted = [dict(one) for one in self._live]
+        self._chosen = deepcopy([*map(_CHOICE, self._layers)])
+
+    def _as_noted(self) -> bool:
+        return self._live == self._noted and [*map(_CHOICE, self._layers)] == self._chosen
 
 
 def fingerprint(model: nn.Module) -> Fingerprint:
@@ -168,8 +213,7 @@ def _settings(layer: Any, adapter: str) -> list[tuple[str, Any]]:
     return [
         (name, value[adapter])
         for name, value in sorted(vars(layer).items())
-        if isinstance(value, dict)
-        and isinstance(value.get(adapter), bool | int | float | str | list | tuple)
+        if isinstance(value, dict) and isinstance(value.get(adapter), _PLAIN)
     ]
 
 

@@ -7,7 +7,7 @@ done with them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -104,6 +104,13 @@ class Backend(ABC):
     @abstractmethod
     def identity(self) -> ModelIdentity:
         """Of the model as it is now; its `dtype` is that of the weights as they are stored."""
+
+    def unchanged(self) -> Callable[[], None]:
+        """A check that this is still the model that it is now, for every pass of an engine.
+
+        It raises a MismatchError once other adapters take part.
+        """
+        return lambda: None
 
     @abstractmethod
     def encode(self, text: str, template: Template) -> Tokens:

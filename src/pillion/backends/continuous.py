@@ -53,6 +53,7 @@ class ContinuousBatching:
         deliver: Callable[[list[Drawn]], None],
     ) -> None:
         self.backend, self.settings, self._deliver = backend, settings, deliver
+        self._unchanged = backend.unchanged()
         self._tickets: dict[str, Ticket] = {}
         self._cached: dict[str, int] = {}
         self._hooks: list[Any] = []
@@ -198,6 +199,17 @@ class ContinuousBatching:
                 yield
             finally:
                 pause.__exit__(None, None, None)
+
+    @contextmanager
+    def alone(self) -> Generator[None]:
+        """As `paused`, to run the model.
+
+        Raises:
+            MismatchError: it is not the one that the engine began with.
+        """
+        with self.paused():
+            self._unchanged()
+            yield
 
     # -- only while paused
 
@@ -347,12 +359,19 @@ class ContinuousBatching:
         if not ours:
             return
         self._step_began = time.perf_counter()
+        self._check()
         step = self._step(kwargs, args[0] if args else kwargs["input_ids"])
         for chunk in step.chunks:
             if chunk.request in self._tickets:
                 self._cached.setdefault(chunk.request, chunk.start)
         for watcher in self._watchers:
             watcher.start(step)
+
+    def _check(self) -> None:
+        """Everybody in a step ends if it runs other adapters than those before it."""
+        self._faults.torn = True
+        self._unchanged()
+        self._faults.torn = False
 
     @property
     def _in_step(self) -> bool:
@@ -375,6 +394,7 @@ class ContinuousBatching:
     def _end(self, _: nn.Module, __: tuple[Any, ...], kwargs: dict[str, Any], ___: Any) -> None:
         if self._in_step:
             self._stepping = None
+            self._check()
             self._faults.torn = True
             for watcher in self._watchers:
                 watcher.end()

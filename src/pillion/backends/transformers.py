@@ -19,7 +19,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from pillion.backends.adapters import check_stance, fingerprint, stance_of, unwrapped
+from pillion.backends.adapters import (
+    Unchanged,
+    check_stance,
+    fingerprint,
+    stance_of,
+    unwrapped,
+)
 from pillion.backends.base import Backend, Step, Watcher
 from pillion.backends.codec import Codec
 from pillion.backends.identity import device_of, end_ids, find_blocks, identify
@@ -76,6 +82,10 @@ class TransformersBackend(Backend):
             self._stance = now
             self._identity = self._identify()
         return self._identity
+
+    def unchanged(self) -> Callable[[], None]:
+        """A check that the same adapters are active; see `Backend.unchanged`."""
+        return Unchanged(self.model)
 
     def _identify(self) -> ModelIdentity:
         return identify(

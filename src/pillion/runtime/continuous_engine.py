@@ -95,9 +95,9 @@ class ContinuousEngine(Engine):
             )
         self.backend = backend
         self.codec, self.identity, self.end_ids = backend, backend.identity, backend.end_ids
-        self.vocab_size = backend.vocab_size
+        self.vocab_size, self._unchanged = backend.vocab_size, backend.unchanged()
         self._batching = ContinuousBatching(backend, settings or PagedSettings(), self._deliver)
-        self._pieces = Pieces(backend, self._batching.paused, self._batching.step_seconds)
+        self._pieces = Pieces(backend, self._batching.alone, self._batching.step_seconds)
         self._classifier, self._explaining = Classifier(self._pieces), asyncio.Lock()
         self._flights: dict[str, Flight] = {}
         self._ids = count()
@@ -344,6 +344,7 @@ class ContinuousEngine(Engine):
         self._batching.watch(self._readings)
 
     def _checked(self, probes: Sequence[Artefact]) -> dict[str, Artefact]:
+        self._unchanged()
         for artefact in probes:
             artefact.check(self.identity)
         return {artefact.name: artefact for artefact in probes}

@@ -57,7 +57,7 @@ class PlainEngine(Engine):
     def __init__(self, backend: Backend, probes: Sequence[Artefact] = ()) -> None:
         self.backend = backend
         self.codec, self.identity, self.end_ids = backend, backend.identity, backend.end_ids
-        self.vocab_size = backend.vocab_size
+        self.vocab_size, self._unchanged = backend.vocab_size, backend.unchanged()
         self._probes = self._checked(probes)
         self._stats, self._counting = EngineStats(), threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -134,9 +134,15 @@ class PlainEngine(Engine):
     async def _run(self, step: Callable[[], T]) -> T:
         if self._closed:
             raise RunError("The engine is shutting down; ask again when it is back.")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, step)
+
+        def unchanged() -> T:
+            self._unchanged()
+            return step()
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, unchanged)
 
     def _checked(self, probes: Sequence[Artefact]) -> dict[str, Artefact]:
+        self._unchanged()
         for artefact in probes:
             artefact.check(self.identity)
         return {artefact.name: artefact for artefact in probes}
