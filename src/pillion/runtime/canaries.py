@@ -126,13 +126,17 @@ def check_canaries(
         MismatchError: a probe says something else than it did, naming it and by how much.
     """
     dtype = str(model.backend.dtype).removeprefix("torch.")
-    out = list[Checked]()
-    for artefact in artefacts:
-        if (rows := canary_rows(artefact, model.backend)) is None:
-            out.append(Checked(artefact.name, None))
+    groups: dict[tuple[Tokens, ...], list[int]] = {}  # by their texts, which are read once
+    for place, artefact in enumerate(artefacts):
+        groups.setdefault(tuple(canary_rows(artefact, model.backend) or ()), []).append(place)
+    out = [Checked(artefact.name, None) for artefact in artefacts]
+    for rows, places in groups.items():
+        if not rows:
             continue
-        found = model.score_rows(rows, [artefact], allow_mismatch=allow_mismatch)
-        out.append(compared(artefact, [row[artefact.name] for row in found], dtype))
+        own = [artefacts[place] for place in places]
+        found = model.score_rows(rows, own, allow_mismatch=allow_mismatch)
+        for place, one in zip(places, own, strict=True):
+            out[place] = compared(one, [row[one.name] for row in found], dtype)
     return out
 
 

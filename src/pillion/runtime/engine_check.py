@@ -6,7 +6,7 @@ Speaks to any engine by its contract.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pillion.core import PROMPT_SCOPES, PromptRead, Tokens, Verdict
 from pillion.errors import MismatchError
@@ -14,9 +14,16 @@ from pillion.probe import Artefact
 from pillion.runtime.canaries import ADVICE, Checked, canary_rows, compared
 from pillion.runtime.engine import Engine, Request, chosen
 
+Rows = Mapping[str, Sequence[Tokens]]
+"""Of each probe, its canaries."""
+Said = dict[tuple[int, ...], Mapping[str, Verdict]]
+"""Of each row, what all probes say."""
+
 
 async def check_engine(engine: Engine, names: Sequence[str] | None = None) -> list[Checked]:
     """Runs the canaries of the probes that ride on an engine, as requests beside each other.
+
+    A text runs once, however many probes have it: those of one scope and template have the same.
 
     Args:
         engine: started; it may be serving.
@@ -26,35 +33,58 @@ async def check_engine(engine: Engine, names: Sequence[str] | None = None) -> li
         MismatchError: a probe says something else than it did, naming it and by how much.
         RunError: the engine has failed.
     """
-    out = list[Checked]()
-    for artefact in chosen(engine.probes, names):
-        if (rows := canary_rows(artefact, engine.codec)) is None:
-            out.append(Checked(artefact.name, None))
-            continue
-        found = await _verdicts(engine, artefact, rows)
-        out.append(compared(artefact, found, engine.dtype))
+    artefacts = chosen(engine.probes, names)
+    rows = {one.name: canary_rows(one, engine.codec) for one in artefacts}
+    found = await _verdicts(engine, artefacts, {n: own for n, own in rows.items() if own})
+    return [
+        compared(one, found[one.name], engine.dtype)
+        if one.name in found
+        else Checked(one.name, None)
+        for one in artefacts
+    ]
+
+
+async def _verdicts(
+    engine: Engine, artefacts: Sequence[Artefact], rows: Rows
+) -> dict[str, list[Verdict]]:
+    """Of prompts as the engine reads prompts, of answers as it classifies."""
+    asked = {one.name for one in artefacts if one.card.scope in PROMPT_SCOPES}
+    said = await _prompts(engine, {name: own for name, own in rows.items() if name in asked})
+    # A cached prefix that others have filled may not tell whose words it holds.
+    lost = {
+        name: [row for row in own if name not in said.get(row, {})] for name, own in rows.items()
+    }
+    read = await _texts(engine, {name: own for name, own in lost.items() if own})
+    out = dict[str, list[Verdict]]()
+    for name, own in rows.items():
+        for number, row in enumerate(own, start=1):
+            verdict = said.get(row, {}).get(name, read.get(row, {}).get(name))
+            if verdict is None:
+                raise MismatchError(
+                    f"Probe {name!r} gives no verdict on its canary text {number} here, and did "
+                    f"when it was trained. {ADVICE}"
+                )
+            out.setdefault(name, []).append(verdict)
     return out
 
 
-async def _verdicts(engine: Engine, artefact: Artefact, rows: Sequence[Tokens]) -> list[Verdict]:
-    """Of prompts as the engine reads prompts, of answers as it classifies."""
-    name = artefact.name
-    if artefact.card.scope not in PROMPT_SCOPES:
-        return [row[name] for row in await engine.classify(rows, [name])]
-
-    async def read(number: int, row: Tokens) -> Verdict:
-        request = Request(f"canary-{name}-{number}", row, max_tokens=1)
-        verdict = None
-        async for event in engine.submit(request):
+async def _prompts(engine: Engine, rows: Rows) -> Said:
+    async def read(number: int, row: Tokens) -> Mapping[str, Verdict]:
+        said: Mapping[str, Verdict] = {}
+        async for event in engine.submit(Request(f"canary-{number}", row, max_tokens=1)):
             if isinstance(event, PromptRead):
-                verdict = event.verdicts.get(name)
-        if verdict is None:  # a cached prefix that others have filled may not tell whose words
-            verdict = (await engine.classify([row], [name]))[0].get(name)
-        if verdict is None:
-            raise MismatchError(
-                f"Probe {name!r} gives no verdict on its canary text {number + 1} here, and did "
-                f"when it was trained. {ADVICE}"
-            )
-        return verdict
+                said = event.verdicts
+        return said
 
-    return list(await asyncio.gather(*(read(i, row) for i, row in enumerate(rows))))
+    once = _once(rows)
+    found = await asyncio.gather(*(read(number, row) for number, row in enumerate(once)))
+    return dict(zip(once, found, strict=True))
+
+
+async def _texts(engine: Engine, rows: Rows) -> Said:
+    once = _once(rows)
+    return dict(zip(once, await engine.classify(once, list(rows)), strict=True)) if once else {}
+
+
+def _once(rows: Rows) -> list[Tokens]:
+    return list(dict.fromkeys(row for own in rows.values() for row in own))
