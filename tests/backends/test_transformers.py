@@ -179,7 +179,7 @@ def test_decoding_leaves_special_tokens_out() -> None:
 def test_chat_without_a_chat_template_is_an_error_that_says_what_to_do() -> None:
     backend = TransformersBackend(tiny_model(), tiny_tokenizer(template=False), name="mine")
 
-    with pytest.raises(ConfigError, match=r"'mine' has no chat template; use --template raw"):
+    with pytest.raises(ConfigError, match=r"'mine' has no chat template; give plain texts"):
         backend.encode("hi", "chat")
 
 

@@ -188,7 +188,9 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(
 ):
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(10**9, 10**9, 2 * 10**6))
     large = replace(spec, lengths=(10**6,) * 3)
-    with pytest.raises(StorageError, match=r"needs .* GB, 0.002 GB free at .*--layers.*--cache"):
+    with pytest.raises(
+        StorageError, match=r"needs .* GB, 0.002 GB free at .*fewer layers, another folder"
+    ):
         CacheWriter(tmp_path / "new" / "cache", large)
     assert list(tmp_path.iterdir()) == []
 
@@ -244,7 +246,7 @@ def test_a_disk_that_fills_up_leaves_the_shard_missing_and_no_trace(
             patch.setattr(disk, "open", FullFile, raising=False)
         else:
             patch.setattr(os, "fsync", full_sync)
-        with pytest.raises(StorageError, match=r"No space left on device at .*--layers"):
+        with pytest.raises(StorageError, match=r"No space left on device at .*fewer layers"):
             writer.write(shard, of(shard, rows))
     assert [path.name for path in tmp_path.iterdir()] == ["spec.json"]
     assert len(writer.missing()) == 4

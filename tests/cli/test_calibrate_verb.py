@@ -66,10 +66,10 @@ def test_a_plain_probe_says_neither_decision_nor_set(run: Run, probe: Path) -> N
     [
         (["--abstain", "much"], "give a share"),
         (["--abstain", "0.1,0.2,0.3"], "give a share"),
-        (["--abstain", "1.5"], "--abstain is 1.5"),
+        (["--abstain", "1.5"], "abstain is 1.5"),
         (["--target-fpr", "0.01"], "99 rows"),
-        (["--target-fpr", "2"], "--target-fpr is 2"),
-        (["--coverage", "0"], "--coverage is 0"),
+        (["--target-fpr", "2"], "target-fpr is 2"),
+        (["--coverage", "0"], "The coverage is 0"),
         (["--cost-fp", "1"], "go together"),
     ],
 )
@@ -108,7 +108,7 @@ def test_what_the_task_or_the_rows_rule_out_is_refused_before_the_model_loads(
     monkeypatch.setattr("pillion.runtime.LanguageModel.load", load)
     words = ["calibrate", "--probe", folder, "--data", more, *WORDS]
     assert "likeliest label decides" in refused(*words, "--best-f1")
-    assert "--target-fnr is for" in refused(*words, "--target-fpr", "0.1", "--target-fnr", "0.1")
+    assert "target-fnr is for" in refused(*words, "--target-fpr", "0.1", "--target-fnr", "0.1")
     words = ["calibrate", "--probe", folder, "--data", lacking, *WORDS, "--method", "platt"]
     assert "no row of 'c'" in refused(*words)
     assert "no row of 'poor'" in refused("calibrate", "--probe", probe, "--data", one_side, *WORDS)

@@ -86,7 +86,7 @@ def test_a_text_beyond_the_window_is_named_by_file_and_row(
     long = write_rows(tmp_path / "long.jsonl", rows({"text": "x" * 600, "label": "poor"}))
     out = tmp_path / "p"
     message = refused("train", "--data", long, *FAKE, "--out", out)
-    for word in ("long.jsonl", "Row 9", "602", "512", "--on-too-long"):
+    for word in ("long.jsonl", "Row 9", "602", "512", "truncate-head"):
         assert word in message
     message = refused("train", "--data", data, "--validation", long, *FAKE, "--out", out)
     assert "long.jsonl" in message and "Row 9" in message
@@ -133,7 +133,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "layers backwards": (("--layers", "3-1"), ("low to high",)),
     "superscript": (("--layers", "²"), ("--layers",)),
     "live cache": (("--live", "--cache", "c"), ("--live", "--cache")),
-    "model": (("--model", "/no/such/model"), ("/no/such/model", "--model")),
+    "model": (("--model", "/no/such/model"), ("/no/such/model", "GGUF file")),
     "device": (("--model", "embedded", "--device", "abacus"), ("abacus",)),
 }
 
@@ -225,7 +225,7 @@ def test_a_cache_of_other_rows_is_refused(
     assert run(*command, data).code == 0
     other = write_rows(tmp_path / "other.jsonl", two_classes(24))
     message = refused(*command, other, code=1)
-    assert "Another cache lies in" in message and "--cache" in message
+    assert "Another cache lies in" in message and "another folder" in message
     message = refused(*command, data, "--layers", "1", code=1)
     assert "layers" in message
     assert run(*command, data).code == 0
@@ -237,7 +237,7 @@ def test_a_disk_without_room_is_said_before_anything_is_written(
     usage = type(shutil.disk_usage("/"))(10**9, 10**9 - 10, 10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     message = refused("train", "--data", data, *FAKE, "--out", tmp_path / "p", code=1)
-    assert "free" in message and "--live" in message
+    assert "free" in message and "live" in message
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 

@@ -65,4 +65,4 @@ class TestWithRay:
         assert "HOST:PORT" in refusal(address)
 
     def test_an_address_of_rays_client_is_refused_with_a_way_out(self) -> None:
-        assert "--ray auto" in refusal("ray://head:10001")
+        assert "address auto" in refusal("ray://head:10001")

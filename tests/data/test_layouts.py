@@ -66,7 +66,7 @@ def test_other_scripts_are_not_guessed_but_read_when_they_are_named(
 ) -> None:
     """Bytes of another script would be Western letters without a sense, and nobody would see."""
     path = written(tmp_path, "r.csv", f"text,label\n{words},a\n".encode(encoding))
-    with pytest.raises(DataError, match=r"not valid UTF-8 at line 2 .*--encoding"):
+    with pytest.raises(DataError, match=r"not valid UTF-8 at line 2 .*name its encoding"):
         read_rows(path)
     assert read(path, encoding=encoding).texts == (words,)
 

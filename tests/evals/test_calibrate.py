@@ -350,7 +350,7 @@ def test_a_rate_that_the_rows_cannot_show_is_refused_before_any_pass() -> None:
     with pytest.raises(DataError, match="takes 99 rows without"):
         check_wishes(card, targets, "none", Operating(target_fpr=0.01))
     wanted = Operating(target_fpr=0.02, target_fnr=0.05)
-    with pytest.raises(DataError, match=r"--target-fnr 0\.05, which takes 19 rows with"):
+    with pytest.raises(DataError, match=r"target-fnr 0\.05, which takes 19 rows with"):
         check_wishes(card, targets, "none", wanted)
     check_wishes(card, targets, "none", Operating(target_fpr=0.02, target_fnr=0.1))
 
@@ -362,8 +362,8 @@ def test_a_rate_that_the_rows_cannot_show_is_refused_before_any_pass() -> None:
         ({"target_precision": 1.0}, "share between 0 and 1"),
         ({"cost_fp": 1.0}, "go together"),
         ({"cost_fp": -1.0, "cost_fn": 1.0}, "above 0"),
-        ({"best_f1": True, "target_fpr": 0.1}, "--best-f1 and --target-fpr"),
-        ({"target_fnr": 0.1}, "give --target-fpr too"),
+        ({"best_f1": True, "target_fpr": 0.1}, "best-f1 and target-fpr"),
+        ({"target_fnr": 0.1}, "give target-fpr too"),
         ({"target_fpr": 0.1, "target_fnr": 0.1, "abstain_share": 0.1}, "both choose the band"),
         ({"abstain_band": (0.7, 0.2)}, "from low to high"),
         ({"cost_escalation": 1.0}, "price of handing a text on"),
@@ -379,8 +379,8 @@ def test_wishes_that_contradict_each_other_are_refused(wishes: dict[str, Any], w
     [
         ({"best_f1": True}, "likeliest label decides"),
         ({"cost_fp": 1.0, "cost_fn": 2.0}, "likeliest label decides"),
-        ({"target_fpr": 0.1, "target_fnr": 0.1}, "--target-fnr is for"),
-        ({"target_fpr": 0.1, "abstain_share": 0.1}, "leave --abstain out"),
+        ({"target_fpr": 0.1, "target_fnr": 0.1}, "target-fnr is for"),
+        ({"target_fpr": 0.1, "abstain_share": 0.1}, "leave abstain out"),
     ],
 )
 def test_wishes_that_a_multiclass_probe_has_no_use_for_are_refused(
@@ -392,9 +392,7 @@ def test_wishes_that_a_multiclass_probe_has_no_use_for_are_refused(
 
 def test_rows_that_cannot_show_a_rate_are_told_how_many_it_takes() -> None:
     wanted = CalibrationSettings("none", Operating(target_fpr=0.001))
-    with pytest.raises(
-        DataError, match=r"'yes': 600 rows cannot show --target-fpr 0\.001.*999 rows"
-    ):
+    with pytest.raises(DataError, match=r"'yes': 600 rows cannot show target-fpr 0\.001.*999 rows"):
         revised("binary", wanted)
     with pytest.raises(DataError, match=r"no threshold has a precision of 0\.9999"):
         revised("binary", CalibrationSettings("none", Operating(target_precision=0.9999)))
@@ -417,7 +415,7 @@ def test_rows_that_cannot_be_calibrated_say_why() -> None:
     with pytest.raises(DataError, match="takes 99 rows"):
         settings = CalibrationSettings("none", coverage=0.99)
         calibrate(made_artefact("binary"), probs[:50], targets[:50], settings, DATA)
-    with pytest.raises(ConfigError, match="--coverage is 1"):
+    with pytest.raises(ConfigError, match="The coverage is 1"):
         CalibrationSettings(coverage=1.0)
 
 

@@ -52,7 +52,7 @@ def test_a_model_that_takes_no_context_is_an_error() -> None:
 
 
 def test_raw_texts_have_no_turns_to_put_before_them() -> None:
-    with pytest.raises(ConfigError, match="raw texts have none; use --template chat"):
+    with pytest.raises(ConfigError, match="raw texts have none; take the template"):
         taken_contexts(FakeBackend(), contexts(SYSTEM), "raw", "last-user")
 
 

@@ -155,5 +155,5 @@ def test_a_piece_keeps_the_ends_within_it_and_its_own() -> None:
 
 def test_softmax_weights_of_several_labels_are_refused() -> None:
     settings = TrainSettings(prefixes="softmax")
-    with pytest.raises(ConfigError, match="use --prefixes uniform"):
+    with pytest.raises(ConfigError, match="weigh them alike"):
         train(rows(8, 0), rows(8, 1), "multiclass", 2, [ProbeConfig()], settings)

@@ -108,8 +108,7 @@ def _find_gguf() -> Path:
         if gguf.is_file():
             return gguf
     raise ConfigError(
-        "The embedded model is not installed;"
-        " run `pillion setup`, or name another model with --model."
+        "The embedded model is not installed; run `pillion setup`, or name another model."
     )
 
 

@@ -50,7 +50,8 @@ def load_transformers(
         first_line = str(error).strip().split("\n")[0]
         raise ConfigError(
             f"Model {model!r} could not be loaded ({first_line}); give the folder of a causal LM "
-            "of transformers, a GGUF file, a hub name that can be reached, or leave --model out."
+            "of transformers, a GGUF file, a hub name that can be reached, or no name, which is "
+            "the embedded model."
         ) from error
     if device.type == "cpu":
         keep_freed_memory()

@@ -82,8 +82,8 @@ def render(turns: Conversation, template: Render) -> Rendered:
         turn = _changed(turns, marked, template, marks)
         raise DataError(
             f"the chat template changes the words of turn {turn + 1} ({turns[turn].role}), so that "
-            "whose words are where cannot be told; write that turn in other words, or use "
-            "--template raw."
+            "whose words are where cannot be told; write that turn in other words, or "
+            "give plain texts (template raw)."
         )
     return found
 

@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from pillion.errors import StorageError
 
-_WAYS_OUT = "choose fewer layers (--layers), another folder (--cache), or a live pass (--live)"
+_WAYS_OUT = "choose fewer layers, another folder, or a live pass, which keeps no cache"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 # Room for headers, and for what other programs write meanwhile.
 _MARGIN = 1.05

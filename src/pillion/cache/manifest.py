@@ -137,5 +137,5 @@ def _as_tuple(value: Any) -> Any:
 def _not_understood(path: Path) -> StorageError:
     return StorageError(
         f"{path} is no {path.name} of a cache of format {_FORMAT}; delete the folder, or choose "
-        "another one (--cache)."
+        "another one."
     )

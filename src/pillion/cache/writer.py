@@ -125,7 +125,7 @@ class CacheWriter:
         if there is not None and there != self.spec:
             raise StorageError(
                 f"Another cache lies in {self.path} ({there.differences(self.spec)}); choose "
-                "another folder (--cache), or delete this one."
+                "another folder, or delete this one."
             )
         missing = self.missing()
         disk.require_free(self.path, sum(self._files[s.shard_id].num_bytes for s in missing))

@@ -36,7 +36,7 @@ def connect(address: str) -> Generator[Any]:
         ConfigError: Ray is not installed, the address is none, or nobody answers there.
     """
     if importlib.util.find_spec("ray") is None:
-        raise ConfigError("--ray needs the ray package; run `pip install pillion[ray]`.")
+        raise ConfigError("A Ray cluster needs the ray package; run `pip install pillion[ray]`.")
     if address != "auto":
         _check_answer(address)
     # Nothing that this program does is reported to Ray's makers.
@@ -60,13 +60,13 @@ def _check_answer(address: str) -> None:
     host, _, port = address.rpartition(":")
     if address.startswith("ray://"):
         raise ConfigError(
-            f"--ray {address} is for Ray's client, which pillion does not use; run this command on "
-            "a machine of the cluster (`ray job submit` does), with --ray auto."
+            f"{address} is for Ray's client, which pillion does not use; run this on a machine of "
+            "the cluster (`ray job submit` does), with the address auto."
         )
     if not host or not port.isdecimal():
         raise ConfigError(
-            f"--ray {address} is no address; give auto, or HOST:PORT of a Ray head node, such as "
-            "10.0.0.1:6379."
+            f"{address} is no address of a Ray cluster; give auto, or HOST:PORT of its head node, "
+            "such as 10.0.0.1:6379."
         )
     try:
         with socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS) as answer:
@@ -86,7 +86,7 @@ def _unreachable(address: str, error: object) -> str:
     if address == "auto":
         return (
             f"No Ray cluster runs on this machine ({why}); start one with `ray start --head`, or "
-            "give --ray HOST:PORT of its head node."
+            "give HOST:PORT of its head node."
         )
     return (
         f"No Ray cluster answers at {address} ({why}); check the address, and that the head "

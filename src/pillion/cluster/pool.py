@@ -97,7 +97,7 @@ class Crew:
                 raise RunError(
                     f"{MOST_ATTEMPTS} workers died over the same rows; they may need more memory "
                     "than a node has. What is done is kept; give fewer workers a node "
-                    "(--ray-workers) or shorter rows, and run the same command again."
+                    "or shorter rows, and run the same again."
                 )
 
     def _num(self, resource: str) -> float:

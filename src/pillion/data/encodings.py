@@ -55,8 +55,8 @@ def decode(
             _decoded(data, source, marked or "utf-8")
         text = _decoded(data, source, GUESS)
         return text, (
-            f"{source} is no UTF-8 and is read as {GUESS} (Western Europe); give --encoding if "
-            "that is wrong."
+            f"{source} is no UTF-8 and is read as {GUESS} (Western Europe); name its encoding "
+            "if that is wrong."
         )
     note = f"{source} is read as {marked}, as its first bytes say." if _is_wide(marked) else ""
     return text, note
@@ -90,7 +90,7 @@ def _decoded(data: bytes, source: str, encoding: str) -> str:
         name = "UTF-8" if encoding.startswith("utf-8") else encoding
         raise DataError(
             f"{source} is not valid {name} at line {line} (byte offset {offset}); save it as "
-            "UTF-8, or name its encoding (--encoding)."
+            "UTF-8, or name its encoding."
         ) from None
 
 

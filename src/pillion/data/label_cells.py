@@ -81,7 +81,8 @@ def spelled_out(numbered: Numbered, source: str) -> tuple[Numbered, str]:
     if plain is not None:
         raise DataError(
             f"{source} mixes kinds of labels (a list in row {first} and a plain name in row "
-            f"{plain}); write all of them alike, or take all as names (--multi-label no)."
+            f"{plain}); write all of them alike, or take all as names (--multi-label no, in "
+            "Python multi_label=False)."
         )
     note = (
         f"{source}: labels are lists or mappings written as text, first in row {first}; {_DECIDE}."

@@ -101,7 +101,7 @@ class Rows:
         if len(plain) < len(self.texts):
             raise DataError(
                 f"{self.path} has rows that are conversations, and only texts can be used here; "
-                "name the column of the texts (--text-column)."
+                "name the column of the texts."
             )
         return plain
 

@@ -55,7 +55,7 @@ class CalibrationSettings:
     def __post_init__(self) -> None:
         if self.coverage is not None and not 0 < self.coverage < 1:
             raise ConfigError(
-                f"--coverage is {self.coverage:g}; give a share between 0 and 1, such as 0.9."
+                f"The coverage is {self.coverage:g}; give a share between 0 and 1, such as 0.9."
             )
 
 

@@ -66,21 +66,22 @@ class Operating:
         low, high = self.abstain_band or (0, 1)
         if not 0 <= low <= high <= 1:
             raise ConfigError(
-                f"--abstain is {low:g},{high:g}; give a band from low to high, within 0 to 1."
+                f"The band to abstain in is {low:g},{high:g}; give one from low to high, within 0 "
+                "to 1."
             )
         if (self.cost_fp is None) != (self.cost_fn is None):
-            raise ConfigError("--cost-fp and --cost-fn go together; give both or neither.")
+            raise ConfigError("cost-fp and cost-fn go together; give both or neither.")
         if len(self.rules) > 1:
             given = " and ".join(map(_option, self.rules))
             raise ConfigError(f"{given} each choose the threshold; give one of them.")
         if self.target_fnr is not None and self.target_fpr is None:
-            raise ConfigError("--target-fnr is the lower of two thresholds; give --target-fpr too.")
+            raise ConfigError("target-fnr is the lower of two thresholds; give target-fpr too.")
         if len(self.band_rules) > 1:
-            raise ConfigError("--abstain and --target-fnr both choose the band; give one of them.")
+            raise ConfigError("abstain and target-fnr both choose the band; give one of them.")
         if self.cost_escalation is not None and self.cost_fp is None and not self.band_rules:
             raise ConfigError(
-                "--cost-escalation is the price of handing a text on, and nothing says when one "
-                "is; give --cost-fp and --cost-fn, or --abstain."
+                "cost-escalation is the price of handing a text on, and nothing says when one "
+                "is; give cost-fp and cost-fn, or a band to abstain in."
             )
 
     @property
@@ -104,15 +105,15 @@ class Operating:
             return
         if self.best_f1 or self.cost_fp is not None:
             raise ConfigError(
-                "For a multi-class probe the likeliest label decides: --best-f1 and --cost-fp have "
-                "no threshold to choose; use --target-precision, --target-fpr or --abstain."
+                "For a multi-class probe the likeliest label decides: best-f1 and cost-fp have no "
+                "threshold to choose; use target-precision, target-fpr or abstain."
             )
         if self.target_fnr is not None:
-            raise ConfigError("--target-fnr is for binary and multi-label probes; leave it out.")
+            raise ConfigError("target-fnr is for binary and multi-label probes; leave it out.")
         if self.rules and self.band_rules:
             raise ConfigError(
-                "For a multi-class probe --target-fpr and --target-precision choose where it "
-                "abstains; leave --abstain out."
+                "For a multi-class probe target-fpr and target-precision choose where it "
+                "abstains; leave abstain out."
             )
 
     def wishes(self) -> dict[str, object]:
@@ -281,4 +282,4 @@ def _check(name: str, value: float | None, below: float, wanted: str) -> None:
 
 
 def _option(name: str) -> str:
-    return "--abstain" if name.startswith("abstain") else f"--{name.replace('_', '-')}"
+    return "abstain" if name.startswith("abstain") else name.replace("_", "-")

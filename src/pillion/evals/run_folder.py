@@ -142,5 +142,5 @@ def replace_file(path: Path, content: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise StorageError(
-            f"{path} could not be written ({error.strerror or error}); choose another --out."
+            f"{path} could not be written ({error.strerror or error}); choose another place."
         ) from error

@@ -71,8 +71,8 @@ def _without(card: Card, name: str) -> str:
 
 def _too_few(lacks: str, rows: int, method: str, has_rule: bool) -> str:
     count = "no row" if rows == 0 else "1 row"
-    what = f"--method {method}" if method != "none" else "a threshold"
-    instead = "" if method == "none" or has_rule else ", or take --method none"
+    what = f"the method {method}" if method != "none" else "a threshold"
+    instead = "" if method == "none" or has_rule else ", or take the method none"
     return (
         f"The data have {count} {lacks}, and {what} needs {LEAST_ROWS} or more; give more such "
         f"rows{instead}."

@@ -96,7 +96,7 @@ def render(contents: Sequence[Content], title: str) -> str:
         DataError: nothing to show, or a file of a known kind that lacks something.
     """
     if not contents:
-        raise DataError("Got no result file to report; give one, or --probe and --data.")
+        raise DataError("Got no result file to report; give one, or a probe and data.")
     sections = [section(content) for content in contents]
     return _templates().get_template("page.html.j2").render(title=title, sections=sections)
 

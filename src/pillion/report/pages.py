@@ -47,7 +47,7 @@ def write_accuracy_page(files: Sequence[Path], page: Path) -> None:
     try:
         before = page.read_text(encoding="utf-8") if page.exists() else NEW_PAGE
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{page} cannot be read ({error}); give another --page.") from error
+        raise DataError(f"{page} cannot be read ({error}); give another page.") from error
     plots = page.parent / "plots"
     for result in results:
         draw_accuracy(result, plots / f"{result.content['name']}.png")

@@ -104,7 +104,7 @@ def absent(tokens: Tokens, scope: Scope) -> str | None:
 
 def _check_side(on_too_long: str) -> None:
     if on_too_long not in get_args(OnTooLong):
-        raise unknown_name("--on-too-long", on_too_long, get_args(OnTooLong))
+        raise unknown_name("on_too_long", on_too_long, get_args(OnTooLong))
 
 
 def encode_row(
@@ -122,15 +122,15 @@ def encode_row(
         raise DataError("the text is empty; give it some words or drop the row.")
     if not isinstance(text, str) and template == "raw":
         raise DataError(
-            "turns need the model's chat template; use --template chat, or rows with a text."
+            "turns need the model's chat template; take the template chat, or rows with a text."
         )
     window = backend.identity.context_tokens - room_tokens
     tokens = _tokens(backend, text, template)
     if len(tokens) > window:
         if on_too_long == "error":
-            other_way = "use --on-too-long truncate-head or truncate-tail"
+            other_way = "have it cut (truncate-head or truncate-tail)"
             if room_tokens:
-                other_way = "ask for a shorter answer (--max-tokens)"
+                other_way = "ask for a shorter answer"
             raise DataError(
                 f"the text has {len(tokens):,} tokens, the model takes {window:,}"
                 f"{' beside the answer' if room_tokens else ''}; shorten it, or {other_way}."
@@ -138,7 +138,7 @@ def encode_row(
         tokens = _cut(backend, text, template, on_too_long, window)
     for scope in scopes:
         if (why := absent(tokens, scope)) is not None:
-            raise DataError(f"{why}; give such a turn, or read another scope (--scope).")
+            raise DataError(f"{why}; give such a turn, or read another scope.")
     return tokens
 
 
@@ -189,7 +189,7 @@ def _cut_words(
         if excess >= len(words):
             raise DataError(
                 f"the chat template alone takes more than the {window:,} tokens that the model has "
-                "room for; use --template raw or a model with a larger window."
+                "room for; take the template raw, or a model with a larger window."
             )
         kept = words[excess:] if side == "truncate-head" else words[:-excess]
         words = Tokens(kept)

@@ -149,8 +149,8 @@ class Engine(ABC):
             DataError: an empty or too long row, or one without a word of the scope.
         """
         raise ConfigError(
-            f"{type(self).__name__} explains no verdicts; use pillion explain, or --engine "
-            "transformers."
+            f"{type(self).__name__} explains no verdicts; a server that runs transformers does, "
+            "and so does `pillion explain`."
         )
 
     @abstractmethod

@@ -41,13 +41,13 @@ def taken_contexts(
     """
     if template == "raw":
         raise ConfigError(
-            "Contexts are turns of a conversation, and raw texts have none; use --template chat, "
-            "or --contexts none."
+            "Contexts are turns of a conversation, and raw texts have none; take the template "
+            "chat, or no contexts."
         )
     if scope not in SCOPES:
         raise ConfigError(
             f"Contexts are other turns before the row, and the scope {scope!r} would read them as "
-            f"the row's own; use --scope {' or '.join(SCOPES)}, or --contexts none."
+            f"the row's own; take the scope {' or '.join(SCOPES)}, or no contexts."
         )
     refused = {n: why for n, one in enumerate(contexts.each) if (why := _refusal(backend, one))}
     if not refused:
@@ -56,7 +56,7 @@ def taken_contexts(
     if len(refused) == len(contexts):
         raise ConfigError(
             f"The model takes none of the {len(contexts)} contexts of {contexts.name} ({first}); "
-            "give other ones, or --contexts none."
+            "give other ones, or none."
         )
     left = tuple(one for n, one in enumerate(contexts.each) if n not in refused)
     say = (

@@ -52,7 +52,7 @@ class Targets:
         if np.isnan(self.ids).any():
             raise DataError(
                 "Some rows have labels that nobody judged, and a study of layers needs rows that "
-                "are judged on every label; give such rows, or name the layers (--layers)."
+                "are judged on every label; give such rows, or name the layers."
             )
 
     @property

@@ -248,8 +248,8 @@ class SideCache:
         layer, token = found or (None, None)
         where = "" if token is None else f" of layer {layer} at token {chunk.start + token}"
         return (
-            f"Hidden states{where} are not finite: the model gave NaN or infinity. Use another "
-            "dtype (--dtype float32 or bfloat16)."
+            f"Hidden states{where} are not finite: the model gave NaN or infinity. Load the "
+            "model in another dtype (float32 or bfloat16)."
         )
 
     def _new_row(self) -> int:

@@ -126,8 +126,8 @@ class Learner:
         if not math.isfinite(value):
             raise StateError(
                 f"The loss of {self.config.probe!r} (learning rate {self.config.rate:g}, seed "
-                f"{self.config.seed}) is not finite at step {step + 1}; lower --lr, or "
-                "check the hidden states."
+                f"{self.config.seed}) is not finite at step {step + 1}; lower the "
+                "learning rate, or check the hidden states."
             )
         self.loss_sum += value
         total.backward()

@@ -70,8 +70,8 @@ def check_weighing(weighing: Weighing, task: Task) -> None:
     """
     if weighing == "softmax" and task != "binary":
         raise ConfigError(
-            f"--prefixes softmax weighs by the one logit of a binary probe, got a {task} task; "
-            "use --prefixes uniform."
+            f"Prefixes are weighed by softmax of the one logit of a binary probe, got a {task} "
+            "task; weigh them alike (uniform)."
         )
 
 

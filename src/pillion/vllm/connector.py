@@ -60,7 +60,8 @@ class PillionConnector(KVConnectorBase_V1):
         if len(groups) != 1 or not any(_is_ours(name) for name in groups[0].layer_names):
             raise ConfigError(
                 f"The model has {len(groups)} groups of KV caches, and probes ride in models with "
-                "one; add --disable-hybrid-kv-cache-manager."
+                "one; start vLLM without its hybrid manager (--disable-hybrid-kv-cache-manager, in "
+                "Python disable_hybrid_kv_cache_manager=True)."
             )
         self.block_tokens: int = groups[0].kv_cache_spec.block_size
         self.ledger = Ledger()

@@ -190,8 +190,8 @@ class VllmEngine(Engine):
         config = self._engine.vllm_config.compilation_config
         if config.cudagraph_mode.has_full_cudagraphs():
             raise ConfigError(
-                "Probes are part of vLLM's CUDA graphs and cannot be swapped; start it with "
-                "--enforce-eager, or again with these probes."
+                "Probes are part of vLLM's CUDA graphs and cannot be swapped; start it without "
+                "graphs (--enforce-eager, in Python enforce_eager=True) or again with these probes."
             )
         folders = {name: str(folder) for name, folder in self._save(probes).items()}
         await self._engine.pause_generation(mode="wait", clear_cache=True)

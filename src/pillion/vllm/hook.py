@@ -74,7 +74,7 @@ def check_engine(config: Any) -> None:
         "pipeline parallelism": parallel.pipeline_parallel_size > 1,
         "context parallelism": parallel.decode_context_parallel_size > 1
         or parallel.prefill_context_parallel_size > 1,
-        "micro-batches (--enable-dbo)": parallel.enable_dbo,
+        "micro-batches (enable_dbo)": parallel.enable_dbo,
         "speculative decoding": config.speculative_config is not None,
     }
     for what, is_on in refused.items():

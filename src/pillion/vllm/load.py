@@ -35,7 +35,7 @@ def load_vllm_engine(
     """
     taken = "cuda" if torch.cuda.is_available() else "cpu"
     if device not in {"auto", taken}:
-        raise ConfigError(f"vLLM runs on {taken} here, not on {device!r}; leave --device out.")
+        raise ConfigError(f"vLLM runs on {taken} here, not on {device!r}; leave the device out.")
     others: dict[str, Any] = {"max_num_seqs": sizes.max_requests}
     if taken == "cpu":
         others |= {

@@ -122,7 +122,8 @@ def hears_reasoning(
     if is_async:
         raise ConfigError(
             f"Probe {some[0]!r} reads answers without their reasoning, and vLLM's asynchronous "
-            "scheduling does not know the tokens in time; start it with --no-async-scheduling."
+            "scheduling does not know the tokens in time; start vLLM without it "
+            "(--no-async-scheduling, in Python async_scheduling=False)."
         )
     return True
 

@@ -117,6 +117,6 @@ def _verdict(artefact: Artefact, numbers: Sequence[float]) -> Verdict:
     if not bool(torch.isfinite(logits).all()):
         raise StateError(
             f"Probe {artefact.name!r} read hidden states that are not finite: the model gave NaN "
-            "or infinity. Use another dtype (--dtype float32 or bfloat16)."
+            "or infinity. Load the model in another dtype (float32 or bfloat16)."
         )
     return artefact.verdict(artefact.probabilities(logits)[0].tolist())

