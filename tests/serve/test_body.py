@@ -10,15 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from client import CHAT, COMPLETE, MODEL, chat, listening
+from client import CHAT, COMPLETE, MODEL, application, chat, listening, refusal
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pillion.backends import tokenizer_lock
 from pillion.backends.fake import FakeBackend
+from pillion.backends.transformers import TransformersBackend
 from pillion.runtime import PlainEngine
 from pillion.serve.body import MOST_DEPTH, MOST_NAMES, MOST_VALUES, Scan
 from pillion.serve.refusal import Refused
-from tiny_models import make_artefact, tiny_tokenizer
+from tiny_models import make_artefact, tiny_model, tiny_tokenizer
 
 JSON = st.recursive(
     st.one_of(st.none(), st.integers(), st.text(st.sampled_from('"\\{}[]:,a')), st.text()),
@@ -133,3 +135,19 @@ def test_a_short_text_does_not_wait_for_long_ones(monkeypatch: pytest.MonkeyPatc
         assert short.status_code == 200 and not any(one.done() for one in long)
         free.set()
         assert {one.result().status_code for one in long} == {400}
+
+
+def test_the_tokenizer_is_copied_for_long_texts_before_anybody_sends_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first long text held up everybody for as long as a copy takes, a second and more."""
+    copied: list[object] = []
+    make = tokenizer_lock._copied  # type: ignore[reportPrivateUsage]
+    monkeypatch.setattr(tokenizer_lock, "_copied", lambda one: (copied.append(one), make(one))[1])
+    tokenizer = tiny_tokenizer()
+    with application(PlainEngine(TransformersBackend(tiny_model(), tokenizer, "tiny"))) as client:
+        assert copied == [tokenizer]
+        long = "abc " * (tokenizer_lock.LONG_CHARS // 4 + 99)
+        refused = refusal(client, COMPLETE, {"model": MODEL, "prompt": long})
+        assert "context" in refused["message"]
+        assert copied == [tokenizer]

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import httpx
 
+from pillion.backends.tokenizer_lock import LONG_CHARS
 from pillion.errors import ConfigError, PillionError
 from pillion.probe import Artefact
 from pillion.runtime import Engine, check_engine
@@ -29,9 +30,10 @@ from pillion.serve.settings import Settings
 from pillion.serve.upstream import Upstreams
 
 T = TypeVar("T")
-LONG_CHARS = 8192
 TOKEN_CHARS = 16
 """A text of more characters a token of the context is not even encoded; in English there are 4."""
+_LONG = " international" * (LONG_CHARS // 14 + 1)
+"""A long text of few tokens."""
 
 
 class Service:
@@ -87,6 +89,8 @@ class Service:
         """Gets the engine ready."""
         await self.engine.start()
         try:
+            # Makes the copy of the tokenizer that long texts have: a second in which nobody waits.
+            await asyncio.to_thread(self.engine.codec.encode, _LONG, "raw")
             await self._check_canaries(self.engine.probes)
         except PillionError as error:
             self.refused = error
