@@ -51,7 +51,7 @@ class Server:
 
     def check_health(self) -> None:
         """Called by Serve now and then; an error takes the replica out of service."""
-        if not self.served.state.service.ready:
+        if self.served.state.service.health.state != "ready":
             raise RuntimeError("The engine is not ready.")
 
 

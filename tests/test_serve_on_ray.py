@@ -17,6 +17,11 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from fastapi.testclient import TestClient
+
+from pillion.backends.fake import FakeBackend
+from pillion.runtime import PlainEngine
+from pillion.serve import create_app
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "serve_on_ray.py"
 CLIENTS = 6
@@ -111,13 +116,14 @@ def test_a_replica_that_is_killed_takes_only_its_own_requests_along(address: str
 
 
 def test_a_replica_whose_engine_is_not_ready_is_not_healthy() -> None:
+    """The recipe asked for what the server no longer had, so that no replica ever came up."""
     pytest.importorskip("ray.serve", reason="needs pillion[ray]")
     check = runpy.run_path(str(RECIPE))["Server"].check_health
-    served = SimpleNamespace(state=SimpleNamespace(service=SimpleNamespace(ready=True)))
-    check(SimpleNamespace(served=served))
-    served.state.service.health.started = False
+    server = SimpleNamespace(served=create_app(PlainEngine(FakeBackend())))
     with pytest.raises(RuntimeError, match="not ready"):
-        check(SimpleNamespace(served=served))
+        check(server)
+    with TestClient(server.served):
+        check(server)
 
 
 def wait_for(is_true: Any, seconds: float = 90) -> None:
