@@ -6,10 +6,12 @@ globals of the process, and two engines at once would share it.
 
 from __future__ import annotations
 
+import json
 import statistics
 from pathlib import Path
 
 import pytest
+import torch
 from riding import (
     LENGTHS,
     MARK,
@@ -20,11 +22,13 @@ from riding import (
     save_chat_model,
     save_tiny_model,
 )
+from safetensors.torch import save_file
 from scoped import TALKS, ask, error, save_scoped, worst
 
 from pillion.backends import load_backend
 from pillion.core import Turn
 from pillion.vllm.ledger import KEY
+from pillion.vllm.verdicts import Verdicts, verdicts_of
 from tiny_models import full_states
 
 pytestmark = pytest.mark.vllm
@@ -103,3 +107,55 @@ def test_other_architectures_ride_with_the_same_class(tmp_path: Path, kind: str)
         outputs += llm.generate(random_prompts(LENGTHS[:4]), greedy(9))
     assert max(map(model.error, outputs)) <= MARK
     assert sum(output.num_cached_tokens > 0 for output in outputs) > 0
+
+
+def test_requests_for_adapters_have_no_verdict_and_change_no_other(
+    tiny: Ridden, tmp_path: Path
+) -> None:
+    """The bug: probes read the states of an adapter that they were not trained with.
+
+    Adapters that share a batch with the model do nothing here: on a CPU vLLM runs the last adapter
+    of a batch for those that ask for none, too, and answers them with other tokens.
+    """
+    from vllm.lora.request import LoRARequest
+
+    one, two, strong = (
+        LoRARequest(name, i, str(save_adapter(tmp_path / name, tiny, strength)))
+        for i, (name, strength) in enumerate((("one", 0.0), ("two", 0.0), ("strong", 1.0)), 1)
+    )
+    prompts = random_prompts(LENGTHS[:4])
+    with tiny.engine(enable_lora=True, max_loras=3, max_lora_rank=8) as llm:
+        for _ in range(2):  # again, with prefixes from the cache
+            asked = [(p, a) for p in prompts for a in (one, None, two)]
+            outputs = llm.generate(
+                [p for p, _ in asked], greedy(9), lora_request=[a for _, a in asked]
+            )
+            for (_, adapter), output in zip(asked, outputs, strict=True):
+                found = verdicts_of(output.kv_transfer_params, tiny.probes)
+                if adapter is None:
+                    assert tiny.error(output) <= MARK and found.adapter is None
+                else:
+                    assert found == Verdicts({}, {}, 0, adapter.lora_name)
+        strange = llm.generate(prompts, greedy(9), lora_request=strong)
+        plain = outputs[1::3]
+    for output, other in zip(strange, plain, strict=True):
+        found = verdicts_of(output.kv_transfer_params, tiny.probes)
+        assert found == Verdicts({}, {}, 0, "strong")
+        assert output.outputs[0].token_ids != other.outputs[0].token_ids
+
+
+def save_adapter(folder: Path, ridden: Ridden, strength: float) -> Path:
+    """A random adapter on the first projection of every block, as PEFT writes one."""
+    config = ridden.backend.model.config
+    drawn = torch.Generator().manual_seed(0)
+    heads = config.num_attention_heads * config.head_dim
+    weights = dict[str, torch.Tensor]()
+    for block in range(config.num_hidden_layers):
+        name = f"base_model.model.model.layers.{block}.self_attn.q_proj"
+        weights[f"{name}.lora_A.weight"] = torch.randn(8, config.hidden_size, generator=drawn)
+        weights[f"{name}.lora_B.weight"] = strength * torch.randn(heads, 8, generator=drawn)
+    folder.mkdir()
+    save_file(weights, folder / "adapter_model.safetensors")
+    told = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(told), encoding="utf-8")
+    return folder

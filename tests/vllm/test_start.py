@@ -8,11 +8,10 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from riding import Ridden, save_tiny_model
+from riding import Ridden, save_chat_model, save_tiny_model
 
 from pillion.errors import ConfigError, MismatchError
 from pillion.vllm import option_file, options, start
@@ -80,6 +79,18 @@ def test_verdicts_over_http_need_the_plugin_by_name(monkeypatch: pytest.MonkeyPa
     start.check_http_plugin()
 
 
+def test_another_chat_template_than_the_probes_is_refused(tiny: Ridden) -> None:
+    chat, raw = (
+        make_artefact(template, tiny.backend.identity, template=template)
+        for template in ("chat", "raw")
+    )
+    start.check_template([chat, raw], "{{ own }}", None)
+    start.check_template([chat, raw], "{{ own }}", "{{ own }}")
+    start.check_template([raw], "{{ own }}", "{{ other }}")
+    with pytest.raises(ConfigError, match="'chat' was trained; start vLLM without"):
+        start.check_template([raw, chat], "{{ own }}", "{{ other }}")
+
+
 # -- the real vLLM, up to where it would load weights
 
 
@@ -137,6 +148,10 @@ def test_a_probe_that_cannot_ride_is_refused(
             {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}},
             "speculative decoding",
         ),
+        ({"runner": "pooling", "convert": "embed"}, "runner=pooling"),
+        ({"kv_offloading_size": 1.0}, "kv_offloading_size"),
+        ({"kv_sharing_fast_prefill": True}, "kv_sharing_fast_prefill"),
+        ({"scheduler_cls": None}, "scheduler is None.*scheduler_cls=pillion"),
     ],
 )
 def test_what_probes_do_not_ride_with_is_refused(
@@ -144,6 +159,64 @@ def test_what_probes_do_not_ride_with_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=what):
         configure(tiny, **others)
+
+
+@pytest.mark.vllm
+def test_half_of_an_engine_is_refused(tiny: Ridden) -> None:
+    role = {**tiny.options()["kv_transfer_config"], "kv_role": "kv_producer"}
+    with pytest.raises(ConfigError, match=r"role 'kv_producer'.*give it kv_both"):
+        configure(tiny, kv_transfer_config=role)
+
+
+@pytest.mark.vllm
+def test_names_that_may_come_twice_are_refused(
+    tiny: Ridden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_DISABLE_REQUEST_ID_RANDOMIZATION", "1")
+    with pytest.raises(ConfigError, match="each other's verdicts"):
+        configure(tiny)
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize(
+    ("others", "what"),
+    [
+        ({"load_format": "dummy"}, "load_format=dummy"),
+        ({"quantization": "fp8"}, "quantization=fp8 of plain weights"),
+        ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype=fp8"),
+        ({"rms_norm_eps": 1e-3}, "hf_overrides of rms_norm_eps"),
+        ({"num_hidden_layers": 3}, "hf_overrides of num_hidden_layers"),
+    ],
+)
+def test_what_gives_other_hidden_states_is_refused(
+    tiny: Ridden, others: dict[str, Any], what: str
+) -> None:
+    """The bug: verdicts of states that no probe has seen, without an error."""
+    if "overrides" in what:
+        others = {"hf_overrides": tiny.options()["hf_overrides"] | others}
+    with pytest.raises(ConfigError, match=f"{what}.* other hidden states"):
+        configure(tiny, **others)
+
+
+@pytest.mark.vllm
+def test_another_tokenizer_than_the_probes_is_refused(tiny: Ridden, tmp_path: Path) -> None:
+    save_chat_model(tmp_path / "other")
+    with pytest.raises(MismatchError, match="tokenizer"):
+        configure(tiny, tokenizer=str(tmp_path / "other"))
+
+
+@pytest.mark.vllm
+def test_a_probe_that_was_trained_again_has_other_compiled_graphs(
+    tiny: Ridden, tmp_path: Path
+) -> None:
+    """The bug: the folder's name was all of the key, and a kept graph handed out other layers."""
+    hashes = list[str]()
+    for layers in ([1, 3], [1, 2], [1, 3]):
+        folder = tmp_path / "probe"
+        make_artefact("probe", tiny.backend.identity, layers=layers).save(folder)
+        chosen = options(["LlamaForCausalLM"], [folder])
+        hashes.append(configure(tiny, **chosen).compute_hash())
+    assert hashes[0] == hashes[2] != hashes[1]
 
 
 @pytest.mark.vllm
@@ -178,19 +251,8 @@ def test_a_plugin_that_was_left_out_is_named(tiny: Ridden) -> None:
     assert "VLLM_PLUGINS is 'pillion_cpu'; add pillion to it" in last
 
 
-def test_a_connector_of_somebody_else_is_refused() -> None:
-    pytest.importorskip("vllm.config")
-    from pillion.vllm.hook import check_engine
-
-    parallel = SimpleNamespace(
-        pipeline_parallel_size=1,
-        decode_context_parallel_size=1,
-        prefill_context_parallel_size=1,
-        enable_dbo=False,
-    )
-    other = SimpleNamespace(kv_connector="NixlConnector")
-    config = SimpleNamespace(
-        parallel_config=parallel, speculative_config=None, kv_transfer_config=other
-    )
-    with pytest.raises(ConfigError, match="'NixlConnector', and probes need PillionConnector"):
-        check_engine(config)
+@pytest.mark.vllm
+def test_a_connector_of_somebody_else_is_refused(tiny: Ridden) -> None:
+    other = {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}
+    with pytest.raises(ConfigError, match="'ExampleConnector', and probes need PillionConnector"):
+        configure(tiny, kv_transfer_config=other)

@@ -16,11 +16,12 @@ from pillion.core import ModelIdentity, Segment, Tokens, Turn
 from pillion.errors import ConfigError
 from pillion.probe import Artefact
 from pillion.vllm.endpoint import _stream_completion
-from pillion.vllm.ledger import KEY
+from pillion.vllm.ledger import KEY, Ledger
 from pillion.vllm.rendering import Rendering
 from pillion.vllm.start import hears_reasoning
 from pillion.vllm.step import Steps
 from pillion.vllm.turns import TURNS, told_tokens, turns_args
+from pillion.vllm.verdicts import verdicts_json, verdicts_of
 from tiny_models import make_artefact
 
 ROW = Tokens(range(9), [Segment(1, 3, "user", 0), Segment(4, 9, "tool", 1, "call")])
@@ -131,6 +132,29 @@ def scheduled(finished: set[str], **counts: int) -> Any:
         scheduled_cached_reqs=known,
         finished_req_ids=finished,
     )
+
+
+def test_requests_that_are_not_read_are_no_spans_but_count() -> None:
+    steps = Steps(with_ids=False)
+    steps.skip("adapted")
+    step = steps.step(scheduled(set(), adapted=7, c=1))
+    assert [span.request for span in step.spans] == ["c"]
+    assert step.unread_tokens == 7 and step.num_tokens == 8
+    steps.leave("adapted")
+    assert steps.step(scheduled({"adapted"}, c=1)).unread_tokens == 0
+
+
+def test_a_request_for_an_adapter_has_no_verdict_but_the_reason() -> None:
+    ledger, probes = Ledger(), (made("all"), made("response"))
+    ledger.enter("a", False, adapter="two")
+    ledger.enter("b", False)
+    verdicts = [verdicts_json(verdicts_of(ledger.params(r), probes), probes) for r in "ab"]
+    told, absent = (v["prompt"]["all"] | v["response"].get("response", {}) for v in verdicts)
+    assert told["label"] is None and "adapter 'two'" in told["reason"]
+    assert "adapter" not in absent["reason"] and verdicts[1]["response"] == {}
+    ledger.leave("a")
+    ledger.forget()
+    assert "adapter" not in ledger.params("a")[KEY]
 
 
 def test_who_has_left_is_told_with_the_next_step_that_runs() -> None:

@@ -52,7 +52,9 @@ class Checkpoint:
     architectures: tuple[str, ...]
 
 
-def read_checkpoint(model: str, dtype: str = "auto", revision: str | None = None) -> Checkpoint:
+def read_checkpoint(
+    model: str, dtype: str = "auto", revision: str | None = None, tokenizer: str | None = None
+) -> Checkpoint:
     """The model of that name.
 
     Args:
@@ -60,6 +62,7 @@ def read_checkpoint(model: str, dtype: str = "auto", revision: str | None = None
         dtype: to compute in, such as `bfloat16`; `auto` is the one it is stored in, or wider where
             that is faster.
         revision: of a hub's model.
+        tokenizer: the model that its tokenizer is taken from; None for its own.
 
     Raises:
         ConfigError: it is not there, or no causal LM of transformers in safetensors.
@@ -67,8 +70,9 @@ def read_checkpoint(model: str, dtype: str = "auto", revision: str | None = None
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     folder = model_folder(model, revision)
+    words_of = folder if tokenizer is None else model_folder(tokenizer)
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        words: Any = AutoTokenizer.from_pretrained(words_of, local_files_only=True)
         config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):
             network: Any = AutoModelForCausalLM.from_config(config)
@@ -88,10 +92,10 @@ def read_checkpoint(model: str, dtype: str = "auto", revision: str | None = None
     blocks = find_blocks(network)[1]
     return Checkpoint(
         folder,
-        identify(network, tokenizer, model, len(blocks), known, weights),
+        identify(network, words, model, len(blocks), known, weights),
         str(computed).removeprefix("torch."),
-        Codec(tokenizer, model),
-        end_ids(network, tokenizer),
+        Codec(words, model),
+        end_ids(network, words),
         network.get_input_embeddings().weight.shape[0],
         tuple(config.architectures or ()),
     )

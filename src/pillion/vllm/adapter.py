@@ -73,8 +73,8 @@ class Rider:
     def read(self, step: Step) -> Report:
         """After the forward pass: keeps its values, reads out what is due."""
         paged = self._paged(step)
-        num_tokens = sum(span.end - span.begin for span in step.spans)
-        self._token_of_slot[self.taps.slots[:num_tokens]] = self._order[:num_tokens]
+        written = self.taps.slots[: step.num_tokens]
+        self._token_of_slot[written] = self._order[: step.num_tokens]
         slots = upload(paged.slots.tolist(), self.taps.device)
         order = self._token_of_slot.index_select(0, slots)
         for group, values in zip(self.side.groups, self.taps.values, strict=True):

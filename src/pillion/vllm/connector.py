@@ -145,10 +145,14 @@ class PillionConnector(KVConnectorBase_V1):
         """Nothing: blocks are told by `build_connector_meta`."""
 
     def on_new_request(self, request: Any) -> None:
-        """A request has come."""
-        params = request.sampling_params
-        self.ledger.enter(request.request_id, may_stop_early=bool(params and params.stop))
-        self._steps.enter(request)
+        """A request has come; one for an adapter is not read: probes have not seen its states."""
+        params, adapter = request.sampling_params, request.lora_request
+        may_stop_early = bool(params and params.stop)
+        self.ledger.enter(request.request_id, may_stop_early, adapter and adapter.lora_name)
+        if adapter is None:
+            self._steps.enter(request)
+        else:
+            self._steps.skip(request.request_id)
 
     def build_connector_meta(self, scheduler_output: Any) -> StepMetadata:
         """What the step computes, for the worker."""

@@ -19,6 +19,7 @@ from pillion.errors import StateError
 from pillion.probe import Artefact
 from pillion.vllm.rendering import Rendering
 from pillion.vllm.settings import PLUGIN, ProbeSettings, has_settings
+from pillion.vllm.start import check_template
 from pillion.vllm.verdicts import verdicts_json, verdicts_of
 
 Json = dict[str, Any]
@@ -43,9 +44,15 @@ class Endpoint:
         config = engine_client and engine_client.vllm_config.additional_config
         if not has_settings(config):
             return
-        state.pillion_probes = probes = tuple(ProbeSettings.of(config).load())
+        from vllm.renderers.chat_utils import load_chat_template
+
+        settings = ProbeSettings.of(config)
+        state.pillion_probes = probes = tuple(settings.load())
         scoped = any(probe.card.scope != "all" for probe in probes)
         codec = load_codec(engine_client.vllm_config.model_config.tokenizer)
+        if not settings.allow_mismatch:
+            given = load_chat_template(args.chat_template)
+            check_template(probes, codec.tokenizer.chat_template, given)
         Rendering(codec, scoped).watch(state.online_renderer, engine_client)
         chat, completion = state.openai_serving_chat, state.openai_serving_completion
         if chat is not None:

@@ -7,8 +7,8 @@ Requests go to vLLM's asynchronous engine, which runs in processes of its own. K
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
-import tempfile
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from pillion.backends.checkpoint import read_checkpoint
+from pillion.backends.gguf import cache_root
 from pillion.core import (
     PROMPT_SCOPES,
     Event,
@@ -89,7 +90,6 @@ class VllmEngine(Engine):
         self._room = Room.of(tapped_groups(probes, CPU, torch.float32))
         self._hears = hears_reasoning(probes, checkpoint.codec.reasoning_ids, None)
         self._probes = {artefact.name: artefact for artefact in probes}
-        self._files = tempfile.TemporaryDirectory(prefix="pillion-")
         self._options: dict[str, Any] = {
             "model": str(checkpoint.folder),
             "dtype": checkpoint.dtype,
@@ -210,17 +210,21 @@ class VllmEngine(Engine):
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.shutdown()
-        self._files.cleanup()
 
     # -- inside
 
-    def _save(self, probes: Sequence[Artefact]) -> dict[str, Path]:
-        """Folders of probes, for vLLM's processes."""
+    @staticmethod
+    def _save(probes: Sequence[Artefact]) -> dict[str, Path]:
+        """Folders of probes, for vLLM's processes; named by what they hold.
+
+        vLLM keeps compiled graphs by its settings, these folders included: the next start finds
+        them.
+        """
         folders: dict[str, Path] = {}
         for artefact in probes:
-            folder = Path(tempfile.mkdtemp(dir=self._files.name))
+            told = hashlib.sha256(artefact.card.model_dump_json().encode()).hexdigest()
+            folders[artefact.name] = folder = cache_root() / "riding" / told[:32]
             artefact.save(folder)
-            folders[artefact.name] = folder
         return folders
 
     async def _outputs(self, request: Request) -> AsyncGenerator[Any]:

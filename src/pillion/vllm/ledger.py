@@ -6,7 +6,7 @@ Every output of a request carries, in `kv_transfer_params`, what has been read o
                  "seconds": 0.7}}
 
 `read` counts the answer's tokens that `response` covers; `seconds` is what the worker has spent on
-probes since its start.
+probes since its start. A request for an adapter has its name under `adapter`, and is not read.
 Where several answers were asked for, vLLM passes on the last one's mapping only, so each carries
 them all, under `choices`. Imports no vLLM.
 """
@@ -44,16 +44,20 @@ class Ledger:
         self._prompts: dict[str, Numbers] = {}
         self._answers: dict[str, Answer] = {}
         self._families: OrderedDict[str, dict[str, Answer]] = OrderedDict()
+        self._adapters: dict[str, str] = {}
         self._gone: list[str] = []
         self._seconds = 0.0
 
-    def enter(self, request: str, may_stop_early: bool) -> None:
+    def enter(self, request: str, may_stop_early: bool, adapter: str | None = None) -> None:
         """A request begins.
 
         Args:
             request: its id.
             may_stop_early: whether the frontend may end it at an earlier token than the engine.
+            adapter: that it runs with; such a request is not read.
         """
+        if adapter is not None:
+            self._adapters[request] = adapter
         self._keep[request] = HISTORY if may_stop_early else 1
         self._answers[request] = answer = Answer()
         if child := _CHILD.fullmatch(request):
@@ -73,6 +77,7 @@ class Ledger:
             self._keep.pop(request, None)
             self._prompts.pop(request, None)
             self._answers.pop(request, None)
+            self._adapters.pop(request, None)
         self._gone.clear()
 
     def add(self, rows: Iterable[tuple[Read, Numbers]], seconds: float = 0.0) -> None:
@@ -102,4 +107,6 @@ class Ledger:
         child = _CHILD.fullmatch(request)
         if child and (family := self._families.get(child.group(2))):
             found["choices"] = {index: list(answer) for index, answer in family.items()}
+        if request in self._adapters:
+            found["adapter"] = self._adapters[request]
         return {KEY: found}

@@ -6,6 +6,7 @@ serve --config`. Every name in it is an extension point of vLLM. Imports no vLLM
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ PLUGIN = "pillion"
 """Name of all our entry points: what `VLLM_PLUGINS` must hold if it is set."""
 PREFIX = "Pillion"
 """Before an architecture's name: the same model with probes."""
+SCHEDULER = "pillion.vllm.scheduler.pillion_scheduler"
 
 
 class ProbeSettings(BaseModel):
@@ -33,6 +35,7 @@ class ProbeSettings(BaseModel):
         http: whether answers over HTTP carry verdicts; needs the plugin in `VLLM_PLUGINS`.
         reasoning: tokens around the reasoning in an answer, which scopes leave out; found out at
             start, None where no probe has to know.
+        digest: of what the probes read and compute; found out at start.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +44,7 @@ class ProbeSettings(BaseModel):
     allow_mismatch: bool = False
     http: bool = False
     reasoning: tuple[int, int] | None = None
+    digest: str = ""
 
     @classmethod
     def of(cls, additional_config: object) -> ProbeSettings:
@@ -78,6 +82,13 @@ def has_settings(additional_config: object) -> bool:
     return isinstance(additional_config, Mapping) and KEY in additional_config
 
 
+def digest(artefacts: Sequence[Artefact]) -> str:
+    """Another one for probes of other layers, kinds, settings or weights."""
+    told = [(a.name, a.card.probe, a.card.layers, a.card.weights_sha256) for a in artefacts]
+    settings = [a.card.settings for a in artefacts]
+    return hashlib.sha256(json.dumps([told, settings], sort_keys=True).encode()).hexdigest()
+
+
 def options(
     architectures: Sequence[str],
     probes: Sequence[str | os.PathLike[str]] | Mapping[str, str | os.PathLike[str]],
@@ -113,8 +124,8 @@ def options(
             "kv_connector_module_path": "pillion.vllm.entry",
             "kv_role": "kv_both",
         },
-        "scheduler_cls": "pillion.vllm.scheduler.pillion_scheduler",
-        "additional_config": {KEY: settings.model_dump(exclude={"reasoning"})},
+        "scheduler_cls": SCHEDULER,
+        "additional_config": {KEY: settings.model_dump(exclude={"reasoning", "digest"})},
     }
 
 

@@ -103,6 +103,26 @@ def check_probes(
         artefact.check(identity, allow_mismatch)
 
 
+def check_template(artefacts: Sequence[Artefact], own: object, given: str | None) -> None:
+    """Returns if conversations are rendered as probes were trained.
+
+    Args:
+        artefacts: the probes.
+        own: the model's chat template.
+        given: another one that vLLM was started with.
+
+    Raises:
+        ConfigError: it is another, and a probe was trained with the model's.
+    """
+    trained = [a.name for a in artefacts if a.card.template == "chat"]
+    if given not in (None, own) and trained:
+        raise ConfigError(
+            f"The chat template is not the model's own, with which probe {trained[0]!r} was "
+            "trained; start vLLM without it, or save the model with that template and train the "
+            "probe again."
+        )
+
+
 def hears_reasoning(
     artefacts: Sequence[Artefact], reasoning: tuple[int, int] | None, is_async: bool | None
 ) -> bool:

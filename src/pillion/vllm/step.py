@@ -40,10 +40,21 @@ class Step:
     """What a step computes, and who has left since the one before.
 
     A span may begin behind blocks that spans before it fill.
+
+    Attributes:
+        spans: of the requests that are read.
+        finished: ids of those that have left.
+        unread_tokens: that the step computes of requests that are not read.
     """
 
     spans: tuple[Span, ...] = ()
     finished: tuple[str, ...] = ()
+    unread_tokens: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """All that the step computes."""
+        return sum(span.end - span.begin for span in self.spans) + self.unread_tokens
 
 
 class Steps:
@@ -57,6 +68,7 @@ class Steps:
         self._with_ids = with_ids
         self._requests: dict[str, Any] = {}
         self._prompts: dict[str, Tokens] = {}
+        self._unread: set[str] = set()
         self._finished: list[str] = []
 
     def enter(self, request: Any) -> None:
@@ -67,8 +79,13 @@ class Steps:
         tokens = told_tokens(ids, params.extra_args if params else None)
         self._requests[request.request_id], self._prompts[request.request_id] = request, tokens
 
+    def skip(self, request: str) -> None:
+        """A request has come that is not to be read."""
+        self._unread.add(request)
+
     def leave(self, request: str) -> None:
         """A request is over."""
+        self._unread.discard(request)
         self._requests.pop(request, None)
         self._prompts.pop(request, None)
 
@@ -78,11 +95,14 @@ class Steps:
         spans = [
             self._span(new.req_id, new.num_computed_tokens, counts, new.block_ids[0], True)
             for new in output.scheduled_new_reqs
+            if new.req_id not in self._unread
         ]
         known = output.scheduled_cached_reqs
         for request, begin, blocks in zip(
             known.req_ids, known.num_computed_tokens, known.new_block_ids, strict=True
         ):
+            if request in self._unread:
+                continue
             again = request in known.resumed_req_ids
             spans.append(self._span(request, begin, counts, blocks[0] if blocks else (), again))
         # In the order in which they were given out: who begins may share what others fill just now.
@@ -92,7 +112,8 @@ class Steps:
         if not spans:  # vLLM runs nothing then, and workers are not asked
             return Step()
         finished, self._finished = self._finished, []
-        return Step(tuple(spans), tuple(finished))
+        unread = sum(count for request, count in counts.items() if request in self._unread)
+        return Step(tuple(spans), tuple(finished), unread)
 
     def _span(
         self,

@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 
-from pillion.core import ABSTAIN, PROMPT_SCOPES, Scope, Verdict, verdict_json
+from pillion.core import ABSTAIN, ANSWER_SCOPES, PROMPT_SCOPES, Scope, Verdict, verdict_json
 from pillion.errors import ConfigError, StateError
 from pillion.probe import Artefact
 from pillion.vllm.ledger import KEY
 from pillion.vllm.report import Numbers
+
+NOTHING = {"label": None, "probs": None, "threshold": None, "decision": "allow"}
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,13 @@ class Verdicts:
         response: probe name -> verdict of the answer's tokens that were read: all but the last
             sampled one. Empty if none was.
         response_tokens: how many those are.
+        adapter: that the request ran with, so that no probe has read it.
     """
 
     prompt: Mapping[str, Verdict]
     response: Mapping[str, Verdict]
     response_tokens: int
+    adapter: str | None = None
 
 
 def verdicts_of(
@@ -66,13 +70,14 @@ def verdicts_of(
         count = last if num_tokens is None else min(last, num_tokens - 1)
         response = states.get(count, {})
     said = verdicts_by_name(found["prompt"], artefacts), verdicts_by_name(response, artefacts)
-    return Verdicts(*said, response_tokens=count if response else 0)
+    return Verdicts(*said, count if response else 0, found.get("adapter"))
 
 
 def verdicts_json(verdicts: Verdicts, artefacts: Sequence[Artefact]) -> dict[str, Any]:
     """The `verdicts` object of an answer over HTTP, as pillion's own server has it.
 
-    A probe that had to say something of the prompt and could not is there without a label.
+    A probe that had to say something of the prompt and could not is there without a label; so are
+    all probes where an adapter ran.
     """
     multilabel = {a.name for a in artefacts if a.card.task == "multilabel"}
     prompt, response = (
@@ -83,15 +88,17 @@ def verdicts_json(verdicts: Verdicts, artefacts: Sequence[Artefact]) -> dict[str
         }
         for part in (verdicts.prompt, verdicts.response)
     )
-    nothing = {"label": None, "probs": None, "threshold": None}
-    absent = {
-        a.name: nothing | {"reason": _reason(a.card.scope), "decision": "allow"}
-        for a in artefacts
-        if a.name not in prompt and a.card.scope in PROMPT_SCOPES
-    }
+    absent, unread = (
+        {
+            a.name: NOTHING | {"reason": _reason(a.card.scope, verdicts.adapter)}
+            for a in artefacts
+            if a.name not in said and a.card.scope in scopes
+        }
+        for said, scopes in ((prompt, PROMPT_SCOPES), (response, ANSWER_SCOPES))
+    )
     return {
         "prompt": prompt | absent,
-        "response": response,
+        "response": response | (unread if verdicts.adapter else {}),
         "response_tokens": verdicts.response_tokens,
     }
 
@@ -105,7 +112,9 @@ def verdicts_by_name(numbers: Numbers, artefacts: Sequence[Artefact]) -> dict[st
     return {a.name: _verdict(a, numbers[a.name]) for a in artefacts if a.name in numbers}
 
 
-def _reason(scope: Scope) -> str:
+def _reason(scope: Scope, adapter: str | None) -> str:
+    if adapter is not None:
+        return f"the request ran with the adapter {adapter!r}, which the probe was not trained with"
     return (
         f"the prompt has no words of the scope {scope!r}, or the engine could not tell whose words "
         "these are"
