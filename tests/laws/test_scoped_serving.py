@@ -26,6 +26,7 @@ from pillion.runtime import (
     PromptRead,
     Request,
     continuous_engine,
+    paged_reading,
 )
 from pillion.runtime import TokenEvent as Token
 from pillion.runtime.classifier import Classifier
@@ -160,14 +161,21 @@ def continued(backend: TransformersBackend, number: int, events: Sequence[Any]) 
     return Tokens(ids, [*row.segments, own, *rest])
 
 
+@pytest.mark.parametrize("held_tokens", [64, 0], ids=["layers-at-once", "layer-by-layer"])
 @pytest.mark.parametrize("page_tokens", [4, 32])
 def test_a_conversation_that_goes_on_is_read_by_its_turns_of_now(
-    backend: TransformersBackend, every: list[Artefact], page_tokens: int
+    backend: TransformersBackend,
+    every: list[Artefact],
+    page_tokens: int,
+    held_tokens: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Requests together, in chunks, with shared prefixes; then each goes on by two turns.
 
     The last user's turn has moved on, and pages that the answer filled are read as an earlier turn.
+    Layer by layer only the words of the scope are tapped.
     """
+    monkeypatch.setattr(paged_reading, "HELD_TOKENS", held_tokens)
     rows = [backend.encode_chat(turns) for turns in TALKS]
 
     async def work(engine: ContinuousEngine) -> Any:

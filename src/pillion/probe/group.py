@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from pillion.core import Scope
@@ -77,6 +77,7 @@ class Group:
         index: int,
         hidden: Float[Tensor, "batch chunk dim"],
         out: Float[Tensor, "batch chunk tap"] | None = None,
+        scale: Float[Tensor, " token"] | None = None,
     ) -> Float[Tensor, "1 batch chunk tap"]:
         """Values of one layer, the index-th of `layers`, in fp32.
 
@@ -84,6 +85,7 @@ class Group:
             index: of the layer.
             hidden: its states.
             out: where the values go; None for a place of their own.
+            scale: `inverse_rms` of the states, batch and chunk flattened, if it is known.
         """
         if not self.tapped:
             return hidden.float()[None]
@@ -101,7 +103,7 @@ class Group:
             else:
                 columns.copy_(states @ weight)
         if self.normalise:
-            flat *= inverse_rms(states.float())[:, None]
+            flat *= (inverse_rms(states.float()) if scale is None else scale)[:, None]
         return out[None]
 
     def all_values(
@@ -155,15 +157,3 @@ def group(artefacts: Sequence[Artefact], device: torch.device, dtype: torch.dtyp
         key = (artefact.card.layers, artefact.card.scope, artefact.network.fold_key)
         sorted_by.setdefault(key, []).append(artefact)
     return [Group(members, device, dtype) for members in sorted_by.values()]
-
-
-def spread(
-    values: Float[Tensor, "layer 1 chunk tap"],
-    rows: Tensor,
-    places: Tensor,
-    mask: Bool[Tensor, "row place"],
-) -> Float[Tensor, "layer row place tap"]:
-    """Values of a packed batch, sorted out into one row a sequence."""
-    out = values.new_zeros(values.shape[0], *mask.shape, values.shape[-1])
-    out[:, rows, places] = values[:, 0]
-    return out

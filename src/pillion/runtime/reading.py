@@ -19,12 +19,13 @@ from pillion.backends import Step
 from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Scope, TextLike, Tokens, Verdict
 from pillion.errors import ConfigError, StateError
 from pillion.probe import Artefact
-from pillion.probe.group import Group, group, spread
-from pillion.probe.network import State, join
+from pillion.probe.group import Group, group
+from pillion.probe.network import State, inverse_rms, join
 from pillion.runtime.held import Held
 from pillion.runtime.padding import pad_batch
+from pillion.runtime.places import Places
 from pillion.runtime.spoken import Masks, Spoken
-from pillion.runtime.track import Counts, Packed, States, Track
+from pillion.runtime.track import Counts, States, Track
 
 HELD_TOKENS = 16
 """Chunks up to this many tokens (all rows) are tapped in one go after the last layer: their states
@@ -33,6 +34,10 @@ are a few kilobytes a layer, and few large operations beat many small ones."""
 FOLDED_TOKENS = 512
 """Chunks up to this many tokens (all rows) keep the values of all layers, a few megabytes, and fold
 them in one go; a longer chunk folds each layer where it is seen. (On a processor; see `Held`.)"""
+
+
+MOST_CHOSEN = 0.75
+"""Share of a pass's tokens up to which only those that a scope reads are tapped."""
 
 
 _NO_STEP = Step(torch.zeros(0, 0, dtype=torch.bool), None, 0)
@@ -69,17 +74,18 @@ class Reading:
         self._step = _NO_STEP
         self._last: Step | None = None
         self._before: Track | None = None
-        self._packed: Packed | None = None
+        self._packed: Places | None = None
         self._device, self._reasoning, self._encode = device, reasoning, encode
         some = {g.scope for g in self.groups if g.scope != "all"}
         self._scopes: tuple[Scope, ...] = tuple(scope for scope in SCOPES if scope in some)
         self._told: tuple[Sequence[Tokens], bool] | None = None
         self._spoken: Spoken | None = None
         self._masks: Masks = {}
+        self._chosen: dict[Scope, Places] = {}
         self._counts: Counts = {}
         self._idle: frozenset[int] = frozenset()
         self._held = Held(device, HELD_TOKENS)
-        self._sums: list[tuple[tuple[int, ...], Tensor]] = []
+        self._sums: list[tuple[tuple[int, ...], Places | None, Tensor]] = []
         self._values: list[Tensor | None] = []
         self._folded: list[list[State]] = []
         self._cache: weakref.ref[object] | None = None
@@ -116,12 +122,13 @@ class Reading:
                 f"{self._before.num_rows} with this KV cache; repeat the rows before the prompt "
                 "runs, and do not go on from a packed batch."
             )
-        self._packed = Packed.of(step) if step.sequences is not None else None
+        self._packed = Places.packed(step) if step.sequences is not None else None
         self._listen(step)
+        self._choose()
         num_tokens = step.mask.numel()
         together = num_tokens <= FOLDED_TOKENS and not self._held.holds(num_tokens)
         self._values = [
-            g.empty_values(len(g.layers), *step.mask.shape)
+            g.empty_values(len(g.layers), *self._shape(g))
             if together and g.tapped and i not in self._idle
             else None
             for i, g in enumerate(self.groups)
@@ -136,11 +143,17 @@ class Reading:
             if self._held.add(layer, hidden):
                 self._fold_held()
             return
+        # What probes of one scope need of a layer is made once.
+        read = dict[Scope, tuple[Tensor, Tensor | None]]()
         for i, (one, place) in enumerate(zip(self.groups, self._place, strict=True)):
             index, room = place.get(layer), self._values[i]
             if index is None or i in self._idle:
                 continue
-            values = one.layer_values(index, hidden, None if room is None else room[index])
+            if one.scope not in read:
+                read[one.scope] = self._taken(one.scope, hidden)
+            states, scale = read[one.scope]
+            out = None if room is None else room[index]
+            values = one.layer_values(index, states, out, scale)
             if room is None:
                 self._fold(i, (layer,), values)
 
@@ -272,7 +285,7 @@ class Reading:
         tensors = {id(t): t for state in filter(None, kept) for t in state.values()}
         tensors |= {id(t): t for t in self._values if t is not None}
         tensors |= {id(t): t for g in self._folded for s in g for t in s.values()}
-        tensors |= {id(t): t for _, t in self._sums}
+        tensors |= {id(t): t for *_, t in self._sums}
         return self._held.num_bytes + sum(t.nbytes for t in tensors.values())
 
     # -- inside
@@ -321,6 +334,35 @@ class Reading:
         else:
             return
         self._idle = frozenset(i for i, g in enumerate(self.groups) if g.scope not in heard)
+
+    def _choose(self) -> None:
+        """Which tokens are tapped for the probes of each scope; for those left out, all are.
+
+        Where layers are tapped one by one, taking some tokens out of a layer costs less than
+        tapping all of them.
+        """
+        self._chosen = {}
+        if self._held.holds(self._step.mask.numel()):
+            return
+        for scope in self._scopes:
+            if 0 < int(self._counts[scope].sum()) <= MOST_CHOSEN * self._step.mask.numel():
+                self._chosen[scope] = Places.chosen(self._masks[scope], self._packed)
+
+    def _shape(self, one: Group) -> tuple[int, int]:
+        """Of what a group taps of a layer: sequences, tokens."""
+        places = self._chosen.get(one.scope)
+        rows, chunk = self._step.mask.shape
+        return (rows, chunk) if places is None else (1, len(places.rows))
+
+    def _taken(
+        self, scope: Scope, hidden: Float[Tensor, "batch chunk dim"]
+    ) -> tuple[Float[Tensor, "row column dim"], Float[Tensor, " token"] | None]:
+        """What the probes of a scope tap of a layer, and by what it is normalised if any does."""
+        places = self._chosen.get(scope)
+        states = hidden if places is None else places.take(hidden)
+        if not any(g.normalise for g in self.groups if g.scope == scope):
+            return states, None
+        return states, inverse_rms(states.float()).flatten()
 
     def _begin(self, step: Step, mask: Bool[Tensor, "row token"]) -> Spoken:
         """What was said of the rows that begin to run."""
@@ -412,15 +454,18 @@ class Reading:
         self, group_id: int, layers: tuple[int, ...], values: Float[Tensor, "layer batch chunk tap"]
     ) -> None:
         """Folds the values of some of a group's layers."""
-        self._sums.append((layers, values.sum(-1)))
+        where = self._chosen.get(self.groups[group_id].scope, self._packed)
+        self._sums.append((layers, where, values.sum(-1)))
         if values.device.type == "cpu":
             self._check()
         self._folded[group_id].append(self._summarise(self.groups[group_id], values))
 
     def _summarise(self, one: Group, values: Float[Tensor, "layer batch chunk tap"]) -> State:
-        mask, where = self._masks[one.scope], self._packed
-        if where is not None:
-            values = spread(values, where.rows, where.places, where.mask)
+        mask = self._masks[one.scope]
+        if (chosen := self._chosen.get(one.scope)) is not None:
+            return one.fold.summarise(chosen.spread(values), chosen.mask)
+        if self._packed is not None:
+            values = self._packed.spread(values)
         return one.fold.summarise(values, mask)
 
     def _check(self) -> None:
@@ -429,13 +474,15 @@ class Reading:
         An accelerator is asked once a pass, as whoever asks it waits for all that it has to do.
         """
         folded, self._sums = self._sums, []
-        if not folded or bool(torch.cat([sums.flatten() for _, sums in folded]).sum().isfinite()):
+        if not folded or bool(torch.cat([sums.flatten() for *_, sums in folded]).sum().isfinite()):
             return
-        for layers, sums in folded:
-            wrong = ~sums.isfinite() & self._step.mask
+        for layers, where, sums in folded:
+            wrong = ~sums.isfinite()
+            if where is None or where.index is None:
+                wrong &= self._step.mask
             for index, row, token in wrong.nonzero().tolist()[:1]:
-                if self._packed is not None:
-                    row, token = int(self._packed.rows[token]), int(self._packed.places[token])
+                if where is not None:
+                    row, token = int(where.rows[token]), int(where.columns[token])
                 raise StateError(
                     f"Hidden states of layer {layers[index]} are not finite at token "
                     f"{self._step.past_tokens + token} of row {row}: the model gave NaN or "

@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from pillion.backends import Step
 from pillion.core import Scope
 from pillion.probe.network import State, pick
 from pillion.runtime.spoken import Spoken
@@ -59,23 +57,3 @@ def _read(states: States, counts: Counts, rows: Int[Tensor, " row"]) -> tuple[St
 
 def _picked(states: States, rows: Int[Tensor, " row"]) -> States:
     return tuple(state and pick(state, rows) for state in states)
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Where each position of a packed batch goes."""
-
-    rows: Int[Tensor, " chunk"]
-    places: Int[Tensor, " chunk"]
-    mask: Bool[Tensor, "row place"]
-
-    @classmethod
-    def of(cls, step: Step) -> Packed:
-        """By the sequences of a packed step."""
-        rows = step.sequences
-        assert rows is not None
-        lengths = torch.bincount(rows)
-        starts = lengths.cumsum(0) - lengths
-        places = torch.arange(len(rows), device=rows.device) - starts[rows]
-        mask = torch.arange(int(lengths.max()), device=rows.device) < lengths[:, None]
-        return cls(rows, places, mask)

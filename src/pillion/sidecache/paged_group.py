@@ -77,11 +77,15 @@ class PagedGroup:
     # -- in the order of a step
 
     def begin(self, chunks: Sequence[Chunk], scripts: Sequence[Script]) -> None:
-        """A step begins; where it runs no words of the scope, nothing has to be tapped."""
-        self.idle = self.scope != "all" and not any(
-            script.bits(self.scope, chunk.start, chunk.end, every_turn=True)
+        """A step begins; only words of the scope have to be tapped."""
+        if self.scope == "all":
+            return
+        read = [
+            (chunk.first, script.bits(self.scope, chunk.start, chunk.end, every_turn=True))
             for chunk, script in zip(chunks, scripts, strict=True)
-        )
+        ]
+        self.idle = not any(bits for _, bits in read)
+        self.values.choose(read)
 
     def restart(self, row: int, pages: Sequence[int], script: Script) -> bool:
         """The row's fold is that of whole pages from here on.

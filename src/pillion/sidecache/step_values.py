@@ -5,11 +5,16 @@ Knows taps, layers and places; neither requests nor folds.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from pillion.probe.group import Group
+
+MOST_CHOSEN = 0.75
+"""Share of a step's tokens up to which only those that the group reads are tapped."""
 
 
 class StepValues:
@@ -24,14 +29,27 @@ class StepValues:
         self._place = {layer: i for i, layer in enumerate(one.layers)}
         self._values = one.empty_values(len(one.layers), 1, 0)
         self._order: Int[Tensor, " token"] | None = None
+        self._read: Sequence[tuple[int, int]] | None = None
+        self._chosen: Int[Tensor, " some"] | None = None
+
+    def choose(self, read: Sequence[tuple[int, int]]) -> None:
+        """Says which tokens of the next step are read; without it, all are.
+
+        Args:
+            read: where pieces of the step begin, and a bit for each of their tokens.
+        """
+        self._read = read
 
     def see(self, layer: int, hidden: Float[Tensor, "1 token dim"]) -> None:
         """Taps one layer of a step."""
         if (place := self._place.get(layer)) is None:
             return
         if place == 0:
-            self._values = self._group.empty_values(len(self._place), 1, hidden.shape[1])
-        self._group.layer_values(place, hidden, self._values[place])
+            self._begin(hidden.shape[1])
+        out = self._values[place]
+        if self._chosen is not None:
+            hidden, out = hidden.index_select(1, self._chosen), out[:, :-1]
+        self._group.layer_values(place, hidden, out)
 
     def see_all(self, every: Float[Tensor, "seen 1 token dim"], layers: tuple[int, ...]) -> None:
         """Taps several layers of a step at once.
@@ -43,6 +61,7 @@ class StepValues:
         if (found := self._group.own_values(layers, every)) is None:
             return
         own, values = found
+        self._order = None
         first = self._place[own[0]] == 0
         self._values = values if first else torch.cat([self._values, values])
 
@@ -65,3 +84,27 @@ class StepValues:
         """Of some tokens of the step."""
         places = tokens if self._order is None else self._order.index_select(0, tokens)
         return self._values[:, 0].index_select(1, places)
+
+    # -- inside
+
+    def _begin(self, num_tokens: int) -> None:
+        """Room for a step; those of its tokens that are not read share a place of zeros."""
+        self._order, self._chosen, num_layers = None, None, len(self._place)
+        tokens = None if self._read is None else list(_places(self._read))
+        if tokens is None or len(tokens) > MOST_CHOSEN * num_tokens:
+            self._values = self._group.empty_values(num_layers, 1, num_tokens)
+            return
+        self._values = self._group.empty_values(num_layers, 1, len(tokens) + 1)
+        self._values[:, :, -1] = 0
+        device = self._values.device
+        self._chosen = torch.tensor(tokens, dtype=torch.long, device=device)
+        self._order = self._chosen.new_full((num_tokens,), len(tokens))
+        self._order[self._chosen] = torch.arange(len(tokens), device=device)
+
+
+def _places(read: Sequence[tuple[int, int]]) -> Iterator[int]:
+    for first, bits in read:
+        while bits:
+            lowest = bits & -bits
+            yield first + lowest.bit_length() - 1
+            bits ^= lowest
