@@ -15,6 +15,8 @@ def test_tokens_of_a_padded_batch_stand_in_their_rows() -> None:
     assert found.take(hidden)[0, :, 0].tolist() == [1, 2, 8, 11]
     assert found.columns.tolist() == [1, 2, 0, 3]
     assert found.mask.tolist() == [[True, True], [False, False], [True, True]]
+    some = torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]]).bool()
+    assert found.among(some, None).tolist() == [[True, False], [False, False], [False, True]]
     rows = found.spread(found.take(hidden)[None])[0, :, :, 0]
     assert rows.tolist() == [[1, 2], [0, 0], [8, 11]]
 
@@ -27,6 +29,8 @@ def test_tokens_of_a_packed_batch_stand_in_their_sequences() -> None:
     found = Places.chosen(torch.tensor([[1, 0, 1], [0, 1, 0]]).bool(), packed)
     assert found.take(hidden)[0, :, 0].tolist() == [0, 2, 4]
     assert found.columns.tolist() == [0, 2, 1]
+    some = torch.tensor([[1, 1, 0], [0, 1, 0]]).bool()
+    assert found.among(some, packed).tolist() == [[True, False], [True, False]]
     assert found.spread(found.take(hidden)[None])[0, :, :, 0].tolist() == [[0, 2], [4, 0]]
 
 

@@ -57,6 +57,16 @@ class Places:
         places, own = _side_by_side(rows, len(mask))
         return cls(rows, places, columns, own, index)
 
+    def among(
+        self, mask: Bool[Tensor, "row column"], packed: Places | None
+    ) -> Bool[Tensor, "row place"]:
+        """Which places hold a token of another mask; arguments as those of `chosen`."""
+        assert self.index is not None
+        found = mask.flatten() if packed is None else mask[packed.rows, packed.places]
+        out = torch.zeros_like(self.mask)
+        out[self.rows, self.places] = found[self.index]
+        return out
+
     def take(self, hidden: Float[Tensor, "batch chunk dim"]) -> Float[Tensor, "1 token dim"]:
         """States of the tokens; index must be known."""
         assert self.index is not None

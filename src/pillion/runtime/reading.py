@@ -81,7 +81,7 @@ class Reading:
         self._told: tuple[Sequence[Tokens], bool] | None = None
         self._spoken: Spoken | None = None
         self._masks: Masks = {}
-        self._chosen: dict[Scope, Places] = {}
+        self._chosen: Places | None = None
         self._counts: Counts = {}
         self._idle: frozenset[int] = frozenset()
         self._held = Held(device, HELD_TOKENS)
@@ -128,7 +128,7 @@ class Reading:
         num_tokens = step.mask.numel()
         together = num_tokens <= FOLDED_TOKENS and not self._held.holds(num_tokens)
         self._values = [
-            g.empty_values(len(g.layers), *self._shape(g))
+            g.empty_values(len(g.layers), *self._shape())
             if together and g.tapped and i not in self._idle
             else None
             for i, g in enumerate(self.groups)
@@ -143,15 +143,14 @@ class Reading:
             if self._held.add(layer, hidden):
                 self._fold_held()
             return
-        # What probes of one scope need of a layer is made once.
-        read = dict[Scope, tuple[Tensor, Tensor | None]]()
+        scale: Tensor | None = None  # as long as no probe asks for it
+        states = hidden if self._chosen is None else self._chosen.take(hidden)
         for i, (one, place) in enumerate(zip(self.groups, self._place, strict=True)):
             index, room = place.get(layer), self._values[i]
             if index is None or i in self._idle:
                 continue
-            if one.scope not in read:
-                read[one.scope] = self._taken(one.scope, hidden)
-            states, scale = read[one.scope]
+            if one.normalise and scale is None:
+                scale = inverse_rms(states.float()).flatten()
             out = None if room is None else room[index]
             values = one.layer_values(index, states, out, scale)
             if room is None:
@@ -336,33 +335,24 @@ class Reading:
         self._idle = frozenset(i for i, g in enumerate(self.groups) if g.scope not in heard)
 
     def _choose(self) -> None:
-        """Which tokens are tapped for the probes of each scope; for those left out, all are.
+        """Which tokens are tapped: where layers are tapped one by one, only those that are read.
 
-        Where layers are tapped one by one, taking some tokens out of a layer costs less than
-        tapping all of them.
+        Taking some tokens out of a layer costs less than tapping all of them.
         """
-        self._chosen = {}
-        if self._held.holds(self._step.mask.numel()):
+        self._chosen = None
+        scopes = {g.scope for i, g in enumerate(self.groups) if i not in self._idle}
+        num_tokens = self._step.mask.numel()
+        if not scopes or "all" in scopes or self._held.holds(num_tokens):
             return
-        for scope in self._scopes:
-            if 0 < int(self._counts[scope].sum()) <= MOST_CHOSEN * self._step.mask.numel():
-                self._chosen[scope] = Places.chosen(self._masks[scope], self._packed)
+        read = torch.stack([self._masks[scope] for scope in scopes]).any(0)
+        if 0 < int(read.sum()) <= MOST_CHOSEN * num_tokens:
+            self._chosen = Places.chosen(read, self._packed)
+            self._masks = {s: self._chosen.among(self._masks[s], self._packed) for s in scopes}
 
-    def _shape(self, one: Group) -> tuple[int, int]:
-        """Of what a group taps of a layer: sequences, tokens."""
-        places = self._chosen.get(one.scope)
-        rows, chunk = self._step.mask.shape
-        return (rows, chunk) if places is None else (1, len(places.rows))
-
-    def _taken(
-        self, scope: Scope, hidden: Float[Tensor, "batch chunk dim"]
-    ) -> tuple[Float[Tensor, "row column dim"], Float[Tensor, " token"] | None]:
-        """What the probes of a scope tap of a layer, and by what it is normalised if any does."""
-        places = self._chosen.get(scope)
-        states = hidden if places is None else places.take(hidden)
-        if not any(g.normalise for g in self.groups if g.scope == scope):
-            return states, None
-        return states, inverse_rms(states.float()).flatten()
+    def _shape(self) -> tuple[int, ...]:
+        """Of what is tapped of a layer: sequences, tokens."""
+        places = self._chosen
+        return tuple(self._step.mask.shape) if places is None else (1, len(places.rows))
 
     def _begin(self, step: Step, mask: Bool[Tensor, "row token"]) -> Spoken:
         """What was said of the rows that begin to run."""
@@ -454,19 +444,15 @@ class Reading:
         self, group_id: int, layers: tuple[int, ...], values: Float[Tensor, "layer batch chunk tap"]
     ) -> None:
         """Folds the values of some of a group's layers."""
-        where = self._chosen.get(self.groups[group_id].scope, self._packed)
-        self._sums.append((layers, where, values.sum(-1)))
+        self._sums.append((layers, self._chosen or self._packed, values.sum(-1)))
         if values.device.type == "cpu":
             self._check()
         self._folded[group_id].append(self._summarise(self.groups[group_id], values))
 
     def _summarise(self, one: Group, values: Float[Tensor, "layer batch chunk tap"]) -> State:
-        mask = self._masks[one.scope]
-        if (chosen := self._chosen.get(one.scope)) is not None:
-            return one.fold.summarise(chosen.spread(values), chosen.mask)
-        if self._packed is not None:
-            values = self._packed.spread(values)
-        return one.fold.summarise(values, mask)
+        if (places := self._chosen or self._packed) is not None:
+            values = places.spread(values)
+        return one.fold.summarise(values, self._masks[one.scope])
 
     def _check(self) -> None:
         """A state that is not finite makes the sum of its token's values so.
