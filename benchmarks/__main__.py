@@ -8,6 +8,7 @@ import sys
 ALL = (
     "ride",
     "memory",
+    "sidecache",
     "extraction",
     "training",
     "accuracy",

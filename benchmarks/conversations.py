@@ -134,7 +134,8 @@ def chosen_rows(rows: Rows, model: LanguageModel, options: argparse.Namespace) -
     """The rows that count, shuffled so that any beginning of them has the same share of labels."""
     rows = rows.some(np.random.default_rng(0).permutation(len(rows)))
     if options.max_tokens:
-        lengths = [len(model.backend.encode(text, "raw")) for text in rows.plain_texts]
+        texts = [text for text in rows.texts if isinstance(text, str)]  # all of these sets are
+        lengths = [len(model.backend.encode(text, "raw")) for text in texts]
         rows = rows.some([n for n, length in enumerate(lengths) if length <= options.max_tokens])
     assert rows.labels is not None
     space = LabelSpace.of(rows.labels)

@@ -94,25 +94,25 @@ def generation(
     with torch.inference_mode(), riding(backend, probes) as reading:
         if reading:
             reading.expect(rows, answering=True)
-        begin = _now(backend)
+        begin = now(backend)
         steps = decode_steps(backend, ids, mask, num_tokens, sampler)
         next(steps)
         if reading:
             reading.verdicts()
             reading.cut()
-        first = _now(backend)
+        first = now(backend)
         for _ in range(num_tokens - 1):
             next(steps)
             if reading:
                 reading.verdicts()
-        end = _now(backend)
+        end = now(backend)
     rest = num_tokens - 1
     return {
         clock: (first[clock] - begin[clock], (end[clock] - first[clock]) / rest) for clock in CLOCKS
     }
 
 
-def _now(backend: Backend) -> dict[str, float]:
+def now(backend: Backend) -> dict[str, float]:
     if backend.device.type == "cuda":
         torch.cuda.synchronize()
     return {name: clock() for name, clock in CLOCKS.items()}
@@ -131,13 +131,13 @@ def ratios(
             one[ridden] = generation(backend, probes if ridden else [], rows, num_tokens)
         runs.append((one[False], one[True]))
     return [
-        {"metric": clock + metric, **_result([(a[clock][at], b[clock][at]) for a, b in runs])}
+        {"metric": clock + metric, **compared([(a[clock][at], b[clock][at]) for a, b in runs])}
         for clock in CLOCKS
         for at, metric in enumerate(METRICS)
     ]
 
 
-def _result(pairs: list[tuple[float, float]]) -> dict[str, Any]:
+def compared(pairs: list[tuple[float, float]]) -> dict[str, Any]:
     """Medians of bare and ridden seconds, and of their quotients with quartiles."""
     quotients = sorted(ridden / bare for bare, ridden in pairs)
     return {

@@ -19,7 +19,7 @@ from pillion.data import Rows, read_rows
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("__"))
 
-PARTS = {"attacks", "engines", "result_file"}
+PARTS = {"attacks", "engines", "plain_fold", "result_file"}
 """What several benchmarks share; none of them is one."""
 
 
@@ -87,6 +87,28 @@ def test_the_benchmark_of_answers_reads_test_rows_only_when_it_is_locked(
     splits = [[entry["split"] for entry in one["data"]] for one in written]
     assert splits == [["train and validation rows"], ["train and validation rows", "test"]]
     assert [one["settings"]["counted"] for one in written] == ["validation", "test"]
+
+
+def test_the_side_cache_says_what_the_plain_fold_beside_it_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From end to end on made-up states; what both say is compared after each run."""
+    monkeypatch.syspath_prepend(FOLDER.parent)
+    module = importlib.import_module("benchmarks.sidecache")
+    written: list[Any] = []
+    monkeypatch.setattr(module, "engine", lambda *_: FakeBackend())
+    monkeypatch.setattr(module, "write_result", lambda name, rows, **_: written.extend(rows))
+    monkeypatch.setattr("sys.argv", ["sidecache", "--pairs", "1", "--rows", "3", "--steps", "20"])
+    module.main()
+    steps = [one for one in written if one["metric"] == "ms_per_step"]
+    assert [(one["phase"], one["scope"], one["ratio"] is None) for one in steps] == [
+        ("prompt", "all", False),
+        ("answer", "all", False),
+        ("prompt", "last-user", False),
+        ("answer", "last-user", True),
+    ]
+    sizes = [one for one in written if one["metric"] == "bytes_per_token"]
+    assert all(0 < one["value"] < one["baseline"] for one in sizes) and len(sizes) == 2
 
 
 class ByLength:

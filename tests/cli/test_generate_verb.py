@@ -79,15 +79,20 @@ def test_control_codes_of_an_answer_do_not_reach_the_terminal(
 def test_a_probe_that_has_nothing_to_read_says_so_beside_the_others(
     run: Run, tmp_path: Path
 ) -> None:
-    """It was left out without a word, and a long name moved bars from their tokens."""
+    """It was left out without a word, in JSON too, and a long name moved bars from their tokens."""
     folders = [tmp_path / "of-what-tools-say", tmp_path / "asked"]
     for folder, scope in zip(folders, ("tool", "last-user"), strict=True):
         identity = FakeBackend().identity
         make_artefact(folder.name, identity, template="chat", scope=scope).save(folder)
     probes = [word for folder in folders for word in ("--probe", folder)]
-    first, second = run("generate", "hi", *probes, *FAKE, "--max-tokens", "3").out.splitlines()[:2]
-    assert first == "  of-what-tools-say no verdict: the prompt has no words of the scope 'tool'"
+    words = ("generate", "hi", *probes, *FAKE, "--max-tokens", "3")
+    first, second = run(*words).out.splitlines()[:2]
+    why = "no turn of the tool has words, which the scope 'tool' reads"
+    assert first == f"  of-what-tools-say no verdict: {why}"
     assert second.startswith(f"  {'asked':<17} ") and " yes " in second
+    told = run(*words, "--json").json["prompt"]
+    nothing = {"label": None, "probs": None, "threshold": None, "reason": why}
+    assert told["of-what-tools-say"] == nothing and "reason" not in told["asked"]
 
 
 def test_the_token_that_no_probe_read_has_no_bar(run: Run, reader: Path) -> None:

@@ -73,6 +73,39 @@ def test_three_labels_are_studied_without_long_texts(run: Run, tmp_path: Path) -
     }
 
 
+def talk(row: dict[str, Any], number: int) -> dict[str, Any]:
+    asked = {"role": "user", "content": f"question {number % 7}"}
+    answer = {"role": "assistant", "content": row["text"]}
+    return {"messages": [asked, answer], "label": row["label"]}
+
+
+def test_conversations_are_studied_by_the_turns_of_a_scope(run: Run, tmp_path: Path) -> None:
+    made = [talk(row, n) for n, row in enumerate(rows(110))]
+    train = write_rows(tmp_path / "train.jsonl", made[:80])
+    test, out = write_rows(tmp_path / "test.jsonl", made[80:]), tmp_path / "real.json"
+    words = ["--train", train, "--test", test, "--out", out, "--curves", 0, *WORDS]
+    words += ["--template", "chat"]
+    ran = run("bench", "real", *words, "--scope", "response")
+    assert ran.code == 0, ran.err
+    content = json.loads(out.read_text())
+    assert content["settings"]["scope"] == "response"
+    results = content["results"]
+    assert {one["step"] for one in results} == {"test", "perturbation", "long", "duplicates"}
+    lead = {
+        one["method"]: one["value"]
+        for one in results
+        if one["set"] == "test" and one["metric"] == "auprc"
+    }
+    # Methods of texts have read the answers, which tell the labels; the questions do not.
+    assert lead["tfidf"] > 0.9 and {"gate", "muli", "length"} <= lead.keys()
+    for more, why in (
+        (["--scope", "tool"], "train.jsonl, row 1: no turn of the tool is there"),
+        (["--scope", "response", "--template", "raw"], "raw texts have no turns"),
+    ):
+        ran = run("bench", "real", *words, *more)
+        assert ran.code == 2 and why in ran.err
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

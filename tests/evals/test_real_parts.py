@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import base64
+from contextlib import ExitStack
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from pillion.data import LabelSpace, Rows
+from pillion.backends.fake import FakeBackend
+from pillion.core import Scope, Turn
+from pillion.data import LabelSpace, Rows, said_in
 from pillion.errors import DataError
 from pillion.evals.real.closed_forms import ClosedForm, DifferenceOfMeans, Lda, Ridge, columns
 from pillion.evals.real.duplicates import conflicts, find_duplicates, within
-from pillion.evals.real.sets import balanced_rows, long_sets, nested_rows, other_set, perturbed_sets
+from pillion.evals.real.reading import Read
+from pillion.evals.real.sets import (
+    TextSet,
+    balanced_rows,
+    long_sets,
+    nested_rows,
+    other_set,
+    perturbed_sets,
+)
+from pillion.evals.real.settings import RealSettings
 from pillion.evals.real.texts import PERTURBATIONS, TEMPLATES, long_texts, perturbed
+from pillion.extract import LiveSource, silent
+from pillion.runtime import LanguageModel, encode_rows
 
 TEXTS = ["Please tell me a story about the sea.", "ok", "Ünïcode 危険 stays!", "a"]
 
@@ -141,3 +157,65 @@ def test_a_test_without_short_positive_texts_has_no_long_sets() -> None:
     short = ["a benign text", "another one", "the needle"]
     (one,) = long_sets(short, np.array([0, 0, 1]), (60,), 5, 0)
     assert one.targets.tolist() == [1, 0] and one.groups == ("start", "without")
+
+
+TALK = (Turn("system", "Be brief."), Turn("user", "a question"), Turn("assistant", "an answer"))
+READ: dict[Scope, set[int]] = {"all": {0, 1, 2}, "last-user": {1}, "user": {1}, "response": {2}}
+
+
+@pytest.mark.parametrize("scope", READ)
+def test_the_turns_that_are_read_are_changed_and_no_others(scope: Scope) -> None:
+    for one in perturbed_sets([TALK] * 4, np.array([0, 1, 0, 1]), 4, 0, scope):
+        changed = {
+            place
+            for text in one.texts
+            for place, (new, old) in enumerate(zip(text, TALK, strict=True))
+            if new != old
+        }
+        assert changed <= READ[scope]
+        assert one.name != "upper case" or changed == READ[scope]
+        assert one.said == tuple(said_in(text, scope) for text in one.texts)
+
+
+def test_long_texts_stand_in_benign_conversations_where_one_turn_is_read() -> None:
+    said = ["a benign text", "another one", "the needle"]
+    talks = [(Turn("user", f"q {i}"), Turn("assistant", text)) for i, text in enumerate(said)]
+    targets = np.array([0, 0, 1])
+    (one,) = long_sets(talks, targets, (60,), 5, 0, "response")
+    (alone,) = long_sets(said, targets, (60,), 5, 0)
+    assert one.said == alone.said == alone.texts and one.targets.tolist() == [1, 0]
+    assert [text[0] for text in one.texts] == [Turn("user", "q 0")] * 2
+    assert long_sets(talks, targets, (60,), 5, 0, "all") == []
+
+
+def test_a_row_without_a_turn_of_the_scope_is_named() -> None:
+    space = LabelSpace.of(["non-toxic", "toxic"])
+    rows = Rows.of([TALK, "alone"], ["toxic", "non-toxic"], "other.csv")
+    assert other_set("other", rows, space, scope="user").said == ("a question", "alone")
+    with pytest.raises(DataError, match="other, row 2: no turn of the assistant"):
+        other_set("other", rows, space, scope="response")
+
+
+@pytest.mark.parametrize(
+    ("scope", "layers"), [("all", None), ("all", (0, 1)), ("last-user", None)], ids=str
+)
+def test_the_vocabulary_reads_the_last_state_of_the_whole_row(
+    scope: Scope, layers: Any, tmp_path: Path
+) -> None:
+    """The bug: with some layers, MULI took the last of them for the model's last one."""
+    model, texts = LanguageModel(FakeBackend()), [TALK, (*TALK, Turn("user", "and then?")), "alone"]
+    rows = Rows.of(texts, ["x", "y", "x"], "train.csv")
+    sets = [TextSet.of("test", name, texts, np.zeros(3, dtype=int), scope) for name in "ab"]
+    settings = RealSettings(scope=scope, layers=layers)
+    with ExitStack() as opened:
+        read = Read.open(model, rows, sets, settings, tmp_path, silent, lambda _: None, opened)
+        for part in (read.train, read.test, read.rest):
+            assert part is not None
+            part.read_all()
+        tokens = encode_rows(model.backend, texts, "chat")
+        last = LiveSource(model.backend, tokens, (model.backend.identity.num_layers,))
+        wanted = [last.read_batch([row])[0][0, 0, -1].float().tolist() for row in range(3)]
+        np.testing.assert_allclose(read.train.last_states(), wanted, rtol=1e-5)
+        np.testing.assert_allclose(read.asked_last(silent), wanted * 2, rtol=1e-5)
+        lengths = [sum(map(len, row.ranges(scope))) for row in tokens]
+        assert list(read.train.lengths) == list(read.test.lengths) == lengths

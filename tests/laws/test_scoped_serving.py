@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from chat_templates import VOCAB, chat_tokenizer
 from pillion.backends.transformers import TransformersBackend
-from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Segment, Tokens, Turn
+from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Tokens, Turn
 from pillion.probe import AGGREGATORS, Artefact
 from pillion.runtime import (
     ContinuousEngine,
@@ -31,24 +30,12 @@ from pillion.runtime import (
 from pillion.runtime import TokenEvent as Token
 from pillion.runtime.classifier import Classifier
 from pillion.sidecache import PagedGroup
+from talks import continued, talks
 from tiny_models import distance, full_states, make_artefact, offline, probs_of, tiny_model
 
 LIMIT = 1e-4
 
-SYSTEM = Turn("system", "You serve a bank.")
-TALKS = [
-    (
-        SYSTEM,
-        Turn("user", "Hi"),
-        Turn("user", "you"),  # two turns in one page
-        Turn("assistant", "What can I do?"),
-        Turn("tool", "17 euros"),
-        Turn("user", "My balance, please!"),
-    ),
-    (SYSTEM, Turn("user", "Hi"), Turn("user", "you there?")),  # shares pages, ends inside a turn
-    (SYSTEM, Turn("user", "Hello there"), Turn("tool", "4")),
-    (Turn("user", "Just this one turn of some length"),),
-]
+TALKS = talks("You serve a bank.", last="My balance, please!")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -144,21 +131,10 @@ def check(
                 assert distance(got, expected) < LIMIT, probe.name
 
 
-def continued(backend: TransformersBackend, number: int, events: Sequence[Any]) -> Tokens:
-    """The conversation with its answer, as it was drawn, a tool's result and one more turn."""
-    turns = TALKS[number]
-    row = backend.encode_chat(turns)
-    more = (Turn("assistant", "x"), Turn("tool", "none"), Turn("user", "And then?"))
-    whole = backend.encode_chat((*turns, *more))
+def going_on(backend: TransformersBackend, number: int, events: Sequence[Any]) -> Tokens:
+    """The conversation behind the answer that it got."""
     drawn = [event.token_id for event in events if isinstance(event, Token)]
-    assert whole[: len(row)] == row and whole.ranges("response") == (range(len(row), len(row) + 1),)
-    ids = [*row, *drawn, *whole[len(row) + 1 :]]
-    own = Segment(len(row), len(row) + len(drawn), "assistant", len(turns))
-    by = len(drawn) - 1
-    rest = [
-        replace(s, begin=s.begin + by, end=s.end + by) for s in whole.segments if s.turn > own.turn
-    ]
-    return Tokens(ids, [*row.segments, own, *rest])
+    return continued(backend.encode_chat, TALKS[number], drawn)
 
 
 @pytest.mark.parametrize("held_tokens", [64, 0], ids=["layers-at-once", "layer-by-layer"])
@@ -181,15 +157,15 @@ def test_a_conversation_that_goes_on_is_read_by_its_turns_of_now(
     async def work(engine: ContinuousEngine) -> Any:
         first = [await answer(engine, rows[0], page_tokens + 8)]
         first += await asyncio.gather(*(answer(engine, row, page_tokens + 8) for row in rows[1:]))
-        later = [continued(backend, i, events) for i, events in enumerate(first)]
+        later = [going_on(backend, i, events) for i, events in enumerate(first)]
         return first, later, await asyncio.gather(*(answer(engine, row) for row in later))
 
     first, later, second = serve(backend, every, sizes(page_tokens), work)
     assert first[1][0].cached_tokens > 0, "no prefix was shared"
-    for row, events, going_on, more in zip(rows, first, later, second, strict=True):
+    for row, events, longer, more in zip(rows, first, later, second, strict=True):
         check(backend, every, row, events)
         assert more[0].cached_tokens > len(row), "no page that the answer filled was shared"
-        check(backend, every, going_on, more)
+        check(backend, every, longer, more)
 
 
 def test_answers_to_one_prompt_and_those_begun_again_keep_their_verdicts(
@@ -263,7 +239,7 @@ def test_an_engine_that_kept_no_pages_of_answers_would_be_seen(
             return whole(self, rows, chunks, pages, scripts)
 
     async def work(engine: ContinuousEngine) -> Any:
-        later = continued(backend, 0, await answer(engine, backend.encode_chat(TALKS[0]), 20))
+        later = going_on(backend, 0, await answer(engine, backend.encode_chat(TALKS[0]), 20))
         return later, await answer(engine, later)
 
     monkeypatch.setattr(PagedGroup, "take_each", forgetful)

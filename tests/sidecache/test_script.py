@@ -78,6 +78,21 @@ def test_pieces_of_a_page_are_its_turns_and_together_what_the_scope_reads(seed: 
         assert len(script.pieces("last-user", page)) == len(turns)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_of_a_whole_conversation_probes_of_answers_read_the_last_one(seed: int) -> None:
+    row = some_prompt(random.Random(seed))
+    script, ids = Script(row, 4, answering=False), torch.tensor([row])
+    spoken = Spoken.of([row], SCOPES[:-1], torch.device("cpu"))
+    masks, _ = spoken.masks(torch.ones_like(ids, dtype=torch.bool), ids)
+    for scope, mask in masks.items():
+        assert script.has(scope) == bool(mask.any()), scope
+        for begin in range(0, len(row), 3):
+            for end in (begin + 1, len(row)):
+                assert script.bits(scope, begin, end) == bits_of(mask[0, begin:end]), scope
+    assert not any(script.pieces("response", page) for page in range(len(row) // 4))
+    assert not Script(row, 4).has("response") and not Script(row, 4).bits("response", 0, len(row))
+
+
 def test_words_of_an_unknown_request_are_nobodys() -> None:
     script = Script(None, 4)
     assert script.pieces("assistant", 3) == [] and script.bits("user", 0, 99) == 0

@@ -29,6 +29,7 @@ class Request:
     tokens: list[int]
     prompt: Tokens
     known: int  # tokens that the engine has; the others are its answer to come
+    answering: bool = True
     blocks: list[int] = field(default_factory=list)
     computed: int = 0
     is_new: bool = True
@@ -75,8 +76,8 @@ class PagedEngine:
         self.reads: dict[Any, dict[str, list[float]]] = {}
         self.lost: dict[str, tuple[str, ...]] = {}
 
-    def add(self, id: str, prompt: Tokens, answer: list[int]) -> None:
-        self.live.append(Request(id, [*prompt, *answer], prompt, known=len(prompt)))
+    def add(self, id: str, prompt: Tokens, answer: list[int], answering: bool = True) -> None:
+        self.live.append(Request(id, [*prompt, *answer], prompt, len(prompt), answering))
 
     def run(self) -> None:
         while self.live:
@@ -143,7 +144,7 @@ class PagedEngine:
             self.cached[tuple(request.tokens[: (k + 1) * self.size])] = request.blocks[k]
         own = request.blocks if starts else request.blocks[had:]
         prompt = request.prompt if starts else None
-        return Span(request.id, begin, end, tuple(own), prompt)
+        return Span(request.id, begin, end, tuple(own), prompt, answering=request.answering)
 
     def _hit(self, request: Request) -> None:
         """Whole blocks of the prefix cache; one token at least is left to compute."""

@@ -9,26 +9,17 @@ from typing import Any
 import torch
 from riding import Ridden, greedy
 
-from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, ModelIdentity, Tokens, Turn
+from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, ModelIdentity, Tokens
 from pillion.probe import Artefact
 from pillion.vllm.ledger import KEY
 from pillion.vllm.turns import turns_args
+from talks import talks
 from tiny_models import distance, full_states, make_artefact, offline
 
-SYSTEM = Turn("system", "You serve a bank, and you are to be brief and kind in all that you say.")
-TALKS = [
-    (
-        SYSTEM,
-        Turn("user", "Hi"),
-        Turn("user", "you"),  # two turns in one block
-        Turn("assistant", "What can I do?"),
-        Turn("tool", "17 euros"),
-        Turn("user", "My balance, please! " * 6),  # read in several chunks
-    ),
-    (SYSTEM, Turn("user", "Hi"), Turn("user", "you there?")),  # shares blocks, ends inside a turn
-    (SYSTEM, Turn("user", "Hello there"), Turn("tool", "4")),
-    (Turn("user", "Just this one turn of some length"),),
-]
+TALKS = talks(
+    "You serve a bank, and you are to be brief and kind in all that you say.",
+    last="My balance, please! " * 6,  # read in several chunks
+)
 
 
 def save_scoped(folder: Path, identity: ModelIdentity) -> list[Artefact]:

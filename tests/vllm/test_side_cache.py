@@ -75,7 +75,7 @@ def clipped(ids: list[int], segments: list[Segment]) -> Tokens:
 
 
 def run(seed: int, block_tokens: int) -> tuple[PagedEngine, dict[str, tuple[Tokens, list[int]]]]:
-    """An engine after eight requests, and of each its prompt and its answer."""
+    """An engine after eight requests, and of each its prompt and its answer; some are only read."""
     rng = random.Random(seed)
     engine = PagedEngine(groups(), DIM, block_tokens, rng)
     shared = [rng.randrange(50) for _ in range(40)]
@@ -87,21 +87,26 @@ def run(seed: int, block_tokens: int) -> tuple[PagedEngine, dict[str, tuple[Toke
         text = shared[:length] + own
         begun = list(clipped(shared[:length], common).segments)
         segments = [*begun, *turns(rng, length, len(text), len(begun))]
-        cut = rng.randint(1, len(text))
-        talks[str(number)] = clipped(text[:cut], segments), text[cut:]
-        engine.add(str(number), *talks[str(number)])
+        cut = rng.randint(1, len(text)) if is_answered(name := str(number)) else len(text)
+        talks[name] = clipped(text[:cut], segments), text[cut:]
+        engine.add(name, *talks[name], is_answered(name))
         engine.step()
     engine.run()
     return engine, talks
 
 
+def is_answered(name: str) -> bool:
+    """Whether an answer follows to a request, or it is a whole conversation."""
+    return int(name) % 3 != 2
+
+
 @torch.no_grad()
 def expected(
-    probe: Artefact, prompt: Tokens, answer: list[int], is_prompt: bool
+    probe: Artefact, prompt: Tokens, answer: list[int], is_prompt: bool, answering: bool = True
 ) -> list[float] | None:
     """Logits by `Network.forward` on the words of the scope; None where there are none."""
-    scope = probe.card.scope
-    places = [i for r in prompt.ranges(scope) for i in r] if scope in PROMPT_SCOPES else []
+    scope, asked = probe.card.scope, PROMPT_SCOPES if answering else SCOPES
+    places = [i for r in prompt.ranges(scope) for i in r] if scope in asked else []
     if not is_prompt:
         end = len(prompt) + len(answer)
         places = list(range(len(prompt), end)) if scope in ANSWER_SCOPES else []
@@ -125,7 +130,8 @@ def test_any_schedule_reads_what_the_definition_says(seed: int, block_tokens: in
         if not is_prompt and count % 7 > 1 and count != len(answer):
             continue
         for probe in probes():
-            logits = expected(probe, prompt, [] if is_prompt else answer[:count], is_prompt)
+            some = [] if is_prompt else answer[:count]
+            logits = expected(probe, prompt, some, is_prompt, is_answered(id))
             if logits is None or (is_prompt and probe.name in engine.lost.get(id, ())):
                 assert probe.name not in numbers
             else:
@@ -164,6 +170,27 @@ def test_an_answer_that_runs_again_is_read_again(monkeypatch: pytest.MonkeyPatch
         assert (probe.name in numbers) == (logits is not None)
         if logits is not None:
             assert numbers[probe.name] == pytest.approx(logits, rel=1e-4, abs=1e-4)
+
+
+def test_probes_of_answers_read_the_last_one_in_a_whole_conversation() -> None:
+    """Blocks keep nothing of answers: who shares those of one has lost it, and says so."""
+    engine = PagedEngine(groups(), DIM, 8, random.Random(0))
+    ends: list[Any] = [(2, 9, "assistant"), (12, 20, "user"), (22, 43, "assistant")]
+    segments = [Segment(a, b, role, turn) for turn, (a, b, role) in enumerate(ends)]
+    row = Tokens(range(44), segments)
+    asked = Tokens(row[:22], segments[:2])  # its blocks hold the first answer, not the last one
+    for name, tokens, answering in (("a", asked, True), ("b", row, False), ("c", row, False)):
+        engine.add(name, tokens, [], answering)
+        engine.run()
+    of_answers = [probe for probe in probes() if probe.card.scope == "response"]
+    for probe in of_answers:
+        assert probe.name not in engine.reads["a", True, 22]
+        wanted = expected(probe, row, [], True, answering=False)
+        got = engine.reads["b", True, 44][probe.name]
+        assert got == pytest.approx(wanted, rel=1e-4, abs=1e-4)
+        assert probe.name not in engine.reads["c", True, 44]
+        assert probe.name in engine.lost["c"]
+    assert engine.hits and len(of_answers) == 2
 
 
 def test_more_turns_in_blocks_than_there_is_room_for_lose_verdicts_and_change_none(

@@ -21,7 +21,7 @@ from pillion.vllm.rendering import Rendering
 from pillion.vllm.start import hears_reasoning
 from pillion.vllm.step import Steps
 from pillion.vllm.turns import TURNS, told_tokens, turns_args
-from pillion.vllm.verdicts import verdicts_json, verdicts_of
+from pillion.vllm.verdicts import answer_json, verdicts_of
 from tiny_models import make_artefact
 
 ROW = Tokens(range(9), [Segment(1, 3, "user", 0), Segment(4, 9, "tool", 1, "call")])
@@ -29,10 +29,12 @@ IDENTITY = ModelIdentity("none", "w", "t", "c", 4, 16, "float32", 4096)
 
 
 def test_turns_come_as_they_went() -> None:
-    found = told_tokens(list(ROW), turns_args(ROW))
-    assert found == ROW and found.segments == ROW.segments
+    for answering in (True, False):
+        found = told_tokens(list(ROW), turns_args(ROW, answering))
+        assert found.tokens == ROW and found.tokens.segments == ROW.segments
+        assert found.answering == answering
     assert turns_args(Tokens(ROW)) == {}
-    assert told_tokens([1, 2], None).segments == ()
+    assert told_tokens([1, 2], None) == (Tokens([1, 2]), True)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +52,7 @@ def test_turns_come_as_they_went() -> None:
     ],
 )
 def test_turns_that_do_not_fit_are_none(told: Any) -> None:
-    assert told_tokens(list(ROW), {TURNS: told}).segments == ()
+    assert told_tokens(list(ROW), {TURNS: told}).tokens.segments == ()
 
 
 def rendering(name: str) -> Rendering:
@@ -97,7 +99,7 @@ def test_turns_are_told_only_where_both_have_rendered_the_same() -> None:
         assert set(seen) == {"prompt_token_ids"}
         return extra
 
-    assert told_tokens(row, ask(None)).segments == row.segments
+    assert told_tokens(row, ask(None)).tokens.segments == row.segments
     forged = {TURNS: "forged", "other": 1}
     assert ask(forged) == {**turns_args(row), "other": 1}
     rendered.append(0)
@@ -148,7 +150,7 @@ def test_a_request_for_an_adapter_has_no_verdict_but_the_reason() -> None:
     ledger, probes = Ledger(), (made("all"), made("response"))
     ledger.enter("a", False, adapter="two")
     ledger.enter("b", False)
-    verdicts = [verdicts_json(verdicts_of(ledger.params(r), probes), probes) for r in "ab"]
+    verdicts = [answer_json(verdicts_of(ledger.params(r), probes), probes) for r in "ab"]
     told, absent = (v["prompt"]["all"] | v["response"].get("response", {}) for v in verdicts)
     assert told["label"] is None and "adapter 'two'" in told["reason"]
     assert "adapter" not in absent["reason"] and verdicts[1]["response"] == {}

@@ -6,18 +6,18 @@ over the whole conversation by itself. Probes of every scope.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from dataclasses import replace
+from collections.abc import Generator
 from typing import Any
 
 import pytest
 from riding import BLOCK_TOKENS, MARK, Ridden, greedy, save_chat_model
 from scoped import TALKS, ask, error, save_scoped, worst
 
-from pillion.core import Segment, Tokens, Turn
+from pillion.core import Tokens, Turn
 from pillion.sidecache import Script
 from pillion.vllm.ledger import KEY
 from pillion.vllm.turns import turns_args
+from talks import continued
 from tiny_models import full_states
 
 pytestmark = pytest.mark.vllm
@@ -35,20 +35,6 @@ def llm(request: pytest.FixtureRequest, chat: Ridden) -> Generator[Any]:
         yield engine
 
 
-def continued(chat: Ridden, number: int, row: Tokens, answer: Sequence[int]) -> Tokens:
-    """The conversation with its answer, as it was drawn, a tool's result and one more turn."""
-    turns = TALKS[number]
-    more = (Turn("assistant", "x"), Turn("tool", "none"), Turn("user", "And then?"))
-    whole = chat.backend.encode_chat((*turns, *more))
-    assert whole[: len(row)] == row
-    own = Segment(len(row), len(row) + len(answer), "assistant", len(turns))
-    by = len(answer) - 1
-    rest = [
-        replace(s, begin=s.begin + by, end=s.end + by) for s in whole.segments if s.turn > own.turn
-    ]
-    return Tokens([*row, *answer, *whole[len(row) + 1 :]], [*row.segments, own, *rest])
-
-
 def test_a_conversation_that_goes_on_is_read_by_its_turns_of_now(chat: Ridden, llm: Any) -> None:
     """Requests together, in chunks, with shared prefixes; then each goes on by two turns.
 
@@ -59,8 +45,8 @@ def test_a_conversation_that_goes_on_is_read_by_its_turns_of_now(chat: Ridden, l
     assert first[1].num_cached_tokens > 0, "no prefix was shared"
     assert max(len(row) for row in rows) > 3 * BLOCK_TOKENS
     later = [
-        continued(chat, i, row, output.outputs[0].token_ids)
-        for i, (row, output) in enumerate(zip(rows, first, strict=True))
+        continued(chat.backend.encode_chat, turns, output.outputs[0].token_ids)
+        for turns, output in zip(TALKS, first, strict=True)
     ]
     second = ask(llm, later, 9)
     for row, output, going_on, more in zip(rows, first, later, second, strict=True):

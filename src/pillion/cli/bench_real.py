@@ -27,6 +27,7 @@ from pillion.cli.layers import parse_layers
 from pillion.cli.output import write_lines
 from pillion.cli.places import check_file, check_folder, work_folder
 from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
+from pillion.core import Scope
 from pillion.errors import ConfigError
 
 
@@ -74,6 +75,9 @@ def real(
     ] = None,
     layers: Layers = None,
     template: Wrapping = "chat",
+    scope: Annotated[
+        Scope, typer.Option(help="Whose words are read, by probes and by methods of texts.")
+    ] = "all",
     cache: Annotated[
         Path | None,
         typer.Option(help="Keep hidden states of train and test here, as train --cache does."),
@@ -110,12 +114,13 @@ def real(
     language_model = LanguageModel.load(model, dtype, device)
     if how.skip_bad_rows:
         backend = language_model.backend
-        rows = [fitting(one, backend, template, on_too_long, "all", True) for one in rows]
+        rows = [fitting(one, backend, template, on_too_long, scope, True) for one in rows]
         for one, part in zip(rows, (".train", ".test"), strict=True):
             say_left_out(one, out_file, part)
     settings = RealSettings(
         config=config,
         template=template,
+        scope=scope,
         layers=parse_layers(layers, language_model.backend.identity.num_layers),
         on_too_long=on_too_long,
         positive=positive,

@@ -21,7 +21,7 @@ from pillion.cli.app import (
     print_json,
 )
 from pillion.cli.talk import asked
-from pillion.core import verdict_json
+from pillion.core import verdicts_json
 from pillion.errors import ConfigError
 
 
@@ -94,14 +94,11 @@ def _check_room(max_tokens: int, window: int) -> None:
 def _facts(done: Any, artefacts: Sequence[Any]) -> dict[str, Any]:
     several = {a.name for a in artefacts if a.card.task == "multilabel"}
 
-    def verdicts(of: Any) -> dict[str, Any]:
-        return {name: verdict_json(v, name in several) for name, v in of.items()}
-
     return {
         "text": done.text,
         "num_tokens": len(done.token_ids),
         "finish_reason": done.finish_reason,
-        "prompt": verdicts(done.prompt),
-        "response": verdicts(done.response),
+        "prompt": verdicts_json(done.prompt, several, done.absences),
+        "response": verdicts_json(done.response, several),
         "seconds": dict(done.seconds),
     }

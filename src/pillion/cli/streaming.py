@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.cells import cell_len
 
 from pillion.cli.app import out
-from pillion.core import PROMPT_SCOPES, TokenEvent, Verdict
+from pillion.core import TokenEvent, Verdict
 from pillion.probe import Artefact
 from pillion.runtime import Generation, Stream
 
@@ -26,9 +26,11 @@ def show_answer(stream: Stream, artefacts: Sequence[Artefact]) -> Generation:
     no bar: the last one of an answer that ends at its limit.
     """
     wide = max([NAME_WIDTH, *(cell_len(artefact.name) for artefact in artefacts)])
+    said = {name: _bars(verdict) for name, verdict in stream.prompt.items()}
+    said |= {name: f"no verdict: {why}" for name, why in stream.absences.items()}
     for artefact in artefacts:
-        if artefact.card.scope in PROMPT_SCOPES:
-            out.print(f"  {artefact.name:<{wide}} {_said(stream.prompt, artefact)}")
+        if artefact.name in said:
+            out.print(f"  {artefact.name:<{wide}} {said[artefact.name]}")
     line: list[tuple[str, Mapping[str, Verdict]]] = []
     held: TokenEvent | None = None
     for event in stream:
@@ -45,14 +47,6 @@ def show_answer(stream: Stream, artefacts: Sequence[Artefact]) -> Generation:
         line.append((_plain(held.text), done.response if done.finish_reason == "stop" else {}))
     _print_line(line, artefacts, wide)
     return stream.result
-
-
-def _said(verdicts: Mapping[str, Verdict], artefact: Artefact) -> str:
-    """The verdict on the prompt, or why there is none."""
-    verdict = verdicts.get(artefact.name)
-    if verdict is None:
-        return f"no verdict: the prompt has no words of the scope {artefact.card.scope!r}"
-    return _bars(verdict)
 
 
 def _plain(text: str) -> str:

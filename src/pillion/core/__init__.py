@@ -3,6 +3,7 @@
 Knows neither models, nor disk, nor network.
 """
 
+from pillion.core.absence import absences, absent
 from pillion.core.conversation import (
     ANSWER_SCOPES,
     PROMPT_SCOPES,
@@ -17,6 +18,7 @@ from pillion.core.conversation import (
     Tokens,
     Turn,
     as_conversation,
+    as_text,
     as_tokens,
     in_reasoning,
 )
@@ -24,7 +26,7 @@ from pillion.core.events import Event, Finished, PromptRead, TokenEvent
 from pillion.core.failed_row import FailedRow
 from pillion.core.identity import ModelIdentity, OnTooLong, Template
 from pillion.core.shape import Shape
-from pillion.core.verdict import ABSTAIN, Verdict, verdict_json
+from pillion.core.verdict import ABSTAIN, Verdict, verdict_json, verdicts_json
 
 __all__ = [
     "ABSTAIN",
@@ -50,8 +52,12 @@ __all__ = [
     "Tokens",
     "Turn",
     "Verdict",
+    "absences",
+    "absent",
     "as_conversation",
+    "as_text",
     "as_tokens",
     "in_reasoning",
     "verdict_json",
+    "verdicts_json",
 ]

@@ -157,6 +157,11 @@ def as_conversation(messages: Any) -> Conversation:
     return tuple(_turn(message, n) for n, message in enumerate(cast("Sequence[Any]", messages), 1))
 
 
+def as_text(text: TextLike) -> Text:
+    """What a user has given, as what a row holds: messages become turns; see `as_conversation`."""
+    return text if isinstance(text, str) else as_conversation(text)
+
+
 def _turn(message: Any, number: int) -> Turn:
     if isinstance(message, Turn):
         return message

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from pillion.core.verdict import Verdict, verdict_json
+from pillion.core.verdict import NOTHING, Verdict, verdicts_json
 
 
-def as_line(verdicts: Mapping[str, Verdict], multilabel: set[str]) -> dict[str, Any]:
+def as_line(verdicts: Mapping[str, Verdict], multilabel: Collection[str]) -> dict[str, Any]:
     """A row's line: the first probe's verdict, and all of them by name if there are several.
 
     Args:
         verdicts: probe name -> verdict.
         multilabel: names of the probes whose label is a list.
     """
-    named = {name: verdict_json(v, name in multilabel) for name, v in verdicts.items()}
+    named = verdicts_json(verdicts, multilabel)
     first = next(iter(named.values()))
     return first if len(named) == 1 else {**first, "verdicts": named}
 
 
 def failed_line(reason: str) -> dict[str, Any]:
     """The line of a row that could not be used: it keeps the others in step with their rows."""
-    return {"label": None, "probs": None, "threshold": None, "error": reason}
+    return {**NOTHING, "error": reason}
 
 
 def json_line(value: Any) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 ABSTAIN = "abstain"
 """The decision of a probe that leaves it to somebody else."""
+
+NOTHING: Mapping[str, Any] = {"label": None, "probs": None, "threshold": None}
+"""In the place of a verdict, beside what says why there is none."""
 
 
 @dataclass(frozen=True)
@@ -58,3 +61,19 @@ def verdict_json(verdict: Verdict, multilabel: bool = False) -> dict[str, Any]:
     if verdict.prediction_set is not None:
         content["prediction_set"] = list(verdict.prediction_set)
     return content
+
+
+def verdicts_json(
+    verdicts: Mapping[str, Verdict],
+    multilabel: Collection[str] = (),
+    absences: Mapping[str, str] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Probe -> its verdict as `verdict_json`; nulls and a `reason` where there is none.
+
+    Args:
+        verdicts: probe -> verdict.
+        multilabel: names of the probes whose label is a list.
+        absences: probe -> why it gave none.
+    """
+    said = {name: verdict_json(verdict, name in multilabel) for name, verdict in verdicts.items()}
+    return said | {name: {**NOTHING, "reason": why} for name, why in (absences or {}).items()}

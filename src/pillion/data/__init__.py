@@ -12,7 +12,7 @@ from pillion.data.contexts import (
     sample_contexts,
     shipped_contexts,
 )
-from pillion.data.examples import Origin, flat_text, said_in
+from pillion.data.examples import Origin, flat_text, said_in, with_words, words_in
 from pillion.data.labels import LabelSpace
 from pillion.data.layout import TableLayout
 from pillion.data.marks import Label, Marks, names_of
@@ -42,4 +42,6 @@ __all__ = [
     "sample_contexts",
     "shipped_contexts",
     "split_validation",
+    "with_words",
+    "words_in",
 ]

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
-from pillion.core import Scope, Text, Turn
+from pillion.core import Conversation, Scope, Text, Turn
 from pillion.data.cells import Fault
 from pillion.data.label_cells import Numbered, cell_fault, spelled_out, to_labels
 from pillion.data.marks import Label
@@ -147,17 +147,46 @@ def said_in(text: Text, scope: Scope) -> str:
     Raises:
         DataError: no turn of the scope.
     """
-    if scope == "all":
-        return flat_text(text)
-    turns = (Turn("user", text),) if isinstance(text, str) else text
+    return flat_text(text) if scope == "all" else "\n".join(words_in(text, scope))
+
+
+def words_in(text: Text, scope: Scope) -> list[str]:
+    """What each of a scope's turns says; see `said_in`."""
+    turns = _turns(text)
+    return [turns[place].content for place in _read_turns(turns, scope)]
+
+
+def with_words(text: Text, scope: Scope, words: Sequence[str]) -> Text:
+    """The same text, of which the scope's turns say something else.
+
+    Args:
+        text: a text by itself is the user's only turn.
+        scope: whose turns.
+        words: as many as `words_in` gives.
+
+    Raises:
+        DataError: no turn of the scope.
+    """
+    turns = list(_turns(text))
+    for place, said in zip(_read_turns(turns, scope), words, strict=True):
+        turns[place] = replace(turns[place], content=said)
+    return turns[0].content if isinstance(text, str) else tuple(turns)
+
+
+def _turns(text: Text) -> Conversation:
+    return (Turn("user", text),) if isinstance(text, str) else text
+
+
+def _read_turns(turns: Sequence[Turn], scope: Scope) -> list[int]:
+    """Places of the turns that a scope reads."""
     role = {"last-user": "user", "response": "assistant"}.get(scope, scope)
-    own = [turn.content for turn in turns if turn.role == role]
+    own = [place for place, turn in enumerate(turns) if scope == "all" or turn.role == role]
     if not own:
         raise DataError(
             f"no turn of the {role} is there, which the scope {scope!r} reads; give such a turn, "
             "or read another scope."
         )
-    return own[-1] if scope in ("last-user", "response") else "\n".join(own)
+    return own[-1:] if scope in ("last-user", "response") else own
 
 
 def plain_turns(text: Text) -> Any:

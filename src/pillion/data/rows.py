@@ -90,21 +90,6 @@ class Rows:
         """The row of the data (from 1) that each came from."""
         return [one.row for one in self.origins] if self.origins else [*range(1, len(self) + 1)]
 
-    @property
-    def plain_texts(self) -> tuple[str, ...]:
-        """The texts, where all of them are strings.
-
-        Raises:
-            DataError: some are conversations.
-        """
-        plain = tuple(text for text in self.texts if isinstance(text, str))
-        if len(plain) < len(self.texts):
-            raise DataError(
-                f"{self.path} has rows that are conversations, and only texts can be used here; "
-                "name the column of the texts."
-            )
-        return plain
-
     def some(self, row_ids: Sequence[int] | Int[np.ndarray, " some"]) -> Rows:
         """Some of the rows, in the order given; each still knows where it came from."""
         ids = [int(row_id) for row_id in row_ids]

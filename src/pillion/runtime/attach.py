@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pillion.backends import Backend
-from pillion.core import ModelIdentity, TextLike, Tokens, Turn, as_conversation
+from pillion.core import ModelIdentity, TextLike, Tokens, as_text
 from pillion.probe import Artefact
+from pillion.runtime.encoding import tokens_of
 from pillion.runtime.reading import Reading
 
 ProbeLike = Artefact | str | os.PathLike[str] | Any
@@ -68,8 +69,7 @@ def attach(
 
 def _encoder(backend: Backend) -> Callable[[TextLike], Tokens]:
     def encode(text: TextLike) -> Tokens:
-        alone = isinstance(text, str)
-        return backend.encode_chat((Turn("user", text),) if alone else as_conversation(text))
+        return tokens_of(backend, as_text(text), "chat")
 
     return encode
 

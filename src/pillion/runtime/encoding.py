@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import get_args
 
-from pillion.backends import Backend
+from pillion.backends import Backend, Coder
 from pillion.core import (
     Conversation,
     FailedRow,
@@ -20,7 +20,8 @@ from pillion.core import (
     TextLike,
     Tokens,
     Turn,
-    as_conversation,
+    absent,
+    as_text,
 )
 from pillion.errors import DataError, unknown_name
 
@@ -51,7 +52,8 @@ def encode_rows(
     rows: list[Tokens] = []
     for number, text in enumerate(texts, start=1):
         try:
-            rows.append(encode_row(backend, text, template, on_too_long, room_tokens, scopes))
+            told = as_text(text)
+            rows.append(encode_row(backend, told, template, on_too_long, room_tokens, scopes))
         except DataError as error:
             raise DataError(f"Row {number}: {error}") from error
     return rows
@@ -83,23 +85,11 @@ def sift_rows(
         tokens = Tokens()
         if text is not None:
             try:
-                tokens = encode_row(backend, text, template, on_too_long, 0, scopes)
+                tokens = encode_row(backend, as_text(text), template, on_too_long, 0, scopes)
             except DataError as error:
                 failed.append(FailedRow(number, str(error)))
         rows.append(tokens)
     return rows, failed
-
-
-def absent(tokens: Tokens, scope: Scope) -> str | None:
-    """Why a probe of that scope has nothing to read, in a sentence; None where it has."""
-    if tokens.ranges(scope):
-        return None
-    wanted = {"last-user": "user", "response": "assistant"}.get(scope, scope)
-    if scope == "all":
-        return "there are no tokens to read"
-    if not tokens.segments:
-        return f"a text without turns has no words of the scope {scope!r}"
-    return f"no turn of the {wanted} has words, which the scope {scope!r} reads"
 
 
 def _check_side(on_too_long: str) -> None:
@@ -109,23 +99,21 @@ def _check_side(on_too_long: str) -> None:
 
 def encode_row(
     backend: Backend,
-    text: TextLike,
+    text: Text,
     template: Template,
     on_too_long: OnTooLong,
     room_tokens: int,
     scopes: Sequence[Scope],
 ) -> Tokens:
     """Tokens of one text or conversation; see `encode_rows`, whose errors name the row too."""
-    if not isinstance(text, str):
-        text = as_conversation(text)  # messages of role and content are as good as turns
-    elif not text.strip():
+    if isinstance(text, str) and not text.strip():
         raise DataError("the text is empty; give it some words or drop the row.")
     if not isinstance(text, str) and template == "raw":
         raise DataError(
             "turns need the model's chat template; take the template chat, or rows with a text."
         )
     window = backend.identity.context_tokens - room_tokens
-    tokens = _tokens(backend, text, template)
+    tokens = tokens_of(backend, text, template)
     if len(tokens) > window:
         if on_too_long == "error":
             other_way = "have it cut (truncate-head or truncate-tail)"
@@ -142,10 +130,9 @@ def encode_row(
     return tokens
 
 
-def _tokens(backend: Backend, text: Text, template: Template) -> Tokens:
-    if isinstance(text, str):
-        return backend.encode(text, template)
-    return backend.encode_chat(text)
+def tokens_of(coder: Coder, text: Text, template: Template) -> Tokens:
+    """Tokens of a text, wrapped as the template says, or of a conversation; however many."""
+    return coder.encode(text, template) if isinstance(text, str) else coder.encode_chat(text)
 
 
 def _cut(backend: Backend, text: Text, template: Template, side: OnTooLong, window: int) -> Tokens:

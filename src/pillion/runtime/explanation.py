@@ -18,13 +18,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pillion.core import OnTooLong, Segment, Template, TextLike, Tokens, Verdict
+from pillion.core import OnTooLong, Segment, Template, TextLike, Tokens, Verdict, absent
 from pillion.errors import DataError
 from pillion.probe import Artefact, Network
 from pillion.probe.network import inverse_rms_by_layer
 from pillion.runtime.attach import ProbeLike, checked
 from pillion.runtime.decoding import Detokenizer
-from pillion.runtime.encoding import absent, encode_rows
+from pillion.runtime.encoding import encode_rows
 from pillion.runtime.language_model import LanguageModel
 from pillion.runtime.pieces import Pieces
 from pillion.runtime.spoken import read_mask

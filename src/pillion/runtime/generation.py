@@ -6,7 +6,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from pillion.core import Event, Finished, PromptRead, TokenEvent, Verdict
+from pillion.core import Event, Finished, PromptRead, Scope, TokenEvent, Tokens, Verdict, absences
 from pillion.runtime.decoding import Decodes
 
 
@@ -23,6 +23,8 @@ class Generation:
             sampled one, which never runs through the model. Empty for an answer of one token.
         finish_reason: `stop` at the model's end token, `length` at the limit.
         seconds: `first_token` (from the call) and `total`.
+        absences: probe name -> why it gave no verdict of the prompt; a probe of answers alone is
+            not asked for one.
     """
 
     text: str
@@ -31,6 +33,7 @@ class Generation:
     response: Mapping[str, Verdict]
     finish_reason: str
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
+    absences: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Stream(Iterator[TokenEvent]):
@@ -39,13 +42,18 @@ class Stream(Iterator[TokenEvent]):
     Args:
         events: of the answer; the prompt runs when the stream is made.
         codec: tells the text of all tokens.
+        asked: the prompt's tokens.
+        scopes: probe name -> what it reads.
 
     Attributes:
         prompt: probe name -> verdict of the prompt.
+        absences: probe name -> why it gave none; see `Generation`.
         result: the whole `Generation`, once the stream is at its end.
     """
 
-    def __init__(self, events: Generator[Event], codec: Decodes) -> None:
+    def __init__(
+        self, events: Generator[Event], codec: Decodes, asked: Tokens, scopes: Mapping[str, Scope]
+    ) -> None:
         self._events, self._codec = events, codec
         self._token_ids: list[int] = []
         self.result: Generation | None = None
@@ -53,6 +61,7 @@ class Stream(Iterator[TokenEvent]):
         first = next(events)
         assert isinstance(first, PromptRead)
         self.prompt: Mapping[str, Verdict] = first.verdicts
+        self.absences: Mapping[str, str] = absences(scopes, first.verdicts, asked)
         self._first_token = time.perf_counter() - self._begin
 
     def __next__(self) -> TokenEvent:
@@ -75,6 +84,7 @@ class Stream(Iterator[TokenEvent]):
             event.verdicts,
             event.reason,
             seconds,
+            self.absences,
         )
         raise StopIteration
 

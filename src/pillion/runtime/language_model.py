@@ -18,7 +18,7 @@ from pillion.core import (
     TextLike,
     Tokens,
     Verdict,
-    as_conversation,
+    as_text,
     as_tokens,
 )
 from pillion.core.batching import batches_by_length
@@ -173,15 +173,16 @@ class LanguageModel:
         """
         if max_tokens < 1:
             raise ConfigError(f"max_tokens is {max_tokens}; it must be 1 or more.")
-        told = prompt if isinstance(prompt, str) else as_conversation(prompt)
+        told, artefacts = as_text(prompt), [resolve(p) for p in probes]
         if not isinstance(told, str) and told[-1].role == "assistant":
             raise DataError(
                 "The conversation ends with an answer; end it with the turn that is to be answered."
             )
         ids = encode_row(self.backend, told, template, "error", max_tokens, ())
         draw = Draw(sampling or Sampling(), self.backend.device)
-        attached = watch(self.backend, probes, allow_mismatch) if probes else nullcontext()
-        return Stream(self._events(ids, attached, max_tokens, draw), self.backend)
+        attached = watch(self.backend, artefacts, allow_mismatch) if probes else nullcontext()
+        scopes: dict[str, Scope] = {a.name: a.card.scope for a in artefacts}
+        return Stream(self._events(ids, attached, max_tokens, draw), self.backend, ids, scopes)
 
     def _events(
         self,

@@ -13,10 +13,9 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from pillion.core import Verdict
+from pillion.core import Verdict, absences
 from pillion.errors import PillionError
 from pillion.runtime import Event, Finished, PromptRead, Request, Sampling, TokenEvent
-from pillion.serve.absent import absences, of_tools
 from pillion.serve.answers import Closed, Opened, Part, Piece, asked, tell
 from pillion.serve.call import Call
 from pillion.serve.decide import Answer, Outcome, decide, fails_closed, hold_back, label_of
@@ -104,10 +103,12 @@ async def open_prompt(
     outcome = await counsel.decide(read.verdicts, ask.text)
     if outcome.act is not None:
         await events.aclose()
-    missing = absences(probes, ask.token_ids, read.verdicts)
+    scopes = {name: artefact.card.scope for name, artefact in probes.items()}
+    missing = absences(scopes, read.verdicts, ask.token_ids)
     told = tell(read.verdicts, outcome.decisions, multilabel, missing)
     call.note("prompt", told)
-    return Opening(ask, events, read, outcome.act, asked(told, of_tools(probes)), multilabel)
+    of_tools = {name for name, scope in scopes.items() if scope == "tool"}
+    return Opening(ask, events, read, outcome.act, asked(told, of_tools), multilabel)
 
 
 async def answer(service: Service, call: Call, opening: Opening) -> AsyncGenerator[Part]:

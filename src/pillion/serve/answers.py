@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
-from pillion.core import Verdict, verdict_json
+from pillion.core import Verdict, verdicts_json
 from pillion.runtime import TokenEvent
 from pillion.serve.decide import ALLOW
 
@@ -101,14 +101,10 @@ def tell(
         multilabel: names of the probes whose label is a list.
         absences: probe -> why it gave none.
     """
-    told = {
-        name: verdict_json(verdict, name in multilabel) | {"decision": decisions[name]}
-        for name, verdict in verdicts.items()
-    }
-    for name, reason in (absences or {}).items():
-        nothing: Json = {"label": None, "probs": None, "threshold": None, "reason": reason}
-        told[name] = nothing | {"decision": decisions.get(name, ALLOW)}
-    return told
+    told = verdicts_json(verdicts, multilabel, absences)
+    # A probe without a verdict allows, unless a policy waits for it.
+    decided = {**dict.fromkeys(absences or (), ALLOW), **decisions}
+    return {name: said | {"decision": decided[name]} for name, said in told.items()}
 
 
 def asked(told: Json, tools: Set[str]) -> Json:

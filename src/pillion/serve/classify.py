@@ -10,9 +10,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from pillion.core import SCOPES, Template, Text, Tokens, Verdict
+from pillion.core import SCOPES, Template, Text, Tokens, Verdict, absences
 from pillion.errors import PillionError
-from pillion.serve.absent import absences
 from pillion.serve.answers import tell
 from pillion.serve.body import BodyRoute
 from pillion.serve.call import Call, call_of
@@ -207,10 +206,10 @@ async def _read(
             num_tokens += sum(map(len, ids))
             call.account.spend(sum(map(len, ids)))
             found = await _classify(service, call, check_rows(service, ids), group)
-            own = {name: probes[name] for name in group}
+            scopes = {name: probes[name].card.scope for name in group}
             for (row, missing), verdicts, tokens in zip(rows, found, ids, strict=True):
                 row |= verdicts
-                missing |= absences(own, tokens, verdicts, SCOPES)
+                missing |= absences(scopes, verdicts, tokens, SCOPES)
     for row, _ in rows:
         service.metrics.count_verdicts("text", row)
     call.facts["text_verdicts"] = {

@@ -10,10 +10,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from pillion.core import Text, Tokens
+from pillion.core import Text, Tokens, absent
 from pillion.errors import PillionError
 from pillion.runtime import Explanation
-from pillion.runtime.encoding import absent
 from pillion.serve.body import BodyRoute
 from pillion.serve.call import Call, call_of
 from pillion.serve.classify import check_rows, require_probes

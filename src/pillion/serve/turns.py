@@ -8,6 +8,7 @@ from typing import Any, cast
 from pillion.core import Conversation, Role, Template, Text, Tokens, Turn
 from pillion.errors import DataError
 from pillion.runtime import Engine
+from pillion.runtime.encoding import tokens_of
 from pillion.serve.requests import Message
 
 
@@ -27,14 +28,12 @@ def encode_text(engine: Engine, text: Text, template: Template) -> Tokens:
     Raises:
         DataError: turns for a probe that reads none.
     """
-    if isinstance(text, str):
-        return engine.codec.encode(text, template)
-    if template == "raw":
+    if not isinstance(text, str) and template == "raw":
         raise DataError(
             "A probe that was trained on raw texts reads no turns; give input (texts), or name "
             "other probes."
         )
-    return engine.codec.encode_chat(text)
+    return tokens_of(engine.codec, text, template)
 
 
 def _turn(message: Message) -> Turn:

@@ -35,17 +35,24 @@ class Script:
         tokens: the prompt; None for a request of which nothing is known, whose words are nobody's.
         page_tokens: tokens a page.
         reasoning: tokens that begin and end reasoning, which no scope but `all` reads.
+        answering: whether an answer follows, which is then what probes of answers read; of a whole
+            conversation they read the last assistant's turn.
 
     Attributes:
         prompt_tokens: length of the prompt; what comes behind it is the answer.
+        answering: as given.
     """
 
     def __init__(
-        self, tokens: Tokens | None, page_tokens: int, reasoning: tuple[int, int] | None = None
+        self,
+        tokens: Tokens | None,
+        page_tokens: int,
+        reasoning: tuple[int, int] | None = None,
+        answering: bool = True,
     ) -> None:
         self._tokens = Tokens() if tokens is None else tokens
         self.prompt_tokens = NEVER if tokens is None else len(tokens)
-        self._size, self._reasoning = page_tokens, reasoning
+        self._size, self._reasoning, self.answering = page_tokens, reasoning, answering
         self._inside = in_reasoning(self._tokens, reasoning)
         self._spoken = self._num_answered = 0
         self._tables: dict[Scope, dict[int, list[Piece]]] = {}
@@ -62,7 +69,8 @@ class Script:
 
     def has(self, scope: Scope) -> bool:
         """Whether the prompt has a token that the scope reads."""
-        return scope != "response" and bool(self._tokens.ranges(scope))
+        of_answer = scope == "response" and self.answering
+        return not of_answer and bool(self._tokens.ranges(scope))
 
     def bits(self, scope: Scope, begin: int, end: int, every_turn: bool = False) -> int:
         """Which tokens from one place to another the scope reads; bit 0 is the first of them.
@@ -94,6 +102,8 @@ class Script:
         """
         if scope == "all":
             return [Piece(_ones(self._size))]
+        if scope == "response":
+            return []
         begin, end = page * self._size, (page + 1) * self._size
         found = self._table(scope).get(page, [])
         if scope != "assistant" or end <= self.prompt_tokens:
@@ -113,7 +123,9 @@ class Script:
         """Pieces of the prompt by page, each as far as the prompt goes."""
         if (known := self._tables.get(scope)) is not None:
             return known
-        role = "user" if scope == "last-user" else scope
+        if scope == "response" and self.answering:
+            return {}
+        role = {"last-user": "user", "response": "assistant"}.get(scope, scope)
         read = set(self._tokens.ranges(scope))
         turns: dict[tuple[int, int], Piece] = {}
         for one in self._tokens.segments:

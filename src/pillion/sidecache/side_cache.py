@@ -83,15 +83,19 @@ class SideCache:
         """Memory of taps, pages and rows, in bytes."""
         return sum(one.held_bytes for one in self.groups)
 
-    def enter(self, request: str, tokens: Tokens, wanted: bool = True) -> None:
+    def enter(
+        self, request: str, tokens: Tokens, wanted: bool = True, answering: bool = True
+    ) -> None:
         """A request will run.
 
         Args:
             request: its id.
             tokens: its prompt.
             wanted: whether its verdicts are; if not, others still get the pages that it fills.
+            answering: whether an answer follows; if not, probes of answers read the last one in it.
         """
-        self._entered[request] = Script(tokens, self.page_tokens, self._reasoning), wanted
+        script = Script(tokens, self.page_tokens, self._reasoning, answering)
+        self._entered[request] = script, wanted
 
     def leave(self, request: str) -> None:
         """A request is over; a step with it may be on its way, in another thread."""
@@ -128,7 +132,8 @@ class SideCache:
     def again(self, request: str, tokens: Tokens) -> None:
         """An answer that was put back runs again from its first token on, and is read anew."""
         lane = self.lanes[request]
-        lane.script = Script(tokens, self.page_tokens, self._reasoning)
+        answering = lane.script.answering
+        lane.script = Script(tokens, self.page_tokens, self._reasoning, answering)
         lane.read_tokens = lane.script.prompt_tokens
         for one in self.groups:
             one.reset(lane.row)

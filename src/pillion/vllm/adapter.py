@@ -125,7 +125,7 @@ class Rider:
         assert span.begin % self.size == 0, "the prefix cache works on whole blocks"
         lane = self.side.lanes.get(span.request)
         if lane is None:
-            self.side.enter(span.request, span.prompt)
+            self.side.enter(span.request, span.prompt, answering=span.answering)
         elif lane.prompt is not None and span.begin <= len(span.prompt):
             # All of its answer runs again: so it does not matter if vLLM has dropped a token.
             self.side.again(span.request, span.prompt)

@@ -20,7 +20,7 @@ from pillion.probe import Artefact
 from pillion.vllm.rendering import Rendering
 from pillion.vllm.settings import PLUGIN, ProbeSettings, has_settings
 from pillion.vllm.start import check_template
-from pillion.vllm.verdicts import verdicts_json, verdicts_of
+from pillion.vllm.verdicts import answer_json, verdicts_of
 
 Json = dict[str, Any]
 
@@ -100,7 +100,7 @@ class Seen:
             found = verdicts_of(self.params.get(prompt), self.probes, choice, count)
         except StateError as error:
             return {"error": str(error)}
-        return verdicts_json(found, self.probes)
+        return answer_json(found, self.probes)
 
     def prompt_event(self, head: Json) -> str:
         """The event before the first text."""

@@ -22,6 +22,7 @@ from pillion.backends.checkpoint import read_checkpoint
 from pillion.backends.gguf import cache_root
 from pillion.core import (
     PROMPT_SCOPES,
+    SCOPES,
     Event,
     Finished,
     PromptRead,
@@ -130,22 +131,27 @@ class VllmEngine(Engine):
         """Why no request can be taken any more; None while all is well."""
         return "vLLM's processes have died" if self._engine and self._engine.errored else None
 
-    async def submit(self, request: Request) -> AsyncGenerator[Event]:
+    def submit(self, request: Request) -> AsyncGenerator[Event]:
         """The events of one request; see `Engine.submit`."""
+        return self._events(request, answering=True)
+
+    async def _events(self, request: Request, answering: bool) -> AsyncGenerator[Event]:
+        """Of a request, or of a whole conversation whose last answer is to be read."""
         check_room(request, self.identity.context_tokens, self.vocab_size)
         probes, letters = list(self._probes.values()), Detokenizer(self.codec)
         sampled, reason, began = 0, "length", False
         verdicts, read = dict[str, Verdict](), self._inbox.of(request.id)
         self._count(waiting=1)
         try:
-            async with aclosing(self._outputs(request)) as outputs:
+            async with aclosing(self._outputs(request, answering)) as outputs:
                 async for output in outputs:
                     if not began:
                         began, cached = True, output.num_cached_tokens or 0
                         prompt = len(request.token_ids)
                         self._count(waiting=-1, running=1, prompt_tokens=prompt)
                         self._count(cached_tokens=cached)
-                        yield PromptRead(await self._asked(request, read.prompt), cached)
+                        asked = await self._asked(request, read.prompt, answering)
+                        yield PromptRead(asked, cached)
                     (answer,) = output.outputs
                     for token, found in zip(answer.token_ids, logs(answer), strict=True):
                         verdicts = verdicts_by_name(read.answer(sampled), probes)
@@ -171,7 +177,7 @@ class VllmEngine(Engine):
         artefacts = chosen(self._probes, probes)
         # vLLM has no pass without a sampled token, which needs a place as well.
         check_rows(rows, self.identity.context_tokens - 1, self.vocab_size)
-        found = await asyncio.gather(*(self._read(row) for row in rows))
+        found = await asyncio.gather(*(self._read(row, answering=False) for row in rows))
         return [{a.name: v[a.name] for a in artefacts if a.name in v} for v in found]
 
     async def set_probes(self, probes: Sequence[Artefact]) -> None:
@@ -227,7 +233,7 @@ class VllmEngine(Engine):
             artefact.save(folder)
         return folders
 
-    async def _outputs(self, request: Request) -> AsyncGenerator[Any]:
+    async def _outputs(self, request: Request, answering: bool) -> AsyncGenerator[Any]:
         """The outputs as vLLM gives them."""
         if self._engine is None:
             raise RunError("The engine is shutting down; ask again when it is back.")
@@ -237,14 +243,14 @@ class VllmEngine(Engine):
         if request.salt:
             prompt["cache_salt"] = request.salt
         try:
-            outputs = self._engine.generate(prompt, self._sampling(request), request.id)
+            outputs = self._engine.generate(prompt, self._sampling(request, answering), request.id)
             async with aclosing(outputs):
                 async for output in outputs:
                     yield output
         except (EngineDeadError, EngineGenerateError) as error:
             raise RunError(f"vLLM failed ({error}); see its log, and start it again.") from error
 
-    def _sampling(self, request: Request) -> Any:
+    def _sampling(self, request: Request, answering: bool) -> Any:
         from vllm import SamplingParams
         from vllm.platforms import current_platform
         from vllm.sampling_params import RequestOutputKind
@@ -262,25 +268,31 @@ class VllmEngine(Engine):
             stop_token_ids=sorted(self.end_ids),
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
-            extra_args=turns_args(as_tokens(request.token_ids)),
+            extra_args=turns_args(as_tokens(request.token_ids), answering),
         )
 
-    async def _asked(self, request: Request, numbers: Numbers) -> Mapping[str, Verdict]:
+    async def _asked(
+        self, request: Request, numbers: Numbers, answering: bool
+    ) -> Mapping[str, Verdict]:
         """Verdicts of a prompt, which is read once more where shared blocks do not tell its words.
 
-        Whoever filled them had other turns in the same tokens, as a raw prompt has none.
+        Whoever filled them had other turns in the same tokens, as a raw prompt has none; and of
+        answers they keep nothing.
         """
         probes, row = list(self._probes.values()), as_tokens(request.token_ids)
-        some = (a for a in probes if a.name not in numbers and a.card.scope in PROMPT_SCOPES)
+        scopes = PROMPT_SCOPES if answering else SCOPES
+        some = (a for a in probes if a.name not in numbers and a.card.scope in scopes)
         lost = any(row.ranges(artefact.card.scope) for artefact in some)
         if lost and not request.salt.startswith(ALONE):
-            return await self._read(row, f"{ALONE}{next(self._serial)}")
+            return await self._read(row, answering, f"{ALONE}{next(self._serial)}")
         return verdicts_by_name(numbers, probes)
 
-    async def _read(self, row: Sequence[int], salt: str = "") -> Mapping[str, Verdict]:
+    async def _read(
+        self, row: Sequence[int], answering: bool, salt: str = ""
+    ) -> Mapping[str, Verdict]:
         name = f"classify-{next(self._serial)}"
         request = Request(name, as_tokens(row), 1, Sampling(), salt=salt)
-        async with aclosing(self.submit(request)) as events:
+        async with aclosing(self._events(request, answering)) as events:
             async for event in events:
                 if isinstance(event, PromptRead):
                     return event.verdicts

@@ -6,11 +6,11 @@ Imports no vLLM.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pillion.core import Tokens
-from pillion.vllm.turns import told_tokens
+from pillion.vllm.turns import Told, told_tokens
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Span:
         prompt: of a request that begins, or begins again after it was preempted; the `begin`
             tokens before the span then came from the prefix cache.
         ids: the tokens, where answers may hold reasoning; none otherwise.
+        answering: whether the prompt is to be answered, or a whole conversation that is only read.
     """
 
     request: str
@@ -33,6 +34,7 @@ class Span:
     blocks: tuple[int, ...] = ()
     prompt: Tokens | None = None
     ids: tuple[int, ...] = ()
+    answering: bool = True
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Steps:
     def __init__(self, with_ids: bool) -> None:
         self._with_ids = with_ids
         self._requests: dict[str, Any] = {}
-        self._prompts: dict[str, Tokens] = {}
+        self._prompts: dict[str, Told] = {}
         self._unread: set[str] = set()
         self._finished: list[str] = []
 
@@ -76,8 +78,8 @@ class Steps:
         params = request.sampling_params
         # A prompt of embeddings has no ids; what counts is how many.
         ids = request.prompt_token_ids or [0] * request.num_prompt_tokens
-        tokens = told_tokens(ids, params.extra_args if params else None)
-        self._requests[request.request_id], self._prompts[request.request_id] = request, tokens
+        told = told_tokens(ids, params.extra_args if params else None)
+        self._requests[request.request_id], self._prompts[request.request_id] = request, told
 
     def skip(self, request: str) -> None:
         """A request has come that is not to be read."""
@@ -125,5 +127,8 @@ class Steps:
     ) -> Span:
         end = begin + counts[request]
         ids = self._requests[request].all_token_ids[begin:end] if self._with_ids else ()
-        prompt = self._prompts[request] if begins else None
-        return Span(request, begin, end, tuple(blocks), prompt, tuple(ids))
+        span = Span(request, begin, end, tuple(blocks), ids=tuple(ids))
+        if not begins:
+            return span
+        told = self._prompts[request]
+        return replace(span, prompt=told.tokens, answering=told.answering)

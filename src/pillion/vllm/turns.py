@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from pillion.core import Role, Segment, Tokens
 from pillion.core.conversation import Kind
@@ -17,28 +17,43 @@ TURNS = "pillion_turns"
 """Where they lie in `SamplingParams.extra_args`."""
 
 
-def turns_args(tokens: Tokens) -> dict[str, str]:
+class Told(NamedTuple):
+    """What is known of a prompt.
+
+    Attributes:
+        tokens: with the turns that were told.
+        answering: whether an answer follows, which is then what probes of answers read.
+    """
+
+    tokens: Tokens
+    answering: bool = True
+
+
+def turns_args(tokens: Tokens, answering: bool = True) -> dict[str, str]:
     """The `extra_args` of vLLM's sampling parameters that tell of a prompt's turns.
 
     Args:
         tokens: of the prompt, as `encode_chat` gives them.
+        answering: whether it is to be answered; of a whole conversation, probes of answers read the
+            last assistant's turn in it.
     """
     told = {"tokens": len(tokens), "segments": [astuple(one) for one in tokens.segments]}
-    return {TURNS: json.dumps(told)} if tokens.segments else {}
+    return {TURNS: json.dumps(told | {"answering": answering})} if tokens.segments else {}
 
 
-def told_tokens(ids: Sequence[int], extra_args: Mapping[str, Any] | None) -> Tokens:
-    """A prompt's tokens with the turns that were told; without any where those do not fit."""
+def told_tokens(ids: Sequence[int], extra_args: Mapping[str, Any] | None) -> Told:
+    """A prompt with the turns that were told; without any where those do not fit."""
     if not extra_args or TURNS not in extra_args:
-        return Tokens(ids)
+        return Told(Tokens(ids))
     try:
         told = json.loads(extra_args[TURNS])
         length, segments = told["tokens"], [_segment(*one) for one in told["segments"]]
+        answering = bool(told["answering"])
     except (TypeError, ValueError, KeyError):
-        return Tokens(ids)
+        return Told(Tokens(ids))
     places = [0, *(place for one in segments for place in (one.begin, one.end)), len(ids)]
     fits = length == len(ids) and places == sorted(places)
-    return Tokens(ids, segments if fits else ())
+    return Told(Tokens(ids, segments), answering) if fits else Told(Tokens(ids))
 
 
 def _segment(begin: int, end: int, role: Role, turn: int, kind: Kind) -> Segment:

@@ -11,13 +11,11 @@ from typing import Any
 
 import torch
 
-from pillion.core import ABSTAIN, ANSWER_SCOPES, PROMPT_SCOPES, Scope, Verdict, verdict_json
+from pillion.core import ABSTAIN, ANSWER_SCOPES, PROMPT_SCOPES, Verdict, absences, verdicts_json
 from pillion.errors import ConfigError, StateError
 from pillion.probe import Artefact
 from pillion.vllm.ledger import KEY
 from pillion.vllm.report import Numbers
-
-NOTHING = {"label": None, "probs": None, "threshold": None, "decision": "allow"}
 
 
 @dataclass(frozen=True)
@@ -73,32 +71,30 @@ def verdicts_of(
     return Verdicts(*said, count if response else 0, found.get("adapter"))
 
 
-def verdicts_json(verdicts: Verdicts, artefacts: Sequence[Artefact]) -> dict[str, Any]:
+def answer_json(verdicts: Verdicts, artefacts: Sequence[Artefact]) -> dict[str, Any]:
     """The `verdicts` object of an answer over HTTP, as pillion's own server has it.
 
     A probe that had to say something of the prompt and could not is there without a label; so are
     all probes where an adapter ran.
     """
     multilabel = {a.name for a in artefacts if a.card.task == "multilabel"}
-    prompt, response = (
-        {
-            name: verdict_json(verdict, name in multilabel)
-            | {"decision": ABSTAIN if verdict.abstained else "allow"}
-            for name, verdict in part.items()
+
+    def told(part: Mapping[str, Verdict], missing: Mapping[str, str]) -> dict[str, Any]:
+        abstained = {name for name, verdict in part.items() if verdict.abstained}
+        return {
+            name: said | {"decision": ABSTAIN if name in abstained else "allow"}
+            for name, said in verdicts_json(part, multilabel, missing).items()
         }
-        for part in (verdicts.prompt, verdicts.response)
-    )
-    absent, unread = (
-        {
-            a.name: NOTHING | {"reason": _reason(a.card.scope, verdicts.adapter)}
-            for a in artefacts
-            if a.name not in said and a.card.scope in scopes
-        }
-        for said, scopes in ((prompt, PROMPT_SCOPES), (response, ANSWER_SCOPES))
-    )
+
+    missing = absences({a.name: a.card.scope for a in artefacts}, verdicts.prompt, None)
+    unread = dict[str, str]()
+    if verdicts.adapter is not None:
+        why = f"the request ran with the adapter {verdicts.adapter!r}, which no probe has seen"
+        missing = {a.name: why for a in artefacts if a.card.scope in PROMPT_SCOPES}
+        unread = {a.name: why for a in artefacts if a.card.scope in ANSWER_SCOPES}
     return {
-        "prompt": prompt | absent,
-        "response": response | (unread if verdicts.adapter else {}),
+        "prompt": told(verdicts.prompt, missing),
+        "response": told(verdicts.response, unread),
         "response_tokens": verdicts.response_tokens,
     }
 
@@ -110,15 +106,6 @@ def verdicts_by_name(numbers: Numbers, artefacts: Sequence[Artefact]) -> dict[st
         StateError: a logit is not finite.
     """
     return {a.name: _verdict(a, numbers[a.name]) for a in artefacts if a.name in numbers}
-
-
-def _reason(scope: Scope, adapter: str | None) -> str:
-    if adapter is not None:
-        return f"the request ran with the adapter {adapter!r}, which the probe was not trained with"
-    return (
-        f"the prompt has no words of the scope {scope!r}, or the engine could not tell whose words "
-        "these are"
-    )
 
 
 def _verdict(artefact: Artefact, numbers: Sequence[float]) -> Verdict:

@@ -6,14 +6,14 @@ long test. Knows no metric.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from pillion.backends import Backend
-from pillion.core import Template, Text
+from pillion.core import Text
 from pillion.data import LabelSpace
 from pillion.evals.baselines import make_method
 from pillion.evals.baselines.muli import Muli
@@ -21,41 +21,45 @@ from pillion.evals.baselines.texts import TextMethod
 from pillion.evals.problem import Part, PartName, Problem
 from pillion.evals.real.answers import Answer
 from pillion.evals.real.sets import TextSet
+from pillion.evals.real.settings import RealSettings
 from pillion.evals.suite import DataSpec
 from pillion.extract import Progress
 
 
 def problem_of(
     space: LabelSpace,
-    texts: Sequence[str],
+    texts: Sequence[Text],
+    said: Sequence[str],
     targets: np.ndarray,
     fit_ids: np.ndarray,
     held_ids: np.ndarray,
     sets: Sequence[TextSet],
-    template: Template,
+    settings: RealSettings,
 ) -> Problem:
     """The study's rows as a problem whose test is all sets, one after the other.
 
     Args:
         space: labels of the study.
         texts: of the training rows, those for validation among them.
+        said: what the scope's turns of these say.
         targets: of these.
         fit_ids: rows to learn from.
         held_ids: rows to choose on.
         sets: what is asked about.
-        template: how texts are wrapped.
+        settings: how texts are wrapped, and whose words are read.
     """
-    asked = tuple(text for one in sets for text in one.texts)
+    asked = tuple(text for one in sets for text in one.said)
+    shown = tuple(text for one in sets for text in one.texts)
     wanted = np.concatenate([one.targets for one in sets])
-    stores: dict[PartName, tuple[Text, ...]] = {"train": tuple(texts), "test": asked}
+    stores: dict[PartName, tuple[Text, ...]] = {"train": tuple(texts), "test": shown}
 
     def part(name: PartName, rows: np.ndarray) -> Part:
-        return Part(name, tuple(texts[int(row)] for row in rows), targets[rows], "train", rows)
+        return Part(name, tuple(said[int(row)] for row in rows), targets[rows], "train", rows)
 
     test = Part("test", asked, wanted, "test", np.arange(len(asked)))
     return Problem(
         "study",
-        DataSpec(train="train", test="test", template=template),
+        DataSpec(train="train", test="test", template=settings.template, scope=settings.scope),
         space,
         part("train", fit_ids),
         part("validation", held_ids),
@@ -69,7 +73,7 @@ def ask_baselines(
     kinds: Sequence[str],
     problem: Problem,
     backend: Backend,
-    last_states: Mapping[PartName, Float[Tensor, "row dim"]],
+    last_states: Callable[[Part], Float[Tensor, "row dim"]],
     sets: list[TextSet],
     seed: int,
     progress: Progress,
@@ -80,7 +84,7 @@ def ask_baselines(
         kinds: of `pillion.evals.real.settings.BASELINES`.
         problem: the rows.
         backend: the model.
-        last_states: last tokens' states of its parts' rows, of the last layer.
+        last_states: of a part's rows, of the last layer and each row's last token.
         sets: which the test is made of.
         seed: of baselines with chance in them.
         progress: told of long work.
@@ -91,9 +95,7 @@ def ask_baselines(
         if method.why_not(problem, backend) is not None:
             continue
         if isinstance(method, Muli):
-            (said,) = method.learn(
-                backend, problem, lambda part: last_states[part.name], [seed], progress
-            )
+            (said,) = method.learn(backend, problem, last_states, [seed], progress)
         else:
             assert isinstance(method, TextMethod)
             said = method.learn(problem)

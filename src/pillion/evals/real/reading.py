@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pillion.backends import Backend
+from pillion.core import Text, Tokens
 from pillion.data import Rows
 from pillion.errors import DataError
 from pillion.evals.real.gather import Gathering
@@ -70,52 +72,77 @@ class Read:
             model: whose states.
             train_rows: their texts.
             sets: the test first.
-            settings: template, layers, cache.
+            settings: template, scope, layers, cache.
             work: folder for states, if `settings` names none.
             progress: told of every batch.
             say: told how large states are before any is written.
             opened: closes what is opened.
         """
         backend, folder = model.backend, settings.cache or work
-        layers = settings.layers or tuple(range(backend.identity.num_layers + 1))
-        template, on_too_long = settings.template, settings.on_too_long
+        sources = _Sources(backend, settings)
+        encode = sources.encode
 
-        def tokens(texts: Sequence[str], where: str) -> Sequence[Sequence[int]]:
-            try:
-                return encode_rows(backend, texts, template, on_too_long)
-            except DataError as error:
-                raise DataError(f"{where}: {error}") from error
-
-        def kept(texts: Sequence[str], where: str, name: str) -> StateSource:
-            rows, at = tokens(texts, where), folder / name
-            source = kept_states(backend, rows, layers, at, template, on_too_long, progress, say)
+        def kept(rows: Sequence[Tokens], name: str) -> Gathering:
+            source = kept_states(
+                backend,
+                rows,
+                sources.layers,
+                folder / name,
+                settings.template,
+                settings.on_too_long,
+                progress,
+                say,
+                settings.scope,
+            )
             opened.enter_context(source.reader)
-            return source
+            return sources.gathered(source, rows)
 
-        rest = [row for one in sets[1:] for row in tokens(one.texts, one.name)]
-        # A cache that was asked for may hold the test too; else it is read once, from the model.
-        test: StateSource = (
-            kept(sets[0].texts, "test", "test")
-            if settings.cache
-            else LiveSource(backend, tokens(sets[0].texts, "test"), layers)
-        )
+        rest = [row for one in sets[1:] for row in encode(one.texts, one.name)]
+        test = encode(sets[0].texts, "test")
         return cls(
-            Gathering(kept(train_rows.plain_texts, train_rows.path, "train")),
-            Gathering(test),
-            Gathering(LiveSource(backend, rest, layers)) if rest else None,
+            kept(encode(train_rows.texts, train_rows.path), "train"),
+            # A cache that was asked for may hold the test too; else it is read once, live.
+            kept(test, "test") if settings.cache else sources.live(test),
+            sources.live(rest) if rest else None,
         )
 
     def asked_means(self) -> Float[np.ndarray, "row layer dim"]:
         """Pooled states of all sets' rows."""
         return np.concatenate([part.means for part in self._asked])
 
-    def asked_last(self) -> Float[Tensor, "row dim"]:
+    def asked_last(self, progress: Progress) -> Float[Tensor, "row dim"]:
         """Last tokens' states of all sets' rows."""
-        return torch.cat([part.last for part in self._asked])
+        return torch.cat([part.last_states(progress) for part in self._asked])
 
     @property
     def _asked(self) -> list[Gathering]:
         return [self.test, *([self.rest] if self.rest is not None else [])]
+
+
+class _Sources:
+    """Rows as tokens, and the states of what is read of them."""
+
+    def __init__(self, backend: Backend, settings: RealSettings) -> None:
+        self.backend, self.settings = backend, settings
+        self.layers = settings.layers or tuple(range(backend.identity.num_layers + 1))
+
+    def encode(self, texts: Sequence[Text], where: str) -> Sequence[Tokens]:
+        how = self.settings
+        try:
+            return encode_rows(
+                self.backend, texts, how.template, how.on_too_long, scopes=[how.scope]
+            )
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
+
+    def live(self, rows: Sequence[Tokens]) -> Gathering:
+        source = LiveSource(self.backend, rows, self.layers, self.settings.scope)
+        return self.gathered(source, rows)
+
+    def gathered(self, source: StateSource, rows: Sequence[Tokens]) -> Gathering:
+        last = self.backend.identity.num_layers
+        reads_all = self.settings.scope == "all" and self.layers[-1] == last
+        return Gathering(source, None if reads_all else LiveSource(self.backend, rows, (last,)))
 
 
 def read_everything(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pillion.core import OnTooLong, Template
+from pillion.core import OnTooLong, Scope, Template
 from pillion.data import Rows
 from pillion.train import ProbeConfig, TrainSettings
 
@@ -36,6 +36,8 @@ class RealSettings:
         config: of the probe.
         train: of its training.
         template: how a text is wrapped.
+        scope: whose words are read, by probes as states and by methods of texts as text; other
+            scopes than `all` want the template `chat`.
         layers: those to read; None for all.
         on_too_long: what happens to a text beyond the context window.
         positive: which of two labels is the positive one.
@@ -52,6 +54,7 @@ class RealSettings:
     config: ProbeConfig = field(default_factory=ProbeConfig)
     train: TrainSettings = field(default_factory=TrainSettings)
     template: Template = "chat"
+    scope: Scope = "all"
     layers: tuple[int, ...] | None = None
     on_too_long: OnTooLong = "error"
     positive: str | None = None

@@ -15,8 +15,8 @@ import numpy as np
 from torch import Tensor
 
 from pillion.data import LabelSpace, Rows, split_validation
-from pillion.errors import DataError
-from pillion.evals.problem import PartName
+from pillion.errors import ConfigError, DataError
+from pillion.evals.problem import Part
 from pillion.evals.provenance import provenance
 from pillion.evals.real.answers import Answer, scores_to_probs
 from pillion.evals.real.baselines import ask_baselines, problem_of
@@ -25,7 +25,7 @@ from pillion.evals.real.duplicates import Duplicates, conflicts, find_duplicates
 from pillion.evals.real.measures import all_results, without_duplicates
 from pillion.evals.real.probes import EVERYWHERE, Networks, curve_results, train_all
 from pillion.evals.real.reading import Read, read_everything
-from pillion.evals.real.sets import TextSet, long_sets, other_set, perturbed_sets
+from pillion.evals.real.sets import TextSet, long_sets, other_set, perturbed_sets, said_by
 from pillion.evals.real.settings import Other, RealSettings
 from pillion.extract import Progress, silent
 from pillion.runtime import LanguageModel
@@ -57,17 +57,24 @@ def study(
         say: told what begins.
 
     Raises:
-        DataError: labels that cannot be learnt or matched, texts that do not fit the model.
+        ConfigError: a scope of turns for raw texts.
+        DataError: labels that cannot be learnt or matched, texts that do not fit the model or have
+            no turn of the scope.
         Interrupted: by Ctrl-C; states and training go on from `work`.
     """
+    if settings.scope != "all" and settings.template == "raw":
+        raise ConfigError(
+            f"The scope is {settings.scope!r}, and raw texts have no turns; use --template chat."
+        )
     space = _space(train_rows, settings)
+    said = said_by(train_rows.texts, settings.scope, train_rows.path)
     targets = space.encode(train_rows.labels or ())
     share, seed = settings.validation_share, settings.seed
     fit_ids, held_ids = split_validation(targets, share, seed, train_rows.groups)
     if not len(held_ids):
         raise DataError(f"{train_rows.path}: no label has rows enough to hold some back; add rows.")
     sets = _sets(space, test_rows, others, settings)
-    duplicates = find_duplicates(train_rows.plain_texts, test_rows.plain_texts)
+    duplicates = find_duplicates(said, sets[0].said)
     say(f"{sum(map(len, sets)):,} texts in {len(sets)} sets will be read.")
     with ExitStack() as opened:
         reading = Read.open(model, train_rows, sets, settings, work, progress, say, opened)
@@ -80,15 +87,16 @@ def study(
         pooled = Pooled(reading.train.means, targets)
         answers = _answers(reading, networks, pooled, fit_ids, held_ids, sets, space, settings)
         problem = problem_of(
-            space, train_rows.plain_texts, targets, fit_ids, held_ids, sets, settings.template
+            space, train_rows.texts, said, targets, fit_ids, held_ids, sets, settings
         )
-        last: dict[PartName, Tensor] = {
-            "train": reading.train.last[fit_ids],
-            "validation": reading.train.last[held_ids],
-            "test": reading.asked_last(),
-        }
+
+        def last_states(part: Part) -> Tensor:
+            if part.name == "test":
+                return reading.asked_last(progress)
+            return reading.train.last_states(progress)[part.row_ids]
+
         answers += ask_baselines(
-            settings.baselines, problem, model.backend, last, sets, settings.seed, progress
+            settings.baselines, problem, model.backend, last_states, sets, settings.seed, progress
         )
         say("Measuring, with intervals.")
         results = all_results(answers, sets, space.task, settings.seed)
@@ -109,7 +117,7 @@ def study(
         "settings": _facts(settings, networks, answers, len(fit_ids), len(held_ids)),
         "task": space.task,
         "labels": list(space.names),
-        "duplicates": _duplicate_facts(train_rows, test_rows, duplicates),
+        "duplicates": _duplicate_facts(said, sets[0].said, train_rows.labels or (), duplicates),
         "results": results,
     }
 
@@ -129,14 +137,13 @@ def _sets(
 ) -> list[TextSet]:
     """The test first, then other sources, changed texts and long texts."""
     truth = space.encode(test_rows.labels or ())
-    found = [TextSet("test", "test", test_rows.plain_texts, truth)]
-    found += [other_set(one.name, one.rows, space, one.groups) for one in others]
+    texts, seed, scope = test_rows.texts, settings.seed, settings.scope
+    found = [TextSet("test", "test", texts, said_by(texts, scope, test_rows.path), truth)]
+    found += [other_set(one.name, one.rows, space, one.groups, scope) for one in others]
     if settings.sample:
-        found += perturbed_sets(test_rows.plain_texts, truth, settings.sample, settings.seed)
+        found += perturbed_sets(texts, truth, settings.sample, seed, scope)
     if settings.needles and space.task == "binary":
-        found += long_sets(
-            test_rows.plain_texts, truth, settings.words, settings.needles, settings.seed
-        )
+        found += long_sets(texts, truth, settings.words, settings.needles, seed, scope)
     return found
 
 
@@ -190,6 +197,7 @@ def _facts(
         "train": settings.train.model_dump(),
         "best_epochs": networks.best_epochs,
         "template": settings.template,
+        "scope": settings.scope,
         "layers": "all" if settings.layers is None else list(settings.layers),
         "rows": {"train": num_fit, "validation": num_held},
         "sample": settings.sample,
@@ -208,13 +216,15 @@ def _facts(
     }
 
 
-def _duplicate_facts(train: Rows, test: Rows, found: Duplicates) -> dict[str, Any]:
+def _duplicate_facts(
+    train: Sequence[str], test: Sequence[str], labels: Sequence[Any], found: Duplicates
+) -> dict[str, Any]:
     """Counts, and the test rows (from 1) that stand in the training set, without their texts."""
     return {
         "test_rows": len(test),
         "in_train": found.counts(),
-        "within_train": within(train.plain_texts),
-        "within_test": within(test.plain_texts),
-        "conflicting_labels_in_train": conflicts(train.plain_texts, train.labels or ()),
+        "within_train": within(train),
+        "within_test": within(test),
+        "conflicting_labels_in_train": conflicts(train, labels),
         "near_rows": (np.flatnonzero(found.near) + 1).tolist()[:1000],
     }
