@@ -19,6 +19,7 @@ import numpy as np
 from benchmarks.result_file import DATA, data_entry, write_result
 from pillion.backends import Backend, load_backend
 from pillion.cache import CacheSpec
+from pillion.core import Tokens
 from pillion.data import read_rows
 from pillion.extract import cache_spec, encode_rows, extract
 from pillion.extract.collector import pad
@@ -26,10 +27,10 @@ from pillion.extract.fill import shard_batches
 from pillion.metrics import interval
 
 
-def bare_pass(backend: Backend, spec: CacheSpec, token_ids: list[list[int]]) -> None:
+def bare_pass(backend: Backend, spec: CacheSpec, token_ids: list[Tokens]) -> None:
     """The forward passes of an extraction, and nothing else."""
     for shard in spec.shards:
-        for batch in shard_batches(shard):
+        for batch in shard_batches(shard, token_ids, "all"):
             backend.forward(*pad([token_ids[shard.row_ids[place]] for place in batch]))
 
 
