@@ -151,3 +151,132 @@ def test_the_key_of_a_server_comes_from_the_environment(monkeypatch: pytest.Monk
         api_key(upstream)
     monkeypatch.setenv("KEY_OF_X", "secret")
     assert api_key(upstream) == "secret"
+
+
+LIMITS: list[tuple[dict[str, Any], str, list[Any], list[Any]]] = [
+    ({}, "threshold", [0, 0.5, 1], [-0.5, 1.5, float("nan")]),
+    ({"action": "stop"}, "hold_back", [0, 1024], [-1, 1025, 0.5]),
+    ({"action": "stop"}, "after_tokens", [1, 9], [0]),
+    ({"action": "escalate", "judge": "j"}, "hold_back", [0, 1024], [-1, 1025]),
+    ({"action": "escalate", "judge": "j"}, "after_tokens", [1, 9], [0]),
+    (
+        {"action": "escalate", "judge": "j"},
+        "band",
+        [[0, 1], [0.5, 0.6], [0.0, 0.5], [0.5, 1.0]],
+        [[0.5, 0.5], [-0.5, 0.5], [0.5, 1.5], [0.7, 0.3]],
+    ),
+]
+
+
+@pytest.mark.parametrize(("facts", "key", "good", "bad"), LIMITS)
+def test_numbers_are_taken_up_to_their_limits_and_refused_beyond(
+    facts: dict[str, Any], key: str, good: list[Any], bad: list[Any]
+) -> None:
+    judges = {"j": {"url": "http://x/v1", "model": "m"}}
+
+    def read(value: Any) -> Any:
+        one = {**BLOCK, **facts, key: value}
+        return getattr(make_policies({"policies": [one], "judges": judges}).policies[0], key)
+
+    for value in good:
+        assert read(value) == (tuple(value) if isinstance(value, list) else value)
+    for value in bad:
+        with pytest.raises(ConfigError, match=rf"policies\[0\]\.{key}"):
+            read(value)
+
+
+@pytest.mark.parametrize(
+    ("key", "good", "bad"),
+    [("seconds", [0.5, 60.0], [0.0, -0.5, float("inf")]), ("max_tokens", [1, 99], [0])],
+)
+def test_a_judge_waits_and_answers_within_limits(key: str, good: list[Any], bad: list[Any]) -> None:
+    def read(value: Any) -> Any:
+        judge = {"url": "http://x/v1", "model": "m", key: value}
+        return getattr(make_policies({"judges": {"j": judge}}).judges["j"], key)
+
+    assert [read(value) for value in good] == good
+    for value in bad:
+        with pytest.raises(ConfigError, match=rf"judges\.j\.{key}"):
+            read(value)
+
+
+def test_what_a_file_leaves_out_is_as_the_documents_say() -> None:
+    judge = {"url": "http://x/v1", "model": "m"}
+    ask = {**BLOCK, "action": "escalate", "judge": "j"}
+    found = make_policies(
+        {
+            "policies": [BLOCK, {**BLOCK, "action": "stop"}, ask],
+            "judges": {"j": judge},
+            "upstreams": {"u": judge},
+        }
+    )
+    block, stop, escalate = found.policies
+    assert isinstance(block, Block) and (block.on, block.threshold, block.label) == (
+        "prompt",
+        None,
+        None,
+    )
+    assert isinstance(stop, Stop) and (stop.on, stop.hold_back, stop.after_tokens) == (
+        "response",
+        1,
+        1,
+    )
+    assert isinstance(escalate, Escalate) and escalate.band is None
+    assert (escalate.on, escalate.hold_back, escalate.after_tokens) == ("prompt", 1, 1)
+    assert found.upstreams["u"].seconds == 30 and found.judges["j"].max_tokens == 8
+    assert api_key(found.upstreams["u"]) is None
+
+
+def test_the_policy_that_is_at_fault_is_named_by_its_place() -> None:
+    route = {**BLOCK, "action": "route", "upstream": "u"}
+    with pytest.raises(ConfigError, match=r"policies\[1\]: Unknown upstream 'u'"):
+        make_policies({"policies": [BLOCK, route]})
+    with pytest.raises(ConfigError, match=r"policies\[1\] is no mapping"):
+        make_policies({"policies": [BLOCK, 3]})
+    with pytest.raises(ConfigError, match=r"^Policy 2 \(block\): Unknown probe 'q'"):
+        probes = {"p": make_artefact("p", FakeBackend().identity)}
+        make_policies({"policies": [BLOCK, {**BLOCK, "probe": "q"}]}).check(probes)
+
+
+def test_a_policy_looks_at_a_part_of_which_its_probe_has_verdicts() -> None:
+    identity = FakeBackend().identity
+    probes = {
+        "of-answers": make_artefact("of-answers", identity, template="chat", scope="response"),
+        "of-users": make_artefact("of-users", identity, template="chat", scope="last-user"),
+    }
+    stop = {**BLOCK, "action": "stop"}
+    for one in ({**BLOCK, "probe": "of-users"}, {**stop, "probe": "of-answers"}):
+        make_policies({"policies": [one]}).check(probes)
+    for one, part in (
+        ({**BLOCK, "probe": "of-answers"}, "prompt"),
+        ({**stop, "probe": "of-users"}, "response"),
+    ):
+        with pytest.raises(ConfigError, match=f"is on {part}s, and probe .* reads the scope"):
+            make_policies({"policies": [one]}).check(probes)
+
+
+def test_a_card_with_a_band_lets_an_escalation_leave_its_own_out() -> None:
+    probes = {"p": make_artefact("p", FakeBackend().identity).revised(abstain=((0.4, 0.6),))}
+    judges = {"j": {"url": "http://x/v1", "model": "m"}}
+    ask = {**BLOCK, "action": "escalate", "judge": "j"}
+    make_policies({"policies": [ask], "judges": judges}).check(probes)
+    bare = {"p": make_artefact("p", FakeBackend().identity)}
+    make_policies({"policies": [{**ask, "band": [0.4, 0.6]}], "judges": judges}).check(bare)
+
+
+def test_routes_go_with_policies_on_answers_that_fail_open_and_any_on_prompts() -> None:
+    content = {
+        "policies": [
+            {**BLOCK, "action": "route", "upstream": "u"},
+            {**BLOCK, "action": "escalate", "judge": "j", "fail": "closed"},
+            {**BLOCK, "action": "stop"},
+        ],
+        "upstreams": {"u": {"url": "http://x/v1", "model": "m"}},
+        "judges": {"j": {"url": "http://x/v1", "model": "m"}},
+    }
+    assert len(make_policies(content).policies) == 3
+    content["policies"][2] |= {"fail": "closed"}  # type: ignore[index]
+    with pytest.raises(ConfigError, match=r"policies\[2\] \(stop\) fails closed"):
+        make_policies(content)
+    del content["policies"][0]  # type: ignore[attr-defined]
+    assert len(make_policies(content).policies) == 2

@@ -1,0 +1,386 @@
+"""The side cache by itself: whatever steps an engine makes, a lane says what its tokens alone say.
+
+No engine runs: states are drawn at random, and steps, pages and shared prefixes are made up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pillion.backends.fake import FakeBackend
+from pillion.backends.paged import Chunk, PagedStep
+from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Role, Segment, Tokens
+from pillion.errors import ConfigError
+from pillion.probe import Artefact
+from pillion.sidecache import PagedGroup, SideCache, tapped_groups
+from pillion.sidecache.pages import SPARE, page_numbers
+from tiny_models import distance, make_artefact, offline
+
+IDENTITY = FakeBackend().identity
+LAYERS, SIZE, NUM_PAGES = IDENTITY.num_layers + 1, 4, 24
+CPU = torch.device("cpu")
+LIMIT = 1e-5
+MARKS = (90, 91)
+
+
+ALIKE = ("gate", "rolling")
+"""Whose states have one size, which an engine that gives the memory asks for."""
+
+
+def probes(names: Sequence[str] = (*ALIKE, "mha-causal")) -> list[Artefact]:
+    return [
+        make_artefact(f"{name}-{scope}", IDENTITY, name, template="chat", scope=scope)
+        for name in names
+        for scope in SCOPES
+    ]
+
+
+def side_cache(every: Sequence[Artefact], given: bool = False, **options: Any) -> SideCache:
+    """With memory of the groups' own, or as much as an engine would give for its pages."""
+    groups: list[PagedGroup] = []
+    for one in tapped_groups(every, CPU, torch.float32):
+        memory = torch.full((NUM_PAGES * page_numbers(one),), torch.nan) if given else None
+        groups.append(PagedGroup(one, NUM_PAGES, SIZE, memory))
+    return SideCache(groups, SIZE, **options)
+
+
+@dataclass
+class Run:
+    """A request on its way through an engine.
+
+    Attributes:
+        name: its id.
+        prompt: its tokens.
+        states: of all its tokens, those to be drawn too: [layer, token, dim].
+        pages: that it was given.
+        done: tokens that have run.
+        answer: tokens that were drawn.
+    """
+
+    name: str
+    prompt: Tokens
+    states: Tensor
+    pages: list[int]
+    done: int = 0
+    answer: list[int] = field(default_factory=list[int])
+
+    def slots(self, begin: int, end: int) -> list[int]:
+        return [self.pages[place // SIZE] * SIZE + place % SIZE for place in range(begin, end)]
+
+
+def turns(*lengths: tuple[Role, int]) -> Tokens:
+    """Turns of so many tokens, one of the template before each and behind the last."""
+    segments: list[Segment] = []
+    place = 1
+    for turn, (role, length) in enumerate(lengths):
+        segments.append(Segment(place, place + length, role, turn))
+        place += length + 1
+    return Tokens(range(place), segments)
+
+
+def states_of(num_tokens: int, seed: int, shared: Tensor | None = None) -> Tensor:
+    noise = torch.Generator().manual_seed(seed)
+    new = torch.randn(LAYERS, num_tokens, IDENTITY.dim, generator=noise)
+    return new if shared is None else torch.cat([shared, new[:, shared.shape[1] :]], 1)
+
+
+def step(side: SideCache, *parts: tuple[Run, int, bool]) -> None:
+    """Runs so many tokens of each request; the last word of each says whether it draws."""
+    chunks: list[Chunk] = []
+    slots: list[int] = []
+    ids: list[int] = []
+    hidden: list[Tensor] = []
+    for run, num_tokens, draws in parts:
+        end = run.done + num_tokens
+        chunks.append(Chunk(run.name, run.done, num_tokens, len(slots), draws))
+        slots += run.slots(run.done, end)
+        ids += [*run.prompt, *run.answer][run.done : end]
+        hidden.append(run.states[:, run.done : end])
+        run.done = end
+
+    def history(index: int) -> Tensor:
+        run, chunk = parts[index][0], chunks[index]
+        return torch.tensor(run.slots(0, chunk.end))
+
+    side.begin(PagedStep(tuple(chunks), torch.tensor(slots), history, torch.tensor(ids)))
+    every = torch.cat(hidden, 1)[:, None]
+    for one in side.groups:
+        if not one.idle:
+            for layer in one.layers:
+                one.values.see(layer, every[layer])
+    side.end()
+
+
+def answer(side: SideCache, run: Run, ids: Sequence[int]) -> None:
+    """Tokens of an answer, one a step."""
+    for token in ids:
+        run.answer.append(token)
+        step(side, (run, 1, True))
+
+
+def check(
+    side: SideCache, run: Run, every: Sequence[Artefact], heard: Sequence[int] | None = None
+) -> None:
+    """Raises unless the lane says of prompt and answer what the tokens of each scope say alone."""
+    lane, begin = side.lanes[run.name], len(run.prompt)
+    assert lane.prompt is not None and lane.fault is None
+    read = range(begin, run.done) if heard is None else heard
+    for probe in every:
+        scope = probe.card.scope
+        ranges = run.prompt.ranges(scope) if scope in PROMPT_SCOPES else ()
+        compare(lane.prompt.get(probe.name), probe, run, [i for one in ranges for i in one])
+        own = read if scope != "all" else range(begin, run.done)
+        compare(lane.answer.get(probe.name), probe, run, own if scope in ANSWER_SCOPES else ())
+
+
+def compare(got: Any, probe: Artefact, run: Run, places: Sequence[int]) -> None:
+    assert (got is None) == (not places), probe.name
+    if got is not None:
+        wanted = offline(probe, run.states, [range(i, i + 1) for i in places])
+        assert distance(torch.tensor(got), wanted) < LIMIT, probe.name
+
+
+TALK = turns(("system", 3), ("user", 6), ("user", 1), ("assistant", 5), ("tool", 2), ("user", 4))
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("cuts", [(1,), (3, 7), (4, 8, 12), (2, 3, 5, 13, 21), ()])
+def test_a_prompt_in_any_chunks_and_its_answer_are_read_by_every_scope(
+    cuts: tuple[int, ...], given: bool
+) -> None:
+    every = probes(ALIKE) if given else probes()
+    side = side_cache(every, given)
+    run = Run("a", TALK, states_of(40, 1), [7, 2, 9, 0, 5, 11, 3, 8, 1, 4])
+    side.enter("a", TALK)
+    for begin, end in zip((0, *cuts), (*cuts, len(TALK)), strict=True):
+        step(side, (run, end - begin, end == len(TALK)))
+        assert (side.lanes["a"].prompt is None) == (end < len(TALK))
+    check(side, run, every)
+    for token in range(9):
+        answer(side, run, [token])
+        if token in (0, 3, 8):
+            check(side, run, every)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_pages_that_another_request_filled_are_read_by_the_turns_of_now(given: bool) -> None:
+    """The prompt's and the answer's: what was the last user's turn is an earlier one by now."""
+    every = probes(ALIKE) if given else probes()
+    side = side_cache(every, given)
+    first = Run("a", TALK, states_of(60, 1), list(range(12)))
+    side.enter("a", TALK)
+    step(side, (first, len(TALK), True))
+    answer(side, first, range(11))
+    own = Segment(len(TALK), first.done, "assistant", 6)
+    last = Segment(first.done + 1, first.done + 4, "user", 7)
+    longer = Tokens(range(first.done + 5), [*TALK.segments, own, last])
+    shared = first.done // SIZE
+    for number, kept in enumerate((shared, shared - 1, 2)):
+        pages = [*first.pages[:kept], *range(12, 24)]
+        states = states_of(60, 2 + number, first.states[:, : kept * SIZE])
+        second = Run(f"b{number}", longer, states, pages, done=kept * SIZE)
+        side.enter(second.name, longer)
+        step(side, (second, len(longer) - second.done, True))
+        answer(side, second, [1, 2])
+        check(side, second, every)
+        side.leave(second.name)
+
+
+def test_a_request_that_begins_in_the_step_in_which_its_pages_are_filled_gets_them() -> None:
+    every = probes()
+    side = side_cache(every)
+    prompt = turns(("user", 8), ("assistant", 5))
+    one = Run("one", prompt, states_of(30, 1), [0, 1, 2, 3, 4])
+    two = Run("two", prompt, states_of(30, 2, one.states[:, :12]), [0, 1, 2, 5, 6], done=12)
+    for run in (one, two):
+        side.enter(run.name, prompt)
+    step(side, (one, len(prompt), True), (two, len(prompt) - 12, True))
+    check(side, one, every)
+    check(side, two, every)
+    for run in (one, two):
+        run.answer.append(3)
+    step(side, (two, 1, True), (one, 1, True))
+    check(side, one, every)
+    check(side, two, every)
+
+
+def test_reasoning_in_an_answer_is_read_by_no_scope_but_all() -> None:
+    every = probes(("gate",))
+    side = side_cache(every, reasoning=MARKS)
+    run = Run("a", TALK, states_of(60, 4), list(range(15)))
+    side.enter("a", TALK)
+    step(side, (run, len(TALK), True))
+    begin = len(TALK)
+    answer(side, run, [5, MARKS[0], 6, 7, MARKS[1]])
+    check(side, run, every, [begin])
+    answer(side, run, [8, 9])
+    check(side, run, every, [begin, begin + 5, begin + 6])
+
+
+def test_an_answer_that_was_put_back_is_read_anew() -> None:
+    every = probes()
+    side = side_cache(every)
+    run = Run("a", TALK, states_of(60, 4), list(range(15)))
+    side.enter("a", TALK)
+    step(side, (run, len(TALK), True))
+    answer(side, run, range(6))
+    run.done, run.pages = 8, [0, 1, *range(15, 24)]
+    step(side, (run, len(TALK) + 3 - 8, False))  # the prompt and some of its answer come again
+    step(side, (run, 3, True))
+    answer(side, run, [1, 2])
+    check(side, run, every)
+
+    side.again("a", TALK)
+    run.answer, run.states = [], states_of(60, 5, run.states[:, : len(TALK)])
+    run.done = len(TALK)
+    answer(side, run, range(5))
+    check(side, run, every)
+
+
+def test_a_request_whose_verdicts_nobody_wants_fills_pages_for_others() -> None:
+    every = probes(("gate",))
+    side = side_cache(every)
+    one = Run("one", TALK, states_of(40, 1), list(range(10)))
+    side.enter("one", TALK, wanted=False)
+    step(side, (one, len(TALK), True))
+    answer(side, one, [1, 2])
+    assert side.lanes["one"].prompt is None and side.lanes["one"].answer == {}
+    two = Run("two", TALK, states_of(40, 2, one.states[:, :20]), [0, 1, 2, 3, 4, 12, 13], done=20)
+    side.enter("two", TALK)
+    step(side, (two, len(TALK) - 20, True))
+    check(side, two, every)
+
+
+def test_pages_of_an_unknown_request_tell_no_scope_of_turns() -> None:
+    every = probes(("gate",))
+    side = side_cache(every)
+    stranger = Run("stranger", TALK, states_of(40, 1), list(range(10)))
+    step(side, (stranger, len(TALK), True))
+    run = Run("a", TALK, states_of(40, 2, stranger.states[:, :20]), [*range(5), 12, 13], done=20)
+    side.enter("a", TALK)
+    step(side, (run, len(TALK) - 20, True))
+    lane = side.lanes["a"]
+    lost = {"system", "user", "assistant"}  # their words lie in those pages
+    assert set(lane.lost) == {f"gate-{scope}" for scope in lost}
+    assert lane.prompt is not None
+    assert set(lane.prompt) == {f"gate-{scope}" for scope in set(PROMPT_SCOPES) - lost}
+
+
+def test_rows_of_those_who_left_are_used_again_once_no_step_runs_them() -> None:
+    every = probes(("gate", "mha-causal"))
+    side = side_cache(every, num_rows=2)
+    runs = [
+        Run(name, TALK, states_of(40, seed), list(range(8 * (seed % 3), 8 * (seed % 3) + 8)))
+        for seed, name in enumerate("abc")
+    ]
+    for run in runs[:2]:
+        side.enter(run.name, TALK)
+    step(side, (runs[0], 9, False), (runs[1], len(TALK), True))
+    rows = {name: lane.row for name, lane in side.lanes.items()}
+    assert set(rows.values()) == {0, 1}
+    side.leave("a")
+    step(side, (runs[0], len(TALK) - 9, True))  # it was on its way
+    check(side, runs[0], every)
+    side.enter("c", TALK)
+    step(side, (runs[2], len(TALK), True))
+    assert set(side.lanes) == {"b", "c"} and side.lanes["c"].row == rows["a"]
+    check(side, runs[2], every)
+    check(side, runs[1], every)
+
+
+def test_more_requests_than_there_was_room_for_make_room() -> None:
+    every = probes(("gate", "mha-causal"))
+    side = side_cache(every)
+    prompt = turns(
+        ("user", 1),
+    )
+    runs = [Run(f"{i}", prompt, states_of(8, i), [i, 23 - i]) for i in range(11)]
+    for run in runs:
+        side.enter(run.name, prompt)
+    before = side.held_bytes
+    step(side, *((run, len(prompt), True) for run in runs))
+    assert side.held_bytes > before
+    assert len({lane.row for lane in side.lanes.values()}) == len(runs)
+    for run in runs:
+        run.answer.append(1)
+    step(side, *((run, 1, True) for run in runs[::-1]))
+    for run in runs:
+        check(side, run, every)
+
+
+@pytest.mark.parametrize("bad", [0, 5, 17])
+def test_states_that_are_not_finite_are_the_fault_of_their_own_request(bad: int) -> None:
+    every = probes(("gate",))
+    side = side_cache(every)
+    one = Run("one", TALK, states_of(40, 1), list(range(10)))
+    two = Run("two", TALK, states_of(40, 2), list(range(10, 20)))
+    one.states[2, bad] = torch.nan
+    for run in (one, two):
+        side.enter(run.name, TALK)
+    step(side, (two, 3, False), (one, 10, False))
+    step(side, (one, len(TALK) - 10, True), (two, len(TALK) - 3, True))
+    said = side.lanes["one"].fault
+    where = f" of layer 2 at token {bad}" if bad >= 10 else ""  # of an earlier step nothing is left
+    assert said is not None and said.startswith(f"Hidden states{where} are not finite")
+    check(side, two, every)
+    whole = Run("whole", TALK, one.states, list(range(10)))
+    side.enter("whole", TALK)
+    two.answer.append(1)
+    step(side, (two, 1, True), (whole, len(TALK), True))
+    said = side.lanes["whole"].fault
+    assert said is not None and f"of layer 2 at token {bad} are not finite" in said
+    check(side, two, every)
+
+
+def test_a_step_without_words_of_a_scope_is_not_tapped_for_it() -> None:
+    every = probes(("gate",))
+    side = side_cache(every)
+    run = Run("a", TALK, states_of(40, 1), list(range(10)))
+    side.enter("a", TALK)
+    step(side, (run, 4, False))  # the template's token and the system's
+    idle = {one.scope: one.idle for one in side.groups}
+    assert idle == {scope: scope not in ("system", "all") for scope in SCOPES}
+    step(side, (run, len(TALK) - 4, True))
+    answer(side, run, [1])
+    idle = {one.scope: one.idle for one in side.groups}
+    assert idle == {scope: scope not in ANSWER_SCOPES for scope in SCOPES}
+    check(side, run, every)
+
+
+def test_what_is_held_is_the_sum_of_taps_pages_and_rows() -> None:
+    every = probes(("gate",))
+    side = side_cache(every, num_rows=3)
+    assert side.held_bytes == sum(one.held_bytes for one in side.groups)
+    (whole,) = (one for one in side.groups if one.scope == "all")
+    (answers,) = (one for one in side.groups if one.scope == "response")
+    taps, numbers = whole.group.num_values, page_numbers(whole.group)
+    rows = 3 * (LAYERS * SIZE * taps + numbers) * 4
+    assert whole.row_bytes == answers.row_bytes == rows
+    assert answers.held_bytes == whole.group.weight_bytes + rows
+    assert whole.held_bytes == answers.held_bytes + NUM_PAGES * numbers * 4
+
+
+def test_memory_for_a_page_holds_its_first_piece_and_a_share_of_further_ones() -> None:
+    groups = {one.scope: one for one in tapped_groups(probes(("gate",)), CPU, torch.float32)}
+    size = page_numbers(groups["all"])
+    state = groups["all"].fold.summarise(
+        groups["all"].empty_values(LAYERS, 1, 1).zero_(), torch.ones(1, 1, dtype=torch.bool)
+    )
+    assert size == sum(tensor.numel() for tensor in state.values())
+    assert page_numbers(groups["user"]) == size + -(-size // SPARE)
+    assert page_numbers(groups["response"]) == 0
+
+
+def test_a_serving_engine_takes_probes_of_different_names_that_can_be_tapped() -> None:
+    gate = make_artefact("p", IDENTITY)
+    with pytest.raises(ConfigError, match="Probe names must differ; got p, p"):
+        tapped_groups([gate, gate], CPU, torch.float32)
+    with pytest.raises(ConfigError, match="Probe wide reads whole hidden states"):
+        tapped_groups([gate, make_artefact("wide", IDENTITY, "pooling-max")], CPU, torch.float32)
+    assert [one.artefacts for one in tapped_groups([gate], CPU, torch.float32)] == [(gate,)]

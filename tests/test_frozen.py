@@ -1,0 +1,35 @@
+"""Records are values: once made they do not change, whoever holds them."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+PARTS = ("core", "probe", "sidecache", "metrics", "evals", "serve.decide", "serve.answering")
+CHANGING = {"Lane"}
+"""Records of something that goes on."""
+
+
+def records(name: str) -> Iterator[Any]:
+    """The dataclasses of a part, in all of its modules."""
+    part = importlib.import_module(f"pillion.{name}")
+    below = pkgutil.iter_modules(getattr(part, "__path__", []), f"{part.__name__}.")
+    for module in (part, *(importlib.import_module(one.name) for one in below)):
+        for value in vars(module).values():
+            if (
+                dataclasses.is_dataclass(value)
+                and getattr(value, "__module__", "") == module.__name__
+            ):
+                yield value
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_records_are_frozen_but_those_of_something_that_goes_on(name: str) -> None:
+    found = list(records(name))
+    changing = {one.__name__ for one in found if not one.__dataclass_params__.frozen}
+    assert changing <= CHANGING
