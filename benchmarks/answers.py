@@ -5,8 +5,9 @@
 
 BeaverTails (unsafe answers) and HaluEval (answers with hallucinations). Training rows are split by
 prompt into those that are learnt from and validation rows. Without `--locked` all numbers are of
-validation rows; with it the test rows are read, once. Responses are cut after 192 tokens, for every
-method. One pass of the model gives the states of prompt and response.
+validation rows (`answers-validation.json`); with it the test rows are read, once (`answers.json`).
+Responses are cut after 192 tokens, for every method. One pass of the model gives the states of
+prompt and response.
 """
 
 from __future__ import annotations
@@ -170,7 +171,8 @@ def main() -> None:
             rows[name] = counts
             results += found
             used += files
-            write_result("answers", results, seed=0, settings={**settings, "rows": rows}, data=used)
+            kind = "answers" if options.locked else "answers-validation"
+            write_result(kind, results, seed=0, settings={**settings, "rows": rows}, data=used)
 
 
 def measured(
