@@ -94,7 +94,7 @@ DATA_SETS = {
         "chatgpt_response",
         "label",
         "yes",
-        2000,
+        800,
     ),
 }
 
