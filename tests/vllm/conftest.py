@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,6 +27,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     root = tmp_path_factory.mktemp("tiny")
     return Ridden(save_tiny_model(root / "model"), root / "probes")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def copies_of_probes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Engines keep copies of their probes elsewhere than in the user's cache."""
+    root = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pillion.vllm.engine.cache_root", lambda: root)
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
