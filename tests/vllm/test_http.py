@@ -180,6 +180,7 @@ def test_pillions_own_server_runs_on_vllm(tiny: Ridden, tmp_path: Path) -> None:
     command += ["--policy", str(tmp_path / "policy.yaml"), "--cache-tokens", "4096"]
     command += [word for folder in tiny.folders for word in ("--probe", str(folder))]
     plugins = {"VLLM_PLUGINS": "pillion_cpu", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    plugins["PILLION_CACHE"] = str(tmp_path / "cache")
     with open(tmp_path / "log", "w", encoding="utf-8") as log:
         server = subprocess.Popen(
             command,
