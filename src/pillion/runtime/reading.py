@@ -340,7 +340,7 @@ class Reading:
         Taking some tokens out of a layer costs less than tapping all of them.
         """
         self._chosen = None
-        scopes = {g.scope for i, g in enumerate(self.groups) if i not in self._idle}
+        scopes: set[Scope] = {g.scope for i, g in enumerate(self.groups) if i not in self._idle}
         num_tokens = self._step.mask.numel()
         if not scopes or "all" in scopes or self._held.holds(num_tokens):
             return

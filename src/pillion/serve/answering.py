@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from pillion.core import Verdict, absences
+from pillion.core import Scope, Verdict, absences
 from pillion.errors import PillionError
 from pillion.runtime import Event, Finished, PromptRead, Request, Sampling, TokenEvent
 from pillion.serve.answers import Closed, Opened, Part, Piece, asked, tell
@@ -103,7 +103,7 @@ async def open_prompt(
     outcome = await counsel.decide(read.verdicts, ask.text)
     if outcome.act is not None:
         await events.aclose()
-    scopes = {name: artefact.card.scope for name, artefact in probes.items()}
+    scopes: dict[str, Scope] = {name: probe.card.scope for name, probe in probes.items()}
     missing = absences(scopes, read.verdicts, ask.token_ids)
     told = tell(read.verdicts, outcome.decisions, multilabel, missing)
     call.note("prompt", told)

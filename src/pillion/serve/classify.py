@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from pillion.core import SCOPES, Template, Text, Tokens, Verdict, absences
+from pillion.core import SCOPES, Scope, Template, Text, Tokens, Verdict, absences
 from pillion.errors import PillionError
 from pillion.serve.answers import tell
 from pillion.serve.body import BodyRoute
@@ -206,7 +206,7 @@ async def _read(
             num_tokens += sum(map(len, ids))
             call.account.spend(sum(map(len, ids)))
             found = await _classify(service, call, check_rows(service, ids), group)
-            scopes = {name: probes[name].card.scope for name in group}
+            scopes: dict[str, Scope] = {name: probes[name].card.scope for name in group}
             for (row, missing), verdicts, tokens in zip(rows, found, ids, strict=True):
                 row |= verdicts
                 missing |= absences(scopes, verdicts, tokens, SCOPES)
