@@ -64,7 +64,8 @@ def study(
     """
     if settings.scope != "all" and settings.template == "raw":
         raise ConfigError(
-            f"The scope is {settings.scope!r}, and raw texts have no turns; use --template chat."
+            f"The scope is {settings.scope!r}, and raw texts have no turns; read them with the "
+            "template chat."
         )
     space = _space(train_rows, settings)
     said = said_by(train_rows.texts, settings.scope, train_rows.path)
