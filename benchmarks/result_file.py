@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,20 @@ def write_result(
         "results": results,
     }
     return write_content(content)
+
+
+def as_results(values: Mapping[str, tuple[float, float | None]]) -> list[dict[str, Any]]:
+    """Metric -> a value and what it is held against, if anything, as a file's `results`."""
+    return [
+        {
+            "metric": metric,
+            "value": value,
+            "baseline": line,
+            "ratio": value / line if line else None,
+            "interval": None,
+        }
+        for metric, (value, line) in values.items()
+    ]
 
 
 def write_content(content: dict[str, Any]) -> Path:

@@ -33,7 +33,7 @@ import psutil
 import torch
 
 from benchmarks.attacks import ATTACKS
-from benchmarks.result_file import write_result
+from benchmarks.result_file import as_results, write_result
 from pillion.core import Shape
 from pillion.examples import load_example
 from pillion.probe import Artefact, build
@@ -361,16 +361,7 @@ def rows(seen: Seen, seconds: float, known: Known, log: list[Any]) -> list[dict[
         "memory_last_third_bytes": (last, middle),
         "worst_health_seconds": (max(seen.health), 0.3),
     }
-    return [
-        {
-            "metric": metric,
-            "value": value,
-            "baseline": line,
-            "ratio": value / line if line else None,
-            "interval": None,
-        }
-        for metric, (value, line) in values.items()
-    ]
+    return as_results(values)
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ import httpx
 import numpy as np
 import psutil
 
-from benchmarks.result_file import write_result
+from benchmarks.result_file import as_results, write_result
 from benchmarks.soak import random_probe, start
 from pillion.runtime import LanguageModel
 
@@ -49,16 +49,7 @@ def rows(sizes: list[int], seconds: list[float]) -> list[dict[str, Any]]:
         "bytes_at_the_end": (float(kept[-1]), float(kept[0])),
         "seconds_a_swap": (float(np.median(seconds[warm:])), None),
     }
-    return [
-        {
-            "metric": metric,
-            "value": value,
-            "baseline": line,
-            "ratio": value / line if line else None,
-            "interval": None,
-        }
-        for metric, (value, line) in values.items()
-    ]
+    return as_results(values)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from pillion.core.conversation import (
     as_text,
     as_tokens,
     in_reasoning,
+    role_of,
 )
 from pillion.core.events import Event, Finished, PromptRead, TokenEvent
 from pillion.core.failed_row import FailedRow
@@ -58,6 +59,7 @@ __all__ = [
     "as_text",
     "as_tokens",
     "in_reasoning",
+    "role_of",
     "verdict_json",
     "verdicts_json",
 ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from pillion.core.conversation import PROMPT_SCOPES, Scope, Tokens, as_tokens
+from pillion.core.conversation import PROMPT_SCOPES, Scope, Tokens, as_tokens, role_of
 
 UNTOLD = "the engine could not tell whose words these are"
 
@@ -16,12 +16,11 @@ def absent(tokens: Tokens, scope: Scope) -> str | None:
     """Why a probe of that scope has nothing to read, in a sentence; None where it has."""
     if tokens.ranges(scope):
         return None
-    wanted = {"last-user": "user", "response": "assistant"}.get(scope, scope)
     if scope == "all":
         return "there are no tokens to read"
     if not tokens.segments:
         return f"a text without turns has no words of the scope {scope!r}"
-    return f"no turn of the {wanted} has words, which the scope {scope!r} reads"
+    return f"no turn of the {role_of(scope)} has words, which the scope {scope!r} reads"
 
 
 def absences(

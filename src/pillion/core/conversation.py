@@ -116,7 +116,7 @@ class Tokens(tuple[int, ...]):
         return tuple(range(s.begin, s.end) for s in self._chosen(scope) if s.begin < s.end)
 
     def _chosen(self, scope: Scope) -> Iterator[Segment]:
-        role = {"last-user": "user", "response": "assistant"}.get(scope, scope)
+        role = role_of(scope)
         own = [s for s in self.segments if s.role == role and s.kind == "content"]
         last = own[-1].turn if own and scope in ("last-user", "response") else None
         return (s for s in own if last is None or s.turn == last)
@@ -155,6 +155,11 @@ def as_conversation(messages: Any) -> Conversation:
     if not messages:
         raise DataError("the conversation has no turns; give it one or more, or drop the row.")
     return tuple(_turn(message, n) for n, message in enumerate(cast("Sequence[Any]", messages), 1))
+
+
+def role_of(scope: Scope) -> str:
+    """Whose turns a scope reads; `all` is everyone's and stays as it is."""
+    return {"last-user": "user", "response": "assistant"}.get(scope, scope)
 
 
 def as_text(text: TextLike) -> Text:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
-from pillion.core import Conversation, Scope, Text, Turn
+from pillion.core import Conversation, Scope, Text, Turn, role_of
 from pillion.data.cells import Fault
 from pillion.data.label_cells import Numbered, cell_fault, spelled_out, to_labels
 from pillion.data.marks import Label
@@ -179,7 +179,7 @@ def _turns(text: Text) -> Conversation:
 
 def _read_turns(turns: Sequence[Turn], scope: Scope) -> list[int]:
     """Places of the turns that a scope reads."""
-    role = {"last-user": "user", "response": "assistant"}.get(scope, scope)
+    role = role_of(scope)
     own = [place for place, turn in enumerate(turns) if scope == "all" or turn.role == role]
     if not own:
         raise DataError(

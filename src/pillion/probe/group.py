@@ -17,6 +17,9 @@ from pillion.probe.network import Fold, State, inverse_rms, inverse_rms_by_layer
 
 FEW_TOKENS = 64
 """Up to so many, all layers are normalised at once; see `inverse_rms_by_layer` for more."""
+MOST_CHOSEN = 0.75
+"""Where layers are tapped one by one: share of the tokens up to which only those that are read are
+tapped."""
 
 
 class Group:

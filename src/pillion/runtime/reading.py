@@ -19,7 +19,7 @@ from pillion.backends import Step
 from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Scope, TextLike, Tokens, Verdict
 from pillion.errors import ConfigError, StateError
 from pillion.probe import Artefact
-from pillion.probe.group import Group, group
+from pillion.probe.group import MOST_CHOSEN, Group, group
 from pillion.probe.network import State, inverse_rms, join
 from pillion.runtime.held import Held
 from pillion.runtime.padding import pad_batch
@@ -34,10 +34,6 @@ are a few kilobytes a layer, and few large operations beat many small ones."""
 FOLDED_TOKENS = 512
 """Chunks up to this many tokens (all rows) keep the values of all layers, a few megabytes, and fold
 them in one go; a longer chunk folds each layer where it is seen. (On a processor; see `Held`.)"""
-
-
-MOST_CHOSEN = 0.75
-"""Share of a pass's tokens up to which only those that a scope reads are tapped."""
 
 
 _NO_STEP = Step(torch.zeros(0, 0, dtype=torch.bool), None, 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pillion.core import ANSWER_SCOPES, Scope, Tokens, in_reasoning
+from pillion.core import ANSWER_SCOPES, Scope, Tokens, in_reasoning, role_of
 
 NEVER = 2**62
 """Where the answer begins of a request of which nothing is known."""
@@ -125,7 +125,7 @@ class Script:
             return known
         if scope == "response" and self.answering:
             return {}
-        role = {"last-user": "user", "response": "assistant"}.get(scope, scope)
+        role = role_of(scope)
         read = set(self._tokens.ranges(scope))
         turns: dict[tuple[int, int], Piece] = {}
         for one in self._tokens.segments:

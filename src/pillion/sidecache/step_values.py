@@ -11,10 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pillion.probe.group import Group
-
-MOST_CHOSEN = 0.75
-"""Share of a step's tokens up to which only those that the group reads are tapped."""
+from pillion.probe.group import MOST_CHOSEN, Group
 
 
 class StepValues:

@@ -84,9 +84,9 @@ def has_settings(additional_config: object) -> bool:
 
 def digest(artefacts: Sequence[Artefact]) -> str:
     """Another one for probes of other layers, kinds, settings or weights."""
-    told = [(a.name, a.card.probe, a.card.layers, a.card.weights_sha256) for a in artefacts]
-    settings = [a.card.settings for a in artefacts]
-    return hashlib.sha256(json.dumps([told, settings], sort_keys=True).encode()).hexdigest()
+    cards = [(a.name, a.card) for a in artefacts]
+    told = [(name, c.probe, c.layers, c.settings, c.weights_sha256) for name, c in cards]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def options(

@@ -111,7 +111,7 @@ class Steps:
         places = {request: place for place, request in enumerate(counts)}
         spans.sort(key=lambda span: places[span.request])
         self._finished += output.finished_req_ids
-        if not spans:  # vLLM runs nothing then, and workers are not asked
+        if not spans:  # workers read nothing then, or are not even asked
             return Step()
         finished, self._finished = self._finished, []
         unread = sum(count for request, count in counts.items() if request in self._unread)
