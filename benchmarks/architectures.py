@@ -31,7 +31,7 @@ Written by `python -m benchmarks.architectures` from
 transformers {transformers}, built tiny with random weights in fp32 and read by every way. `exact`
 is within {exact:g} of what the probe says of the text alone; `refused` is a sentence instead of a
 verdict, at the latest when an engine starts; `own` marks what the model itself, without pillion,
-computes otherwise than for the text alone.
+computes otherwise than for the text alone, or fails at.
 
 Exact in the library (padding, steps, chunks, `generate`, early exit): {library}. Exact in the
 serving engine (batches, prefixes shared, classifying between steps): {engine}. Crashes: {crashes}.
@@ -44,6 +44,12 @@ Other numbers without an error: {wrong}.
 """
 LIBRARY = ("states", "left", "right", "steps", "chunks", "generate", "early_exit")
 ENGINE = ("engine", "classify")
+OWN = {
+    "steps": ("own_chunks",),
+    "chunks": ("own_chunks",),
+    "generate": ("own_padding", "own_chunks", "own_generate"),
+}
+"""What the model must do by itself for a way to be exact."""
 
 
 def main() -> None:
@@ -137,13 +143,12 @@ def _cell(entry: Mapping[str, Any], check: str) -> str:
     said = entry.get("attach") or entry[check]
     if "refused" in said:
         return "refused"
+    own = any(not entry[one].get("error", 1.0) < EXACT for one in OWN.get(check, ()))
     if "crash" in said:
-        return "**crash**"
+        return "own" if own else "**crash**"
     if said["error"] < EXACT:
         return "exact"
-    own = {"steps": "own_chunks", "chunks": "own_chunks", "generate": "own_padding"}.get(check)
-    inexact = own and not entry[own].get("error", 1.0) < EXACT
-    return f"own ({said['error']:.0e})" if inexact else f"**{said['error']:.0e}**"
+    return f"own ({said['error']:.0e})" if own else f"**{said['error']:.0e}**"
 
 
 if __name__ == "__main__":

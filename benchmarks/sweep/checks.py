@@ -111,29 +111,34 @@ def _pieces(subject: Subject, lengths: Sequence[int]) -> float:
 
 def generate(subject: Subject) -> float:
     """`model.generate` of a padded batch, with the probe attached."""
-    rows = subject.rows[1:]
-    longest = max(map(len, rows))
-    ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
     with attach(subject.model, subject.probe) as reading:
-        out = subject.model.generate(
-            ids,
-            attention_mask=mask,
-            max_new_tokens=6,
-            min_new_tokens=6,
-            do_sample=False,
-            pad_token_id=0,
-        )
+        answers = _generate(subject)
         found = reading.verdicts()
-    answers = out[:, longest:-1].tolist()
     wanted = [
-        by_definition(subject.probe, states_alone(subject.backend, row + answer))
-        for row, answer in zip(rows, answers, strict=True)
+        by_definition(subject.probe, states_alone(subject.backend, row + answer[:-1]))
+        for row, answer in zip(subject.rows[1:], answers, strict=True)
     ]
     return max(
         (probabilities(one["p"]) - want).abs().max().item()
         for one, want in zip(found, wanted, strict=True)
     )
+
+
+def _generate(subject: Subject) -> list[list[int]]:
+    """Answers of six tokens to two rows, one of them padded."""
+    rows = subject.rows[1:]
+    longest = max(map(len, rows))
+    ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    out = subject.model.generate(
+        ids,
+        attention_mask=mask,
+        max_new_tokens=6,
+        min_new_tokens=6,
+        do_sample=False,
+        pad_token_id=0,
+    )
+    return out[:, longest:].tolist()
 
 
 def early_exit(subject: Subject) -> float:
@@ -228,6 +233,12 @@ def own_chunks(subject: Subject) -> float:
     return worst
 
 
+def own_generate(subject: Subject) -> float:
+    """The model without pillion: whether `generate` of a padded batch runs at all."""
+    _generate(subject)
+    return 0.0
+
+
 def _run(subject: Subject, **keywords: Any) -> Tensor:
     if "position_ids" in keywords and not _takes_positions(subject.model):
         del keywords["position_ids"]
@@ -258,6 +269,7 @@ CHECKS: dict[str, Callable[[Subject], float]] = {
         classify,
         own_padding,
         own_chunks,
+        own_generate,
     )
 }
 

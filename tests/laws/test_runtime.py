@@ -467,7 +467,7 @@ def test_padding_that_is_not_finite_is_no_error(
     probes = [a for a in all_artefacts(backend.identity, (1, layer)) if a.card.probe == name]
     row = random_ids(tokens)
     mask = torch.ones(2, tokens, dtype=torch.bool)
-    mask[1, : token + 1] = False
+    mask[1, token:] = False  # a text alone is read with its padding behind it
     with watch(backend, probes) as reading:
         backend.forward(torch.tensor([row, row]), mask)
 

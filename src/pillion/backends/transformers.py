@@ -37,6 +37,8 @@ from pillion.errors import ConfigError
 
 FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f")
 """What the norm between the last block and the head is called in transformers."""
+FOREIGN_CACHE = ("not compatible with `", "'DynamicCache' object has no attribute")
+"""What models with a cache of their own say of the usual one."""
 
 
 class TransformersBackend(Backend):
@@ -72,7 +74,6 @@ class TransformersBackend(Backend):
         self._passes, self._prefill = passes_of(self.decoder), prefill_of(model)
         known = inspect.signature(self.decoder.forward).parameters
         self.cache_word = next((w for w in CACHE_WORDS if w in known), CACHE_WORDS[-1])
-        self._takes_positions = "position_ids" in known
         self._takes_cache = self.cache_word in known
 
     @property
@@ -130,12 +131,12 @@ class TransformersBackend(Backend):
                 f"{type(self.model).__name__} keeps no KV cache, so that it cannot go on from "
                 "tokens that have run; score whole texts with it, or generate with another model."
             )
-        if cache is None and not logits and not self._takes_positions:
-            # Such a model counts padding on the left as tokens; on the right it cannot matter.
-            token_ids, mask = _to_the_left(token_ids, mask)
-        ids = token_ids.to(self.device)
         # Without padding the engine takes its fast causal path if it is given no mask.
         full = bool(mask.all())
+        if not (full or logits) and cache is None:
+            # Some models count padding on the left as tokens; behind a text it cannot matter.
+            token_ids, mask = _to_the_left(token_ids, mask)
+        ids = token_ids.to(self.device)
         positions = None if full else (mask.long().cumsum(1) - 1).clamp(min=0)
         keywords: dict[str, Any] = {
             "input_ids": ids,
@@ -152,8 +153,8 @@ class TransformersBackend(Backend):
                     return self.model(**keywords, logits_to_keep=1).logits[:, -1]
                 with self._early_exit(possible=cache is None or watched_only):
                     self.decoder(**keywords)
-            except ValueError as error:
-                if "not compatible with `" not in str(error):
+            except (ValueError, AttributeError) as error:
+                if not any(words in str(error) for words in FOREIGN_CACHE):
                     raise
                 raise ConfigError(
                     f"{type(self.model).__name__} keeps a cache of its own kind; score whole texts "
