@@ -55,6 +55,8 @@ class Group:
         if self.tapped:
             self.own = torch.cat([t.per_layer for t in known], -1).to(self.dtype).contiguous()
             self.common = torch.cat([t.shared for t in known], -1).to(self.dtype).contiguous()
+            # A layer's own columns are put beside the common ones when it is its turn.
+            self._beside = torch.cat([self.own[0], self.common], -1)
 
     @property
     def num_values(self) -> int:
@@ -66,7 +68,7 @@ class Group:
         """Memory that the taps take, in bytes."""
         if not self.tapped:
             return 0
-        return sum(t.numel() * t.element_size() for t in (self.own, self.common))
+        return sum(t.nbytes for t in (self.own, self.common, self._beside))
 
     def empty_values(
         self, num_layers: int, batch: int, chunk: int
@@ -80,34 +82,50 @@ class Group:
         index: int,
         hidden: Float[Tensor, "batch chunk dim"],
         out: Float[Tensor, "batch chunk tap"] | None = None,
-        scale: Float[Tensor, " token"] | None = None,
+        scale: Float[Tensor, "batch chunk"] | None = None,
     ) -> Float[Tensor, "1 batch chunk tap"]:
         """Values of one layer, the index-th of `layers`, in fp32.
 
         Args:
             index: of the layer.
-            hidden: its states.
+            hidden: its states; in the dtype of the taps they need not be converted for each group.
             out: where the values go; None for a place of their own.
-            scale: `inverse_rms` of the states, batch and chunk flattened, if it is known.
+            scale: `inverse_rms` of the states, if it is known.
         """
         if not self.tapped:
             return hidden.float()[None]
         if out is None:
             (out,) = self.empty_values(1, *hidden.shape[:2])
-        states = hidden.to(self.dtype).reshape(-1, hidden.shape[-1])
-        flat, width = out.view(len(states), -1), self.own.shape[-1]
-        # Each product goes straight to its columns: no copy puts them side by side.
-        for columns, weight in (
-            (flat[:, :width], self.own[index]),
-            (flat[:, width:], self.common),
-        ):
-            if self.dtype == out.dtype:
-                torch.mm(states, weight, out=columns)
-            else:
-                columns.copy_(states @ weight)
+        states = hidden.to(self.dtype)
+        self.products(index, states, out)
         if self.normalise:
-            flat *= (inverse_rms(states.float()) if scale is None else scale)[:, None]
+            out *= (inverse_rms(states) if scale is None else scale)[..., None]
         return out[None]
+
+    def products(
+        self,
+        index: int,
+        states: Float[Tensor, "batch chunk dim"],
+        out: Float[Tensor, "batch chunk tap"],
+    ) -> None:
+        """Values of one layer before they are normalised, from states in the dtype of the taps."""
+        flat = states.reshape(-1, states.shape[-1])
+        columns, to = self._columns(index), out.view(len(flat), -1)
+        if self.dtype == out.dtype:
+            torch.mm(flat, columns, out=to)
+        else:
+            to.copy_(flat @ columns)
+
+    def _columns(self, index: int) -> Float[Tensor, "dim tap"]:
+        """All columns of the index-th layer, until those of another are asked for.
+
+        One product of all of them: a second one, of few, takes half as long again.
+        """
+        width = self.own.shape[-1]
+        if not self.common.shape[-1]:
+            return self.own[index]
+        self._beside[:, :width] = self.own[index]
+        return self._beside
 
     def all_values(
         self, hidden: Float[Tensor, "layer batch chunk dim"], first: int = 0

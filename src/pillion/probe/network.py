@@ -248,7 +248,12 @@ class Network(nn.Module, ABC):
 def inverse_rms(hidden: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead"]:
     """Of every state x, 1 / rms(x) in fp32: their product has mean square 1 (no learned scale)."""
     norm = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
-    return torch.rsqrt(norm.square() / hidden.shape[-1] + RMS_EPS)
+    return inverse_rms_of(norm, hidden.shape[-1])
+
+
+def inverse_rms_of(norm: Float[Tensor, "*lead"], dim: int) -> Float[Tensor, "*lead"]:
+    """`inverse_rms` of states whose lengths (2-norms) are known, and how wide they are."""
+    return torch.rsqrt(norm.square() / dim + RMS_EPS)
 
 
 def inverse_rms_by_layer(

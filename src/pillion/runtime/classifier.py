@@ -15,7 +15,7 @@ from pillion.core import Verdict, as_tokens
 from pillion.core.batching import batches_by_length
 from pillion.errors import PillionError
 from pillion.probe import Artefact
-from pillion.runtime.pieces import Pieces
+from pillion.runtime.pieces import Crowded, Pieces
 from pillion.runtime.reading import Reading
 
 ROUND_PIECES = 4
@@ -92,8 +92,11 @@ class Classifier:
                 lengths = [len(job.rows[i]) for job, i in places]
                 first = batches_by_length(lengths, self.pieces.budget())[0]
                 batch = [places[i] for i in first]
+                try:
+                    await self._serve(batch)
+                except Crowded:  # smaller ones, then
+                    continue
                 places = [place for i, place in enumerate(places) if i not in set(first)]
-                await self._serve(batch)
                 places = [(job, i) for job, i in places if not job.answer.done()]
         self._worker = None
 
@@ -135,6 +138,8 @@ class Classifier:
         run = asyncio.create_task(asyncio.to_thread(self._read, batch))
         await asyncio.wait([run])
         error = run.exception()
+        if isinstance(error, Crowded):
+            raise error
         jobs = list(dict.fromkeys(job for job, _ in batch))
         if isinstance(error, PillionError) and len(jobs) > 1:
             for job in jobs:  # who is at fault fails alone

@@ -21,12 +21,16 @@ class Held:
         device: where they are.
         few_tokens: on a processor, chunks of more tokens are not held: states that have left its
             caches cost more to read again than small operations.
+
+    Attributes:
+        num_bytes: memory of what waits.
     """
 
     def __init__(self, device: torch.device, few_tokens: int) -> None:
         self._always, self._few_tokens = device.type != "cpu", few_tokens
         self._states: list[Float[Tensor, "batch chunk dim"]] = []
         self._layers: list[int] = []
+        self.num_bytes = 0
 
     def holds(self, num_tokens: int) -> bool:
         """Whether layers of so many tokens (all rows) wait for each other."""
@@ -36,6 +40,7 @@ class Held:
         """One more layer; whether it is time to take them."""
         self._layers.append(layer)
         self._states.append(hidden)
+        self.num_bytes += hidden.nbytes
         return self.num_bytes >= HELD_BYTES
 
     def take(self) -> tuple[tuple[int, ...], Float[Tensor, "layer batch chunk dim"]]:
@@ -46,12 +51,7 @@ class Held:
 
     def clear(self) -> None:
         """Lets go of them."""
-        self._layers, self._states = [], []
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory of what waits."""
-        return sum(states.nbytes for states in self._states)
+        self._layers, self._states, self.num_bytes = [], [], 0
 
     def __bool__(self) -> bool:
         return bool(self._layers)

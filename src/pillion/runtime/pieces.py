@@ -22,6 +22,10 @@ STEPS = 1.5
 """A piece may take as long as so many steps: who streams then waits for 2.5 in the place of one."""
 
 
+class Crowded(Exception):
+    """Rows that were put together are too many by now: those who stream would wait for long."""
+
+
 class Pieces:
     """Runs rows of tokens piece by piece.
 
@@ -67,20 +71,30 @@ class Pieces:
         self._tokens = min(float(BATCH_TOKENS), max(float(LEAST_TOKENS), wanted))
 
     def run(self, watcher: Watcher, layers: Sequence[int], rows: Sequence[Sequence[int]]) -> None:
-        """Shows the watcher one pass over the rows; a single row too long for it, in several."""
-        if len(rows) == 1 and len(rows[0]) > self.budget():
-            self._run_long(watcher, layers, rows[0])
+        """Shows the watcher one pass over the rows; a single row too long for it, in several.
+
+        Raises:
+            Crowded: several rows were put together while nobody streamed, and somebody does now.
+        """
+        if len(rows) == 1:
+            self._run_row(watcher, layers, rows[0])
             return
         ids, mask = pad_batch(rows)
-        self._pass(watcher, layers, ids, mask, None)
+        with self.alone():
+            if ids.numel() > self.budget():
+                raise Crowded
+            self._pass(watcher, layers, ids, mask, None)
 
-    def _run_long(self, watcher: Watcher, layers: Sequence[int], row: Sequence[int]) -> None:
-        cache, done = self.backend.new_cache(), 0
+    def _run_row(self, watcher: Watcher, layers: Sequence[int], row: Sequence[int]) -> None:
+        cache, done = None, 0
         while done < len(row):
-            size = min(self.budget(), len(row) - done)
-            ids = torch.tensor([row[done : done + size]])
-            done += size
-            self._pass(watcher, layers, ids, torch.ones(1, done, dtype=torch.bool), cache)
+            with self.alone():  # whoever has waited for it may find that somebody streams by now
+                size = min(self.budget(), len(row) - done)
+                if size < len(row) and cache is None:
+                    cache = self.backend.new_cache()
+                ids = torch.tensor([row[done : done + size]])
+                done += size
+                self._pass(watcher, layers, ids, torch.ones(1, done, dtype=torch.bool), cache)
 
     def _pass(
         self,
@@ -90,10 +104,9 @@ class Pieces:
         mask: torch.Tensor,
         cache: object | None,
     ) -> None:
-        with self.alone():
-            begin = time.perf_counter()
-            with self.backend.watch(watcher, layers):
-                self.backend.forward(ids, mask, cache)
-            seconds = time.perf_counter() - begin
+        begin = time.perf_counter()
+        with self.backend.watch(watcher, layers):
+            self.backend.forward(ids, mask, cache)
+        seconds = time.perf_counter() - begin
         self.seconds += seconds
         self.learn(ids.numel(), seconds)

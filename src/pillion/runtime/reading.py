@@ -20,7 +20,7 @@ from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Scope, TextLike, 
 from pillion.errors import ConfigError, StateError
 from pillion.probe import Artefact
 from pillion.probe.group import MOST_CHOSEN, Group, group
-from pillion.probe.network import State, inverse_rms, join
+from pillion.probe.network import State, inverse_rms, inverse_rms_of, join
 from pillion.runtime.held import Held
 from pillion.runtime.padding import pad_batch
 from pillion.runtime.places import Places
@@ -65,6 +65,7 @@ class Reading:
         self.groups = group(artefacts, device, dtype)
         self.layers = tuple(sorted({layer for g in self.groups for layer in g.layers}))
         self._place = [{layer: i for i, layer in enumerate(g.layers)} for g in self.groups]
+        self._row = {layer: i for i, layer in enumerate(self.layers)}
         self._tracks: weakref.WeakKeyDictionary[object, Track] = weakref.WeakKeyDictionary()
         self._track: Track | None = None
         self._step = _NO_STEP
@@ -83,6 +84,7 @@ class Reading:
         self._held = Held(device, HELD_TOKENS)
         self._sums: list[tuple[tuple[int, ...], Places | None, Tensor]] = []
         self._values: list[Tensor | None] = []
+        self._norms: Float[Tensor, "layer batch chunk"] | None = None
         self._folded: list[list[State]] = []
         self._cache: weakref.ref[object] | None = None
         self._own: weakref.ref[object] | None = None
@@ -129,6 +131,9 @@ class Reading:
             else None
             for i, g in enumerate(self.groups)
         ]
+        self._norms = None
+        if together:
+            self._norms = torch.empty(len(self.layers), *self._shape(), device=self._device)
 
     def see(self, layer: int, hidden: Float[Tensor, "batch chunk dim"]) -> None:
         """Taps a layer, or holds it until there are several."""
@@ -141,16 +146,19 @@ class Reading:
             return
         scale: Tensor | None = None  # as long as no probe asks for it
         states = hidden if self._chosen is None else self._chosen.take(hidden)
+        states = states.to(self.groups[0].dtype)  # once, for products and norms of all groups
+        if self._norms is not None:
+            torch.linalg.vector_norm(states, dim=-1, out=self._norms[self._row[layer]])
         for i, (one, place) in enumerate(zip(self.groups, self._place, strict=True)):
             index, room = place.get(layer), self._values[i]
             if index is None or i in self._idle:
                 continue
+            if room is not None:
+                one.products(index, states, room[index])
+                continue
             if one.normalise and scale is None:
-                scale = inverse_rms(states.float()).flatten()
-            out = None if room is None else room[index]
-            values = one.layer_values(index, states, out, scale)
-            if room is None:
-                self._fold(i, (layer,), values)
+                scale = inverse_rms(states)
+            self._fold(i, (layer,), one.layer_values(index, states, scale=scale))
 
     def end(self, cache: object | None) -> None:
         """The pass is over: what was folded is merged with what was read before.
@@ -162,12 +170,10 @@ class Reading:
             return
         if self._held:
             self._fold_held()
-        for i, values in enumerate(self._values):
-            if values is not None:
-                self._fold(i, self.groups[i].layers, values)
+        self._fold_products()
         self._check()
         new = tuple(join(states) if states else None for states in self._folded)
-        self._values, self._folded = [], []
+        self._values, self._folded, self._norms = [], [], None
         self._track = self._goes_on(new)
         self._before, self._step = None, _NO_STEP  # a step would keep its KV cache alive
         self._cache = None
@@ -435,6 +441,21 @@ class Reading:
                 continue
             if (found := one.own_values(layers, every)) is not None:
                 self._fold(i, *found)
+
+    def _fold_products(self) -> None:
+        """Normalises and folds what was tapped layer by layer: the fewest operations a layer."""
+        scale: Tensor | None = None
+        for i, (one, values) in enumerate(zip(self.groups, self._values, strict=True)):
+            if values is None:
+                continue
+            if one.normalise:
+                if scale is None:
+                    assert self._norms is not None
+                    dim = one.own.shape[1]
+                    scale = inverse_rms_of(self._norms, dim)
+                rows = [self._row[layer] for layer in one.layers]
+                values *= (scale if len(rows) == len(scale) else scale[rows])[..., None]
+            self._fold(i, one.layers, values)
 
     def _fold(
         self, group_id: int, layers: tuple[int, ...], values: Float[Tensor, "layer batch chunk tap"]
