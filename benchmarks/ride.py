@@ -156,6 +156,13 @@ def prompt(length: int, seed: int) -> Tokens:
     return Tokens(ids, [Segment(0, middle, "system", 0), Segment(middle, end, "user", 1)])
 
 
+def kind_of(backend: Backend) -> str:
+    """The kind of processor: where bf16 is fast the model is in it, and probes weigh more."""
+    if backend.device.type == "cuda":
+        return torch.cuda.get_device_name().lower().replace(" ", "-")
+    return "cpu-bf16" if backend.dtype == torch.bfloat16 else "cpu"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="embedded")
@@ -176,13 +183,8 @@ def main() -> None:
                 for row in ratios(backend, probes, rows, options.tokens, options.pairs):
                     print(where, {k: v for k, v in row.items() if k != "interval"}, flush=True)
                     results.append(row | where)
-    device = (
-        torch.cuda.get_device_name().lower().replace(" ", "-")
-        if backend.device.type == "cuda"
-        else "cpu"
-    )
     settings = vars(options) | {"dtype": backend.identity.dtype}
-    write_result(f"ride-{options.model}-{device}", results, seed=0, settings=settings)
+    write_result(f"ride-{options.model}-{kind_of(backend)}", results, seed=0, settings=settings)
 
 
 if __name__ == "__main__":

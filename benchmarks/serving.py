@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.engines import engine as model_of
 from benchmarks.result_file import write_result
-from benchmarks.ride import RIDERS, probe
+from benchmarks.ride import RIDERS, kind_of, probe
 from pillion.backends import Backend
 from pillion.core import Segment, Tokens
 from pillion.metrics import interval
@@ -266,7 +266,7 @@ def main() -> None:
     backend = model_of(options.model, options.device)
     backend.end_ids = frozenset()  # answers have a fixed length
     settings = vars(options) | {"dtype": str(backend.dtype), "riders": options.riders}
-    where = "cpu" if backend.device.type == "cpu" else "cuda"
+    where = kind_of(backend)
     if options.only != "classify":
         results = asyncio.run(under_load(backend, options))
         write_result(f"serving-{options.model}-{where}", results, seed=0, settings=settings)

@@ -1,6 +1,6 @@
 """Verdicts of token rows without generating, in the gaps between an engine's steps.
 
-Calls that wait run together, and whoever asks for much takes turns with the others, row by row.
+Calls that wait run together; owners take turns, and the calls of an owner, row by row.
 Knows no HTTP.
 """
 
@@ -128,10 +128,10 @@ class Classifier:
                 turns.append(turn)
                 places.append(place)
                 tokens += len(place[0].rows[place[1]])
-        # Who has come to the end goes; who has not stands behind those who want other probes.
+        # Who has come to the end goes; who had a turn stands behind all who had none.
         left = [job for job in self._waiting if job.taken < len(job.rows)]
-        served = [job for job in left if list(job.artefacts) == artefacts]
-        self._waiting = deque([*(job for job in left if job not in served), *served])
+        served = {id(job) for job, _ in places}
+        self._waiting = deque(sorted(left, key=lambda job: id(job) in served))
         return places
 
     async def _serve(self, batch: Sequence[Place]) -> None:
@@ -162,10 +162,16 @@ class Classifier:
 
 
 def _rows(jobs: Sequence[Job]) -> Iterator[Place]:
-    """The rows of an owner whose turn has not come, in order."""
-    for job in jobs:
-        while job.taken < len(job.rows):
+    """The rows of an owner whose turn has not come, one of each call in turn.
+
+    A call of few rows then does not wait for a large one that came before it.
+    """
+    left = deque(jobs)
+    while left:
+        job = left.popleft()
+        if job.taken < len(job.rows):
             job.taken += 1
+            left.append(job)
             yield job, job.taken - 1
 
 

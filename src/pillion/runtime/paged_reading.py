@@ -15,6 +15,7 @@ from torch import Tensor
 from pillion.backends.paged import PagedStep
 from pillion.core import Verdict
 from pillion.probe import Artefact
+from pillion.probe.network import inverse_rms
 from pillion.runtime.held import Held
 from pillion.sidecache import PagedGroup, Probs, SideCache, tapped_groups
 
@@ -77,9 +78,7 @@ class PagedReading:
             if self._held.add(layer, hidden):
                 self._tap_held()
         else:
-            for one in self.side.groups:
-                if not one.idle:
-                    one.values.see(layer, hidden)
+            self._tap(layer, hidden)
         self.seconds += time.perf_counter() - begin
 
     def end(self) -> None:
@@ -94,6 +93,16 @@ class PagedReading:
         """Verdicts of probabilities that a lane held, in the order of the probes."""
         known = probs or {}
         return {n: a.verdict(known[n]) for n, a in self.artefacts.items() if n in known}
+
+    def _tap(self, layer: int, hidden: Float[Tensor, "1 token dim"]) -> None:
+        busy = [one for one in self.side.groups if not one.idle]
+        if not busy:
+            return
+        # Widened and measured once for all groups, whose words overlap.
+        states = hidden.to(busy[0].group.dtype)
+        scale = inverse_rms(states) if any(one.group.normalise for one in busy) else None
+        for one in busy:
+            one.values.see(layer, states, scale)
 
     def _tap_held(self) -> None:
         if all(one.idle for one in self.side.groups):

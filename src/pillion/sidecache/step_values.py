@@ -37,8 +37,19 @@ class StepValues:
         """
         self._read = read
 
-    def see(self, layer: int, hidden: Float[Tensor, "1 token dim"]) -> None:
-        """Taps one layer of a step."""
+    def see(
+        self,
+        layer: int,
+        hidden: Float[Tensor, "1 token dim"],
+        scale: Float[Tensor, "1 token"] | None = None,
+    ) -> None:
+        """Taps one layer of a step.
+
+        Args:
+            layer: which one.
+            hidden: its states.
+            scale: `inverse_rms` of the states, if it is known.
+        """
         if (place := self._place.get(layer)) is None:
             return
         if place == 0:
@@ -46,7 +57,8 @@ class StepValues:
         out = self._values[place]
         if self._chosen is not None:
             hidden, out = hidden.index_select(1, self._chosen), out[:, :-1]
-        self._group.layer_values(place, hidden, out)
+            scale = None if scale is None else scale.index_select(1, self._chosen)
+        self._group.layer_values(place, hidden, out, scale)
 
     def see_all(self, every: Float[Tensor, "seen 1 token dim"], layers: tuple[int, ...]) -> None:
         """Taps several layers of a step at once.
