@@ -154,7 +154,7 @@ class Client:
     """Sends one kind of request after the other, and checks what comes back."""
 
     def __init__(self, url: str, known: Known, seen: Seen, tokens: int, seed: int) -> None:
-        self.http = httpx.AsyncClient(base_url=url, timeout=120)
+        self.http = httpx.AsyncClient(base_url=url, timeout=300)
         self.known, self.seen, self.tokens = known, seen, tokens
         self.random = random.Random(seed)
         self.texts = list(known.scores)
@@ -364,6 +364,14 @@ def rows(seen: Seen, seconds: float, known: Known, log: list[Any]) -> list[dict[
     return as_results(values)
 
 
+def by_minute(memory: list[int], seconds: float) -> list[int]:
+    """Median of each minute, in MB: whether memory grows, or has come to where it stays."""
+    size = max(1, round(len(memory) * 60 / seconds))
+    return [
+        round(statistics.median(memory[i : i + size]) / 1e6) for i in range(0, len(memory), size)
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="embedded")
@@ -395,6 +403,7 @@ def main() -> None:
     statuses = {f"{kind} {status}": n for (kind, status), n in sorted(seen.statuses.items())}
     print(statuses)
     settings = vars(options) | {"mix": MIX, "statuses": statuses}
+    settings["megabytes_by_minute"] = by_minute(seen.memory, options.seconds)
     write_result(f"soak-{options.model}", results, seed=0, settings=settings)
 
 
