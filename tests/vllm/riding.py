@@ -18,6 +18,7 @@ from pillion.core import ModelIdentity
 from pillion.probe import Artefact
 from pillion.vllm import options
 from pillion.vllm.ledger import KEY
+from pillion.vllm.verdicts import read_of
 from tiny_models import full_states, make_artefact, tiny_tokenizer
 
 LIVING: list[Any] = []
@@ -156,11 +157,9 @@ class Ridden:
         """Worst relative error of a logit of an output: of its prompt, and of one answer."""
         found = output.kv_transfer_params[KEY]
         prompt, answer = list(output.prompt_token_ids), list(output.outputs[choice].token_ids)
-        read, response = len(answer) - 1, found["response"]
-        if len(output.outputs) > 1:
-            response = dict(found["choices"][str(choice)])[read]
-        else:
-            assert found["read"] == read
+        of_choice = read_of(found, choice)
+        read, response = len(answer) - 1, of_choice["response"]
+        assert of_choice["read"] == read
         whole = prompt + answer
         wanted = self.logits(whole, 0, len(prompt))
         worst = relative_error(found["prompt"], wanted)

@@ -13,6 +13,7 @@ from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, ModelIdentity, To
 from pillion.probe import Artefact
 from pillion.vllm.ledger import KEY
 from pillion.vllm.turns import turns_args
+from pillion.vllm.verdicts import read_of
 from talks import talks
 from tiny_models import distance, full_states, make_artefact, offline
 
@@ -51,9 +52,9 @@ def worst(chat: Ridden, row: Tokens, output: Any, choice: int = 0, lost: bool = 
         lost: whether probes of some turns may have lost the prompt's.
     """
     found, answer = output.kv_transfer_params[KEY], list(output.outputs[choice].token_ids)
-    read, response = len(answer) - 1, found["response"]
-    if len(output.outputs) > 1:
-        response = dict(found["choices"][str(choice)])[read]
+    of_choice = read_of(found, choice)
+    read, response = len(answer) - 1, of_choice["response"]
+    assert of_choice["read"] == read
     states, end = full_states(chat.backend, [*row, *answer]), len(row) + read
     errors = [0.0]
     for probe in chat.probes:

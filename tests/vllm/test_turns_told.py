@@ -148,8 +148,8 @@ def test_requests_that_are_not_read_are_no_spans_but_count() -> None:
 
 def test_a_request_for_an_adapter_has_no_verdict_but_the_reason() -> None:
     ledger, probes = Ledger(), (made("all"), made("response"))
-    ledger.enter("a", False, adapter="two")
-    ledger.enter("b", False)
+    ledger.enter("a", adapter="two")
+    ledger.enter("b")
     verdicts = [answer_json(verdicts_of(ledger.params(r), probes), probes) for r in "ab"]
     told, absent = (v["prompt"]["all"] | v["response"].get("response", {}) for v in verdicts)
     assert told["label"] is None and "adapter 'two'" in told["reason"]

@@ -146,9 +146,8 @@ class PillionConnector(KVConnectorBase_V1):
 
     def on_new_request(self, request: Any) -> None:
         """A request has come; one for an adapter is not read: probes have not seen its states."""
-        params, adapter = request.sampling_params, request.lora_request
-        may_stop_early = bool(params and params.stop)
-        self.ledger.enter(request.request_id, may_stop_early, adapter and adapter.lora_name)
+        adapter = request.lora_request
+        self.ledger.enter(request.request_id, adapter and adapter.lora_name)
         if adapter is None:
             self._steps.enter(request)
         else:

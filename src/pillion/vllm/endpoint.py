@@ -95,9 +95,8 @@ class Seen:
         """Of a choice, counted over all prompts."""
         prompt, index = divmod(place, self.choices)
         choice = index if self.choices > 1 else None
-        count = self.num_tokens.get(place)
         try:
-            found = verdicts_of(self.params.get(prompt), self.probes, choice, count)
+            found = verdicts_of(self.params.get(prompt), self.probes, choice)
         except StateError as error:
             return {"error": str(error)}
         return answer_json(found, self.probes)

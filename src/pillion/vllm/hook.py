@@ -17,6 +17,7 @@ from pillion.backends.checkpoint import read_checkpoint
 from pillion.errors import ConfigError
 from pillion.vllm.ledger import KEY
 from pillion.vllm.settings import PREFIX, SCHEDULER, ProbeSettings, digest
+from pillion.vllm.siblings import watch
 from pillion.vllm.start import (
     check_aux_states,
     check_http_plugin,
@@ -68,6 +69,7 @@ def check_config(vllm_config: Any) -> None:
     if hears_reasoning(probes, reasoning, scheduler.async_scheduling):
         scheduler.async_scheduling = False
         vllm_config.additional_config[KEY] |= {"reasoning": reasoning}
+    _watch_siblings()
 
 
 def check_engine(config: Any) -> None:
@@ -138,3 +140,11 @@ def check_numbers(config: Any) -> None:
                 "read other numbers; start vLLM without it, or save the model as it is to run and "
                 "train probes on that."
             )
+
+
+def _watch_siblings() -> None:
+    """In the process that makes a configuration, which is vLLM's frontend."""
+    # Not above: every process of vLLM imports this module, and early.
+    from vllm.v1.engine.output_processor import OutputProcessor
+
+    watch(OutputProcessor)

@@ -40,16 +40,13 @@ def verdicts_of(
     params: Mapping[str, Any] | None,
     artefacts: Sequence[Artefact],
     choice: int | None = None,
-    num_tokens: int | None = None,
 ) -> Verdicts:
     """The verdicts in the `kv_transfer_params` of an output.
 
     Args:
-        params: of a `RequestOutput`, or of a response over HTTP.
+        params: of a `RequestOutput`.
         artefacts: the probes that ride.
         choice: index of the answer, where several were asked for.
-        num_tokens: tokens of that answer, its last one included; needed where a stop string may
-            have ended it.
 
     Raises:
         ConfigError: there are none: vLLM runs without our scheduler.
@@ -61,14 +58,22 @@ def verdicts_of(
             "writes."
         )
     found = params[KEY]
-    count, response = found["read"], found["response"]
-    if choice is not None and "choices" in found:
-        states = dict(found["choices"][str(choice)])
-        last = max(states, default=0)
-        count = last if num_tokens is None else min(last, num_tokens - 1)
-        response = states.get(count, {})
+    answer = read_of(found, choice)
+    count, response = answer["read"], answer["response"]
     said = verdicts_by_name(found["prompt"], artefacts), verdicts_by_name(response, artefacts)
     return Verdicts(*said, count if response else 0, found.get("adapter"))
+
+
+def read_of(found: Mapping[str, Any], choice: int | None = None) -> Mapping[str, Any]:
+    """What was read of an answer: `response`, the logits, and `read`, after how many tokens.
+
+    Args:
+        found: the mapping that an output carries.
+        choice: index of the answer, where several were asked for.
+    """
+    if choice is None or "choices" not in found:
+        return found
+    return found["choices"].get(str(choice), {"response": {}, "read": 0})
 
 
 def answer_json(verdicts: Verdicts, artefacts: Sequence[Artefact]) -> dict[str, Any]:
