@@ -106,6 +106,25 @@ def test_sampling_reaches_the_engine() -> None:
     assert two.max_tokens == engine.identity.context_tokens - len(two.token_ids)
 
 
+class Dicing(ScriptedEngine):
+    """Draws anew each time, as vLLM does on a CPU."""
+
+    @property
+    def repeats_draws(self) -> bool:
+        return False
+
+
+def test_a_seed_is_refused_where_it_would_decide_nothing() -> None:
+    """The bug: it was taken and left out without a word."""
+    with application(Dicing()) as client:
+        for temperature in (None, 0.5):
+            refused = client.post(CHAT, json=chat(seed=1, temperature=temperature))
+            assert refused.status_code == 400 and refused.json()["error"]["param"] == "seed"
+            assert "whatever the seed" in refused.json()["error"]["message"]
+        ask(client, seed=1, temperature=0)
+        ask(client, temperature=0.5)
+
+
 @pytest.mark.parametrize(
     ("stop", "text", "num_read"),
     [

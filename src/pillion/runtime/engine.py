@@ -96,6 +96,11 @@ class Engine(ABC):
         """Tokens that a prompt and its answer may have together."""
         return self.identity.context_tokens
 
+    @property
+    def repeats_draws(self) -> bool:
+        """Whether a seed draws the same answer again."""
+        return True
+
     @abstractmethod
     async def start(self) -> None:
         """Gets ready; returns when requests are taken."""

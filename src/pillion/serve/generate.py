@@ -89,8 +89,14 @@ def _ask(
     param: str,
 ) -> Ask:
     seed = secrets.randbits(32) if body.seed is None else body.seed % 2**32
+    temperature = 1.0 if body.temperature is None else body.temperature
+    if body.seed is not None and temperature and not service.engine.repeats_draws:
+        why = "This server's engine draws other tokens each time, whatever the seed"
+        raise Refused(
+            400, f"{why}; leave it out, or ask for temperature 0.", "unsupported_parameter", "seed"
+        )
     sampling = Sampling(
-        1.0 if body.temperature is None else body.temperature,
+        temperature,
         1.0 if body.top_p is None else body.top_p,
         seed,
     )

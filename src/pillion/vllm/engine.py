@@ -127,6 +127,16 @@ class VllmEngine(Engine):
         self._inbox.watch(self._engine.output_processor)
 
     @property
+    def repeats_draws(self) -> bool:
+        """Not on a CPU.
+
+        vLLM 0.32 moves the random source of a chunk that samples nothing; one of a CPU cannot be.
+        """
+        from vllm.platforms import current_platform
+
+        return not current_platform.is_cpu()
+
+    @property
     def failure(self) -> str | None:
         """Why no request can be taken any more; None while all is well."""
         return "vLLM's processes have died" if self._engine and self._engine.errored else None
@@ -252,16 +262,12 @@ class VllmEngine(Engine):
 
     def _sampling(self, request: Request, answering: bool) -> Any:
         from vllm import SamplingParams
-        from vllm.platforms import current_platform
         from vllm.sampling_params import RequestOutputKind
 
-        # vLLM 0.32 moves the seed of a chunk that samples nothing, which a CPU's random source
-        # does not know: there draws are not repeatable.
-        seed = None if current_platform.is_cpu() else request.sampling.seed
         return SamplingParams(
             temperature=request.sampling.temperature,
             top_p=request.sampling.top_p,
-            seed=seed,
+            seed=request.sampling.seed if self.repeats_draws else None,
             max_tokens=request.max_tokens,
             logprobs=request.top_logprobs,
             ignore_eos=True,  # ends are ours, and the same as in any engine
