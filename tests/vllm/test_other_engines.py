@@ -84,8 +84,15 @@ def test_reasoning_in_an_answer_is_left_out(tmp_path: Path) -> None:
                 assert error(probe, told, states, whole) > 20 * MARK
 
 
-def test_a_model_in_bf16_is_read_in_fp32(tiny: Ridden) -> None:
-    """As far from fp32 as the model itself is when transformers runs it in bf16, and no farther."""
+@pytest.mark.parametrize("has_amx", [False, True], ids=["any processor", "one with AMX"])
+def test_a_model_in_bf16_is_read_in_fp32(
+    tiny: Ridden, has_amx: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far from fp32 as the model itself is when transformers runs it in bf16, and no farther.
+
+    On processors with AMX vLLM takes kernels of their own.
+    """
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: has_amx)
     rounded = load_backend(str(tiny.folder), dtype="bfloat16", device="cpu")
     with tiny.engine(dtype="bfloat16", allow_mismatch=True) as llm:
         outputs = llm.generate(random_prompts(LENGTHS), greedy(5))

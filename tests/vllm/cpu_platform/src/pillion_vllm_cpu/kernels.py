@@ -142,6 +142,14 @@ def _gumbel_argmax(logits: Tensor, seeds: Tensor) -> Tensor:
     return drawn
 
 
+def _packed_linear(
+    output: Tensor, x: Tensor, packed: Tensor, bias: Tensor | None, is_packed: bool
+) -> None:
+    """The product of a small weight on processors with AMX; nothing is packed here."""
+    assert is_packed
+    output.copy_(F.linear(x.float(), packed.float(), bias))
+
+
 _KERNELS: dict[str, Callable[..., Any]] = {
     "init_cpu_memory_env(int[] nodes) -> str": lambda nodes: "",
     "get_scheduler_metadata(int num_reqs, int num_heads, int num_kv_heads, int head_dim,"
@@ -156,6 +164,9 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     " bool causal, Tensor? alibi_slopes, int sliding_window, Tensor block_table,"
     " float softcap, Tensor scheduler_metadata, Tensor? s_aux, Tensor? dynamic_causal,"
     " float k_scale, float v_scale, str kv_cache_dtype) -> ()": _attention,
+    "convert_weight_packed(Tensor weight) -> Tensor": torch.clone,
+    "weight_packed_linear(Tensor(a!) output, Tensor x, Tensor packed_weight, Tensor? bias,"
+    " bool is_packed) -> ()": _packed_linear,
     "greedy_argmax(Tensor logits) -> Tensor": lambda logits: logits.argmax(-1).view(-1),
     "fused_gumbel_argmax(Tensor logits, Tensor seeds) -> Tensor": _gumbel_argmax,
     "compute_slot_mapping_kernel_impl(Tensor query_start_loc, Tensor positions,"
