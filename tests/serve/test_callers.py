@@ -115,6 +115,20 @@ def test_a_key_beyond_its_quota_is_told_when_to_come_back_and_others_are_answere
         assert client.get("/v1/models", headers=bearer("sk-a")).status_code == 200
 
 
+def test_vllms_classify_counts_and_wants_a_key_though_its_path_has_no_version(
+    tmp_path: Path,
+) -> None:
+    found, body = keys(tmp_path, "sk-a name=web requests=1\n"), {"input": "a"}
+    with application(ScriptedEngine(), settings(keys=found)) as client:
+        assert client.post("/classify", json=body).status_code == 401
+        told = [client.post("/classify", json=body, headers=bearer("sk-a")) for _ in range(2)]
+        assert [answer.status_code for answer in told] == [200, 429]
+        service: Any = client.app.state.service  # type: ignore[attr-defined]
+        service.health.draining = True
+        drained = client.post("/classify", json=body, headers=bearer("sk-a"))
+        assert drained.json()["error"]["code"] == "draining"
+
+
 def cached(client: TestClient, key: str, **facts: Any) -> int:
     body = chat("The same words to begin with, long enough for pages. " * 3, max_tokens=2, **facts)
     answer = client.post(CHAT, json=body, headers=bearer(key))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import pytest
-from client import application, refusal, settings
+from client import application, listening, refusal, settings
 from scripted import ScriptedEngine
 from starlette.testclient import TestClient
 
@@ -121,3 +122,45 @@ def test_policies_say_which_labels_are_flagged() -> None:
     assert result["flagged"] and result["categories"]["a"]
     assert not result["categories"]["b"] and not result["categories"]["c"]
     assert entry["verdicts"]["topic"]["decision"] == "annotate"
+
+
+def test_vllms_route_has_vllms_shape_over_a_socket() -> None:
+    """What clients of vLLM's classifiers send and read, as NeMo Guardrails' `hf_classifier`."""
+    backend = FakeBackend()
+    tasks = {"safe": "binary", "topic": "multiclass", "tags": "multilabel"}
+    probes = [make_artefact(name, backend.identity, task=task) for name, task in tasks.items()]
+    with listening(PlainEngine(backend, probes)) as url:
+        for probe in probes:
+            asked = {"model": probe.name, "input": TEXTS}
+            body = httpx.post(f"{url}/classify", json=asked, timeout=60).json()
+            assert set(body) == {"id", "object", "created", "model", "data", "usage"}
+            assert body["object"] == "list" and body["model"] == probe.name
+            assert body["id"].startswith("classify-") and isinstance(body["created"], int)
+            tokens = sum(map(len, TEXTS))
+            assert body["usage"]["prompt_tokens"] == body["usage"]["total_tokens"] == tokens
+            wanted = LanguageModel(backend).score(TEXTS, [probe])
+            for index, (entry, one) in enumerate(zip(body["data"], wanted, strict=True)):
+                verdict, labels = one[probe.name], probe.card.labels
+                assert set(entry) == {"index", "label", "probs", "num_classes"}
+                assert entry["index"] == index and entry["num_classes"] == len(labels)
+                probs = [verdict.probs[label] for label in labels]
+                assert entry["probs"] == pytest.approx(probs, abs=2e-6)
+                decided = [label for label in labels if label in verdict.labels]
+                best = max(decided, key=lambda label: verdict.probs[label], default=None)
+                assert entry["label"] == best
+        one = httpx.post(f"{url}/classify", json={"model": "safe", "input": "a"}, timeout=60)
+        assert len(one.json()["data"]) == 1
+
+
+def test_the_classifier_of_vllms_route_is_named_as_the_model(client: TestClient) -> None:
+    for model in ({}, {"model": "m"}):
+        error = refusal(client, "/classify", {"input": "a", **model})
+        assert "Which of the probes safe, topic, tags" in error["message"]
+    assert refusal(client, "/classify", {"input": "a", "model": "x"}, 404)["param"] == "model"
+    assert "one or more strings" in refusal(client, "/classify", {"input": [[1, 2]]})["message"]
+    with application(ScriptedEngine(prompt_score=0.9)) as alone:
+        for model in ({}, {"model": "m"}, {"model": "p"}):
+            body = alone.post("/classify", json={"input": "a", **model}).json()
+            assert body["data"] == [
+                {"index": 0, "label": "yes", "probs": [0.1, 0.9], "num_classes": 2}
+            ]

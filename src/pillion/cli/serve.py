@@ -107,8 +107,9 @@ def serve(
     """Serve the model and its probes like OpenAI's API.
 
     Answers of /v1/chat/completions and /v1/completions carry verdicts on the prompt and on the
-    response, in a stream with every chunk. Also: /v1/classify, /v1/moderations, /v1/models,
-    /v1/probes, /health, /ready, /metrics. The log is one JSON object a line, on standard error.
+    response, in a stream with every chunk. Also: /v1/classify, /classify, /v1/moderations,
+    /v1/models, /v1/probes, /health, /ready, /metrics. The log is one JSON object a line, on
+    standard error.
 
     Try: pillion serve --probe my-probe, then curl localhost:8000/v1/chat/completions -H
     'Content-Type: application/json' -d '{"model": "embedded", "messages": [{"role": "user",

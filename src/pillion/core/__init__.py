@@ -4,6 +4,7 @@ Knows neither models, nor disk, nor network.
 """
 
 from pillion.core.absence import absences, absent
+from pillion.core.classification import classification_json
 from pillion.core.conversation import (
     ANSWER_SCOPES,
     PROMPT_SCOPES,
@@ -58,6 +59,7 @@ __all__ = [
     "as_conversation",
     "as_text",
     "as_tokens",
+    "classification_json",
     "in_reasoning",
     "role_of",
     "verdict_json",

@@ -25,6 +25,7 @@ from pillion.serve.probes import probe_routes
 from pillion.serve.refusal import Refused
 from pillion.serve.requests import (
     ChatRequest,
+    ClassificationRequest,
     ClassifyRequest,
     CompletionRequest,
     ExplainRequest,
@@ -52,6 +53,7 @@ _BODIES: dict[str, type[Any]] = {
     "/v1/completions": CompletionRequest,
     "/v1/moderations": ModerationRequest,
     "/v1/classify": ClassifyRequest,
+    "/classify": ClassificationRequest,
     "/v1/explain": ExplainRequest,
     "/v1/probes": ProbeRequest,
     "/v1/probes/{name}": SwapRequest,

@@ -1,4 +1,4 @@
-"""`/v1/classify` and `/v1/moderations`: verdicts on texts, without an answer."""
+"""`/v1/classify`, vLLM's `/classify`, `/v1/moderations`: verdicts on texts, without an answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from pillion.core import SCOPES, Scope, Template, Text, Tokens, Verdict, absences
+from pillion.core import (
+    SCOPES,
+    Scope,
+    Template,
+    Text,
+    Tokens,
+    Verdict,
+    absences,
+    classification_json,
+)
 from pillion.errors import PillionError
 from pillion.serve.answers import tell
 from pillion.serve.body import BodyRoute
@@ -18,7 +27,7 @@ from pillion.serve.call import Call, call_of
 from pillion.serve.decide import ALLOW, applies, decide
 from pillion.serve.policy import Escalate
 from pillion.serve.refusal import Refused, refusal_of
-from pillion.serve.requests import ClassifyRequest, ModerationRequest
+from pillion.serve.requests import ClassificationRequest, ClassifyRequest, ModerationRequest
 from pillion.serve.service import Service
 from pillion.serve.streaming import until_gone
 from pillion.serve.turns import encode_text, num_chars, turns_of
@@ -33,7 +42,7 @@ not flagged, have a score of 0, and no input type in `category_applied_input_typ
 
 
 def classify_routes(service: Service) -> APIRouter:
-    """The two routes that only read."""
+    """The routes that only read."""
     routes = APIRouter(route_class=BodyRoute)
 
     @routes.post("/v1/classify")
@@ -66,16 +75,34 @@ def classify_routes(service: Service) -> APIRouter:
         name = _moderator(service, body.model)
         work = _read(service, call_of(request.scope), _texts(body), [name], None)
         rows, _ = await until_gone(request, work)
-        for i, (_, missing) in enumerate(rows):
-            if name in missing:
-                what = f"Input {i + 1} cannot be judged by {name!r}: {missing[name]}."
-                raise Refused(400, what, "invalid_value", "messages")
-        results = [moderation(service, row[name]) for row, _ in rows]
+        results = [moderation(service, verdict) for verdict in _all_of(name, rows)]
         return JSONResponse(
             {"id": f"modr-{call_of(request.scope).id}", "model": name, "results": results}
         )
 
+    @routes.post("/classify")
+    async def vllm_classify(body: ClassificationRequest, request: Request) -> JSONResponse:
+        """One probe's verdicts, in the shape of vLLM's route for classifiers."""
+        name = _classifier(service, body.model)
+        work = _read(service, call_of(request.scope), _texts(body), [name], None)
+        rows, num_tokens = await until_gone(request, work)
+        told = _all_of(name, rows), num_tokens
+        return JSONResponse(classification_json(call_of(request.scope).id, name, *told))
+
     return routes
+
+
+def _all_of(name: str, rows: Sequence[Judged]) -> list[Verdict]:
+    """A probe's verdict on every text.
+
+    Raises:
+        Refused: it has none on one of them.
+    """
+    for i, (_, missing) in enumerate(rows):
+        if name in missing:
+            what = f"Input {i + 1} cannot be judged by {name!r}: {missing[name]}."
+            raise Refused(400, what, "invalid_value", "messages")
+    return [row[name] for row, _ in rows]
 
 
 def moderation(service: Service, verdict: Verdict) -> dict[str, Any]:
@@ -160,12 +187,27 @@ def _moderator(service: Service, name: str | None) -> str:
     return (acting or list(known))[0]
 
 
+def _classifier(service: Service, name: str | None) -> str:
+    """The probe that a client of vLLM's route means: by name, or the only one."""
+    known = require_probes(service, None, "model")
+    if name in known:
+        return name
+    if name is not None and name not in service.names:
+        raise _unknown(name, known, "model")
+    if len(known) > 1:
+        listed = ", ".join(known)
+        raise Refused(
+            400, f"Which of the probes {listed} is meant? Name it as the model.", None, "model"
+        )
+    return known[0]
+
+
 def _unknown(name: str, known: Any, param: str) -> Refused:
     listed = ", ".join(known) or "none"
     return Refused(404, f"No probe {name[:80]!r}; known: {listed}.", "probe_not_found", param)
 
 
-def _texts(body: ClassifyRequest | ModerationRequest) -> Sequence[Text]:
+def _texts(body: ClassifyRequest | ClassificationRequest | ModerationRequest) -> Sequence[Text]:
     if body.input is not None:
         return body.input
     return [turns_of(messages) for messages in body.messages or ()]

@@ -91,7 +91,7 @@ class Front:
                 "invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        if self.service.health.draining and scope["path"].startswith("/v1/"):
+        if self.service.health.draining and _works(scope):
             raise Refused(
                 503,
                 "The server is shutting down; ask another one.",
@@ -149,7 +149,12 @@ def refusal_response(error: Refused) -> JSONResponse:
 
 def _counts(scope: Scope) -> bool:
     """Whether a request is one of those that quotas count."""
-    return scope["method"] == "POST" and scope["path"].startswith("/v1/")
+    return scope["method"] == "POST" and _works(scope)
+
+
+def _works(scope: Scope) -> bool:
+    """Whether a request is for what the server is there for, not for how it is."""
+    return scope["path"].startswith("/v1/") or scope["path"] == "/classify"
 
 
 def _check_local(scope: Scope, headers: Headers) -> None:

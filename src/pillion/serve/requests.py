@@ -172,6 +172,13 @@ class ClassifyRequest(_Judged):
     model: str | None = None
 
 
+class ClassificationRequest(_Judged):
+    """Body of `/classify`, as vLLM has it; `model` is the name of a probe."""
+
+    model: str | None = None
+    user: str | None = None
+
+
 class ExplainRequest(_Body):
     """Body of `/v1/explain`; without `probe` the first one, without `label` the decided one."""
 
