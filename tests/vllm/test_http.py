@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Generator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from riding import KEY, MARK, Ridden, random_prompts
-from serving import serving, wait_for
+from serving import serving
 
 pytestmark = pytest.mark.vllm
 CLIENTS = 16
@@ -29,11 +24,11 @@ def address(tiny: Ridden, tmp_path_factory: pytest.TempPathFactory) -> Generator
 
 
 def as_output(prompt: list[int], body: dict[str, Any]) -> Any:
-    """A body as `Ridden.error` takes it."""
+    """A body with logits as `Ridden.error` takes it."""
     answers = [SimpleNamespace(token_ids=choice["token_ids"]) for choice in body["choices"]]
-    return SimpleNamespace(
-        kv_transfer_params=body["kv_transfer_params"], prompt_token_ids=prompt, outputs=answers
-    )
+    told = body["verdicts"]
+    params = {KEY: {**told["logits"], "read": told["response_tokens"]}}
+    return SimpleNamespace(kv_transfer_params=params, prompt_token_ids=prompt, outputs=answers)
 
 
 def test_sixteen_clients_get_exact_verdicts_also_of_cached_prefixes(
@@ -54,6 +49,7 @@ def test_sixteen_clients_get_exact_verdicts_also_of_cached_prefixes(
                 "temperature": 0,
                 "ignore_eos": True,
                 "return_token_ids": True,
+                "pillion": {"logits": True},
             }
             body = (await session.post("/v1/completions", json=request)).raise_for_status().json()
             outputs.append((as_output(prompt, body), body))
@@ -122,6 +118,7 @@ def test_several_prompts_and_answers_have_verdicts_of_their_own(address: str) ->
     body = httpx.post(f"{address}/v1/completions", json=request, timeout=300).json()
     told = [choice["verdicts"] for choice in body["choices"]]
     assert len(told) == 4 and body["verdicts"] == told[0]
+    assert body["kv_transfer_params"] is None and "logits" not in told[0]
     assert told[0]["prompt"] == told[1]["prompt"] != told[2]["prompt"]
     assert len({json.dumps(verdicts["response"]) for verdicts in told}) == 4
 
@@ -158,6 +155,7 @@ def test_an_aborted_request_leaves_and_the_next_is_exact(tiny: Ridden, address: 
         time.sleep(0.1)
     assert not running()
     last = asked | {"prompt": [1] * 70, "max_tokens": 40, "return_token_ids": True}
+    last |= {"pillion": {"logits": True}}
     body = httpx.post(f"{address}/v1/completions", json=last, timeout=300).json()
     assert tiny.error(as_output([1] * 70, body)) <= MARK
 
@@ -167,50 +165,3 @@ def test_the_probes_that_ride_are_listed(tiny: Ridden, address: str) -> None:
 
     listed = httpx.get(f"{address}/v1/probes", timeout=60).json()["data"]
     assert [entry["id"] for entry in listed] == [probe.name for probe in tiny.probes]
-
-
-def test_pillions_own_server_runs_on_vllm(tiny: Ridden, tmp_path: Path) -> None:
-    """The same command, policies and artefacts as with any engine."""
-    import httpx
-
-    policy = "policies:\n  - {probe: labels, on: prompt, action: annotate, label: a}\n"
-    (tmp_path / "policy.yaml").write_text(policy, encoding="utf-8")
-    command = [sys.executable, "-m", "pillion", "serve", "--engine", "vllm", "--port", "0"]
-    command += ["--model", str(tiny.folder), "--dtype", "float32", "--json"]
-    command += ["--policy", str(tmp_path / "policy.yaml"), "--cache-tokens", "4096"]
-    command += [word for folder in tiny.folders for word in ("--probe", str(folder))]
-    plugins = {"VLLM_PLUGINS": "pillion_cpu", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
-    plugins["PILLION_CACHE"] = str(tmp_path / "cache")
-    with open(tmp_path / "log", "w", encoding="utf-8") as log:
-        server = subprocess.Popen(
-            command,
-            env=os.environ | plugins,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            start_new_session=True,
-        )
-    assert server.stdout is not None
-    try:
-        line = server.stdout.readline()
-        assert line, (tmp_path / "log").read_text(encoding="utf-8")[-3000:]
-        url = json.loads(line)["url"]
-        wait_for(url, server, tmp_path / "log")
-        asked: dict[str, Any] = {"model": str(tiny.folder), "max_tokens": 6, "temperature": 0}
-        body = httpx.post(
-            f"{url}/v1/completions", json=asked | {"prompt": "hello there"}, timeout=300
-        ).json()
-        prompt = tiny.backend.encode("hello there", "raw")
-        answer = tiny.backend.encode(body["choices"][0]["text"], "raw")
-        for part, begin, end in (
-            ("prompt", 0, len(prompt)),
-            ("response", len(prompt), len(prompt) + body["verdicts"]["response_tokens"]),
-        ):
-            wanted = tiny.logits(prompt + answer, begin, end)["binary"].sigmoid().item()
-            told = body["verdicts"][part]["binary"]["probs"]["yes"]
-            assert told == pytest.approx(wanted, abs=1e-5)
-        assert body["verdicts"]["response_tokens"] == 5
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(60)
-        server.stdout.close()

@@ -140,15 +140,19 @@ def test_requests_for_adapters_have_no_verdict_and_change_no_other(
             for (_, adapter), output in zip(asked, outputs, strict=True):
                 found = verdicts_of(output.kv_transfer_params, tiny.probes)
                 if adapter is None:
-                    assert tiny.error(output) <= MARK and found.adapter is None
+                    assert tiny.error(output) <= MARK and found.unread is None
                 else:
-                    assert found == Verdicts({}, {}, 0, adapter.lora_name)
+                    assert found == Verdicts({}, {}, 0, unread(adapter.lora_name))
         strange = llm.generate(prompts, greedy(9), lora_request=strong)
         plain = outputs[1::3]
     for output, other in zip(strange, plain, strict=True):
         found = verdicts_of(output.kv_transfer_params, tiny.probes)
-        assert found == Verdicts({}, {}, 0, "strong")
+        assert found == Verdicts({}, {}, 0, unread("strong"))
         assert output.outputs[0].token_ids != other.outputs[0].token_ids
+
+
+def unread(adapter: str) -> str:
+    return f"the request ran with the adapter {adapter!r}, which no probe has seen"
 
 
 def save_adapter(folder: Path, ridden: Ridden, strength: float) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +14,6 @@ from pillion.backends.codec import Codec
 from pillion.core import ModelIdentity, Segment, Tokens, Turn
 from pillion.errors import ConfigError
 from pillion.probe import Artefact
-from pillion.vllm.endpoint import _stream_completion
 from pillion.vllm.ledger import KEY, Ledger
 from pillion.vllm.rendering import Rendering
 from pillion.vllm.start import hears_reasoning
@@ -186,33 +184,3 @@ def test_tokens_are_told_where_answers_may_hold_reasoning() -> None:
     (span,) = steps.step(scheduled(set(), a=3)).spans
     assert span.ids == (5, 6, 7)
     steps.leave("a")
-
-
-def test_a_stream_goes_on_where_the_second_prompt_is_heard_of_first() -> None:
-    """The bug: the first prompt's verdicts were asked for before it was read; the stream broke."""
-
-    async def outputs() -> AsyncIterator[tuple[int, Any]]:
-        for prompt in (1, 0):
-            params = {KEY: {"read": 1, "prompt": {"all": [float(prompt)]}, "response": {}}}
-            answer = SimpleNamespace(index=0, token_ids=[7, 8])
-            yield prompt, SimpleNamespace(kv_transfer_params=params, outputs=[answer])
-
-    async def plain(request: Any, inputs: Any, seen: AsyncIterator[Any]) -> AsyncIterator[str]:
-        head = {"id": "x", "object": "y", "created": 1, "model": "tiny"}
-        async for prompt, _ in seen:
-            yield f"data: {json.dumps({**head, 'choices': [{'index': prompt}]})}\n\n"
-        yield "data: [DONE]\n\n"
-
-    async def told() -> list[Any]:
-        request = SimpleNamespace(n=1)
-        stream = _stream_completion((made("all"),), plain, request, None, outputs())
-        events = [event.removeprefix("data: ").strip() async for event in stream]
-        assert events.pop() == "[DONE]"
-        return [json.loads(event) for event in events]
-
-    second, of_first, first, last = asyncio.run(told())
-    assert [e["choices"][0]["index"] for e in (second, first)] == [1, 0]
-    assert of_first["choices"] == [] and of_first["verdicts"] == last["verdicts"]
-    prompts = [choice["verdicts"]["prompt"]["all"]["probs"] for choice in last["choices"]]
-    assert len(prompts) == 2 and prompts[0] == last["verdicts"]["prompt"]["all"]["probs"]
-    assert prompts[0] != prompts[1]

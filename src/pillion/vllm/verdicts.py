@@ -27,13 +27,13 @@ class Verdicts:
         response: probe name -> verdict of the answer's tokens that were read: all but the last
             sampled one. Empty if none was.
         response_tokens: how many those are.
-        adapter: that the request ran with, so that no probe has read it.
+        unread: why no probe has read the request; None where they have.
     """
 
     prompt: Mapping[str, Verdict]
     response: Mapping[str, Verdict]
     response_tokens: int
-    adapter: str | None = None
+    unread: str | None = None
 
 
 def verdicts_of(
@@ -61,7 +61,10 @@ def verdicts_of(
     answer = read_of(found, choice)
     count, response = answer["read"], answer["response"]
     said = verdicts_by_name(found["prompt"], artefacts), verdicts_by_name(response, artefacts)
-    return Verdicts(*said, count if response else 0, found.get("adapter"))
+    why = None
+    if "adapter" in found:
+        why = f"the request ran with the adapter {found['adapter']!r}, which no probe has seen"
+    return Verdicts(*said, count if response else 0, why)
 
 
 def read_of(found: Mapping[str, Any], choice: int | None = None) -> Mapping[str, Any]:
@@ -80,7 +83,7 @@ def answer_json(verdicts: Verdicts, artefacts: Sequence[Artefact]) -> dict[str, 
     """The `verdicts` object of an answer over HTTP, as pillion's own server has it.
 
     A probe that had to say something of the prompt and could not is there without a label; so are
-    all probes where an adapter ran.
+    all probes of a request that was not read.
     """
     multilabel = {a.name for a in artefacts if a.card.task == "multilabel"}
 
@@ -93,8 +96,7 @@ def answer_json(verdicts: Verdicts, artefacts: Sequence[Artefact]) -> dict[str, 
 
     missing = absences({a.name: a.card.scope for a in artefacts}, verdicts.prompt, None)
     unread = dict[str, str]()
-    if verdicts.adapter is not None:
-        why = f"the request ran with the adapter {verdicts.adapter!r}, which no probe has seen"
+    if (why := verdicts.unread) is not None:
         missing = {a.name: why for a in artefacts if a.card.scope in PROMPT_SCOPES}
         unread = {a.name: why for a in artefacts if a.card.scope in ANSWER_SCOPES}
     return {

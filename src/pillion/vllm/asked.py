@@ -1,0 +1,54 @@
+"""What a client of `vllm serve` may ask of us: `pillion` in a request's body. Imports no vLLM."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pillion.errors import ConfigError, unknown_name
+from pillion.vllm.ledger import KEY
+
+
+class Asked(BaseModel):
+    """Wishes of one request; strict and frozen.
+
+    Attributes:
+        probes: names of those whose verdicts are told; None for all, empty for no verdicts.
+        logits: whether the probes' logits are told as well.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    probes: tuple[str, ...] | None = None
+    logits: bool = False
+
+    @classmethod
+    def of(cls, body: object, known: Collection[str]) -> Asked:
+        """The wishes in a request's body.
+
+        Args:
+            body: as it was sent; what is no mapping asks for nothing.
+            known: names of the probes that ride.
+
+        Raises:
+            ConfigError: they are not what is wanted.
+        """
+        if not isinstance(body, Mapping) or KEY not in body:
+            return cls()
+        told: Any = body[KEY]
+        if isinstance(told, dict) and isinstance(told.get("probes"), list):
+            told = {**told, "probes": tuple(told["probes"])}
+        try:
+            asked = cls.model_validate(told)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            if first["type"] == "extra_forbidden":
+                raise unknown_name(f"key of {KEY!r}:", where, cls.model_fields) from error
+            raise ConfigError(f"{'.'.join(filter(None, (KEY, where)))}: {first['msg']}.") from error
+        for name in asked.probes or ():
+            if name not in known:
+                raise unknown_name("probe", name, known)
+        return asked

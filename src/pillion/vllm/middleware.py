@@ -1,0 +1,128 @@
+"""Between `vllm serve`'s routes and its clients: verdicts go into every answer. Imports no vLLM."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from pillion.errors import ConfigError
+from pillion.vllm.asked import Asked
+from pillion.vllm.ledger import KEY
+from pillion.vllm.seen import BEAMS, SEEN, Seen
+from pillion.vllm.telling import Stream, put
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class Telling:
+    """An ASGI application around vLLM's.
+
+    Args:
+        app: vLLM's.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Handles one request; those without a JSON body are passed on."""
+        state = scope["app"].state if scope["type"] == "http" else None
+        probes = getattr(state, "pillion_probes", ())
+        if not probes or scope["method"] != "POST" or not _is_json(scope["headers"]):
+            await self.app(scope, receive, send)
+            return
+        content, again = await _read(receive)
+        try:
+            body: Any = json.loads(content)
+        except ValueError:  # vLLM says so
+            body = None
+        try:
+            asked = Asked.of(body, [probe.name for probe in probes])
+        except ConfigError as error:
+            await _refuse(send, str(error))
+            return
+        has_beams = isinstance(body, dict) and bool(body.get("use_beam_search"))
+        seen = Seen(probes, asked, BEAMS if has_beams else None)
+        token = SEEN.set(seen)
+        try:
+            await self.app(scope, again, _Answer(send, seen).send if seen.probes else send)
+        finally:
+            SEEN.reset(token)
+            seen.count()
+
+
+class _Answer:
+    """Puts verdicts into what is sent."""
+
+    def __init__(self, send: Send, seen: Seen) -> None:
+        self._send, self._seen, self._stream = send, seen, Stream(seen)
+        self._kind, self._pieces = "other", list[bytes]()
+        self._start: Message = {}
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await self._begin(message)
+        elif message["type"] != "http.response.body" or self._kind == "other":
+            await self._send(message)
+        elif self._kind == "stream":
+            is_last = not message.get("more_body", False)
+            body = self._stream.add(message.get("body", b""), is_last)
+            await self._send({**message, "body": body})
+        else:
+            await self._whole(message)
+
+    async def _begin(self, message: Message) -> None:
+        kind = _header(message["headers"], b"content-type")
+        if message["status"] == 200 and kind.startswith(b"text/event-stream"):
+            self._kind = "stream"
+        elif message["status"] == 200 and kind.startswith(b"application/json"):
+            self._kind, self._start = "whole", message
+            return  # its length is not known yet
+        await self._send(message)
+
+    async def _whole(self, message: Message) -> None:
+        self._pieces.append(message.get("body", b""))
+        if message.get("more_body", False):
+            return
+        body = put(self._seen, b"".join(self._pieces))
+        headers = [one for one in self._start["headers"] if one[0].lower() != b"content-length"]
+        length = (b"content-length", str(len(body)).encode())
+        await self._send({**self._start, "headers": [*headers, length]})
+        await self._send({**message, "body": body})
+
+
+async def _read(receive: Receive) -> tuple[bytes, Receive]:
+    """A request's body, and how to receive it once more."""
+    last = await receive()
+    pieces = [last.get("body", b"")]
+    while last["type"] == "http.request" and last.get("more_body", False):
+        last = await receive()
+        pieces.append(last.get("body", b""))
+    body = b"".join(pieces)
+    waiting = [{**last, "body": body} if last["type"] == "http.request" else last]
+
+    async def again() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return body, again
+
+
+async def _refuse(send: Send, why: str) -> None:
+    """Answers with an error, in the shape of vLLM's."""
+    error = {"message": why, "type": "BadRequestError", "param": KEY, "code": 400}
+    body = json.dumps({"error": error}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 400, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _is_json(headers: Any) -> bool:
+    kind = _header(headers, b"content-type").split(b";")[0].strip().lower()
+    return kind == b"application/json"
+
+
+def _header(headers: Any, name: bytes) -> bytes:
+    return next((value for key, value in headers if key.lower() == name), b"")

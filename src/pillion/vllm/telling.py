@@ -1,0 +1,121 @@
+"""Verdicts in what `vllm serve` sends: whole bodies, and events of streams.
+
+Which kind of body it is shows in itself: OpenAI's with `choices`, its responses, Anthropic's
+messages. All others are left as they are. Imports no vLLM.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pillion.vllm.seen import Json, Seen
+
+ENDS = {
+    b"response.completed": "response",
+    b"response.incomplete": "response",
+    b"response.failed": "response",
+    b"message_delta": None,
+}
+"""Events with which an answer ends, and the object in them that is the whole of it."""
+_EVENT, _DATA = b"event: ", b"data: "
+
+
+def put(seen: Seen, content: bytes) -> bytes:
+    """A whole body with its verdicts; one that is no answer as it is."""
+    try:
+        body: Any = json.loads(content)
+    except ValueError:
+        return content
+    if not isinstance(body, dict) or not seen.calls:
+        return content
+    is_one = body.get("object") == "response" or body.get("type") == "message"
+    choices = body.get("choices")
+    if isinstance(choices, list):
+        body["verdicts"] = seen.verdicts()
+        for choice in choices if len(choices) > 1 else ():
+            choice["verdicts"] = seen.verdicts(choice["index"])
+    elif is_one and seen.has_read:  # one that runs in the background has only begun
+        body["verdicts"] = seen.last()
+    else:
+        return content
+    return _dumps(body)
+
+
+class Stream:
+    """Events of one answer on their way to a client.
+
+    Args:
+        seen: of its request.
+    """
+
+    def __init__(self, seen: Seen) -> None:
+        self._seen, self._rest = seen, b""
+        self._head: Json | None = None
+        self._told = False
+
+    def add(self, piece: bytes, is_last: bool) -> bytes:
+        """What is sent in the place of a piece of the stream."""
+        *events, self._rest = (self._rest + piece).split(b"\n\n")
+        sent = b"".join(self._event(event) + b"\n\n" for event in events)
+        if is_last:
+            sent, self._rest = sent + self._rest, b""
+        return sent
+
+    def _event(self, event: bytes) -> bytes:
+        if event.startswith(_EVENT):
+            return self._typed(event)
+        if not event.startswith(_DATA) or not self._seen.has_read:
+            return event
+        if self._head is None:
+            self._head = _head(event)
+            if self._head is None:
+                return event
+            first = {**self._head, "choices": [], "verdicts": self._seen.verdicts()}
+            return _DATA + _dumps(first) + b"\n\n" + event
+        if event.startswith(b"data: [DONE]"):
+            return _DATA + _dumps(self._last(self._head)) + b"\n\n" + event
+        return event
+
+    def _last(self, head: Json) -> Json:
+        """Verdicts of all answers; of several, each with its own."""
+        places = self._seen.places()
+        # As an answer says nothing, in either kind of stream.
+        empty = {"text": ""} if head["object"] == "text_completion" else {"delta": {}}
+        several = [
+            {"index": i, **empty, "finish_reason": None, "verdicts": self._seen.verdicts(i)}
+            for i in (places if len(places) > 1 else ())
+        ]
+        return {**head, "choices": several, "verdicts": self._seen.verdicts()}
+
+    def _typed(self, event: bytes) -> bytes:
+        """An event with a type: verdicts go into it, for clients read those that they know."""
+        name, _, data = event.partition(b"\n")
+        kind = name.removeprefix(_EVENT).strip()
+        is_end = kind in ENDS
+        if not self._seen.has_read or (self._told and not is_end):
+            return event
+        try:
+            content: Any = json.loads(data.removeprefix(_DATA))
+        except ValueError:
+            return event
+        self._told = True
+        inner = content.get(ENDS[kind]) if is_end and ENDS[kind] else None
+        target = content if inner is None else inner
+        target["verdicts"] = self._seen.last()
+        return name + b"\n" + _DATA + _dumps(content)
+
+
+def _head(event: bytes) -> Json | None:
+    """What our events have in common with the stream's; None for an event of another kind."""
+    try:
+        content: Any = json.loads(event.removeprefix(_DATA))
+    except ValueError:
+        return None
+    if not isinstance(content, dict) or "choices" not in content:
+        return None
+    return {name: content.get(name) for name in ("id", "object", "created", "model")}
+
+
+def _dumps(content: Any) -> bytes:
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
