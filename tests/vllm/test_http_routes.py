@@ -163,3 +163,19 @@ def test_texts_are_classified_in_vllms_shape(chat: Ridden, address: str) -> None
     ):
         refused = post(address, "/classify", **wrong)
         assert refused.status_code == 400 and why in refused.json()["error"]["message"]
+
+
+def test_verdicts_are_counted_among_vllms_numbers(address: str) -> None:
+    def counted(part: str) -> float:
+        lines = httpx.get(f"{address}/metrics", timeout=60).text.splitlines()
+        wanted = f'pillion_verdicts_total{{label="yes",part="{part}",probe="gate-all"}}'
+        no = wanted.replace('"yes"', '"no"')
+        return sum(float(line.split()[-1]) for line in lines if line.startswith((wanted, no)))
+
+    before = {part: counted(part) for part in ("prompt", "response", "text")}
+    path = "/v1/chat/completions"
+    post(address, path, **ASKS[path], pillion={"probes": []}).raise_for_status()
+    post(address, path, **ASKS[path], stream=True).raise_for_status()
+    post(address, "/classify", model="gate-all", input="a").raise_for_status()
+    more = {part: counted(part) - count for part, count in before.items()}
+    assert more == {"prompt": 2, "response": 2, "text": 1}
