@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pillion.core import Verdict
-from pillion.serve.decide import applies, decide, fails_closed, hold_back
+from pillion.serve.decide import applies, decide, fails_closed, hold_back, label_of
 from pillion.serve.policy import Annotate, Block, Escalate, Route, Stop
 
 BLOCK = Block(probe="p", action="block", fail="closed")
@@ -66,9 +66,19 @@ def test_a_response_is_left_alone_up_to_the_number_of_tokens() -> None:
     assert not applies(late, verdict(0.9), 4) and applies(late, verdict(0.9), 5)
 
 
+def test_a_note_on_a_response_looks_at_it_from_its_first_token_on() -> None:
+    note = Annotate(probe="p", action="annotate", on="response")
+    assert not applies(note, verdict(0.9), 0) and applies(note, verdict(0.9), 1)
+
+
+def test_a_policy_without_a_label_waits_for_the_last_of_the_probe() -> None:
+    assert label_of(BLOCK, verdict(0.2)) == "yes"
+    assert label_of(BLOCK.model_copy(update={"label": "no"}), verdict(0.9)) == "no"
+
+
 def test_a_judge_is_asked_inside_the_band_only() -> None:
-    assert decide([ASK], both(0.3, 0.0)).ask is None
-    assert decide([ASK], both(0.6, 0.0)).ask is None
+    for outside in (0.3, 0.6, 0.7):
+        assert decide([ASK], both(outside, 0.0)).ask is None
     assert decide([ASK], both(0.4, 0.0)).ask is ASK
     own = ASK.model_copy(update={"band": None})
     assert decide([own], {"p": verdict(0.4, abstained=True)}).ask is own

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from pillion.backends.fake import FakeBackend
 from pillion.errors import ConfigError
@@ -49,6 +50,7 @@ def test_a_yaml_file_states_every_policy(tmp_path: Path) -> None:
     kinds = [type(policy).__name__ for policy in found.policies]
     assert kinds == ["Block", "Stop", "Route", "Escalate", "Annotate"]
     assert [p.action for p in found.of("response")] == ["stop", "annotate"]
+    assert [p.action for p in found.of("prompt")] == ["block", "route", "escalate"]
     block, stop, route, escalate, _ = found.policies
     assert isinstance(block, Block) and block.refusal == "No." and block.threshold == 0.9
     assert block.label == "yes"
@@ -280,3 +282,28 @@ def test_routes_go_with_policies_on_answers_that_fail_open_and_any_on_prompts() 
         make_policies(content)
     del content["policies"][0]  # type: ignore[attr-defined]
     assert len(make_policies(content).policies) == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "key"),
+    [({"threshold": 2}, "threshold"), ({"action": "stop", "after_tokens": 0}, "after_tokens")],
+)
+def test_of_several_wrong_keys_the_first_is_told_and_only_a_missing_fail_is_asked_for(
+    wrong: dict[str, Any], key: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"policies\[0\]\.{key}: ") as caught:
+        make_policies({"policies": [{**BLOCK, **wrong}]})
+    assert "open or closed" not in str(caught.value)
+    two = {**BLOCK, **wrong, "label": 3}
+    with pytest.raises(ConfigError, match=r"policies\[0\]\.label: "):
+        make_policies({"policies": [two]})
+    missing = {name: value for name, value in BLOCK.items() if name != "fail"}
+    with pytest.raises(ConfigError, match=r"Say whether it fails open or closed\.$"):
+        make_policies({"policies": [missing]})
+
+
+def test_a_policy_is_a_value() -> None:
+    (policy,) = make_policies({"policies": [BLOCK]}).policies
+    assert policy in {policy}
+    with pytest.raises(ValidationError, match="frozen"):
+        policy.probe = "q"  # type: ignore[misc]

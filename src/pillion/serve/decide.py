@@ -80,7 +80,8 @@ def applies(policy: Policy, verdict: Verdict | None, num_tokens: int | None = No
 
 def label_of(policy: Policy, verdict: Verdict) -> str:
     """The label that a policy waits for: its own, or the positive one of a binary probe."""
-    return policy.label if policy.label is not None else list(verdict.probs)[-1]
+    *_, positive = verdict.probs
+    return positive if policy.label is None else policy.label
 
 
 def hold_back(policies: Sequence[Policy]) -> int:

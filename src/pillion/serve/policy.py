@@ -111,7 +111,9 @@ class Escalate(_Policy):
 
 Policy = Annotate | Block | Stop | Route | Escalate
 ACTIONS: dict[str, type[_Policy]] = {
-    get_args(kind.model_fields["action"].annotation)[0]: kind for kind in get_args(Policy)
+    name: kind
+    for kind in get_args(Policy)
+    for name in get_args(kind.model_fields["action"].annotation)
 }
 
 
