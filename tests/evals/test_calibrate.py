@@ -324,6 +324,8 @@ def test_log_loss_is_that_of_scikit_learn_and_no_surer_than_the_rows() -> None:
     )
     sure = np.array([[1.0], [1.0]])
     assert log_loss(sure, np.array([1, 0]), "binary") == pytest.approx(-np.log(0.25) / 2)
+    six = np.array([1] * 5 + [0])
+    assert log_loss(np.ones((6, 1)), six, "binary") == pytest.approx(-np.log(1 / 8) / 6)
 
 
 @pytest.mark.parametrize(

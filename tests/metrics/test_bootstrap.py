@@ -7,7 +7,7 @@ import pytest
 from jaxtyping import TypeCheckError
 
 from pillion.errors import ConfigError, DataError
-from pillion.metrics import interval, intervals, paired_interval
+from pillion.metrics import bootstrap, interval, intervals, paired_interval
 
 
 def mean(values: np.ndarray) -> float:
@@ -91,14 +91,19 @@ def test_resamples_without_a_value_are_left_out_and_counted() -> None:
 def test_options_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match="num_resamples = 0"):
         interval(mean, drawn(), num_resamples=0)
-    with pytest.raises(ConfigError, match="level = 95"):
-        interval(mean, drawn(), level=95.0)
+    for level in (95.0, 1.0, 0.0, -0.5):
+        with pytest.raises(ConfigError, match=f"level = {level}"):
+            interval(mean, drawn(), level=level)
+    assert interval(mean, drawn(), num_resamples=1, level=0.01) is not None
 
 
 def test_arrays_of_different_lengths_are_refused() -> None:
     # Where the test run checks shapes, that check answers first.
     with pytest.raises((DataError, TypeCheckError)):
         interval(accuracy, np.ones(3), np.ones(4))
+    for lengths in ((3, 4), (4, 3)):
+        with pytest.raises(DataError, match="at least one array"):
+            bootstrap._count_rows(tuple(np.ones(length) for length in lengths))
     with pytest.raises(DataError, match="at least one array"):
         interval(mean)
 
@@ -115,3 +120,40 @@ def test_several_metrics_share_their_draws() -> None:
     one, two = got["mean"], got["twice"]
     assert one is not None and two is not None
     assert two.low == pytest.approx(2 * one.low) and two.high == pytest.approx(2 * one.high)
+
+
+def test_the_ends_are_quantiles_of_the_draws_of_a_seed() -> None:
+    values = drawn(30)
+    rng = np.random.default_rng(8)
+    means = [mean(values[rng.integers(30, size=30)]) for _ in range(60)]
+    got = interval(mean, values, num_resamples=60, seed=8, level=0.8)
+    assert got is not None
+    assert [got.low, got.high] == pytest.approx(np.quantile(means, [0.1, 0.9]).tolist(), abs=1e-12)
+
+
+def test_what_is_left_out_is_a_thousand_draws_of_the_first_seed_at_95_percent() -> None:
+    values, targets = drawn(30), drawn(30) > 0
+    said = {"num_resamples": 1000, "seed": 0, "level": 0.95}
+
+    def both(rows: np.ndarray) -> dict[str, float | None]:
+        return {"mean": mean(rows)}
+
+    def near(decided: np.ndarray, wanted: np.ndarray) -> float:
+        return float(np.abs(decided - wanted).mean())
+
+    assert interval(mean, values) == interval(mean, values, **said)
+    assert intervals(both, values) == intervals(both, values, **said)
+    pair = values, values + 1, targets
+    assert paired_interval(near, *pair) == paired_interval(near, *pair, **said)
+
+
+def test_a_metric_that_is_undefined_on_the_rows_is_asked_once() -> None:
+    asked: list[int] = []
+
+    def undefined(rows: np.ndarray) -> dict[str, float | None]:
+        asked.append(len(rows))
+        return {"one": None, "two": None}
+
+    assert intervals(undefined, drawn(9)) == {"one": None, "two": None}
+    assert asked == [9]
+    assert intervals(lambda rows: {"count": float(len(rows))}, drawn(0)) == {"count": None}

@@ -285,3 +285,39 @@ def test_rows_that_nobody_judged_leave_every_metric_undefined() -> None:
 def test_a_target_that_is_not_a_number_is_refused_where_rows_have_one_label() -> None:
     with pytest.raises(DataError, match="label id that is not a whole number"):
         evaluate(np.full((2, 1), 0.5), np.array([0.0, np.nan]), "binary")
+
+
+def test_the_calibration_error_is_that_of_fifteen_bins_open_below() -> None:
+    rng = np.random.default_rng(2)
+    scores = np.concatenate([rng.random(500), np.arange(16) / 15])
+    targets = (rng.random(516) < scores**2).astype(np.int64)
+    gaps = 0.0
+    for place in range(15):
+        inside = (scores > place / 15) & (scores <= (place + 1) / 15)
+        inside |= (place == 0) & (scores == 0)
+        gaps += abs((scores[inside] - targets[inside]).sum())
+    found = evaluate(scores[:, None], targets, "binary", names=("ece",))
+    assert found["ece"] == pytest.approx(gaps / 516)
+
+
+def test_zero_is_in_the_lowest_bin() -> None:
+    assert evaluate(column(0.0, 0.06), ids(1, 0), "binary")["ece"] == pytest.approx(0.94 / 2)
+
+
+def test_where_the_highest_scores_are_wrong_no_true_positive_is_within_the_limit() -> None:
+    probs = column(0.5, *[0.9] * 5, *[0.1] * 100)
+    assert evaluate(probs, ids(1, *[0] * 105), "binary")["tpr_at_fpr_1"] == 0.0
+
+
+def test_a_binary_task_has_one_column() -> None:
+    for columns in (0, 2):
+        with pytest.raises(DataError, match=f"Got {columns} columns"):
+            evaluate(np.full((2, columns), 0.5), ids(0, 1), "binary")
+
+
+def test_rows_that_are_right_where_they_are_judged_are_right() -> None:
+    probs = np.array([[0.9, 0.9], [0.1, 0.9], [0.9, 0.1], [0.9, 0.9]])
+    targets = np.array([[1.0, np.nan], [1.0, np.nan], [np.nan, 1.0], [np.nan, np.nan]])
+    found = evaluate(probs, targets, "multilabel")
+    assert found["accuracy"] == pytest.approx(1 / 3)
+    assert found["f1"] == pytest.approx((2 / 3 + 0) / 2)

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from pillion.metrics.curves import MAX_POINTS, Points, pr_points, reliability, roc_points, wilson
+from pillion.metrics.curves import Points, pr_points, reliability, roc_points, wilson
 
 PROBS = np.array([0.05, 0.1, 0.19, 0.55, 0.5, 1.0, 0.95, 0.3])
 TARGETS = np.array([0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0, np.nan])
@@ -59,20 +59,28 @@ def test_many_points_are_thinned_evenly_along_the_curve_and_keep_its_ends(curve:
     assert callable(curve)
     probs, targets = many()
     points: Points = curve(probs, targets)
-    assert MAX_POINTS // 2 < len(points) <= MAX_POINTS
+    assert 100 < len(points) <= 200
     x, y = np.array(points).T
     assert (np.diff(x) >= 0).all() and (x[0], x[-1]) == (0.0, 1.0)
     if curve is roc_points:
         fpr, tpr, _ = roc_curve(targets, probs)
         every, kept = (np.hypot(*np.diff(one)) for one in ((fpr, tpr), (x, y)))
-        assert kept.max() <= every.max() + every.sum() / (MAX_POINTS - 1)
+        assert kept.max() <= every.max() + every.sum() / 199
         assert points[0] == (0.0, 0.0) and points[-1] == (1.0, 1.0)
         assert set(points) <= set(zip(fpr.tolist(), tpr.tolist(), strict=True))
 
 
 def test_a_curve_of_just_as_many_points_as_are_drawn_is_whole() -> None:
-    targets = np.arange(MAX_POINTS - 1) % 2
-    probs = np.linspace(0.9, 0.1, MAX_POINTS - 1)
+    targets = np.arange(199) % 2
+    probs = np.linspace(0.9, 0.1, 199)
     fpr, _, _ = roc_curve(targets, probs)
     points = roc_points(probs, targets.astype(np.float64))
-    assert points is not None and len(points) == len(fpr) == MAX_POINTS
+    assert points is not None and len(points) == len(fpr) == 200
+
+
+def test_a_curve_of_one_point_more_is_thinned_and_keeps_its_last() -> None:
+    targets = np.arange(200) % 2
+    points = roc_points(np.linspace(0.9, 0.1, 200), targets.astype(np.float64))
+    assert points is not None and len(points) < 201
+    assert points[0] == (0.0, 0.0) and points[-1] == (1.0, 1.0)
+    assert len(set(points)) == len(points)

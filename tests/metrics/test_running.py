@@ -47,3 +47,15 @@ def test_what_no_row_tells_is_none_and_what_nobody_judged_is_left_out() -> None:
     assert all_true["false_stops"] is None
     some = detection(RUNNING, np.array([1, np.nan, 0, np.nan]), 0.7)
     assert (some["false_stops"], some["found"]) == (0.0, 1.0)
+
+
+def test_early_is_within_32_tokens() -> None:
+    late, early = (np.append(np.zeros(before), 1.0) for before in (32, 31))
+    found = detection([late, early], np.array([1, 1]), 0.5)
+    assert (found["found"], found["found_early"]) == (1.0, 0.5)
+    assert detection([late], np.array([1]), 0.5)["found_early"] == 0.0
+
+
+def test_what_was_never_found_is_not_found_early() -> None:
+    found = detection([np.zeros(5), np.ones(5)], np.array([1, 1]), 0.5)
+    assert (found["found"], found["found_early"]) == (0.5, 0.5)

@@ -147,4 +147,40 @@ def test_fishers_ratio_is_that_of_its_formula(generator: torch.Generator) -> Non
 
     assert fisher_ratio(states, ids) == pytest.approx(float(between / within))
     assert fisher_ratio(states, torch.zeros_like(ids)) is None
-    assert fisher_ratio(means[ids].float(), ids) is None or fisher_ratio(means[ids], ids) > 1e6
+    flat = torch.tensor([[1.0, 2.0], [1.0, 2.0], [4.0, 0.0], [4.0, 0.0]])
+    assert fisher_ratio(flat, torch.tensor([0, 0, 1, 1])) is None
+
+
+@each_distance
+def test_classes_of_two_rows_have_one_other_row_each(
+    distance: str, generator: torch.Generator
+) -> None:
+    states = torch.randn(12, 5, generator=generator)
+    ids = torch.arange(12) // 2
+    assert mean_silhouette(states, ids, distance) == pytest.approx(
+        reference(states, ids, distance), abs=1e-6
+    )
+
+
+def test_states_whose_sum_does_not_fit_their_type_are_finite_all_the_same(
+    generator: torch.Generator,
+) -> None:
+    states, ids = material(generator)
+    large = (states.abs() * 1000 + 1000).half()
+    assert torch.isfinite(large).all() and not torch.isfinite(large.sum())
+    assert mean_silhouette(large, ids) == pytest.approx(
+        reference(large.float(), ids, "euclidean"), abs=1e-5
+    )
+
+
+def test_a_zero_row_is_half_away_from_all_others_by_cosine(generator: torch.Generator) -> None:
+    states, ids = material(generator)
+    states, ids = states[:40], ids[:40]
+    states[7] = 0
+    length = states.norm(dim=1, keepdim=True)
+    unit = states / length.clamp(min=1e-9)
+    apart = (1 - unit @ unit.T).clamp(min=0)
+    apart[7] = apart[:, 7] = 0.5
+    apart.fill_diagonal_(0)
+    wanted = silhouette_score(apart.double().numpy(), ids.numpy(), metric="precomputed")
+    assert mean_silhouette(states, ids, "cosine") == pytest.approx(wanted, abs=1e-5)

@@ -191,3 +191,52 @@ def test_rows_of_one_side_cannot_be_calibrated(fit: Callable[..., object]) -> No
 
 def test_the_logit_of_zero_and_one_is_finite() -> None:
     assert np.isfinite(to_logits(np.array([0.0, 1.0]))).all()
+
+
+def test_a_limit_of_one_takes_every_row_and_above_the_highest_wrong_one_is_room() -> None:
+    probs, targets = np.array([0.9, 0.6, 0.3]), np.array([0, 1, 0])
+    assert fpr_threshold(probs, targets, 1.0) == 0.0
+    assert fpr_threshold(probs, targets, 0.34) == pytest.approx(0.95)
+    assert fpr_threshold(probs, targets, 0.67) == pytest.approx(0.45)
+
+
+def test_a_false_negative_rate_is_a_false_positive_rate_turned_round() -> None:
+    probs = np.array([0.1, 0.2, 0.2, 0.8, 0.9])
+    targets = np.array([0, 1, 1, 1, 1])
+    assert fnr_threshold(probs, targets, 0.2) == pytest.approx(0.15)
+    assert fnr_threshold(probs, targets, 0.6) == pytest.approx(0.5)
+    assert fnr_threshold(probs, targets, 0.99) == pytest.approx(0.85)
+    assert fnr_threshold(probs, targets, 0.19) is None
+
+
+def test_between_neighbouring_numbers_the_line_is_the_upper_one() -> None:
+    low = 0.5
+    for _ in range(2):  # midway is rounded to the even one of them
+        high = np.nextafter(low, 1.0)
+        line = fpr_threshold(np.array([low, high]), np.array([0, 1]), 0.5)
+        assert line == high
+        low = high
+
+
+def test_a_precision_is_of_all_rows_of_one_score_and_may_take_every_row() -> None:
+    tied, targets = np.array([0.9, 0.8, 0.8]), np.array([1, 1, 0])
+    assert precision_threshold(tied, targets, 0.6) is None
+    assert precision_threshold(tied, targets, 0.5) == pytest.approx(0.4)
+    last = np.array([0.8, 0.6, 0.6]), np.array([1, 1, 1])
+    assert precision_threshold(*last, 0.75) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_rows_that_all_score_the_same_give_no_threshold(
+    rule: Callable[[np.ndarray, np.ndarray], float | None],
+) -> None:
+    assert rule(np.full(20, 0.5), np.repeat([0, 1], 10)) is None
+
+
+def test_a_label_of_no_row_does_not_move_the_temperature() -> None:
+    rng = np.random.default_rng(0)
+    ids = rng.integers(3, size=400)
+    logits = rng.normal(size=(400, 3)) + 2 * np.eye(3)[ids]
+    # A fourth label that is never likely, and that no row has.
+    wide = np.concatenate([logits, np.full((400, 1), -60.0)], 1)
+    assert fit_temperature(wide, ids) == pytest.approx(fit_temperature(logits, ids), rel=1e-5)

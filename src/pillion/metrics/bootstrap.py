@@ -58,7 +58,7 @@ def interval(
         ConfigError: `num_resamples` or `level` out of range.
     """
     return intervals(
-        lambda *rows: {"it": metric(*rows) if len(rows[0]) else None},
+        lambda *rows: {"it": metric(*rows) if all(map(len, rows)) else None},
         *arrays,
         num_resamples=num_resamples,
         seed=seed,
@@ -85,9 +85,10 @@ def intervals(
     _check_options(num_resamples, level)
     num_rows = _count_rows(arrays)
     estimates = metrics(*arrays)
-    nothing = not num_rows or set(estimates.values()) == {None}
+    if not num_rows or all(one is None for one in estimates.values()):
+        return dict.fromkeys(estimates)
     rng = np.random.default_rng(seed)
-    draws = (rng.integers(num_rows, size=num_rows) for _ in range(0 if nothing else num_resamples))
+    draws = (rng.integers(num_rows, size=num_rows) for _ in range(num_resamples))
     resampled = [metrics(*(array[rows] for array in arrays)) for rows in draws]
     found: dict[str, Interval | None] = {}
     for name, estimate in estimates.items():
@@ -136,4 +137,4 @@ def _count_rows(arrays: tuple[np.ndarray, ...]) -> int:
         raise DataError(
             f"Got arrays with {lengths} rows; give at least one array, all with the same rows."
         )
-    return lengths[0]
+    return lengths.pop()

@@ -33,15 +33,15 @@ def fit_temperature(
     Raises:
         DataError: rows of a single label.
     """
-    absent = np.setdiff1d(np.arange(max(2, logits.shape[1])), label_ids)
+    num_columns = logits.shape[1]
     if len(np.unique(label_ids)) < 2:
         raise DataError(_ONE_SIDED)
-    # scikit-learn wants a row of every label: one that weighs nothing stands for an absent one.
-    logits = np.concatenate([logits, np.zeros((len(absent), logits.shape[1]))])
-    weights = np.repeat([1.0, 0.0], [len(label_ids), len(absent)])
-    (fitted,) = _fitted("temperature", logits, np.concatenate([label_ids, absent]), weights)
+    # scikit-learn wants a row of every label: one that any scale leaves as it is stands for it.
+    absent = np.setdiff1d(np.arange(num_columns), label_ids)
+    logits = np.concatenate([logits, np.zeros((len(absent), num_columns))])
+    (fitted,) = _fitted("temperature", logits, np.concatenate([label_ids, absent]))
     # scikit-learn takes one column x for two logits, -x and x, which are 2 x apart.
-    return float(fitted.beta_) * (2 if logits.shape[1] == 1 else 1)
+    return float(fitted.beta_) * (2 if num_columns == 1 else 1)
 
 
 def fit_platt(
@@ -72,7 +72,7 @@ def fit_isotonic(logits: Float[np.ndarray, " row"], targets: Shaped[np.ndarray, 
 class _Logits(ClassifierMixin, BaseEstimator):
     """A fitted classifier whose rows are their own logits."""
 
-    def __init__(self, num_classes: int = 2) -> None:
+    def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
         self.classes_ = np.arange(num_classes)
 
@@ -82,7 +82,7 @@ class _Logits(ClassifierMixin, BaseEstimator):
 
     def decision_function(self, X: Any) -> Any:
         """The logits: one column as a vector."""
-        return X[:, 0] if self.num_classes == 2 and X.shape[1] == 1 else X
+        return X.ravel() if X.shape[1] == 1 else X
 
     def predict(self, X: Any) -> Any:
         """Part of a classifier's interface."""
@@ -97,12 +97,11 @@ def _fitted_column(method: str, logits: np.ndarray, targets: np.ndarray) -> Any:
     return fitted
 
 
-def _fitted(
-    method: str, logits: np.ndarray, label_ids: np.ndarray, weights: np.ndarray | None = None
-) -> list[Any]:
+def _fitted(method: str, logits: np.ndarray, label_ids: np.ndarray) -> list[Any]:
     ready: Any = _Logits(max(2, logits.shape[1]))
     # Nothing is fitted before the calibration, so it may have every row.
     every = np.arange(len(label_ids))
     model: Any = CalibratedClassifierCV(ready, method=method, cv=[(every, every)])
-    model.fit(logits.astype(np.float64), label_ids, sample_weight=weights)
-    return list(model.calibrated_classifiers_[0].calibrators)
+    model.fit(logits.astype(np.float64), label_ids)
+    (one,) = model.calibrated_classifiers_
+    return list(one.calibrators)

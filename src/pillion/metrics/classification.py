@@ -82,10 +82,10 @@ def evaluate(
     """
     scores, targets = _columns(probs, label_ids, task)
     decisions = decide(probs, task, thresholds)
-    if not (targets != UNJUDGED).any():
+    if not _is_judged(targets).any():
         return dict.fromkeys(names)
     binary = task == "binary"
-    first = targets[:, 0], scores[:, 0]
+    column = targets.ravel(), scores.ravel()
     metrics: dict[str, Callable[[], float | None]] = {
         "accuracy": lambda: _accuracy(targets, decisions),
         "f1": lambda: _f1(targets, decisions),
@@ -94,8 +94,8 @@ def evaluate(
         ),
         "auprc": lambda: _macro(_auprc, targets, scores),
         "auroc": lambda: _macro(_auroc, targets, scores),
-        "tpr_at_fpr_1": lambda: _tpr_at_fpr(*first, 0.01) if binary else None,
-        "tpr_at_fpr_01": lambda: _tpr_at_fpr(*first, 0.001) if binary else None,
+        "tpr_at_fpr_1": lambda: _tpr_at_fpr(*column, 0.01) if binary else None,
+        "tpr_at_fpr_01": lambda: _tpr_at_fpr(*column, 0.001) if binary else None,
         "ece": lambda: _ece_of_task(targets, scores, task),
         "brier": lambda: _brier_of_task(targets, scores, task),
     }
@@ -163,11 +163,11 @@ def confusion(
     num_labels = targets.shape[1]
     if task == "multiclass":
         return _counts(targets.argmax(axis=1), decisions.argmax(axis=1), num_labels)
-    judged = [targets[:, i] != UNJUDGED for i in range(num_labels)]
+    judged = _is_judged(targets).T
     counts = np.stack(
         [_counts(targets[rows, i], decisions[rows, i], 2) for i, rows in enumerate(judged)]
     )
-    return counts[0] if task == "binary" else counts
+    return counts.squeeze(0) if task == "binary" else counts
 
 
 def _columns(
@@ -214,13 +214,17 @@ def _check_shapes(probs: np.ndarray, label_ids: np.ndarray, task: str) -> None:
         )
 
 
+def _is_judged(targets: np.ndarray) -> np.ndarray:
+    return targets >= 0
+
+
 def _has_both(targets: np.ndarray) -> bool:
     return bool(targets.any() and not targets.all())
 
 
 def _macro(metric: _ColumnMetric, targets: np.ndarray, values: np.ndarray) -> float | None:
     """The mean of a metric over the columns where it is defined, of the rows judged in each."""
-    judged = [targets[:, i] != UNJUDGED for i in range(targets.shape[1])]
+    judged = _is_judged(targets).T
     each = [metric(targets[rows, i], values[rows, i]) for i, rows in enumerate(judged)]
     defined = [value for value in each if value is not None]
     return float(np.mean(defined)) if defined else None
@@ -228,16 +232,17 @@ def _macro(metric: _ColumnMetric, targets: np.ndarray, values: np.ndarray) -> fl
 
 def _accuracy(targets: np.ndarray, decisions: np.ndarray) -> float:
     """The share of rows, of those judged on any label, that are right in every one judged."""
-    right = (targets == decisions) | (targets == UNJUDGED)
-    return float(right.all(axis=1)[(targets != UNJUDGED).any(axis=1)].mean())
+    judged = _is_judged(targets)
+    wrong = np.where(judged, targets != decisions, False)
+    return float((~wrong.any(axis=1))[judged.any(axis=1)].mean())
 
 
 def _f1(targets: np.ndarray, decisions: np.ndarray) -> float | None:
     """The mean F1 of the columns that have a positive row."""
     # Without one recall is undefined, and F1 would only repeat that none was there.
-    true, decided = targets == 1, (targets != UNJUDGED) * decisions
-    positives, hits, decided = true.sum(axis=0), (true * decided).sum(axis=0), decided.sum(axis=0)
-    known = positives > 0
+    true, given = targets > 0, np.where(_is_judged(targets), decisions, 0)
+    hits, decided = np.where(true, given, 0).sum(axis=0), given.sum(axis=0)
+    positives, known = true.sum(axis=0), true.any(axis=0)
     each = 2 * hits[known] / (positives + decided)[known]
     return float(each.mean()) if known.any() else None
 
@@ -261,10 +266,11 @@ def _auroc(targets: np.ndarray, scores: np.ndarray) -> float | None:
 
 def _tpr_at_fpr(targets: np.ndarray, scores: np.ndarray, limit: float) -> float | None:
     # With fewer negatives than 1 / limit one false positive is already over the limit.
-    num_negatives = int((targets == 0).sum())
-    if num_negatives < round(1 / limit) or not _has_both(targets):
+    if not _has_both(targets):
         return None
     hits, misses = _ranked(targets, scores)
+    if misses[-1] < round(1 / limit):
+        return None
     return float(hits[misses / misses[-1] <= limit].max(initial=0) / hits[-1])
 
 
@@ -286,8 +292,8 @@ def _ece_of_task(targets: np.ndarray, scores: np.ndarray, task: str) -> float | 
     if task != "multiclass":
         return _macro(_ece, targets, scores)
     top = scores.argmax(axis=1)[:, None]
-    right = np.take_along_axis(targets, top, axis=1)[:, 0]
-    return _ece(right, np.take_along_axis(scores, top, axis=1)[:, 0])
+    right, sure = (np.take_along_axis(one, top, axis=1).ravel() for one in (targets, scores))
+    return _ece(right, sure)
 
 
 def _ece(targets: np.ndarray, scores: np.ndarray) -> float | None:
@@ -296,7 +302,7 @@ def _ece(targets: np.ndarray, scores: np.ndarray) -> float | None:
     edges = np.linspace(0, 1, NUM_ECE_BINS + 1)
     bin_ids = np.digitize(scores, edges[1:-1], right=True)
     # |sum of (score - target)| of a bin is its gap times its number of rows.
-    gaps = np.bincount(bin_ids, weights=scores - targets, minlength=NUM_ECE_BINS)
+    gaps = np.bincount(bin_ids, weights=scores - targets)
     return float(np.abs(gaps).sum() / len(scores))
 
 

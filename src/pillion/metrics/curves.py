@@ -94,6 +94,6 @@ def _thinned(x: np.ndarray, y: np.ndarray) -> Points:
     if len(x) > MAX_POINTS:
         walked = np.append(0, np.cumsum(np.hypot(np.diff(x), np.diff(y))))
         wanted = np.linspace(0, walked[-1], MAX_POINTS)
-        kept = np.unique(np.append(np.searchsorted(walked, wanted), len(x) - 1))
+        kept = np.unique(np.searchsorted(walked, wanted))
         x, y = x[kept], y[kept]
     return [(float(a), float(b)) for a, b in zip(x, y, strict=True)]

@@ -23,4 +23,4 @@ def fisher_ratio(states: Float[Tensor, "row dim"], class_ids: Int[Tensor, " row"
     means.index_add_(0, ids, centred).div_(counts[:, None])
     between = float((counts * means.square().sum(1)).sum())
     within = float(centred.sub_(means[ids]).square().sum())
-    return between / within if len(counts) > 1 and within > 0 else None
+    return between / within if len(counts) > 1 and within else None

@@ -24,5 +24,5 @@ def log_loss(
         true = probs[np.arange(len(probs)), targets]
     else:
         truth = targets.reshape(probs.shape)
-        true = np.where(truth == 1, probs, 1 - probs)[~np.isnan(truth)]
-    return float(-np.log(np.clip(true, least, 1)).mean())
+        true = np.where(truth, probs, 1 - probs)[~np.isnan(truth)]
+    return float(-np.log(np.maximum(true, least)).mean())

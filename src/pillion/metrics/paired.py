@@ -26,7 +26,7 @@ Measured = Float[np.ndarray, " resample"]
 _RESAMPLES_AT_ONCE = 200
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Resampled:
     """A method's metric, the mean over its seeds.
 
@@ -63,7 +63,8 @@ def resampled(
     """
     if metric not in PAIRED:
         raise unknown_name("paired metric", metric, PAIRED)
-    wanted = _columns(targets, seeds[0][0].shape[1], task)
+    (first, _), *_ = seeds
+    wanted = _columns(targets, first.shape[1], task)
     measures = [PAIRED[metric](probs, decide(probs, task, lines), wanted) for probs, lines in seeds]
 
     def mean(counts: Counts) -> Measured:
@@ -74,8 +75,8 @@ def resampled(
     for start in range(0, num_resamples, _RESAMPLES_AT_ONCE):
         number = min(_RESAMPLES_AT_ONCE, num_resamples - start)
         found.append(mean(_draws(rng, number, len(wanted))))
-    itself = mean(np.ones((len(wanted), 1), dtype=np.float32))
-    return Resampled(float(itself[0]), np.concatenate(found))
+    (itself,) = mean(np.ones(len(wanted), dtype=np.float32)[:, None])
+    return Resampled(float(itself), np.concatenate(found))
 
 
 def paired_difference(
@@ -127,10 +128,8 @@ def _f1(probs: np.ndarray, decided: np.ndarray, wanted: np.ndarray) -> _Measure:
     true = wanted.T.astype(np.float32)
 
     def measure(counts: Counts) -> Measured:
-        total, positives = (given @ counts).astype(float), true @ counts
         # Undefined without a positive row, as in `evaluate`.
-        each = np.where(positives > 0, 2 * (both @ counts) / np.maximum(total, 1), np.nan)
-        return _mean_of_defined(each)
+        return _mean_of_defined(_ratio(2 * (both @ counts), given @ counts, true @ counts))
 
     return measure
 
@@ -147,22 +146,22 @@ def _average_precision(scores: np.ndarray, wanted: np.ndarray) -> _Measure:
     """
     order = np.argsort(-scores, kind="stable")
     scores, wanted = scores[order], wanted[order]
-    ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
-    tie = np.searchsorted(ends, np.flatnonzero(wanted))  # of every positive row
-    ties, first = np.unique(tie, return_index=True)
-    if not len(ties) or len(tie) == len(scores):
+    if not wanted.any():
         return _undefined
-    starts = np.append(0, ends[ties][:-1] + 1)
-    positives = order[np.flatnonzero(wanted)]
+    stops = np.append(np.flatnonzero(np.diff(scores)) + 1, len(scores))  # of each tie
+    places = np.flatnonzero(wanted)
+    ties, first = np.unique(np.searchsorted(stops, places, side="right"), return_index=True)
+    starts = np.append(0, stops[ties][:-1])
+    ranked, positives = order[: stops[ties[-1]]], order[places]
 
     def measure(counts: Counts) -> Measured:
-        between = np.add.reduceat(counts[order[: ends[ties[-1]] + 1]], starts, axis=0)
+        between = np.add.reduceat(counts[ranked], starts, axis=0)
         seen = between.cumsum(0, dtype=float)
         gained = np.add.reduceat(counts[positives], first, axis=0)
         hits = gained.cumsum(0, dtype=float)
         total = hits[-1]
-        found = (gained * hits / np.maximum(seen, 1)).sum(0) / np.maximum(total, 1)
-        return np.where((total > 0) & (total < counts.sum(0)), found, np.nan)
+        found = (gained * hits / np.maximum(seen, 1)).sum(0)
+        return _ratio(found, total, total * (counts.sum(0) - total))
 
     return measure
 
@@ -175,8 +174,13 @@ def _mean_of_defined(each: Float[np.ndarray, "output resample"]) -> Measured:
     """The mean over outputs of what is not NaN; NaN where nothing is."""
     defined = ~np.isnan(each)
     number = defined.sum(0)
-    total = np.where(defined, each, 0).sum(0)
-    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+    return _ratio(np.where(defined, each, 0).sum(0), number, number)
+
+
+def _ratio(top: np.ndarray, bottom: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """One by the other where the last is not zero, else NaN."""
+    nothing = np.full(top.shape, np.nan)
+    return np.divide(top, bottom, out=nothing, where=known.astype(bool), dtype=np.float64)
 
 
 PAIRED: dict[str, Callable[..., _Measure]] = {"accuracy": _accuracy, "f1": _f1, "auprc": _auprc}

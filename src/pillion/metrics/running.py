@@ -52,12 +52,13 @@ def detection(
     """
     until = tokens_until(running, threshold)
     true, false = until[targets == 1], until[targets == 0]
-    found = true[true > 0]
+    is_found = true.astype(bool)
+    found = true[is_found]
     return {
-        "found": _share(true > 0),
-        "found_early": _share((true > 0) & (true <= EARLY_TOKENS)),
+        "found": _share(is_found),
+        "found_early": _share(np.where(is_found, true <= EARLY_TOKENS, False)),
         "tokens_until_found": float(np.median(found)) if len(found) else None,
-        "false_stops": _share(false > 0),
+        "false_stops": _share(false.astype(bool)),
     }
 
 

@@ -81,7 +81,7 @@ def _mean_coefficient(
     own, other = _own_and_nearest(sums, ids, counts)
     largest = torch.maximum(own, other)
     # Rows that all lie in one place are neither near nor far.
-    each = torch.where(largest > 0, (other - own) / largest.clamp(min=1e-300), 0.0)
+    each = (other - own) / largest.clamp(min=1e-300)
     return float(each.masked_fill(counts[ids] == 1, 0.0).mean())
 
 
@@ -89,7 +89,7 @@ def _own_and_nearest(
     sums: Float[Tensor, "row label"], ids: Int[Tensor, " row"], counts: Int[Tensor, " label"]
 ) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
     """Mean distance to the others of the own class, and to the nearest other class."""
-    own = sums.gather(1, ids[:, None])[:, 0] / (counts[ids] - 1).clamp(min=1)
+    own = sums.gather(1, ids[:, None]).squeeze(1) / (counts[ids] - 1)  # who is alone has no others
     means = (sums / counts).scatter(1, ids[:, None], torch.inf)
     return own, means.amin(1)
 
@@ -109,7 +109,7 @@ def _euclidean(
     # Distances stay when all rows move, and the digits of a common offset come free.
     centred = states.float() - states.float().mean(0)
     sums = _pair_sums(centred, _membership(ids, counts, torch.float32))
-    near = _is_near(sums, centred.norm(dim=1), NEAR, ids, counts).nonzero()[:, 0]
+    near = _is_near(sums, centred.norm(dim=1), NEAR, ids, counts).nonzero().squeeze(1)
     if len(near):
         exact, belongs = centred.double(), _membership(ids, counts, torch.float64)
         for rows in near.split(TILE_ROWS):
@@ -136,8 +136,7 @@ def _pair_sums(
                 tile.diagonal().zero_()
             sums[:, rows] += belongs[:, columns] @ tile.T
             late = slice(max(first, rows.stop), columns.stop)
-            if late.start < late.stop:
-                sums[:, late] += belongs[:, rows] @ tile[:, late.start - first :]
+            sums[:, late] += belongs[:, rows] @ tile[:, late.start - first :]
     return sums.T.contiguous()
 
 
@@ -192,7 +191,7 @@ def _moment_sums(
     """
     norms = torch.linalg.vector_norm(states, dim=1)
     factor = norms.clamp(min=torch.finfo(norms.dtype).tiny).reciprocal() if unit else None
-    squares = norms.double().square() if factor is None else (norms > 0).double()
+    squares = norms.double().square() if factor is None else norms.double().sign()
     belongs = _membership(ids, counts, states.dtype).T.contiguous()
     spread = belongs.double() @ squares
     totals = ((belongs if factor is None else belongs * factor) @ states).double()
