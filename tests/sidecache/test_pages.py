@@ -41,6 +41,7 @@ def test_pieces_are_found_by_page_and_bits_in_the_order_of_the_text(
 ) -> None:
     some = pages(num_places)
     some.store([4, 0, 5], [[0b0011, 0b1100], [0b1111], [0b0001, 0b1000]], state(1, 2, 3, 4, 5))
+    assert some.find(4, 0b1111) == [4, NUM_PAGES] and some.find(5, 0b1001) == [5, NUM_PAGES + 1]
     assert kept(some, 4, 0b1111) == [1, 2]
     assert kept(some, 4, 0b1100) == [2] and kept(some, 4, 0b0011) == [1]
     assert kept(some, 0, 0b1111) == [3]
@@ -83,7 +84,16 @@ def test_without_given_memory_there_is_a_place_for_every_piece() -> None:
     for page in range(NUM_PAGES):
         assert kept(some, page, 0b111111) == list(range(10 * page, 10 * page + 6))
     held = some.held_bytes
+    assert held == (NUM_PAGES + 32) * SIZE * 4  # 30 pieces more: 8 places, then as many again
     for _ in range(3):  # freed places are enough from here on
         some.store([3], [[1 << i for i in range(6)]], state(*range(90, 96)))
     assert some.held_bytes == held and kept(some, 3, 0b111111) == list(range(90, 96))
     assert kept(some, 2, 0b111111) == list(range(20, 26))
+
+
+def test_a_page_of_many_tokens_is_found_by_all_of_its_bits() -> None:
+    some, high, low = pages(), 0b11 << 300, (1 << 300) - 1
+    some.store([3], [[low, high]], state(1, 2))
+    assert kept(some, 3, (1 << 302) - 1) == [1, 2]
+    assert kept(some, 3, int("11" + "0" * 300, 2)) == [2] and kept(some, 3, 1 << 300) is None
+    assert kept(some, 3, low + 1) is None and kept(some, 3, high + 1) is None

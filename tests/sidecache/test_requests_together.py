@@ -5,146 +5,31 @@ No engine runs: states are drawn at random, and steps, pages and shared prefixes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor
+from made_requests import (
+    ALIKE,
+    CPU,
+    IDENTITY,
+    LAYERS,
+    MARKS,
+    NUM_PAGES,
+    SIZE,
+    Run,
+    answer,
+    check,
+    probes,
+    side_cache,
+    states_of,
+    step,
+    turns,
+)
 
-from pillion.backends.fake import FakeBackend
-from pillion.backends.paged import Chunk, PagedStep
-from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Role, Segment, Tokens
+from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Segment, Tokens
 from pillion.errors import ConfigError
-from pillion.probe import Artefact
-from pillion.sidecache import PagedGroup, SideCache, tapped_groups
+from pillion.sidecache import PagedGroup, tapped_groups
 from pillion.sidecache.pages import SPARE, page_numbers
-from tiny_models import distance, make_artefact, offline
-
-IDENTITY = FakeBackend().identity
-LAYERS, SIZE, NUM_PAGES = IDENTITY.num_layers + 1, 4, 24
-CPU = torch.device("cpu")
-LIMIT = 1e-5
-MARKS = (90, 91)
-
-
-ALIKE = ("gate", "rolling")
-"""Whose states have one size, which an engine that gives the memory asks for."""
-
-
-def probes(names: Sequence[str] = (*ALIKE, "mha-causal")) -> list[Artefact]:
-    return [
-        make_artefact(f"{name}-{scope}", IDENTITY, name, template="chat", scope=scope)
-        for name in names
-        for scope in SCOPES
-    ]
-
-
-def side_cache(every: Sequence[Artefact], given: bool = False, **options: Any) -> SideCache:
-    """With memory of the groups' own, or as much as an engine would give for its pages."""
-    groups: list[PagedGroup] = []
-    for one in tapped_groups(every, CPU, torch.float32):
-        memory = torch.full((NUM_PAGES * page_numbers(one),), torch.nan) if given else None
-        groups.append(PagedGroup(one, NUM_PAGES, SIZE, memory))
-    return SideCache(groups, SIZE, **options)
-
-
-@dataclass
-class Run:
-    """A request on its way through an engine.
-
-    Attributes:
-        name: its id.
-        prompt: its tokens.
-        states: of all its tokens, those to be drawn too: [layer, token, dim].
-        pages: that it was given.
-        done: tokens that have run.
-        answer: tokens that were drawn.
-    """
-
-    name: str
-    prompt: Tokens
-    states: Tensor
-    pages: list[int]
-    done: int = 0
-    answer: list[int] = field(default_factory=list[int])
-
-    def slots(self, begin: int, end: int) -> list[int]:
-        return [self.pages[place // SIZE] * SIZE + place % SIZE for place in range(begin, end)]
-
-
-def turns(*lengths: tuple[Role, int]) -> Tokens:
-    """Turns of so many tokens, one of the template before each and behind the last."""
-    segments: list[Segment] = []
-    place = 1
-    for turn, (role, length) in enumerate(lengths):
-        segments.append(Segment(place, place + length, role, turn))
-        place += length + 1
-    return Tokens(range(place), segments)
-
-
-def states_of(num_tokens: int, seed: int, shared: Tensor | None = None) -> Tensor:
-    noise = torch.Generator().manual_seed(seed)
-    new = torch.randn(LAYERS, num_tokens, IDENTITY.dim, generator=noise)
-    return new if shared is None else torch.cat([shared, new[:, shared.shape[1] :]], 1)
-
-
-def step(side: SideCache, *parts: tuple[Run, int, bool]) -> None:
-    """Runs so many tokens of each request; the last word of each says whether it draws."""
-    chunks: list[Chunk] = []
-    slots: list[int] = []
-    ids: list[int] = []
-    hidden: list[Tensor] = []
-    for run, num_tokens, draws in parts:
-        end = run.done + num_tokens
-        chunks.append(Chunk(run.name, run.done, num_tokens, len(slots), draws))
-        slots += run.slots(run.done, end)
-        ids += [*run.prompt, *run.answer][run.done : end]
-        hidden.append(run.states[:, run.done : end])
-        run.done = end
-
-    def history(index: int) -> Tensor:
-        run, chunk = parts[index][0], chunks[index]
-        return torch.tensor(run.slots(0, chunk.end))
-
-    side.begin(PagedStep(tuple(chunks), torch.tensor(slots), history, torch.tensor(ids)))
-    every = torch.cat(hidden, 1)[:, None]
-    for one in side.groups:
-        if not one.idle:
-            for layer in one.layers:
-                one.values.see(layer, every[layer])
-    side.end()
-
-
-def answer(side: SideCache, run: Run, ids: Sequence[int]) -> None:
-    """Tokens of an answer, one a step."""
-    for token in ids:
-        run.answer.append(token)
-        step(side, (run, 1, True))
-
-
-def check(
-    side: SideCache, run: Run, every: Sequence[Artefact], heard: Sequence[int] | None = None
-) -> None:
-    """Raises unless the lane says of prompt and answer what the tokens of each scope say alone."""
-    lane, begin = side.lanes[run.name], len(run.prompt)
-    assert lane.prompt is not None and lane.fault is None
-    read = range(begin, run.done) if heard is None else heard
-    for probe in every:
-        scope = probe.card.scope
-        ranges = run.prompt.ranges(scope) if scope in PROMPT_SCOPES else ()
-        compare(lane.prompt.get(probe.name), probe, run, [i for one in ranges for i in one])
-        own = read if scope != "all" else range(begin, run.done)
-        compare(lane.answer.get(probe.name), probe, run, own if scope in ANSWER_SCOPES else ())
-
-
-def compare(got: Any, probe: Artefact, run: Run, places: Sequence[int]) -> None:
-    assert (got is None) == (not places), probe.name
-    if got is not None:
-        wanted = offline(probe, run.states, [range(i, i + 1) for i in places])
-        assert distance(torch.tensor(got), wanted) < LIMIT, probe.name
-
+from tiny_models import make_artefact
 
 TALK = turns(("system", 3), ("user", 6), ("user", 1), ("assistant", 5), ("tool", 2), ("user", 4))
 
@@ -353,17 +238,56 @@ def test_a_step_without_words_of_a_scope_is_not_tapped_for_it() -> None:
     check(side, run, every)
 
 
-def test_what_is_held_is_the_sum_of_taps_pages_and_rows() -> None:
+@pytest.mark.parametrize("num_rows", [0, 3, 5, 14])
+def test_what_is_held_is_the_sum_of_taps_pages_and_rows(num_rows: int) -> None:
     every = probes(("gate",))
-    side = side_cache(every, num_rows=3)
+    side = side_cache(every, num_rows=num_rows)
     assert side.held_bytes == sum(one.held_bytes for one in side.groups)
     (whole,) = (one for one in side.groups if one.scope == "all")
     (answers,) = (one for one in side.groups if one.scope == "response")
     taps, numbers = whole.group.num_values, page_numbers(whole.group)
-    rows = 3 * (LAYERS * SIZE * taps + numbers) * 4
+    rows = num_rows * (LAYERS * SIZE * taps + numbers) * 4
     assert whole.row_bytes == answers.row_bytes == rows
     assert answers.held_bytes == whole.group.weight_bytes + rows
     assert whole.held_bytes == answers.held_bytes + NUM_PAGES * numbers * 4
+    whole.make_room(num_rows // 2)  # there is more already
+    assert whole.row_bytes == rows
+
+
+def test_room_for_requests_grows_from_eight_by_doubling() -> None:
+    every, prompt = probes(("gate",)), turns(("user", 1))
+    side = side_cache(every)
+    held = {rows: side_cache(every, num_rows=rows).held_bytes for rows in (0, 8, 16)}
+    assert side.held_bytes == held[0]
+    for number in range(9):
+        run = Run(f"{number}", prompt, states_of(8, number), [number])
+        side.enter(run.name, prompt)
+        step(side, (run, 2, False))
+        assert side.held_bytes == held[8 if number < 8 else 16]
+        assert side.lanes[run.name].row == number
+
+
+def test_single_tokens_of_answers_are_read_together_and_several_of_one_by_themselves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    every = probes()
+    side = side_cache(every)
+    runs = [Run(f"{i}", TALK, states_of(60, i), [*range(10 * i, 10 * i + 10)]) for i in range(2)]
+    for run in runs:
+        side.enter(run.name, TALK)
+    step(side, *((run, len(TALK), True) for run in runs))
+    with monkeypatch.context() as patch:
+        patch.setattr(PagedGroup, "take", lambda *_: pytest.fail("a token was read alone"))
+        for run in runs:
+            run.answer.append(1)
+        step(side, *((run, 1, True) for run in runs))
+    for run in runs:
+        run.answer += [2, 3, 4]
+    step(side, (runs[1], 3, True))
+    for run in runs:
+        check(side, run, every)
+    step(side, (runs[0], 3, True))
+    check(side, runs[0], every)
 
 
 def test_memory_for_a_page_holds_its_first_piece_and_a_share_of_further_ones() -> None:

@@ -233,8 +233,8 @@ def _macro(metric: _ColumnMetric, targets: np.ndarray, values: np.ndarray) -> fl
 def _accuracy(targets: np.ndarray, decisions: np.ndarray) -> float:
     """The share of rows, of those judged on any label, that are right in every one judged."""
     judged = _is_judged(targets)
-    wrong = np.where(judged, targets != decisions, False)
-    return float((~wrong.any(axis=1))[judged.any(axis=1)].mean())
+    right = np.all(np.where(judged, targets == decisions, True), axis=1)
+    return float(right[judged.any(axis=1)].mean())
 
 
 def _f1(targets: np.ndarray, decisions: np.ndarray) -> float | None:

@@ -33,7 +33,7 @@ class Folds:
         many = fold.summarise(example.expand(-1, -1, 3, -1), one.expand(-1, 3))
         self.alike = all(few[name].shape == many[name].shape for name in few)
         self._empty = {n: t.clone() for n, t in fold.summarise(example, ~one).items()}
-        self._batch = {name: tensor[:, :0] for name, tensor in self._empty.items()}
+        self._batch = {name: tensor[:, []] for name, tensor in self._empty.items()}
         self._single: dict[int, State] = {}
 
     @property

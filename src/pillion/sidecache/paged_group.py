@@ -52,7 +52,7 @@ class PagedGroup:
         # No one asks for another's answer: its pages keep nothing.
         kept_pages = 0 if self.scope == "response" else num_pages
         self._pages = Pages(self._summary(empty), kept_pages, memory)
-        self._open = empty[:, :0]
+        self._open = empty[:, []]
         self._folds = Folds(self.fold, empty[:, :, :1])
         self.idle = False
 
@@ -140,12 +140,13 @@ class PagedGroup:
         """
         heard = self._heard(chunks, scripts)
         offsets = [chunk.start % self.page_tokens for chunk in chunks]
-        values = self._open[:, :0, 0]
+        new: State = {}
         if heard:
             some = [rows[i] for i in heard], [offsets[i] for i in heard]
             places = upload([[chunks[i].first for i in heard], *some], self._open.device)
             values = self.values.at(places[0])
             self._open[:, places[1], places[2]] = values
+            new = self._summary(values[:, :, None])
         if full := [i for i, offset in enumerate(offsets) if offset == self.page_tokens - 1]:
             indices = [chunks[i].start // self.page_tokens for i in full]
             found = [
@@ -153,11 +154,7 @@ class PagedGroup:
                 for script, index in zip((scripts[i] for i in full), indices, strict=True)
             ]
             self._close([pages[i] for i in full], found, self._open, [rows[i] for i in full])
-        if not heard:
-            return heard, None
-        return heard, self._folds.add_each(
-            [rows[i] for i in heard], self._summary(values[:, :, None])
-        )
+        return heard, self._folds.add_each([rows[i] for i in heard], new) if heard else None
 
     def logits(self, rows: Sequence[int]) -> Float[Tensor, "row output"]:
         """Logits of some rows' folds."""
