@@ -53,7 +53,7 @@ class Play:
             begin = len(before.prompt)
             own = Segment(begin, before.done, "assistant", before.prompt.segments[-1].turn + 1)
             prompt = self.turns([*before.prompt.segments, own], before.done)
-            kept = self.noise.randint(1, before.done // self.size)
+            kept = self.noise.randint(0, before.done // self.size)
             states = before.states[:, : kept * self.size]
         length = len(prompt) + ROOM
         pages = self.pages(-(-length // self.size) - kept)
