@@ -60,7 +60,7 @@ PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "metrics": (("metrics",), ("tests/metrics", "tests/evals/test_calibrate.py")),
     "calibrate": (
         ("evals/calibrate.py", "evals/comparison.py", "evals/wishes.py"),
-        ("tests/evals/test_calibrate.py",),
+        ("tests/evals/test_calibrate.py", "tests/evals/test_calibration_numbers.py"),
     ),
 }
 """Sources below `src/pillion`, and the tests that hold them."""

@@ -266,13 +266,14 @@ def _kept_thresholds(card: Card, calibration: Affine | Isotonic | None) -> tuple
     elif isinstance(card.calibration, Isotonic):
         knots = zip(lines, card.calibration.logits, card.calibration.probs, strict=True)
         logits = np.array([_first_logit(*line) for line in knots])
-    return tuple(apply(card.task, calibration, logits[None])[0].tolist())
+    (now,) = apply(card.task, calibration, logits[None])
+    return tuple(now.tolist())
 
 
 def _first_logit(prob: float, x: Sequence[float], y: Sequence[float]) -> float:
     """The lowest logit that a rising line takes to a probability or above; see `to_logits`."""
     if prob <= y[0] or prob > y[-1]:
-        return float(to_logits(np.array(float(prob > y[-1]))))
+        return to_logits(np.array([prob > y[-1]], dtype=np.float64)).item()
     right = int(np.searchsorted(y, prob))
     share = (prob - y[right - 1]) / (y[right] - y[right - 1])
     return x[right - 1] + share * (x[right] - x[right - 1])

@@ -39,8 +39,8 @@ def check_wishes(
         present = [card.labels[i] for i in np.unique(targets)]
         if method != "none" and len(present) < 2:
             raise DataError(
-                f"All rows have the label {present[0]!r}, so nothing can be calibrated; give rows "
-                "of other labels too."
+                f"All rows have the label {present.pop()!r}, so nothing can be calibrated; give "
+                "rows of other labels too."
             )
         if method in ("none", "temperature"):
             return
