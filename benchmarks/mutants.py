@@ -55,7 +55,12 @@ PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "policy": (("serve/policy.py",), ("tests/serve/test_policy_file.py",)),
     "answering": (
         ("serve/answering.py",),
-        ("tests/serve/test_policies.py", "tests/serve/test_chat.py", "tests/serve/test_callers.py"),
+        (
+            "tests/serve/test_answering.py",
+            "tests/serve/test_policies.py",
+            "tests/serve/test_chat.py",
+            "tests/serve/test_callers.py",
+        ),
     ),
     "metrics": (("metrics",), ("tests/metrics", "tests/evals/test_calibrate.py")),
     "calibrate": (

@@ -75,7 +75,7 @@ class Opening:
 
 
 async def open_prompt(
-    service: Service, call: Call, ask: Ask, stack: AsyncExitStack, number: int = 0
+    service: Service, call: Call, ask: Ask, stack: AsyncExitStack, number: int
 ) -> Opening:
     """Has a prompt read, and decides what is to be done about it.
 
@@ -266,8 +266,8 @@ async def _speak(service: Service, call: Call, opening: Opening) -> AsyncGenerat
                 reason = "content_filter"
                 voice.drop()
                 break
-            if isinstance(event, Finished) or voice.stopped or voice.num_tokens == ask.max_tokens:
-                full = voice.num_tokens == ask.max_tokens
+            full = voice.num_tokens == ask.max_tokens
+            if isinstance(event, Finished) or voice.stopped or full:
                 reason = "stop" if voice.stopped or not full else "length"
                 if unread and voice.hold and fails_closed(counsel.policies):
                     voice.drop_last()
