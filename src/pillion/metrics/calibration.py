@@ -81,13 +81,8 @@ class _Logits(ClassifierMixin, BaseEstimator):
         return self
 
     def decision_function(self, X: Any) -> Any:
-        """The logits: one column as a vector."""
-        return X.ravel() if X.shape[1] == 1 else X
-
-    def predict(self, X: Any) -> Any:
-        """Part of a classifier's interface."""
-        logits = self.decision_function(X)
-        return (logits > 0).astype(np.int64) if logits.ndim == 1 else logits.argmax(1)
+        """The logits."""
+        return X
 
 
 def _fitted_column(method: str, logits: np.ndarray, targets: np.ndarray) -> Any:
