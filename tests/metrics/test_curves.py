@@ -84,3 +84,11 @@ def test_a_curve_of_one_point_more_is_thinned_and_keeps_its_last() -> None:
     assert points is not None and len(points) < 201
     assert points[0] == (0.0, 0.0) and points[-1] == (1.0, 1.0)
     assert len(set(points)) == len(points)
+
+
+def test_of_fewer_points_none_is_left_out_however_near_they_lie() -> None:
+    probs, targets = many(170)
+    precision, recall, _ = precision_recall_curve(targets, probs)
+    points = pr_points(probs, targets)
+    assert points == list(zip(recall[::-1].tolist(), precision[::-1].tolist(), strict=True))
+    assert len(points) == 171

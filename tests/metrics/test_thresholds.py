@@ -95,6 +95,15 @@ def test_the_f1_threshold_is_half_the_best_f1_where_probabilities_are_right() ->
     assert f1(line, probs, targets) > best - 0.003
 
 
+def test_the_f1_threshold_is_where_the_curve_reaches_half_the_best_expected_f1() -> None:
+    probs, targets = drawn(23, np.random.default_rng(1), share=0.4)
+    scale, offset = fit_platt(to_logits(probs), targets)
+    levels = sorted(1 / (1 + np.exp(-(scale * to_logits(probs) + offset))), reverse=True)
+    best = max(2 * sum(levels[:k]) / (k + sum(levels)) for k in range(1, 24))
+    logit = (np.log(best / 2 / (1 - best / 2)) - offset) / scale
+    assert f1_threshold(probs, targets) == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-9)
+
+
 def test_the_f1_threshold_follows_probabilities_that_are_too_sure() -> None:
     """One half would be far off here, and half the best F1 of the rows as they are, too."""
     probs, targets = drawn(40000, np.random.default_rng(0), scale=4.0)

@@ -308,3 +308,14 @@ def test_a_serving_engine_takes_probes_of_different_names_that_can_be_tapped() -
     with pytest.raises(ConfigError, match="Probe wide reads whole hidden states"):
         tapped_groups([gate, make_artefact("wide", IDENTITY, "pooling-max")], CPU, torch.float32)
     assert [one.artefacts for one in tapped_groups([gate], CPU, torch.float32)] == [(gate,)]
+
+
+def test_an_answer_that_goes_on_behind_what_was_read_is_a_fault_of_the_engine() -> None:
+    side = side_cache(probes(("gate",)))
+    run = Run("a", TALK, states_of(40, 1), list(range(10)))
+    side.enter("a", TALK)
+    step(side, (run, len(TALK), True))
+    run.answer += [1, 2]
+    run.done += 1
+    with pytest.raises(AssertionError, match="cached before it was read"):
+        step(side, (run, 1, True))
