@@ -79,3 +79,20 @@ def test_a_row_that_was_reset_begins_anew(generator: torch.Generator) -> None:
     folds.reset(0)
     logits = folds.add_each([0], fold.summarise(values[:, :, 3:4], seen(1, 1)))
     assert torch.allclose(logits, fold.finish(fold.summarise(values[:, :, 3:4], seen(1, 1))))
+
+
+@pytest.mark.parametrize("name", TAPPED)
+def test_what_is_held_is_what_the_rows_states_take(name: str, generator: torch.Generator) -> None:
+    fold, taps = fold_of(name)
+    values = torch.randn(3, 1, 5, taps, generator=generator)
+    state = fold.summarise(values, seen(1, 5))
+    one = sum(tensor.nbytes for tensor in state.values())
+    folds = Folds(fold, values[:, :, :1])
+    assert folds.held_bytes == 0
+    folds.make_room(7)
+    folds.make_room(5)  # there is more already
+    for row in (0, 3, 6):
+        folds.put(row, state)
+    assert folds.held_bytes == (7 if folds.alike else 3) * one
+    folds.reset(3)
+    assert folds.held_bytes == (7 if folds.alike else 2) * one

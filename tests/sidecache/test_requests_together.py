@@ -5,6 +5,8 @@ No engine runs: states are drawn at random, and steps, pages and shared prefixes
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from made_requests import (
@@ -28,7 +30,7 @@ from made_requests import (
 from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Segment, Tokens
 from pillion.errors import ConfigError
 from pillion.sidecache import PagedGroup, tapped_groups
-from pillion.sidecache.pages import SPARE, page_numbers
+from pillion.sidecache.pages import page_numbers
 from tiny_models import make_artefact
 
 TALK = turns(("system", 3), ("user", 6), ("user", 1), ("assistant", 5), ("tool", 2), ("user", 4))
@@ -297,7 +299,7 @@ def test_memory_for_a_page_holds_its_first_piece_and_a_share_of_further_ones() -
         groups["all"].empty_values(LAYERS, 1, 1).zero_(), torch.ones(1, 1, dtype=torch.bool)
     )
     assert size == sum(tensor.numel() for tensor in state.values())
-    assert page_numbers(groups["user"]) == size + -(-size // SPARE)
+    assert page_numbers(groups["user"]) == size + math.ceil(size / 8)
     assert page_numbers(groups["response"]) == 0
 
 

@@ -40,7 +40,7 @@ class Folds:
     def held_bytes(self) -> int:
         """Memory of all states, in bytes."""
         states = [self._batch, *self._single.values()]
-        return sum(t.numel() * t.element_size() for s in states for t in s.values())
+        return sum(tensor.nbytes for state in states for tensor in state.values())
 
     def make_room(self, num_rows: int) -> None:
         """From now on there are so many rows, or more."""
@@ -61,7 +61,7 @@ class Folds:
             self._single[row] = state
             return
         for name, tensor in state.items():
-            self._batch[name][:, row] = tensor[:, 0]
+            self._batch[name][:, row] = tensor.squeeze(1)
 
     def add(self, row: int, state: State) -> None:
         """Merges one row with what follows."""
