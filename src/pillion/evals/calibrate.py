@@ -193,7 +193,7 @@ def fit_calibration(
         return Affine(method=method, scales=(scale,) * outputs, offsets=(0.0,) * outputs)
     columns = _columns(task, logits, targets)
     for name, (_, truth) in zip(names, columns, strict=True):
-        if len(np.unique(truth)) < 2:
+        if not truth.any() or truth.all():
             raise DataError(f"All of them agree on {name!r}: some have to have it and some not.")
     if method == "temperature":
         scales = tuple(fit_temperature(x[:, None], y) for x, y in columns)

@@ -86,7 +86,7 @@ class _Logits(ClassifierMixin, BaseEstimator):
 
 
 def _fitted_column(method: str, logits: np.ndarray, targets: np.ndarray) -> Any:
-    if len(np.unique(targets)) < 2:
+    if not targets.any() or targets.all():
         raise DataError(_ONE_SIDED)
     (fitted,) = _fitted(method, logits[:, None], targets.astype(np.int64))
     return fitted
