@@ -118,3 +118,11 @@ def test_tokens_are_counted_and_timed_one_by_one_and_choices_have_numbers(
     first, gap = "pillion_time_to_first_token_seconds", "pillion_time_between_tokens_seconds"
     assert float(numbers[f"{first}_count"]) == 2 and float(numbers[f"{gap}_count"]) == 8
     assert 0.02 <= float(numbers[f"{first}_sum"]) < 5 and 0.08 <= float(numbers[f"{gap}_sum"]) < 5
+
+
+def test_tokens_that_no_stop_string_holds_back_any_more_are_told_together() -> None:
+    with application(ScriptedEngine()) as client:
+        choice = ask(client, logprobs=True, stop="two threeX")["choices"][0]
+    assert choice["message"]["content"] == "one two three four five "
+    said = [entry["token"] for entry in choice["logprobs"]["content"]]
+    assert said == ["one ", "two ", "three ", "four ", "five "]

@@ -97,3 +97,25 @@ def test_a_page_of_many_tokens_is_found_by_all_of_its_bits() -> None:
     assert kept(some, 3, (1 << 302) - 1) == [1, 2]
     assert kept(some, 3, int("11" + "0" * 300, 2)) == [2] and kept(some, 3, 1 << 300) is None
     assert kept(some, 3, low + 1) is None and kept(some, 3, high + 1) is None
+
+
+@pytest.mark.parametrize("num_places", [None, 40])
+def test_pages_with_any_numbers_of_pieces_may_be_filled_at_once(num_places: int | None) -> None:
+    some, counts = pages(num_places), (1, 2, 3, 0, 4, 3)
+    numbers = [3, 5, 0, 1, 4, 2]
+    some.store(numbers, [[1 << i for i in range(n)] for n in counts], state(*range(13)))
+    begin = 0
+    for page, count in zip(numbers, counts, strict=True):
+        assert kept(some, page, (1 << count) - 1) == list(range(begin, begin + count))
+        begin += count
+
+
+def test_where_places_run_out_the_pieces_behind_are_still_their_own_pages() -> None:
+    some = pages(NUM_PAGES + 3)
+    counts = {3: 1, 5: 2, 0: 3, 1: 0, 4: 4, 2: 3}
+    bits = [[1 << i for i in range(count)] for count in counts.values()]
+    some.store(list(counts), bits, state(*range(13)))
+    assert kept(some, 3, 1) == [0] and kept(some, 5, 0b11) == [1, 2]
+    assert kept(some, 0, 0b111) == [3, 4, 5]
+    assert kept(some, 4, 1) == [6] and kept(some, 4, 0b1111) is None
+    assert kept(some, 2, 1) == [10] and kept(some, 2, 0b11) is None

@@ -97,3 +97,5 @@ def test_words_of_an_unknown_request_are_nobodys() -> None:
     script = Script(None, 4)
     assert script.pieces("assistant", 3) == [] and script.bits("user", 0, 99) == 0
     assert [piece.bits for piece in script.pieces("all", 3)] == [0b1111]
+    for scope in SCOPES[:-1]:  # however far it goes
+        assert not script.bits(scope, 0, 9000) and not script.pieces(scope, 2000)
