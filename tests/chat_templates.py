@@ -71,6 +71,43 @@ TEMPLATES: dict[str, str] = {
         "{{ m.content }} [/INST]{% elif m.role != 'system' %} {{ m.content }} <|eos|>{% endif %}"
         "{% endfor %}"
     ),
+    "hermes-tools": (
+        "{% if tools %}<|im_start|>system\n# Tools\n\nFunctions within <tools></tools>:\n<tools>"
+        "{% for t in tools %}\n{{ t | tojson }}{% endfor %}\n</tools>\n\nFor each call give an "
+        "object within <tool_call></tool_call>:\n<tool_call>\n"
+        '{"name": <function-name>, "arguments": <args-json-object>}'
+        "\n</tool_call><|im_end|>\n{% endif %}"
+        "{% for m in messages %}<|im_start|>{{ 'user' if m.role == 'tool' else m.role }}\n"
+        "{% if m.role == 'tool' %}<tool_response>\n{{ m.content }}\n</tool_response>"
+        "{% else %}{{ m.content }}{% endif %}"
+        '{% for c in m.tool_calls or [] %}\n<tool_call>\n{"name": "{{ c.function.name }}", '
+        '"arguments": {{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}'
+        "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+    # Tools stand in the first turn of the user.
+    "llama3-tools": (
+        "<|bos|>{% for m in messages %}<|header|>"
+        "{{ 'ipython' if m.role == 'tool' else m.role }}<|end_header|>\n\n"
+        "{% if tools and m.role == 'user' and loop.index0 == messages[:1] | "
+        "selectattr('role', 'equalto', 'system') | list | length %}"
+        'Respond in the format {"name": function name, "parameters": dictionary of argument name '
+        "and its value}.\n{% for t in tools %}{{ t | tojson }}\n\n{% endfor %}{% endif %}"
+        "{% if m.tool_calls %}"
+        '{"name": "{{ m.tool_calls[0].function.name }}", "parameters": '
+        "{{ m.tool_calls[0].function.arguments | tojson }}}"
+        "{% else %}{{ m.content | trim }}{% endif %}<|eot|>{% endfor %}"
+        "{% if add_generation_prompt %}<|header|>assistant<|end_header|>\n\n{% endif %}"
+    ),
+    "mistral-tools": (
+        "<|bos|>{% for m in messages %}{% if m.role in ['user', 'system'] %}"
+        "{% if tools and loop.last %}[AVAILABLE_TOOLS] {{ tools | tojson }}[/AVAILABLE_TOOLS]"
+        "{% endif %}[INST] {{ m.content }} [/INST]"
+        "{% elif m.role == 'tool' %}[TOOL_RESULTS] {\"content\": {{ m.content | tojson }}, "
+        '"call_id": "{{ m.tool_call_id }}"}[/TOOL_RESULTS]'
+        "{% elif m.tool_calls %}[TOOL_CALLS] [{% for c in m.tool_calls %}"
+        "{{ c.function | tojson }}{{ ', ' if not loop.last }}{% endfor %}]<|eos|>"
+        "{% else %} {{ m.content }}<|eos|>{% endif %}{% endfor %}"
+    ),
 }
 """Name -> Jinja source."""
 
@@ -93,6 +130,12 @@ CONTROL: dict[str, tuple[str, ...]] = {
         "<|SYSTEM|>",
     ),
     "merging": ("<|eos|>",),
+    "hermes-tools": (
+        *("<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>"),
+        *("<tool_response>", "</tool_response>"),
+    ),
+    "llama3-tools": ("<|python_tag|>", "<|header|>", "<|end_header|>", "<|eot|>", "<|bos|>"),
+    "mistral-tools": ("[TOOL_CALLS]", "[INST]", "[/INST]", "<|eos|>", "<|bos|>", "[TOOL_RESULTS]"),
 }
 """The tokens of each template that are no text; `merging` writes its brackets as letters."""
 

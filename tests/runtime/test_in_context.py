@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from pillion.backends import Tool
 from pillion.backends.fake import FakeBackend
 from pillion.core import Conversation, Tokens, Turn
 from pillion.data import Contexts, Rows
@@ -28,10 +29,10 @@ def rows(*texts: str) -> Rows:
 class NoSystem(FakeBackend):
     """A model whose chat template knows users and assistants alone."""
 
-    def encode_chat(self, turns: Conversation) -> Tokens:
+    def encode_chat(self, turns: Conversation, tools: Sequence[Tool] = ()) -> Tokens:
         if any(turn.role == "system" for turn in turns):
             raise ConfigError("The chat template refuses this conversation (no system turns).")
-        return super().encode_chat(turns)
+        return super().encode_chat(turns, tools)
 
 
 def test_contexts_that_the_template_refuses_are_left_out_and_counted() -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pillion.backends import Tool
 from pillion.backends.fake import FakeBackend
 from pillion.core import Conversation, Template, Tokens, Verdict
 from pillion.probe import Artefact
@@ -32,6 +33,7 @@ class ScriptedEngine(Engine):
         prompt_score: of the prompt; None: no verdict.
         seconds: a token takes.
         submitted: every request that came.
+        asked: every conversation that was encoded, and the tools with it.
         closed: ids of those whose events were closed, at their end or before.
     """
 
@@ -40,8 +42,11 @@ class ScriptedEngine(Engine):
     prompt_score: float | None = 0.1
     seconds: float = 0.0
     submitted: list[Request] = field(default_factory=list[Request])
+    asked: list[tuple[Conversation, Sequence[Tool]]] = field(default_factory=list[Any])
     closed: list[str] = field(default_factory=list[str])
     abstains: bool = False
+    chat_template: str = ""
+    hidden: Mapping[str, int] = field(default_factory=dict[str, int])
     raises: Exception | None = None
 
     def __post_init__(self) -> None:
@@ -57,7 +62,11 @@ class ScriptedEngine(Engine):
     def encode(self, text: str, template: Template) -> Tokens:
         return self.backend.encode(text, template)
 
-    def encode_chat(self, turns: Conversation) -> Tokens:
+    def hidden_id(self, mark: str) -> int | None:
+        return self.hidden.get(mark)
+
+    def encode_chat(self, turns: Conversation, tools: Sequence[Tool] = ()) -> Tokens:
+        self.asked.append((turns, tools))
         return self.backend.encode_chat(turns)
 
     def decode(self, token_ids: Sequence[int]) -> str:

@@ -208,8 +208,6 @@ def test_parameters_without_effect_are_accepted(client: TestClient) -> None:
         ("presence_penalty", -1),
         ("logit_bias", {"1": 5}),
         ("response_format", {"type": "json_object"}),
-        ("tools", [{"type": "function"}]),
-        ("tool_choice", "auto"),
         ("modalities", ["audio"]),
         ("audio", {}),
         ("functions", [{}]),

@@ -125,8 +125,8 @@ def test_models_are_listed(client: Any) -> None:
 
 def test_errors_are_the_clients_own(client: Any) -> None:
     with pytest.raises(openai.BadRequestError) as bad:
-        client.chat.completions.create(model="m", messages=HELLO, tools=[{}])
-    assert bad.value.param == "tools" and bad.value.code == "unsupported_parameter"
+        client.chat.completions.create(model="m", messages=HELLO, modalities=["audio"])
+    assert bad.value.param == "modalities" and bad.value.code == "unsupported_parameter"
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="n", messages=HELLO)
     stranger = client.with_options(api_key="wrong")
@@ -168,7 +168,7 @@ const chunks = [];
 for await (const chunk of stream) chunks.push(chunk);
 const moderation = await client.moderations.create({input: "a"});
 let param = null;
-try { await client.chat.completions.create({model: "m", messages, tools: [{}]}); }
+try { await client.chat.completions.create({model: "m", messages, modalities: ["audio"]}); }
 catch (error) { param = error.param; }
 console.log(JSON.stringify({whole, chunks, moderation, param}));
 """
@@ -188,4 +188,4 @@ def test_the_node_client_parses_the_same(url: str, tmp_path: Path) -> None:
     assert got["whole"]["verdicts"]["prompt"]["safe"]["decision"] == "annotate"
     assert got["chunks"][0]["verdicts"]["prompt"] == got["whole"]["verdicts"]["prompt"]
     assert got["moderation"]["results"][0]["flagged"] is True
-    assert got["param"] == "tools"
+    assert got["param"] == "modalities"

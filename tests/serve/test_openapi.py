@@ -65,8 +65,11 @@ def statuses_of(cases: Any) -> set[int]:
     @EXAMPLES
     @given(case=cases)
     def asked(case: Any) -> None:
-        if case.path.endswith("completions") and isinstance(case.body, dict):
+        if case.path.endswith(("completions", "classify")) and isinstance(case.body, dict):
             case.body["model"] = "m"  # no name that is made up gets further than a 404
+            if isinstance(case.body.get("probes"), list):
+                case.body["probes"] = ["p"]
+            _call_nothing(case.body)
         answer = case.call(headers=KEY, timeout=120)
         statuses.add(answer.status_code)
         if answer.status_code >= 400 and answer.content:
@@ -76,11 +79,22 @@ def statuses_of(cases: Any) -> set[int]:
     return statuses
 
 
+def _call_nothing(body: dict[str, Any]) -> None:
+    """Takes tools out of a body, where they are not what is wrong: this model calls none."""
+    if isinstance(body.get("tools"), list):
+        body.pop("tool_choice", None)
+        del body["tools"]
+    talks = body["messages"] if isinstance(body.get("messages"), list) else []
+    for message in [m for talk in talks for m in (talk if isinstance(talk, list) else [talk])]:
+        if isinstance(message, dict) and isinstance(message.get("tool_calls"), list):
+            del message["tool_calls"]
+
+
 def test_the_document_describes_every_parameter(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     chat = document["components"]["schemas"]["ChatRequest"]["properties"]
     assert {"messages", "stop", "stream_options", "logprobs", "seed"} <= set(chat)
-    assert chat["tools"]["enum"] == [None, []]
+    assert chat["modalities"]["enum"] == [None, ["text"]]
     assert {"/v1/classify", "/v1/moderations", "/v1/probes"} <= set(document["paths"])
 
 

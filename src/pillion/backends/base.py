@@ -7,10 +7,10 @@ done with them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +18,10 @@ from torch import Tensor
 
 from pillion.core import Conversation, ModelIdentity, Template, Tokens
 from pillion.errors import ConfigError
+
+Tool = Mapping[str, Any]
+"""What a model may call, as chat templates take it: type, and function with name, description and
+parameters (a JSON schema)."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,16 @@ class Coder(Protocol):
         """Token ids of a text, wrapped as the template says."""
         ...
 
-    def encode_chat(self, turns: Conversation) -> Tokens:
+    @property
+    def chat_template(self) -> str:
+        """The chat template's own text, of those that there are the one for tools."""
+        ...
+
+    def hidden_id(self, mark: str) -> int | None:
+        """The token that is this mark, if `decode` leaves it out."""
+        ...
+
+    def encode_chat(self, turns: Conversation, tools: Sequence[Tool] = ()) -> Tokens:
         """Token ids of a conversation up to where the answer begins, and whose words they are."""
         ...
 
@@ -116,8 +129,17 @@ class Backend(ABC):
     def encode(self, text: str, template: Template) -> Tokens:
         """Token ids of a text, wrapped as the template says."""
 
+    @property
+    def chat_template(self) -> str:
+        """The chat template's own text; empty for a model that has none."""
+        return ""
+
+    def hidden_id(self, mark: str) -> int | None:
+        """The token that is this mark, if `decode` leaves it out; None for none."""
+        return None
+
     @abstractmethod
-    def encode_chat(self, turns: Conversation) -> Tokens:
+    def encode_chat(self, turns: Conversation, tools: Sequence[Tool] = ()) -> Tokens:
         """Token ids of a conversation up to where the answer begins, and whose words they are.
 
         A single turn of the user gives what `encode` gives with the template `chat`. A last turn
@@ -125,9 +147,14 @@ class Backend(ABC):
 
         Law: control tokens that are spelled in a turn's words are read as text.
 
+        Args:
+            turns: the conversation.
+            tools: what the model may call, for the chat template.
+
         Raises:
             ConfigError: the model has no chat template, or one that refuses this conversation.
-            DataError: words that the template changes, or no turn before the answer.
+            DataError: words that the template changes, no turn before the answer, or a tool that
+                spells a control token.
         """
 
     @property

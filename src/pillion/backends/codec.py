@@ -12,11 +12,12 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
 
-from pillion.backends.template import REASONING, Rendered, Span, refused, render
+from pillion.backends.base import Tool
+from pillion.backends.template import REASONING, Rendered, Span, refused, render, strings
 from pillion.backends.tokenizer_lock import taken
 from pillion.core import Conversation, Segment, Template, Tokens, Turn, in_reasoning
 from pillion.errors import ConfigError, DataError
@@ -61,7 +62,7 @@ class Codec:
                 return Tokens(tokenizer(text)["input_ids"])
         return self.encode_chat((Turn("user", text),))
 
-    def encode_chat(self, turns: Conversation) -> Tokens:
+    def encode_chat(self, turns: Conversation, tools: Sequence[Tool] = ()) -> Tokens:
         """Token ids of a conversation, up to where the answer begins, or as far as it goes.
 
         A last turn of the assistant stands as if it had been generated: behind the opening that
@@ -69,9 +70,13 @@ class Codec:
 
         Law: the segments are those of the same contents found in the text a second way.
 
+        Args:
+            turns: the conversation.
+            tools: what the model may call; nobody's words.
+
         Raises:
             ConfigError: no chat template, or one that refuses these turns.
-            DataError: contents that the template rewrites.
+            DataError: contents that the template rewrites, or a tool that spells a control token.
         """
         if not self.tokenizer.chat_template:
             raise ConfigError(
@@ -82,7 +87,8 @@ class Codec:
             raise DataError(
                 "the conversation begins with the answer; give the turn that it answers too."
             )
-        rendered = render(asked, self._render)
+        self._check_tools(tools)
+        rendered = render(asked, partial(self._render, tools=tools))
         ids, places = self._tokens(rendered)
         segments = _segments(rendered.spans, places)
         if len(asked) < len(turns):
@@ -100,6 +106,19 @@ class Codec:
         forged = self._inside([Span(0, len(text), "user", 0)], places, ids)
         return next((text[begin:end] for begin, end in forged), None)
 
+    @property
+    def chat_template(self) -> str:
+        """The chat template's own text, of several the one for tools; empty where there is none."""
+        found = self.tokenizer.chat_template or ""
+        if isinstance(found, dict):
+            found = found.get("tool_use", found.get("default", ""))
+        return str(found)
+
+    def hidden_id(self, mark: str) -> int | None:
+        """The token that is this mark, if `decode` leaves it out; None for none."""
+        number = self.tokenizer.get_added_vocab().get(mark)
+        return None if number is None or self.decode([number]) else number
+
     @cached_property
     def reasoning_ids(self) -> tuple[int, int] | None:
         """The tokens around reasoning in a generated answer; None where they are no tokens."""
@@ -109,15 +128,28 @@ class Codec:
 
     # -- inside
 
-    def _render(self, messages: list[dict[str, Any]]) -> str:
+    def _check_tools(self, tools: Sequence[Tool]) -> None:
+        """Returns if no tool spells a control token: no turn is theirs to keep it text in."""
+        if tools and (token := self.spelled("\n".join(strings(tools)))) is not None:
+            raise DataError(
+                f"a tool spells the control token {token!r}, which would be taken for one; write "
+                "it in another way, or take it out."
+            )
+
+    def _render(self, messages: list[dict[str, Any]], tools: Sequence[Tool] = ()) -> str:
         from jinja2 import TemplateError
 
-        template = self.tokenizer.chat_template
+        given: Any = list(tools) or None
+        template = self.tokenizer.get_chat_template(tools=given)
         if day := _DAY.get():
             template = _TODAY.sub(lambda found: repr(day.strftime(found[2])), template)
         try:
             return self.tokenizer.apply_chat_template(
-                messages, chat_template=template, add_generation_prompt=True, tokenize=False
+                messages,
+                tools=given,
+                chat_template=template,
+                add_generation_prompt=True,
+                tokenize=False,
             )
         except TemplateError as error:  # a template may refuse roles, or their order
             raise refused(self.name, error) from error
@@ -139,7 +171,7 @@ class Codec:
     @cached_property
     def _control_ids(self) -> frozenset[int]:
         """Tokens that mean more than their letters: special ones, and those that templates use."""
-        template = str(self.tokenizer.chat_template or "")
+        template = str(self.tokenizer.chat_template or "")  # of several, all
         special = set(self.tokenizer.all_special_ids)
         return frozenset(
             number

@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pillion.backends.base import Backend, Step, Watcher
+from pillion.backends.base import Backend, Step, Tool, Watcher
 from pillion.backends.watching import Passes, Watched
 from pillion.core import Conversation, ModelIdentity, Segment, Template, Tokens, Turn
-from pillion.errors import DataError
+from pillion.errors import ConfigError, DataError
 
 VOCAB = 258
 START, END = 256, 257
@@ -77,8 +77,10 @@ class FakeBackend(Backend):
             return Tokens(text.encode())
         return self.encode_chat((Turn("user", text),))
 
-    def encode_chat(self, turns: Conversation) -> Tokens:
+    def encode_chat(self, turns: Conversation, tools: Sequence[Tool] = ()) -> Tokens:
         """A start token before every turn and one before the answer; roles have no tokens."""
+        if tools:
+            raise ConfigError("The fake model calls no tools; leave them out.")
         ids: list[int] = []
         segments: list[Segment] = []
         for place, turn in enumerate(turns):

@@ -75,7 +75,7 @@ def render(turns: Conversation, template: Render) -> Rendered:
         ConfigError: the template refuses the turns (raised by `template`).
     """
     text = template([_message(turn) for turn in turns])
-    marks = _Marks(text + "".join(_strings([turn.more, turn.content] for turn in turns)))
+    marks = _Marks(text + "".join(strings([turn.more, turn.content] for turn in turns)))
     marked = [_marked(turn, n, marks) for n, turn in enumerate(turns)]
     found = marks.read(template([_message(turn) for turn in marked]))
     if found is None or found.text != text:
@@ -165,34 +165,35 @@ def _marked_answer(content: str, n: int, marks: _Marks) -> str:
     return f"{start}{reasoning}{last}{marks.around(answer, 'assistant', n)}"
 
 
-def _deep(value: Any, key: str, role: Role, n: int, marks: _Marks) -> Any:
+def _deep(value: Any, key: str, role: Role, n: int, marks: _Marks, free: bool = False) -> Any:
     """Marks around every string of a message's other parts: users may have a say in them too."""
     if isinstance(value, str):
-        if key in _NAMES:
+        if key in _NAMES and not free:
             return value
         kind: Kind = "reasoning" if key.startswith(("reasoning", "thinking")) else "call"
         return marks.around(value, role, n, kind)
     if isinstance(value, Mapping):
         inner = cast("Mapping[str, Any]", value)
-        free = key == "arguments"  # there a client chooses the names too
+        free = free or key == "arguments"  # there a client chooses the names too, however deep
         return {
-            (marks.around(k, role, n, "call") if free else k): _deep(v, k, role, n, marks)
+            (marks.around(k, role, n, "call") if free else k): _deep(v, k, role, n, marks, free)
             for k, v in inner.items()
         }
     if isinstance(value, list):
-        return [_deep(item, key, role, n, marks) for item in cast("list[Any]", value)]
+        return [_deep(item, key, role, n, marks, free) for item in cast("list[Any]", value)]
     return value
 
 
-def _strings(value: Any) -> list[str]:
+def strings(value: Any) -> list[str]:
+    """Every string in a message or tool, names of its mappings included."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, Mapping):
         found = cast("Mapping[str, Any]", value)
-        return [*found, *_strings(found.values())]
+        return [*found, *strings(found.values())]
     if isinstance(value, int | float | None):
         return []
-    return [text for item in value for text in _strings(item)]
+    return [text for item in value for text in strings(item)]
 
 
 def _changed(turns: Conversation, marked: Sequence[Turn], template: Render, marks: _Marks) -> int:

@@ -26,7 +26,7 @@ from pillion.backends.adapters import (
     stance_of,
     unwrapped,
 )
-from pillion.backends.base import Backend, Step, Watcher
+from pillion.backends.base import Backend, Step, Tool, Watcher
 from pillion.backends.codec import Codec
 from pillion.backends.identity import device_of, end_ids, find_blocks, identify
 from pillion.backends.prefill import Prefill, prefill_of
@@ -103,9 +103,18 @@ class TransformersBackend(Backend):
         """Token ids of a text, wrapped as the template says; see `Codec.encode`."""
         return self.codec.encode(text, template)
 
-    def encode_chat(self, turns: Conversation) -> Tokens:
+    def encode_chat(self, turns: Conversation, tools: Sequence[Tool] = ()) -> Tokens:
         """Token ids of a conversation; see `Codec.encode_chat`."""
-        return self.codec.encode_chat(turns)
+        return self.codec.encode_chat(turns, tools)
+
+    @property
+    def chat_template(self) -> str:
+        """The chat template's own text; see `Codec.chat_template`."""
+        return "" if self.tokenizer is None else self.codec.chat_template
+
+    def hidden_id(self, mark: str) -> int | None:
+        """The token that is this mark, if `decode` leaves it out; see `Codec.hidden_id`."""
+        return None if self.tokenizer is None else self.codec.hidden_id(mark)
 
     @property
     def reasoning_ids(self) -> tuple[int, int] | None:

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pillion.core import Scope, Verdict, absences
@@ -37,6 +37,7 @@ class Ask:
         stops: strings that end the answer.
         top_logprobs: likeliest tokens to report; None: no logprobs.
         cache_key: by which the caller splits its cached prefixes.
+        marks: tokens that say something although decoding leaves them out, and what.
     """
 
     token_ids: tuple[int, ...]
@@ -46,6 +47,7 @@ class Ask:
     stops: tuple[str, ...] = ()
     top_logprobs: int | None = None
     cache_key: str | None = None
+    marks: Mapping[int, str] = field(default_factory=dict[int, str])
 
 
 @dataclass(frozen=True)
@@ -196,14 +198,15 @@ class _Voice:
     Args:
         stops: strings that end the answer.
         hold: how many tokens wait.
+        marks: of the `Ask`.
 
     Attributes:
         num_tokens: that were said.
         text: of all of them.
     """
 
-    def __init__(self, stops: tuple[str, ...], hold: int) -> None:
-        self.num_tokens, self.text, self.hold = 0, "", hold
+    def __init__(self, stops: tuple[str, ...], hold: int, marks: Mapping[int, str]) -> None:
+        self.num_tokens, self.text, self.hold, self.marks = 0, "", hold, marks
         self._finder = StopFinder(stops)
         self._went = 0
         self._unsaid: deque[tuple[int, TokenEvent]] = deque()
@@ -216,9 +219,10 @@ class _Voice:
 
     def say(self, token: TokenEvent, told: dict[str, Any]) -> Iterator[Piece]:
         """Takes a token, and gives what has waited long enough."""
-        self.text += token.text
+        text = self.marks.get(token.token_id, "") + token.text
+        self.text += text
         self._unsaid.append((len(self.text), token))
-        self._held.append(self._piece(self._finder.add(token.text), told))
+        self._held.append(self._piece(self._finder.add(text), told))
         self.num_tokens += 1
         while len(self._held) > self.hold:
             yield self._held.popleft()
@@ -250,7 +254,8 @@ class _Voice:
 async def _speak(service: Service, call: Call, opening: Opening) -> AsyncGenerator[Part]:
     """The main loop of an answer: judge what was read, take the new token, let old ones go."""
     ask, counsel = opening.ask, Counsel(service, "response")
-    voice = _Voice(ask.stops, 0 if service.settings.dry_run else hold_back(counsel.policies))
+    hold = 0 if service.settings.dry_run else hold_back(counsel.policies)
+    voice = _Voice(ask.stops, hold, ask.marks)
     clock = _Clock(service, call)
     async with aclosing(opening.events):
         while True:

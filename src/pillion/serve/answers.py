@@ -14,6 +14,7 @@ from typing import Any
 from pillion.core import Verdict, verdicts_json
 from pillion.runtime import TokenEvent
 from pillion.serve.decide import ALLOW
+from pillion.serve.tool_calls import ToolCall
 
 Decode = Callable[[Sequence[int]], str]
 Json = dict[str, Any]
@@ -39,12 +40,14 @@ class Piece:
         verdicts: on the answer so far, as JSON.
         num_read: tokens of the answer that they cover.
         tokens: those that the text completed.
+        calls: of tools, that are whole now.
     """
 
     text: str
     verdicts: Json
     num_read: int
     tokens: tuple[TokenEvent, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Closed:
     """A choice is over.
 
     Attributes:
-        reason: `stop`, `length` or `content_filter`.
+        reason: `stop`, `length`, `tool_calls` or `content_filter`.
         verdicts: on the whole answer, as JSON.
         num_read: tokens of the answer that they cover.
         num_tokens: of the answer.
@@ -74,7 +77,13 @@ class Choice:
     prompt: Json = field(default_factory=dict[str, Any])
     text: str = ""
     tokens: list[TokenEvent] = field(default_factory=list[TokenEvent])
+    calls: list[ToolCall] = field(default_factory=list[ToolCall])
     end: Closed = field(default_factory=lambda: Closed("stop", {}, 0, 0))
+
+    @property
+    def said(self) -> str:
+        """The text and the calls, for logs."""
+        return " ".join(filter(None, [self.text, *(f"{c.name} {c.arguments}" for c in self.calls)]))
 
     def add(self, part: Part) -> None:
         """Takes the next part."""
@@ -83,6 +92,7 @@ class Choice:
         elif isinstance(part, Piece):
             self.text += part.text
             self.tokens.extend(part.tokens)
+            self.calls.extend(part.calls)
         else:
             self.end = part
 
@@ -128,6 +138,18 @@ def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> Jso
         "total_tokens": prompt_tokens + completion_tokens,
         "prompt_tokens_details": {"cached_tokens": cached_tokens},
     }
+
+
+def calls_json(calls: Sequence[ToolCall]) -> list[Json]:
+    """OpenAI's list of calls."""
+    return [
+        {
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments},
+        }
+        for call in calls
+    ]
 
 
 class Shape(ABC):
@@ -212,7 +234,9 @@ class ChatShape(Shape):
     prefix, whole, chunk = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
     def _entry(self, index: int, choice: Choice) -> Json:
-        message = {"role": "assistant", "content": choice.text, "refusal": None}
+        message: Json = {"role": "assistant", "content": choice.text, "refusal": None}
+        if choice.calls:
+            message |= {"content": choice.text or None, "tool_calls": calls_json(choice.calls)}
         return {
             "index": index,
             "message": message,
@@ -224,7 +248,11 @@ class ChatShape(Shape):
         if isinstance(part, Opened):
             return {"delta": {"role": "assistant", "content": ""}, "logprobs": None}
         if isinstance(part, Piece):
-            return {"delta": {"content": part.text}, "logprobs": self._logs(part.tokens)}
+            delta: Json = {"content": part.text} if part.text or not part.calls else {}
+            if part.calls:
+                calls = zip(part.calls, calls_json(part.calls), strict=True)
+                delta["tool_calls"] = [{"index": call.number, **told} for call, told in calls]
+            return {"delta": delta, "logprobs": self._logs(part.tokens)}
         return {"delta": {}, "logprobs": None}
 
     def _logs(self, tokens: Sequence[TokenEvent]) -> Json | None:

@@ -29,11 +29,13 @@ from pillion.serve.requests import (
     ClassifyRequest,
     CompletionRequest,
     ExplainRequest,
+    Function,
     Message,
     ModerationRequest,
     ProbeRequest,
     StreamOptions,
     SwapRequest,
+    ToolBody,
 )
 from pillion.serve.service import Service
 from pillion.serve.settings import Settings
@@ -177,6 +179,12 @@ async def _refuse_body(request: Request, error: Exception) -> Response:
 
 def _known(route: str, parents: list[str]) -> list[str]:
     """Parameters that a body has at a place."""
-    inner = {"messages": Message, "stream_options": StreamOptions}
-    kind = inner.get(parents[0]) if parents else _BODIES.get(route)
+    inner: dict[str, type[Any]] = {
+        "messages": Message,
+        "stream_options": StreamOptions,
+        "tools": ToolBody,
+        "function": Function,
+    }
+    places = [name for name in parents if not name.isdigit()]
+    kind = inner.get(places[-1]) if places else _BODIES.get(route)
     return list(kind.model_fields) if kind else []

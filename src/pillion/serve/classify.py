@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from pillion.backends import Coder
 from pillion.core import (
     SCOPES,
     Scope,
@@ -51,7 +52,8 @@ def classify_routes(service: Service) -> APIRouter:
         if body.model is not None:
             service.check_model(body.model)
         names = require_probes(service, body.probes)
-        work = _read(service, call_of(request.scope), _texts(body), names, body.template)
+        texts = _texts(body, service.engine.codec)
+        work = _read(service, call_of(request.scope), texts, names, body.template)
         rows, num_tokens = await until_gone(request, work)
         policies = service.policies.of("prompt")
         data: list[dict[str, Any]] = []
@@ -73,7 +75,8 @@ def classify_routes(service: Service) -> APIRouter:
     async def moderations(body: ModerationRequest, request: Request) -> JSONResponse:
         """OpenAI's moderation of texts, by one probe."""
         name = _moderator(service, body.model)
-        work = _read(service, call_of(request.scope), _texts(body), [name], None)
+        texts = _texts(body, service.engine.codec)
+        work = _read(service, call_of(request.scope), texts, [name], None)
         rows, _ = await until_gone(request, work)
         results = [moderation(service, verdict) for verdict in _all_of(name, rows)]
         return JSONResponse(
@@ -84,7 +87,8 @@ def classify_routes(service: Service) -> APIRouter:
     async def vllm_classify(body: ClassificationRequest, request: Request) -> JSONResponse:
         """One probe's verdicts, in the shape of vLLM's route for classifiers."""
         name = _classifier(service, body.model)
-        work = _read(service, call_of(request.scope), _texts(body), [name], None)
+        texts = _texts(body, service.engine.codec)
+        work = _read(service, call_of(request.scope), texts, [name], None)
         rows, num_tokens = await until_gone(request, work)
         told = _all_of(name, rows), num_tokens
         return JSONResponse(classification_json(call_of(request.scope).id, name, *told))
@@ -207,10 +211,12 @@ def _unknown(name: str, known: Any, param: str) -> Refused:
     return Refused(404, f"No probe {name[:80]!r}; known: {listed}.", "probe_not_found", param)
 
 
-def _texts(body: ClassifyRequest | ClassificationRequest | ModerationRequest) -> Sequence[Text]:
+def _texts(
+    body: ClassifyRequest | ClassificationRequest | ModerationRequest, codec: Coder
+) -> Sequence[Text]:
     if body.input is not None:
         return body.input
-    return [turns_of(messages) for messages in body.messages or ()]
+    return [turns_of(messages, codec) for messages in body.messages or ()]
 
 
 Judged = tuple[dict[str, Verdict], dict[str, str]]

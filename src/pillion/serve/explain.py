@@ -52,7 +52,8 @@ def explain_routes(service: Service) -> APIRouter:
 
 
 async def _read(service: Service, call: Call, body: ExplainRequest, name: str) -> Explanation:
-    text: Text = body.input if body.input is not None else turns_of(body.messages or ())
+    codec = service.engine.codec
+    text: Text = body.input if body.input is not None else turns_of(body.messages or (), codec)
     service.check_chars([num_chars(text)], "input")
     template = body.template or service.engine.probes[name].card.template
     try:

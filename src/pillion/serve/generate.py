@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -21,7 +23,8 @@ from pillion.serve.refusal import Refused
 from pillion.serve.requests import ChatRequest, CompletionRequest
 from pillion.serve.respond import Job, respond
 from pillion.serve.service import Service
-from pillion.serve.turns import turns_of
+from pillion.serve.tools import offer_of
+from pillion.serve.turns import num_chars, transcript, turns_of
 
 COMPLETION_TOKENS = 16
 """Of a completion that names no limit, as OpenAI has it."""
@@ -37,15 +40,19 @@ def generate_routes(service: Service) -> APIRouter:
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """An answer to a conversation, with verdicts on both."""
         service.check_model(body.model)
-        turns = turns_of(body.messages)
-        num_chars = sum(len(turn.content) for turn in turns)
-        service.check_chars([num_chars], "messages")
-        ids = await service.encode(lambda: service.engine.codec.encode_chat(turns), num_chars)
-        text = "\n".join(f"{turn.role}: {turn.content}" for turn in turns)
+        codec = service.engine.codec
+        offer, turns = offer_of(body, codec), turns_of(body.messages, codec)
+        tools = offer.tools if offer else ()
+        length = num_chars(turns) + len(json.dumps(tools))
+        service.check_chars([length], "messages")
+        ids = await service.encode(lambda: codec.encode_chat(turns, tools), length)
+        text = transcript(turns)
         limit = body.max_completion_tokens or body.max_tokens
         top = (body.top_logprobs or 0) if body.logprobs else None
         ask = _ask(service, body, ids, text, limit, top, "messages")
-        job = _job(service, body, [ask], "/chat/completions")
+        if offer:
+            ask = replace(ask, marks=offer.marks(codec))
+        job = replace(_job(service, body, [ask], "/chat/completions"), offer=offer)
         shape = ChatShape(*_head(service, body, request, top is not None))
         return await respond(request, service, job, shape)
 

@@ -5,6 +5,7 @@ Whatever comes, it is honoured, means nothing, or is refused by name. Knows no b
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, StrictStr, WithJsonSchema
@@ -95,6 +96,18 @@ def _inputs(given: Any) -> Any:
     return given
 
 
+def _object(text: Any) -> Any:
+    """Arguments of a call: OpenAI sends them as the text of a JSON object."""
+    try:
+        found = json.loads(text, parse_constant=float) if isinstance(text, str) else None
+        json.dumps(found, allow_nan=False)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise fault("the text of a JSON object is wanted")
+    return text
+
+
 _TEXT = {"type": "string"}
 _PARTS = {
     "type": "array",
@@ -144,4 +157,8 @@ Inputs = Annotated[
     BeforeValidator(_inputs),
     WithJsonSchema({"anyOf": [_TEXT, _TEXTS, _PARTS]}),
 ]
+ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+CallId = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.:-]{1,128}$")]
+"""Templates write it as it is, outside of all words: it must not spell a control token."""
+Arguments = Annotated[StrictStr, BeforeValidator(_object)]
 Nothing = Annotated[Any, Neutral()]

@@ -7,12 +7,23 @@ nothing. Everything else is an unknown key. Knows no engine.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from pillion.core import Template
-from pillion.serve.parameters import Content, Inputs, Neutral, Nothing, Prompts, Stops, fault
+from pillion.serve.parameters import (
+    Arguments,
+    CallId,
+    Content,
+    Inputs,
+    Neutral,
+    Nothing,
+    Prompts,
+    Stops,
+    ToolName,
+    fault,
+)
 
 INT64 = 2**63
 
@@ -28,18 +39,62 @@ class StreamOptions(_Body):
     include_obfuscation: Annotated[Any, Neutral(False)] = None
 
 
+class CalledFunction(_Body):
+    """What an earlier answer called, and with what: a JSON object, as text."""
+
+    name: ToolName
+    arguments: Arguments
+
+
+class MessageCall(_Body):
+    """A call in an earlier answer."""
+
+    id: CallId
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class Message(_Body):
     """One turn of a conversation. An answer of ours may be sent back as it came."""
 
     role: Annotated[str, Field(pattern="^(system|developer|user|assistant|tool)$")]
     content: Content
-    tool_call_id: Annotated[str | None, Field(max_length=128)] = None
-    name: Nothing = None
+    tool_call_id: CallId | None = None
+    name: Annotated[str | None, Field(max_length=64)] = None
     refusal: Nothing = None
     annotations: Annotated[Any, Neutral([])] = None
     audio: Nothing = None
     function_call: Nothing = None
-    tool_calls: Annotated[Any, Neutral([])] = None
+    tool_calls: Annotated[list[MessageCall] | None, Field(max_length=128)] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _calls_need_no_words(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("role") == "assistant" and given.get("tool_calls"):
+            return {**given, "content": given.get("content") or ""}
+        return given
+
+    @model_validator(mode="after")
+    def _only_answers_call(self) -> Message:
+        if self.tool_calls and self.role != "assistant":
+            raise fault(f"a turn of the {self.role} calls no tools; only answers have tool_calls")
+        return self
+
+
+class Function(_Body):
+    """What a model may call."""
+
+    name: ToolName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: Annotated[Any, Neutral(False)] = None
+
+
+class ToolBody(_Body):
+    """A tool: a function."""
+
+    type: Literal["function"]
+    function: Function
 
 
 def _talks(given: Any) -> Any:
@@ -87,6 +142,9 @@ class ChatRequest(_Sampled):
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
+    tools: Annotated[list[ToolBody] | None, Field(max_length=128, fail_fast=True)] = None
+    tool_choice: Annotated[Any, Neutral("none", "auto")] = None
+    parallel_tool_calls: bool | None = None
     # No effect on an answer.
     metadata: dict[str, Any] | None = None
     store: bool | None = None
@@ -99,13 +157,10 @@ class ChatRequest(_Sampled):
     functions: Annotated[Any, Neutral([])] = None
     modalities: Annotated[Any, Neutral(["text"])] = None
     moderation: Nothing = None
-    parallel_tool_calls: Annotated[Any, Neutral(True, False)] = None
     prediction: Nothing = None
     prompt_cache_options: Nothing = None
     reasoning_effort: Annotated[Any, Neutral("none")] = None
     response_format: Annotated[Any, Neutral({"type": "text"})] = None
-    tool_choice: Annotated[Any, Neutral("none")] = None
-    tools: Annotated[Any, Neutral([])] = None
     verbosity: Annotated[Any, Neutral("medium")] = None
     web_search_options: Nothing = None
 
@@ -116,6 +171,11 @@ class ChatRequest(_Sampled):
         two = (self.max_tokens, self.max_completion_tokens)
         if None not in two and two[0] != two[1]:
             raise fault("max_tokens and max_completion_tokens differ; give one of them")
+        if not self.tools and self.tool_choice not in (None, "none"):
+            raise fault("tool_choice is for tools, and there are none; add some, or leave it out")
+        names = [tool.function.name for tool in self.tools or ()]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise fault(f"two tools are called {twice[0]!r}; give each a name of its own")
         return self
 
 

@@ -19,6 +19,7 @@ from pillion.serve.policy import Route
 from pillion.serve.refusal import Refused
 from pillion.serve.service import Service
 from pillion.serve.streaming import EventStream, merge, until_gone
+from pillion.serve.tools import Offer, with_calls
 from pillion.serve.upstream import UpstreamError
 
 
@@ -33,6 +34,7 @@ class Job:
         include_usage: whether a stream ends with the usage.
         path: below `/v1`, for an upstream that answers instead.
         body: as the client sent it, for the same.
+        offer: tools that may be called; None for none.
     """
 
     asks: tuple[Ask, ...]
@@ -41,6 +43,7 @@ class Job:
     include_usage: bool
     path: str
     body: Mapping[str, Any]
+    offer: Offer | None = None
 
 
 async def respond(request: Request, service: Service, job: Job, shape: Shape) -> Response:
@@ -65,7 +68,7 @@ async def respond(request: Request, service: Service, job: Job, shape: Shape) ->
             seconds = service.settings.limits.send_seconds
             return EventStream(chunks, stack.pop_all(), seconds)
         done = await until_gone(request, _gather(choices))
-        call.texts["answers"] = [choice.text for choice in done]
+        call.texts["answers"] = [choice.said for choice in done]
         used = _usage(call, openings, [choice.end for choice in done])
         return JSONResponse(shape.body(done, used))
 
@@ -93,13 +96,21 @@ def _choices(
         # Where another server was to answer and did not, ours has to begin again.
         first = 0 if isinstance(opening.act, Route) else 1
         if first == 1:
-            found.append(answer(service, call, opening))
+            found.append(_read(job, opening, answer(service, call, opening)))
         for k in range(first, job.n):
             # Each answer draws with a seed of its own, so that they differ and can be repeated.
             sampling = opening.ask.sampling
             ask = replace(opening.ask, sampling=replace(sampling, seed=sampling.seed + k))
-            found.append(answer_again(service, call, opening, ask, i * job.n + k))
+            again = answer_again(service, call, opening, ask, i * job.n + k)
+            found.append(_read(job, opening, again))
     return found
+
+
+def _read(job: Job, opening: Opening, parts: AsyncGenerator[Part]) -> AsyncGenerator[Part]:
+    """An answer of the model, its calls of tools read; a refusal of ours has none."""
+    if job.offer is None or opening.refusal is not None:
+        return parts
+    return with_calls(parts, job.offer.reader())
 
 
 async def _gather(choices: Sequence[AsyncGenerator[Part]]) -> list[Choice]:

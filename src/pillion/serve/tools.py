@@ -1,0 +1,84 @@
+"""Tools that a client offers: whether the model can call them, and how its calls are read back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pillion.backends import Coder, Tool
+from pillion.serve.answers import Closed, Part, Piece
+from pillion.serve.refusal import Refused
+from pillion.serve.requests import ChatRequest
+from pillion.serve.tool_calls import FORMS, CallReader, Form, form_of
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a model may call in an answer.
+
+    Attributes:
+        tools: for the chat template.
+        form: in which the model writes calls.
+        most: calls of an answer; None: any number.
+    """
+
+    tools: tuple[Tool, ...]
+    form: Form
+    most: int | None
+
+    def reader(self) -> CallReader:
+        """Of one answer."""
+        names = frozenset(str(tool["function"]["name"]) for tool in self.tools)
+        return CallReader(self.form, names, self.most)
+
+    def marks(self, codec: Coder) -> dict[int, str]:
+        """Tokens that decoding leaves out, and without which no call could be seen."""
+        found = {codec.hidden_id(mark): mark for mark in self.form.marks}
+        return {number: mark for number, mark in found.items() if number is not None}
+
+
+def offer_of(body: ChatRequest, codec: Coder) -> Offer | None:
+    """What a request offers; None where there are no tools, or none may be called.
+
+    Raises:
+        Refused: 400, a model that cannot call tools.
+    """
+    if not body.tools or body.tool_choice == "none":
+        return None
+    form = form_of(codec.chat_template)
+    if form is None:
+        known = ", ".join(one.name for one in FORMS)
+        raise Refused(
+            400,
+            f"The chat template of {body.model!r} takes no tools, or has calls written in a form "
+            f"that is not read here (those of {known} are); leave tools out, or ask another model.",
+            "unsupported_parameter",
+            "tools",
+        )
+    most = 1 if body.parallel_tool_calls is False else None
+    return Offer(tuple(_tool(one.function) for one in body.tools), form, most)
+
+
+async def with_calls(parts: AsyncGenerator[Part], reader: CallReader) -> AsyncGenerator[Part]:
+    """The parts of an answer, its calls taken out of the text."""
+    async with aclosing(parts):
+        async for part in parts:
+            if isinstance(part, Piece):
+                text, calls = reader.add(part.text)
+                yield replace(part, text=text, calls=calls)
+            elif isinstance(part, Closed):
+                stopped = part.reason == "content_filter"
+                text, calls = (reader.cut(), ()) if stopped else reader.end()
+                if text or calls:
+                    yield Piece(text, part.verdicts, part.num_read, (), calls)
+                called = reader.num_calls and part.reason == "stop"
+                yield replace(part, reason="tool_calls") if called else part
+            else:
+                yield part
+
+
+def _tool(function: Any) -> Tool:
+    told = function.model_dump(exclude_none=True, exclude={"strict"})
+    return {"type": "function", "function": told}
