@@ -74,6 +74,81 @@ def test_top_p_finds_the_likeliest_wherever_they_are() -> None:
     assert set(tokens.tolist()) == {1, 2}
 
 
+@pytest.mark.parametrize(
+    ("min_p", "kept"),
+    [(0.05, {0, 1, 2, 3}), (0.2, {0, 1, 2}), (0.5, {0, 1}), (0.7, {0}), (1.0, {0})],
+)
+def test_min_p_keeps_tokens_by_their_share_of_the_likeliest(min_p: float, kept: set[int]) -> None:
+    tokens = draws(temperature=1.0, min_p=min_p)
+
+    assert set(tokens.tolist()) == kept
+    wanted = PROBS.where(torch.arange(4) < len(kept), torch.zeros(()))
+    assert torch.allclose(shares(tokens), wanted / wanted.sum(), atol=0.03)
+
+
+def test_top_p_counts_what_min_p_has_left() -> None:
+    # Of 0.5, 0.3 and 0.15 the first two are 0.84.
+    assert set(draws(temperature=1.0, min_p=0.2, top_p=0.83).tolist()) == {0, 1}
+
+
+def by_hand(logits: Tensor, prompt: list[int], answer: list[int], how: Sampling) -> Tensor:
+    """The logits that a token is drawn from, a token at a time."""
+    out = logits.clone().double()
+    for token, bias in how.logit_bias:
+        out[token] += bias
+    for token in range(len(out)):
+        if token in prompt or token in answer:
+            r = how.repetition_penalty
+            out[token] = out[token] / r if out[token] > 0 else out[token] * r
+        out[token] -= how.frequency_penalty * answer.count(token)
+        out[token] -= how.presence_penalty * (token in answer)
+    return out
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"presence_penalty": 1.5},
+        {"presence_penalty": -0.5},
+        {"frequency_penalty": 0.7},
+        {"repetition_penalty": 1.7},
+        {"repetition_penalty": 0.8},
+        {"logit_bias": ((1, 2.0), (5, -100.0))},
+        {
+            "presence_penalty": 0.3,
+            "frequency_penalty": -0.2,
+            "repetition_penalty": 1.3,
+            "logit_bias": ((0, -1.0), (2, 1.0)),
+        },
+    ],
+)
+def test_penalties_and_bias_are_those_written_out(facts: dict[str, float]) -> None:
+    noise = torch.Generator().manual_seed(0)
+    steps = torch.randn(40, 2, 8, generator=noise)
+    how, prompt = Sampling(**facts), [3, 3, 6]  # type: ignore[arg-type]
+    sampler = Sampler(how, torch.device("cpu"), prompt)
+    answers: list[list[int]] = [[], []]
+    for logits in steps:
+        before = logits.clone()
+        wanted = [
+            int(by_hand(row, prompt, answer, how).argmax())
+            for row, answer in zip(logits, answers, strict=True)
+        ]
+        assert sampler(logits).tolist() == wanted  # each row by its own answer
+        assert torch.equal(logits, before)
+        for answer, token in zip(answers, wanted, strict=True):
+            answer.append(token)
+    plain = Sampler(Sampling(), torch.device("cpu"))
+    assert answers != [list(row) for row in zip(*(plain(s).tolist() for s in steps), strict=True)]
+
+
+def test_barred_tokens_stay_barred() -> None:
+    how = Sampling(1.0, logit_bias=((0, 100.0),), repetition_penalty=0.5, presence_penalty=-2.0)
+    logits = torch.tensor([[-torch.inf, 0.0]])
+    sampler = Sampler(how, torch.device("cpu"), [0])
+    assert {int(sampler(logits)) for _ in range(20)} == {1}
+
+
 def test_the_same_seed_draws_the_same_and_another_seed_others() -> None:
     first, same, other = (draws(50, temperature=1.0, seed=s) for s in (3, 3, 4))
 
@@ -92,6 +167,24 @@ def test_drawing_leaves_the_callers_random_state_alone() -> None:
 def test_an_impossible_temperature_is_refused(temperature: float) -> None:
     with pytest.raises(ConfigError, match="temperature is"):
         Sampling(temperature=temperature)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("min_p", -0.1),
+        ("min_p", math.nan),
+        ("presence_penalty", 2.1),
+        ("frequency_penalty", math.nan),
+        ("repetition_penalty", 0.0),
+        ("repetition_penalty", math.inf),
+        ("logit_bias", ((1, math.nan),)),
+        ("logit_bias", ((1, 101.0),)),
+    ],
+)
+def test_impossible_shifts_are_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=name):
+        Sampling(**{name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("top_p", [0.0, -1.0, 1.1, math.nan])

@@ -75,6 +75,9 @@ class ScriptedEngine(Engine):
     async def start(self) -> None:
         pass
 
+    def check_grammar(self, grammar: str) -> None:
+        self.backend.matcher(grammar)
+
     def verdicts(self, score: float | None) -> dict[str, Verdict]:
         if score is None:
             return {}

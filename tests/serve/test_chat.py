@@ -101,6 +101,7 @@ def test_sampling_reaches_the_engine() -> None:
         ask(client)
     one, two, three = engine.submitted
     assert one.sampling == Sampling(0.5, 0.25, 3) and one.max_tokens == 4
+    assert not one.sampling.shifts
     # OpenAI's defaults: temperature 1, and a seed that nobody chose.
     assert two.sampling.temperature == 1 and two.sampling.seed != three.sampling.seed
     assert two.max_tokens == engine.identity.context_tokens - len(two.token_ids)
@@ -123,6 +124,15 @@ def test_a_seed_is_refused_where_it_would_decide_nothing() -> None:
             assert "whatever the seed" in refused.json()["error"]["message"]
         ask(client, seed=1, temperature=0)
         ask(client, temperature=0.5)
+
+
+def test_what_shifts_logits_reaches_the_engine() -> None:
+    engine = ScriptedEngine()
+    facts = {"presence_penalty": -2, "frequency_penalty": 0.5, "repetition_penalty": 1.5}
+    with application(engine) as client:
+        ask(client, seed=0, min_p=0.1, logit_bias={"3": -100, "257": 2.5}, **facts)
+    wanted = Sampling(1.0, 1.0, 0, 0.1, -2.0, 0.5, 1.5, ((3, -100.0), (257, 2.5)))
+    assert engine.submitted[0].sampling == wanted
 
 
 @pytest.mark.parametrize(
@@ -204,10 +214,6 @@ def test_parameters_without_effect_are_accepted(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("frequency_penalty", 0.5),
-        ("presence_penalty", -1),
-        ("logit_bias", {"1": 5}),
-        ("response_format", {"type": "json_object"}),
         ("modalities", ["audio"]),
         ("audio", {}),
         ("functions", [{}]),
@@ -243,6 +249,15 @@ def test_parameters_that_are_not_honoured_are_refused_by_name(
         ({"max_tokens": 5000}, "max_tokens", "gives up to 4,096"),
         ({"n": 17}, "n", "wants 17 answers"),
         ({"seed": 2**64}, "seed", ""),
+        ({"min_p": -0.1}, "min_p", "greater than or equal to 0"),
+        ({"presence_penalty": 2.1}, "presence_penalty", "less than or equal to 2"),
+        ({"frequency_penalty": "1"}, "frequency_penalty", "valid number"),
+        ({"repetition_penalty": 0}, "repetition_penalty", "greater than 0"),
+        ({"logit_bias": {"258": 1}}, "logit_bias", "token id 258 is none of this model's"),
+        ({"logit_bias": {"1": 101}}, "logit_bias", "from -100 to 100"),
+        ({"logit_bias": {"1": True}}, "logit_bias", "token ids, each with a number"),
+        ({"logit_bias": {"a": 1}}, "logit_bias", "token ids, each with a number"),
+        ({"logit_bias": [1]}, "logit_bias", "token ids, each with a number"),
         ({"stop": ["a"] * 5}, "stop", "up to 4 strings"),
         ({"stop": ""}, "stop", "none of them empty"),
         ({"stop": 3}, "stop", "is wanted"),

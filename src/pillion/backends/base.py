@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pillion.backends.grammar import Matcher
 from pillion.core import Conversation, ModelIdentity, Template, Tokens
 from pillion.errors import ConfigError
 
@@ -199,6 +200,17 @@ class Backend(ABC):
         """
         raise ConfigError(
             f"{type(self).__name__} gives no logits of states; use a transformers model."
+        )
+
+    def matcher(self, grammar: str) -> Matcher:
+        """Follows an answer through a grammar; see `backends.grammar`.
+
+        Raises:
+            ConfigError: llguidance is missing, the grammar cannot be followed, or none can.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} follows no grammars; leave the wanted form out, or use a model "
+            "of transformers."
         )
 
     @abstractmethod

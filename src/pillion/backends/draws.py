@@ -30,6 +30,7 @@ class Draws(ContinuousBatchingLogitsProcessor):
         self.supported_kwargs, self.ignored_kwargs = {}, ()
         self.tickets = tickets
         self.rows: list[tuple[int, Ticket]] = []
+        self.lengths: list[int] = []
         self.failed: dict[str, str] = {}
         self.logs: dict[str, tuple[int, Float[Tensor, " vocab"]]] = {}
 
@@ -39,8 +40,10 @@ class Draws(ContinuousBatchingLogitsProcessor):
 
     def prepare_tensor_args(self, requests_with_new_token: list[Any]) -> Int[Tensor, " none"]:
         """Notes whose logits the next rows are; needs no argument on the device."""
-        named = [self.tickets.get(f.state.request_id) for f in requests_with_new_token]
+        states = [future.state for future in requests_with_new_token]
+        named = [self.tickets.get(state.request_id) for state in states]
         self.rows = [(row, ticket) for row, ticket in enumerate(named) if ticket]
+        self.lengths = [len(s.initial_tokens) + len(s.generated_tokens) for s in states]
         return torch.zeros(0, dtype=torch.int32)
 
     def __call__(
@@ -56,16 +59,18 @@ class Draws(ContinuousBatchingLogitsProcessor):
                 self.failed[ticket.request] = "the model's logits are not finite"
                 continue
             try:
-                self._draw(scores[row : row + 1], ticket)
+                self._draw(scores[row : row + 1], ticket, self.lengths[row])
             except Exception as error:  # of whatever kind: the others must get their tokens
                 self.failed[ticket.request] = f"no token could be drawn: {error}"
         return scores
 
-    def _draw(self, logits: Float[Tensor, "1 vocab"], ticket: Ticket) -> None:
+    def _draw(self, logits: Float[Tensor, "1 vocab"], ticket: Ticket, num_tokens: int) -> None:
         if ticket.top_logprobs is not None:
             top = min(ticket.top_logprobs, logits.shape[-1])
             self.logs[ticket.request] = top, logits[0].log_softmax(-1)
         if ticket.draw:
+            if ticket.draw.num_drawn != num_tokens - len(ticket.token_ids):
+                raise ValueError("a token that was drawn has been lost")
             logits[0, ticket.draw(logits)] = torch.inf
 
     def logprobs(

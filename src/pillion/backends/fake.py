@@ -9,18 +9,35 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pillion.backends.base import Backend, Step, Tool, Watcher
+from pillion.backends.grammar import Grammars, Matcher
 from pillion.backends.watching import Passes, Watched
 from pillion.core import Conversation, ModelIdentity, Segment, Template, Tokens, Turn
 from pillion.errors import ConfigError, DataError
 
 VOCAB = 258
 START, END = 256, 257
+
+
+class _Bytes:
+    """The tokens of this model, for llguidance."""
+
+    eos_token_id, bos_token_id = END, None
+    tokens = (*(bytes([i]) for i in range(START)), b"<start>", b"<end>")
+    special_token_ids = (START, END)
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+
+def _guided(guide: Any, _: Sequence[int]) -> Any:
+    return guide.LLTokenizer(guide.TokenizerWrapper(_Bytes()))
 
 
 @dataclass(eq=False)
@@ -63,6 +80,7 @@ class FakeBackend(Backend):
             dtype="float32",
             context_tokens=context_tokens,
         )
+        self._grammars = Grammars(_guided, self.end_ids)
         self._passes = Passes()
         self._layers: dict[Watched, frozenset[int]] = {}
 
@@ -99,6 +117,10 @@ class FakeBackend(Backend):
     def decode(self, token_ids: Sequence[int]) -> str:
         """The bytes as text, without special tokens."""
         return bytes(i for i in token_ids if i < START).decode(errors="replace")
+
+    def matcher(self, grammar: str) -> Matcher:
+        """Follows an answer through a grammar; see `Backend.matcher`."""
+        return self._grammars.matcher(grammar)
 
     def unembed(self, hidden: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead vocab"]:
         """Logits of states of the last layer; see `Backend.unembed`."""

@@ -107,6 +107,21 @@ class PagedWatcher(Protocol):
         ...
 
 
+@runtime_checkable
+class Drawer(Protocol):
+    """Picks the tokens of one request, one after the other.
+
+    Attributes:
+        num_drawn: so far.
+    """
+
+    num_drawn: int
+
+    def __call__(self, logits: Float[Tensor, "1 vocab"]) -> Int[Tensor, 1]:
+        """The next token, from the logits behind the one before."""
+        ...
+
+
 @dataclass(frozen=True)
 class Ticket:
     """What an engine must know of a request.
@@ -123,7 +138,7 @@ class Ticket:
     request: str
     token_ids: tuple[int, ...]
     max_tokens: int
-    draw: Callable[[Float[Tensor, "1 vocab"]], Int[Tensor, 1]] | None = None
+    draw: Drawer | None = None
     top_logprobs: int | None = None
     salt: str = ""
 

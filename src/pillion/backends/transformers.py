@@ -28,6 +28,7 @@ from pillion.backends.adapters import (
 )
 from pillion.backends.base import Backend, Step, Tool, Watcher
 from pillion.backends.codec import Codec
+from pillion.backends.grammar import Grammars, Matcher, guided_tokenizer
 from pillion.backends.identity import device_of, end_ids, find_blocks, identify
 from pillion.backends.prefill import Prefill, prefill_of
 from pillion.backends.steps import CACHE_WORDS, cache_given, named, step_of
@@ -71,6 +72,7 @@ class TransformersBackend(Backend):
         self.codec = Codec(tokenizer, self.identity.name)
         self.end_ids = end_ids(model, tokenizer)
         self.vocab_size = model.get_input_embeddings().weight.shape[0]
+        self._grammars = Grammars(partial(guided_tokenizer, tokenizer), self.end_ids)
         self._passes, self._prefill = passes_of(self.decoder), prefill_of(model)
         known = inspect.signature(self.decoder.forward).parameters
         self.cache_word = next((w for w in CACHE_WORDS if w in known), CACHE_WORDS[-1])
@@ -124,6 +126,10 @@ class TransformersBackend(Backend):
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
         return self.codec.decode(token_ids)
+
+    def matcher(self, grammar: str) -> Matcher:
+        """Follows an answer through a grammar; see `Backend.matcher`."""
+        return self._grammars.matcher(grammar)
 
     @torch.inference_mode()
     def forward(

@@ -151,6 +151,8 @@ class ContinuousEngine(Engine):
     async def submit(self, request: Request) -> AsyncGenerator[Event]:
         """The events of one request; see `Engine.submit`."""
         check_room(request, self.window_tokens, self.vocab_size)
+        if request.grammar:  # it may take a while, and is kept
+            await asyncio.to_thread(self.check_grammar, request.grammar)
         ticket = self._ticket(request)
         flight = Flight(self._reading, as_tokens(request.token_ids))
         self._flights[ticket.request] = flight
@@ -171,6 +173,10 @@ class ContinuousEngine(Engine):
                 first = False
         finally:
             self._land(ticket.request, flight, over)
+
+    def check_grammar(self, grammar: str) -> None:
+        """Returns if answers can follow a grammar; see `Engine.check_grammar`."""
+        self.backend.matcher(grammar)
 
     async def classify(
         self,
@@ -224,12 +230,14 @@ class ContinuousEngine(Engine):
     # -- inside, on the event loop
 
     def _ticket(self, request: Request) -> Ticket:
-        draw = Sampler(request.sampling, self.backend.device)
+        how = request.sampling
+        matcher = self.backend.matcher(request.grammar) if request.grammar else None
+        draw = Sampler(how, self.backend.device, request.token_ids, matcher)
         return Ticket(
             request=f"{next(self._ids)}",  # a name may come again while it is being cancelled
             token_ids=request.token_ids,
             max_tokens=request.max_tokens,
-            draw=draw if request.sampling.temperature > 0 else None,
+            draw=draw if how.temperature > 0 or how.shifts or matcher else None,
             top_logprobs=request.top_logprobs,
             salt=request.salt,
         )

@@ -29,6 +29,7 @@ class Request:
         sampling: how tokens are drawn.
         top_logprobs: how many likeliest tokens to report beside each token; None: no logprobs.
         salt: cached prefixes are shared among requests of the same salt only.
+        grammar: that the answer must follow, as `backends.grammar` reads it; empty for none.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     top_logprobs: int | None = None
     salt: str = ""
+    grammar: str = ""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,17 @@ class Engine(ABC):
             RunError: the engine failed or is shutting down.
         """
 
+    def check_grammar(self, grammar: str) -> None:
+        """Returns if answers can follow a grammar; may take a while the first time.
+
+        Raises:
+            ConfigError: they cannot.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} follows no grammars; leave the wanted form out, or serve the "
+            "model by transformers."
+        )
+
     @abstractmethod
     async def classify(
         self,
@@ -193,6 +206,7 @@ def check_room(request: Request, window: int, vocab_size: int) -> None:
             "or ask for less."
         )
     check_ids(request.token_ids, vocab_size)
+    check_ids([token for token, _ in request.sampling.logit_bias], vocab_size)
 
 
 def check_ids(token_ids: Sequence[int], vocab_size: int) -> None:

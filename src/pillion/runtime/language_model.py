@@ -179,7 +179,7 @@ class LanguageModel:
                 "The conversation ends with an answer; end it with the turn that is to be answered."
             )
         ids = encode_row(self.backend, told, template, "error", max_tokens, ())
-        draw = Draw(sampling or Sampling(), self.backend.device)
+        draw = Draw(sampling or Sampling(), self.backend.device, prompt=ids)
         attached = watch(self.backend, artefacts, allow_mismatch) if probes else nullcontext()
         scopes: dict[str, Scope] = {a.name: a.card.scope for a in artefacts}
         return Stream(self._events(ids, attached, max_tokens, draw), self.backend, ids, scopes)

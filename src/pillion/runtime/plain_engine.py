@@ -91,6 +91,10 @@ class PlainEngine(Engine):
         finally:
             self._count(**({"running": -1} if began else {"waiting": -1}))
 
+    def check_grammar(self, grammar: str) -> None:
+        """Returns if answers can follow a grammar; see `Engine.check_grammar`."""
+        self.backend.matcher(grammar)
+
     async def classify(
         self,
         rows: Sequence[Sequence[int]],
@@ -178,7 +182,11 @@ class PlainEngine(Engine):
             return backend.watch(_Timed(reading, self._count), reading.layers)
 
         prompt = as_tokens(request.token_ids)
-        draw = Draw(request.sampling, backend.device, request.top_logprobs)
+        how, matcher = (
+            request.sampling,
+            backend.matcher(request.grammar) if request.grammar else None,
+        )
+        draw = Draw(how, backend.device, request.top_logprobs, prompt, matcher)
         return answer_events(backend, prompt, request.max_tokens, draw, reading, watched)
 
 

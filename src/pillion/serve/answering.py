@@ -37,6 +37,7 @@ class Ask:
         stops: strings that end the answer.
         top_logprobs: likeliest tokens to report; None: no logprobs.
         cache_key: by which the caller splits its cached prefixes.
+        grammar: that the answer must follow; empty for none.
         marks: tokens that say something although decoding leaves them out, and what.
     """
 
@@ -47,6 +48,7 @@ class Ask:
     stops: tuple[str, ...] = ()
     top_logprobs: int | None = None
     cache_key: str | None = None
+    grammar: str = ""
     marks: Mapping[int, str] = field(default_factory=dict[int, str])
 
 
@@ -322,6 +324,7 @@ def _submit(service: Service, call: Call, ask: Ask, number: int) -> AsyncGenerat
         ask.sampling,
         ask.top_logprobs,
         service.salt(call, ask.cache_key),
+        ask.grammar,
     )
     return service.engine.submit(request)
 

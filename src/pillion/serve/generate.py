@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 import time
@@ -11,8 +12,9 @@ from dataclasses import replace
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from pillion.backends import Coder
 from pillion.core import as_tokens
-from pillion.errors import DataError
+from pillion.errors import ConfigError, DataError
 from pillion.runtime import Sampling
 from pillion.runtime.engine import check_ids
 from pillion.serve.answering import Ask
@@ -23,8 +25,9 @@ from pillion.serve.refusal import Refused
 from pillion.serve.requests import ChatRequest, CompletionRequest
 from pillion.serve.respond import Job, respond
 from pillion.serve.service import Service
-from pillion.serve.tools import offer_of
+from pillion.serve.tools import Offer, offer_of
 from pillion.serve.turns import num_chars, transcript, turns_of
+from pillion.serve.wanted_form import json_form
 
 COMPLETION_TOKENS = 16
 """Of a completion that names no limit, as OpenAI has it."""
@@ -50,8 +53,10 @@ def generate_routes(service: Service) -> APIRouter:
         limit = body.max_completion_tokens or body.max_tokens
         top = (body.top_logprobs or 0) if body.logprobs else None
         ask = _ask(service, body, ids, text, limit, top, "messages")
-        if offer:
-            ask = replace(ask, marks=offer.marks(codec))
+        grammar, param = _grammar(body, offer, codec)
+        if grammar:
+            await _check_grammar(service, grammar, param)
+        ask = replace(ask, grammar=grammar, marks=offer.marks(codec) if offer else {})
         job = replace(_job(service, body, [ask], "/chat/completions"), offer=offer)
         shape = ChatShape(*_head(service, body, request, top is not None))
         return await respond(request, service, job, shape)
@@ -78,10 +83,7 @@ async def _read_prompt(service: Service, prompt: str | list[int]) -> tuple[Seque
     engine = service.engine
     if isinstance(prompt, str):
         return await service.encode(lambda: engine.codec.encode(prompt, "raw"), len(prompt)), prompt
-    try:
-        check_ids(prompt, engine.vocab_size)
-    except DataError as error:
-        raise Refused(400, str(error), "invalid_value", "prompt") from error
+    _check_ids(service, prompt, "prompt")
     _max_tokens(service, len(prompt), None, "prompt")  # before all of them are made text
     return prompt, await service.encode(lambda: engine.codec.decode(prompt), len(prompt))
 
@@ -96,7 +98,7 @@ def _ask(
     param: str,
 ) -> Ask:
     seed = secrets.randbits(32) if body.seed is None else body.seed % 2**32
-    temperature = 1.0 if body.temperature is None else body.temperature
+    temperature = _or(body.temperature, 1.0)
     if body.seed is not None and temperature and not service.engine.repeats_draws:
         why = "This server's engine draws other tokens each time, whatever the seed"
         raise Refused(
@@ -104,9 +106,15 @@ def _ask(
         )
     sampling = Sampling(
         temperature,
-        1.0 if body.top_p is None else body.top_p,
+        _or(body.top_p, 1.0),
         seed,
+        _or(body.min_p, 0.0),
+        _or(body.presence_penalty, 0.0),
+        _or(body.frequency_penalty, 0.0),
+        _or(body.repetition_penalty, 1.0),
+        tuple(body.logit_bias.items()),
     )
+    _check_ids(service, list(body.logit_bias), "logit_bias")
     return Ask(
         as_tokens(ids),
         text,
@@ -116,6 +124,38 @@ def _ask(
         top_logprobs,
         body.prompt_cache_key,
     )
+
+
+def _grammar(body: ChatRequest, offer: Offer | None, codec: Coder) -> tuple[str, str]:
+    """What an answer must follow, empty for nothing; and the parameter that wants it."""
+    wanted = body.response_format
+    if wanted is not None and wanted.type != "text":
+        schema = wanted.json_schema.schema_ if wanted.json_schema else {"type": "object"}
+        return json_form(schema), "response_format"
+    return (offer.grammar(codec), "tools") if offer else ("", "")
+
+
+async def _check_grammar(service: Service, grammar: str, param: str) -> None:
+    """Returns if answers can follow a grammar, which is then kept compiled.
+
+    Raises:
+        Refused: 400.
+    """
+    try:
+        await asyncio.to_thread(service.engine.check_grammar, grammar)
+    except ConfigError as error:
+        raise Refused(400, str(error), "invalid_value", param) from error
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _check_ids(service: Service, token_ids: Sequence[int], param: str) -> None:
+    try:
+        check_ids(token_ids, service.engine.vocab_size)
+    except DataError as error:
+        raise Refused(400, str(error), "invalid_value", param) from error
 
 
 def _max_tokens(service: Service, prompt_tokens: int, limit: int | None, param: str) -> int:

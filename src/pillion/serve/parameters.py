@@ -16,6 +16,10 @@ STOP_CHARS = 256
 """Of a stop string: every token is compared with all beginnings of it."""
 
 
+BIASES = 1024
+"""Tokens of a logit_bias."""
+
+
 def fault(message: str) -> PydanticCustomError:
     """The error of a value, which its parameter is named beside."""
     # The message is no template: braces in it are the caller's.
@@ -96,6 +100,21 @@ def _inputs(given: Any) -> Any:
     return given
 
 
+def _biases(given: Any) -> Any:
+    """What is added to logits: token id -> number; JSON has ids as strings."""
+    if given is None or given == {}:
+        return {}
+    fits = isinstance(given, dict) and len(given) <= BIASES
+    if not fits or not all(
+        str(key).isascii() and str(key).isdigit() and len(str(key)) < 10 and type(v) in (int, float)
+        for key, v in given.items()
+    ):
+        raise fault(f"an object of up to {BIASES} token ids, each with a number, is wanted")
+    if any(not -100 <= value <= 100 for value in given.values()):
+        raise fault("every number must be from -100 to 100")
+    return {int(key): float(value) for key, value in given.items()}
+
+
 def _object(text: Any) -> Any:
     """Arguments of a call: OpenAI sends them as the text of a JSON object."""
     try:
@@ -160,5 +179,22 @@ Inputs = Annotated[
 ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 CallId = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.:-]{1,128}$")]
 """Templates write it as it is, outside of all words: it must not spell a control token."""
+Biases = Annotated[
+    dict[int, float],
+    BeforeValidator(_biases),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {
+                    "type": "object",
+                    "propertyNames": {"pattern": "^[0-9]{1,9}$"},
+                    "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+                    "maxProperties": BIASES,
+                },
+                {"type": "null"},
+            ]
+        }
+    ),
+]
 Arguments = Annotated[StrictStr, BeforeValidator(_object)]
 Nothing = Annotated[Any, Neutral()]

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from pillion.core import Template
 from pillion.serve.parameters import (
     Arguments,
+    Biases,
     CallId,
     Content,
     Inputs,
@@ -87,7 +88,7 @@ class Function(_Body):
     name: ToolName
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: Annotated[Any, Neutral(False)] = None
+    strict: bool | None = None
 
 
 class ToolBody(_Body):
@@ -95,6 +96,41 @@ class ToolBody(_Body):
 
     type: Literal["function"]
     function: Function
+
+
+class ToolRef(_Body):
+    """The name of a tool."""
+
+    name: ToolName
+
+
+class NamedTool(_Body):
+    """A tool that has to be called."""
+
+    type: Literal["function"]
+    function: ToolRef
+
+
+class JsonSchema(_Body):
+    """What a JSON answer has to be; followed whether or not it is called strict."""
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+
+
+class ResponseFormat(_Body):
+    """The form of an answer: text, a JSON object, or JSON of a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _schema_where_it_belongs(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise fault("json_schema is for the type 'json_schema', which needs it")
+        return self
 
 
 def _talks(given: Any) -> Any:
@@ -116,6 +152,11 @@ class _Sampled(_Body):
     max_tokens: Annotated[int | None, Field(ge=1)] = None
     temperature: Annotated[float | None, Field(ge=0, le=2)] = None
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
+    min_p: Annotated[float | None, Field(ge=0, le=1)] = None
+    frequency_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
+    presence_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
+    repetition_penalty: Annotated[float | None, Field(gt=0, le=2)] = None
+    logit_bias: Biases = {}
     seed: Annotated[int | None, Field(ge=-INT64, lt=INT64)] = None
     stop: Stops = []
     stream: bool | None = None
@@ -123,10 +164,6 @@ class _Sampled(_Body):
     prompt_cache_key: str | None = None
     # No effect on an answer.
     user: str | None = None
-    # At the value that asks for nothing.
-    frequency_penalty: Annotated[Any, Neutral(0, 0.0)] = None
-    presence_penalty: Annotated[Any, Neutral(0, 0.0)] = None
-    logit_bias: Annotated[Any, Neutral({})] = None
 
     @model_validator(mode="after")
     def _stream_options_need_a_stream(self) -> _Sampled:
@@ -143,7 +180,8 @@ class ChatRequest(_Sampled):
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
     tools: Annotated[list[ToolBody] | None, Field(max_length=128, fail_fast=True)] = None
-    tool_choice: Annotated[Any, Neutral("none", "auto")] = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    response_format: ResponseFormat | None = None
     parallel_tool_calls: bool | None = None
     # No effect on an answer.
     metadata: dict[str, Any] | None = None
@@ -160,7 +198,6 @@ class ChatRequest(_Sampled):
     prediction: Nothing = None
     prompt_cache_options: Nothing = None
     reasoning_effort: Annotated[Any, Neutral("none")] = None
-    response_format: Annotated[Any, Neutral({"type": "text"})] = None
     verbosity: Annotated[Any, Neutral("medium")] = None
     web_search_options: Nothing = None
 
@@ -174,6 +211,11 @@ class ChatRequest(_Sampled):
         if not self.tools and self.tool_choice not in (None, "none"):
             raise fault("tool_choice is for tools, and there are none; add some, or leave it out")
         names = [tool.function.name for tool in self.tools or ()]
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
+            raise fault(f"tool_choice names {self.tool_choice.function.name!r}, which is no tool")
+        formed = self.response_format is not None and self.response_format.type != "text"
+        if formed and names and self.tool_choice != "none":
+            raise fault("response_format and tools cannot both form an answer; give one of them")
         if twice := [name for name in names if names.count(name) > 1]:
             raise fault(f"two tools are called {twice[0]!r}; give each a name of its own")
         return self

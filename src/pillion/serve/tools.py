@@ -10,8 +10,9 @@ from typing import Any
 from pillion.backends import Coder, Tool
 from pillion.serve.answers import Closed, Part, Piece
 from pillion.serve.refusal import Refused
-from pillion.serve.requests import ChatRequest
+from pillion.serve.requests import ChatRequest, NamedTool
 from pillion.serve.tool_calls import FORMS, CallReader, Form, form_of
+from pillion.serve.wanted_form import calls_form
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,15 @@ class Offer:
         tools: for the chat template.
         form: in which the model writes calls.
         most: calls of an answer; None: any number.
+        must: names of the tools of which one has to be called; none where none has to.
+        strict: whether arguments have to be of their schema where a tool is called.
     """
 
     tools: tuple[Tool, ...]
     form: Form
     most: int | None
+    must: tuple[str, ...] = ()
+    strict: bool = False
 
     def reader(self) -> CallReader:
         """Of one answer."""
@@ -37,6 +42,14 @@ class Offer:
         """Tokens that decoding leaves out, and without which no call could be seen."""
         found = {codec.hidden_id(mark): mark for mark in self.form.marks}
         return {number: mark for number, mark in found.items() if number is not None}
+
+    def grammar(self, codec: Coder) -> str:
+        """That an answer must follow; empty for none."""
+        if not self.must and not self.strict:
+            return ""
+        ids = {mark: number for number, mark in self.marks(codec).items()}
+        tools = [t for t in self.tools if not self.must or t["function"]["name"] in self.must]
+        return calls_form(self.form, tools, ids, bool(self.must), self.most)
 
 
 def offer_of(body: ChatRequest, codec: Coder) -> Offer | None:
@@ -57,8 +70,13 @@ def offer_of(body: ChatRequest, codec: Coder) -> Offer | None:
             "unsupported_parameter",
             "tools",
         )
+    choice, names = body.tool_choice, tuple(one.function.name for one in body.tools)
+    must = names if choice == "required" else ()
     most = 1 if body.parallel_tool_calls is False else None
-    return Offer(tuple(_tool(one.function) for one in body.tools), form, most)
+    if isinstance(choice, NamedTool):
+        must, most = (choice.function.name,), 1
+    strict = any(one.function.strict for one in body.tools)
+    return Offer(tuple(_tool(one.function) for one in body.tools), form, most, must, strict)
 
 
 async def with_calls(parts: AsyncGenerator[Part], reader: CallReader) -> AsyncGenerator[Part]:

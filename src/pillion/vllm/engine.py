@@ -148,6 +148,8 @@ class VllmEngine(Engine):
     async def _events(self, request: Request, answering: bool) -> AsyncGenerator[Event]:
         """Of a request, or of a whole conversation whose last answer is to be read."""
         check_room(request, self.identity.context_tokens, self.vocab_size)
+        if request.grammar:
+            self.check_grammar(request.grammar)
         probes, letters = list(self._probes.values()), Detokenizer(self.codec)
         sampled, reason, began = 0, "length", False
         verdicts, read = dict[str, Verdict](), self._inbox.of(request.id)
@@ -267,6 +269,11 @@ class VllmEngine(Engine):
         return SamplingParams(
             temperature=request.sampling.temperature,
             top_p=request.sampling.top_p,
+            min_p=request.sampling.min_p,
+            presence_penalty=request.sampling.presence_penalty,
+            frequency_penalty=request.sampling.frequency_penalty,
+            repetition_penalty=request.sampling.repetition_penalty,
+            logit_bias=dict(request.sampling.logit_bias) or None,
             seed=request.sampling.seed if self.repeats_draws else None,
             max_tokens=request.max_tokens,
             logprobs=request.top_logprobs,
