@@ -141,7 +141,7 @@ def test_a_body_that_says_it_is_no_json_is_refused(client: TestClient) -> None:
 
 
 def test_unknown_routes_and_methods_are_told_in_openais_shape(client: TestClient) -> None:
-    error = client.post("/v1/responses", json={}).json()["error"]
+    error = client.post("/v1/embeddings", json={}).json()["error"]
     assert error["type"] == "not_found_error" and "/v1/chat/completions" in error["message"]
     answer = client.get(CHAT)
     assert answer.status_code == 405 and answer.headers["allow"] == "POST"

@@ -162,8 +162,12 @@ class Shape(ABC):
         decode: token ids to text.
         logprobs: whether they were asked for.
         dry_run: whether the decisions beside the verdicts were only written down.
+
+    Attributes:
+        joins: whether our first chunk may stand before another server's.
     """
 
+    joins = True
     prefix: str
     whole: str
     chunk: str
@@ -216,6 +220,14 @@ class Shape(ABC):
         else:
             verdicts = self.verdicts(prompt, part if isinstance(part, Closed) else None)
         return {**self.head, "object": self.chunk, "choices": [entry], "verdicts": verdicts}
+
+    def events(self, index: int, part: Part, prompt: Json) -> list[Json]:
+        """One part of a choice, as chunks of a stream; see `event`."""
+        return [self.event(index, part, prompt)]
+
+    def ending(self, choices: Sequence[Choice], used: Json, include_usage: bool) -> list[Json]:
+        """The chunks behind the last part of all choices."""
+        return [self.usage_event(used)] if include_usage else []
 
     def usage_event(self, used: Json) -> Json:
         """The chunk behind the last one, with the usage and no choice."""

@@ -37,6 +37,7 @@ from pillion.serve.requests import (
     SwapRequest,
     ToolBody,
 )
+from pillion.serve.response_bodies import FunctionTool, ResponsesRequest, TextFormat, TextOptions
 from pillion.serve.service import Service
 from pillion.serve.settings import Settings
 
@@ -53,6 +54,7 @@ _PAGE_HEADERS = {
 _BODIES: dict[str, type[Any]] = {
     "/v1/chat/completions": ChatRequest,
     "/v1/completions": CompletionRequest,
+    "/v1/responses": ResponsesRequest,
     "/v1/moderations": ModerationRequest,
     "/v1/classify": ClassifyRequest,
     "/classify": ClassificationRequest,
@@ -162,7 +164,8 @@ async def _refuse_body(request: Request, error: Exception) -> Response:
     """What is wrong with a body, in OpenAI's shape: its first fault, by the parameter's name."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    path = [str(part) for part in first["loc"][1:]]
+    # Of a choice between types pydantic tells the type too, which is no parameter.
+    path = [str(part) for part in first["loc"][1:] if "[" not in str(part)]
     kind, param = first["type"], ".".join(path) or None
     if kind == "json_invalid":
         return refusal_response(Refused(400, "The body is no JSON.", "invalid_json"))
@@ -185,6 +188,8 @@ def _known(route: str, parents: list[str]) -> list[str]:
         "tools": ToolBody,
         "function": Function,
     }
+    if route == "/v1/responses":
+        inner = {"tools": FunctionTool, "text": TextOptions, "format": TextFormat}
     places = [name for name in parents if not name.isdigit()]
     kind = inner.get(places[-1]) if places else _BODIES.get(route)
     return list(kind.model_fields) if kind else []

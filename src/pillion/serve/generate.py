@@ -1,4 +1,4 @@
-"""`/v1/chat/completions` and `/v1/completions`: a body becomes a job and a shape."""
+"""`/v1/chat/completions`, `/v1/responses`, `/v1/completions`: a body becomes a job and a shape."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from pillion.errors import ConfigError, DataError
 from pillion.runtime import Sampling
 from pillion.runtime.engine import check_ids
 from pillion.serve.answering import Ask
-from pillion.serve.answers import ChatShape, CompletionShape, Decode
+from pillion.serve.answers import ChatShape, CompletionShape, Decode, Shape
 from pillion.serve.body import BodyRoute
 from pillion.serve.call import call_of
 from pillion.serve.refusal import Refused
-from pillion.serve.requests import ChatRequest, CompletionRequest
+from pillion.serve.requests import Body, ChatRequest, CompletionRequest
 from pillion.serve.respond import Job, respond
+from pillion.serve.response_bodies import ResponsesRequest, chat_of, renamed
+from pillion.serve.response_shape import ResponseShape
 from pillion.serve.service import Service
 from pillion.serve.tools import Offer, offer_of
 from pillion.serve.turns import num_chars, transcript, turns_of
@@ -36,30 +38,25 @@ _Request = ChatRequest | CompletionRequest
 
 
 def generate_routes(service: Service) -> APIRouter:
-    """The two routes that generate."""
+    """The routes that generate."""
     routes = APIRouter(route_class=BodyRoute)
 
     @routes.post("/v1/chat/completions")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """An answer to a conversation, with verdicts on both."""
-        service.check_model(body.model)
-        codec = service.engine.codec
-        offer, turns = offer_of(body, codec), turns_of(body.messages, codec)
-        tools = offer.tools if offer else ()
-        length = num_chars(turns) + len(json.dumps(tools))
-        service.check_chars([length], "messages")
-        ids = await service.encode(lambda: codec.encode_chat(turns, tools), length)
-        text = transcript(turns)
-        limit = body.max_completion_tokens or body.max_tokens
-        top = (body.top_logprobs or 0) if body.logprobs else None
-        ask = _ask(service, body, ids, text, limit, top, "messages")
-        grammar, param = _grammar(body, offer, codec)
-        if grammar:
-            await _check_grammar(service, grammar, param)
-        ask = replace(ask, grammar=grammar, marks=offer.marks(codec) if offer else {})
-        job = replace(_job(service, body, [ask], "/chat/completions"), offer=offer)
-        shape = ChatShape(*_head(service, body, request, top is not None))
-        return await respond(request, service, job, shape)
+        shape = ChatShape(*_head(service, body, request, bool(body.logprobs)))
+        return await answer_chat(service, body, request, "/chat/completions", body, shape)
+
+    @routes.post("/v1/responses")
+    async def responses(body: ResponsesRequest, request: Request) -> Response:
+        """The same, in OpenAI's newer shape; nothing is stored."""
+        call, dry_run = call_of(request.scope), service.settings.dry_run
+        shape = ResponseShape(call.id, body, int(time.time()), dry_run)
+        try:
+            chat = chat_of(body)
+            return await answer_chat(service, chat, request, "/responses", body, shape)
+        except Refused as error:
+            raise renamed(error) from error
 
     @routes.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
@@ -71,11 +68,43 @@ def generate_routes(service: Service) -> APIRouter:
             limit = body.max_tokens or COMPLETION_TOKENS
             ids, text = await _read_prompt(service, prompt)
             asks.append(_ask(service, body, ids, text, limit, body.logprobs, "prompt"))
-        job = _job(service, body, asks, "/completions")
+        job = _job(service, body, asks, "/completions", body)
         shape = CompletionShape(*_head(service, body, request, body.logprobs is not None))
         return await respond(request, service, job, shape)
 
     return routes
+
+
+async def answer_chat(
+    service: Service, body: ChatRequest, request: Request, path: str, sent: Body, shape: Shape
+) -> Response:
+    """The answer to a conversation.
+
+    Args:
+        service: the server.
+        body: what is asked for.
+        request: that it came in.
+        path: below `/v1`, where it came.
+        sent: the body as it came.
+        shape: of the answer.
+    """
+    service.check_model(body.model)
+    codec = service.engine.codec
+    offer, turns = offer_of(body, codec), turns_of(body.messages, codec)
+    tools = offer.tools if offer else ()
+    length = num_chars(turns) + len(json.dumps(tools))
+    service.check_chars([length], "messages")
+    ids = await service.encode(lambda: codec.encode_chat(turns, tools), length)
+    text = transcript(turns)
+    limit = body.max_completion_tokens or body.max_tokens
+    top = (body.top_logprobs or 0) if body.logprobs else None
+    ask = _ask(service, body, ids, text, limit, top, "messages")
+    grammar, param = _grammar(body, offer, codec)
+    if grammar:
+        await _check_grammar(service, grammar, param)
+    ask = replace(ask, grammar=grammar, marks=offer.marks(codec) if offer else {})
+    job = replace(_job(service, body, [ask], path, sent), offer=offer)
+    return await respond(request, service, job, shape)
 
 
 async def _read_prompt(service: Service, prompt: str | list[int]) -> tuple[Sequence[int], str]:
@@ -188,7 +217,7 @@ def _max_tokens(service: Service, prompt_tokens: int, limit: int | None, param: 
     return limit or min(room, most)
 
 
-def _job(service: Service, body: _Request, asks: Sequence[Ask], path: str) -> Job:
+def _job(service: Service, body: _Request, asks: Sequence[Ask], path: str, sent: Body) -> Job:
     n, most = body.n or 1, service.settings.limits.choices
     if n * len(asks) > most:
         raise Refused(
@@ -204,7 +233,7 @@ def _job(service: Service, body: _Request, asks: Sequence[Ask], path: str) -> Jo
         bool(body.stream),
         bool(options and options.include_usage),
         path,
-        body.model_dump(exclude_unset=True),
+        sent.model_dump(exclude_unset=True, by_alias=True),
     )
 
 

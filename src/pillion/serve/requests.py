@@ -29,25 +29,27 @@ from pillion.serve.parameters import (
 INT64 = 2**63
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """What all bodies have: they are strict."""
+
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class StreamOptions(_Body):
+class StreamOptions(Body):
     """Of a stream: whether a last chunk tells the usage."""
 
     include_usage: bool | None = None
     include_obfuscation: Annotated[Any, Neutral(False)] = None
 
 
-class CalledFunction(_Body):
+class CalledFunction(Body):
     """What an earlier answer called, and with what: a JSON object, as text."""
 
     name: ToolName
     arguments: Arguments
 
 
-class MessageCall(_Body):
+class MessageCall(Body):
     """A call in an earlier answer."""
 
     id: CallId
@@ -55,7 +57,7 @@ class MessageCall(_Body):
     function: CalledFunction
 
 
-class Message(_Body):
+class Message(Body):
     """One turn of a conversation. An answer of ours may be sent back as it came."""
 
     role: Annotated[str, Field(pattern="^(system|developer|user|assistant|tool)$")]
@@ -82,7 +84,7 @@ class Message(_Body):
         return self
 
 
-class Function(_Body):
+class Function(Body):
     """What a model may call."""
 
     name: ToolName
@@ -91,27 +93,27 @@ class Function(_Body):
     strict: bool | None = None
 
 
-class ToolBody(_Body):
+class ToolBody(Body):
     """A tool: a function."""
 
     type: Literal["function"]
     function: Function
 
 
-class ToolRef(_Body):
+class ToolRef(Body):
     """The name of a tool."""
 
     name: ToolName
 
 
-class NamedTool(_Body):
+class NamedTool(Body):
     """A tool that has to be called."""
 
     type: Literal["function"]
     function: ToolRef
 
 
-class JsonSchema(_Body):
+class JsonSchema(Body):
     """What a JSON answer has to be; followed whether or not it is called strict."""
 
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
@@ -120,7 +122,7 @@ class JsonSchema(_Body):
     strict: bool | None = None
 
 
-class ResponseFormat(_Body):
+class ResponseFormat(Body):
     """The form of an answer: text, a JSON object, or JSON of a schema."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -144,7 +146,7 @@ _Talk = Annotated[list[Message], Field(min_length=1, fail_fast=True)]
 Conversations = Annotated[list[_Talk], Field(min_length=1, fail_fast=True), BeforeValidator(_talks)]
 
 
-class _Sampled(_Body):
+class _Sampled(Body):
     """What both ways of generating take."""
 
     model: str
@@ -241,7 +243,7 @@ def _one_of_two(schema: dict[str, Any]) -> None:
     schema["oneOf"] = [{"required": ["input"]}, {"required": ["messages"]}]
 
 
-class _Judged(_Body):
+class _Judged(Body):
     """What is to be judged: texts, or conversations."""
 
     model_config = ConfigDict(json_schema_extra=_one_of_two)
@@ -281,7 +283,7 @@ class ClassificationRequest(_Judged):
     user: str | None = None
 
 
-class ExplainRequest(_Body):
+class ExplainRequest(Body):
     """Body of `/v1/explain`; without `probe` the first one, without `label` the decided one."""
 
     model_config = ConfigDict(json_schema_extra=_one_of_two)
@@ -299,14 +301,14 @@ class ExplainRequest(_Body):
         return self
 
 
-class ProbeRequest(_Body):
+class ProbeRequest(Body):
     """Body that loads a probe: its folder on the server, and the name to sign verdicts with."""
 
     path: Annotated[str, Field(min_length=1)]
     name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = None
 
 
-class SwapRequest(_Body):
+class SwapRequest(Body):
     """Body that puts another probe in the place of one."""
 
     path: Annotated[str, Field(min_length=1)]

@@ -128,17 +128,16 @@ async def _chunks(
     shape: Shape,
 ) -> AsyncGenerator[Json]:
     """The events of a stream."""
-    ends: list[Closed] = []
+    done = [Choice() for _ in choices]
     async for index, part in merge(choices):
-        event = shape.event(index, part, openings[index // job.n].told)
-        if isinstance(part, Closed):
-            ends.append(part)
-        if job.include_usage:
-            event["usage"] = None
+        done[index].add(part)
+        for event in shape.events(index, part, openings[index // job.n].told):
+            if job.include_usage:
+                event["usage"] = None
+            yield event
+    used = _usage(call, openings, [choice.end for choice in done])
+    for event in shape.ending(done, used, job.include_usage):
         yield event
-    used = _usage(call, openings, ends)
-    if job.include_usage:
-        yield shape.usage_event(used)
 
 
 def _usage(call: Call, openings: Sequence[Opening], ends: Sequence[Closed]) -> Json:
@@ -174,6 +173,14 @@ async def _route(
             "prompt",
         )
     verdicts = shape.verdicts(openings[0].told)
+    if job.stream and not shape.joins:
+        raise Refused(
+            400,
+            "Another server would answer this stream, and its events cannot be told with ours; ask "
+            "without stream.",
+            "cannot_route",
+            "stream",
+        )
     try:
         if not job.stream:
             body = await service.upstreams.post(policy.upstream, job.path, job.body)

@@ -53,7 +53,8 @@ async def _lines(chunks: AsyncGenerator[dict[str, Any]]) -> AsyncGenerator[dict[
     async with aclosing(chunks):
         try:
             async for chunk in chunks:
-                yield {"data": json.dumps(chunk, ensure_ascii=False)}
+                line = {"data": json.dumps(chunk, ensure_ascii=False)}
+                yield line | {"event": chunk["type"]} if "type" in chunk else line
         except Refused as error:
             body = error_body(error.status_code, error.detail, error.code, error.param)
             yield {"data": json.dumps(body, ensure_ascii=False)}
