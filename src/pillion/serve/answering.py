@@ -23,6 +23,7 @@ from pillion.serve.policy import Block, Escalate, Policy
 from pillion.serve.refusal import Refused, refusal_of
 from pillion.serve.service import Service
 from pillion.serve.stops import StopFinder
+from pillion.serve.wish import Wish
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Ask:
         stops: strings that end the answer.
         top_logprobs: likeliest tokens to report; None: no logprobs.
         cache_key: by which the caller splits its cached prefixes.
+        wish: what is told of verdicts.
         grammar: that the answer must follow; empty for none.
         marks: tokens that say something although decoding leaves them out, and what.
     """
@@ -48,6 +50,7 @@ class Ask:
     stops: tuple[str, ...] = ()
     top_logprobs: int | None = None
     cache_key: str | None = None
+    wish: Wish = field(default_factory=Wish)
     grammar: str = ""
     marks: Mapping[int, str] = field(default_factory=dict[int, str])
 
@@ -109,8 +112,9 @@ async def open_prompt(
         await events.aclose()
     scopes: dict[str, Scope] = {name: probe.card.scope for name, probe in probes.items()}
     missing = absences(scopes, read.verdicts, ask.token_ids)
-    told = tell(read.verdicts, outcome.decisions, multilabel, missing)
-    call.note("prompt", told)
+    call.note("prompt", tell(read.verdicts, outcome.decisions, multilabel, missing))
+    wish = ask.wish
+    told = tell(wish.of(read.verdicts), outcome.decisions, multilabel, wish.some(missing))
     of_tools = {name for name, scope in scopes.items() if scope == "tool"}
     return Opening(ask, events, read, outcome.act, asked(told, of_tools), multilabel)
 
@@ -268,7 +272,7 @@ async def _speak(service: Service, call: Call, opening: Opening) -> AsyncGenerat
             unread = isinstance(event, Finished) and event.reason == "length"
             num_read = voice.num_tokens - unread
             outcome = await counsel.decide(event.verdicts, voice.text, num_read)
-            told = tell(event.verdicts, outcome.decisions, opening.multilabel)
+            told = tell(ask.wish.of(event.verdicts), outcome.decisions, opening.multilabel)
             if outcome.act is not None:
                 reason = "content_filter"
                 voice.drop()
@@ -289,7 +293,7 @@ async def _speak(service: Service, call: Call, opening: Opening) -> AsyncGenerat
         for piece in voice.end(told):
             yield piece
     service.metrics.count_verdicts("response", event.verdicts)
-    call.note("response", told)
+    call.note("response", tell(event.verdicts, outcome.decisions, opening.multilabel))
     yield Closed(reason, told, num_read, voice.num_tokens)
 
 

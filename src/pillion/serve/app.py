@@ -36,6 +36,7 @@ from pillion.serve.requests import (
     StreamOptions,
     SwapRequest,
     ToolBody,
+    Wanted,
 )
 from pillion.serve.response_bodies import FunctionTool, ResponsesRequest, TextFormat, TextOptions
 from pillion.serve.service import Service
@@ -185,6 +186,7 @@ def _known(route: str, parents: list[str]) -> list[str]:
     inner: dict[str, type[Any]] = {
         "messages": Message,
         "stream_options": StreamOptions,
+        "pillion": Wanted,
         "tools": ToolBody,
         "function": Function,
     }

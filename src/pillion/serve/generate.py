@@ -30,6 +30,7 @@ from pillion.serve.service import Service
 from pillion.serve.tools import Offer, offer_of
 from pillion.serve.turns import num_chars, transcript, turns_of
 from pillion.serve.wanted_form import json_form
+from pillion.serve.wish import Wish, wish_of
 
 COMPLETION_TOKENS = 16
 """Of a completion that names no limit, as OpenAI has it."""
@@ -63,11 +64,12 @@ def generate_routes(service: Service) -> APIRouter:
         """What follows a text, with verdicts on both."""
         service.check_model(body.model)
         service.check_chars([len(prompt) for prompt in body.prompt], "prompt")
+        wish = wish_of(service, call_of(request.scope).account.caller, body.pillion)
         asks: list[Ask] = []
         for prompt in body.prompt:
             limit = body.max_tokens or COMPLETION_TOKENS
             ids, text = await _read_prompt(service, prompt)
-            asks.append(_ask(service, body, ids, text, limit, body.logprobs, "prompt"))
+            asks.append(_ask(service, body, ids, text, limit, body.logprobs, "prompt", wish))
         job = _job(service, body, asks, "/completions", body)
         shape = CompletionShape(*_head(service, body, request, body.logprobs is not None))
         return await respond(request, service, job, shape)
@@ -89,6 +91,7 @@ async def answer_chat(
         shape: of the answer.
     """
     service.check_model(body.model)
+    wish = wish_of(service, call_of(request.scope).account.caller, body.pillion)
     codec = service.engine.codec
     offer, turns = offer_of(body, codec), turns_of(body.messages, codec)
     tools = offer.tools if offer else ()
@@ -98,7 +101,7 @@ async def answer_chat(
     text = transcript(turns)
     limit = body.max_completion_tokens or body.max_tokens
     top = (body.top_logprobs or 0) if body.logprobs else None
-    ask = _ask(service, body, ids, text, limit, top, "messages")
+    ask = _ask(service, body, ids, text, limit, top, "messages", wish)
     grammar, param = _grammar(body, offer, codec)
     if grammar:
         await _check_grammar(service, grammar, param)
@@ -125,6 +128,7 @@ def _ask(
     limit: int | None,
     top_logprobs: int | None,
     param: str,
+    wish: Wish,
 ) -> Ask:
     seed = secrets.randbits(32) if body.seed is None else body.seed % 2**32
     temperature = _or(body.temperature, 1.0)
@@ -152,6 +156,7 @@ def _ask(
         tuple(body.stop),
         top_logprobs,
         body.prompt_cache_key,
+        wish,
     )
 
 
@@ -233,7 +238,7 @@ def _job(service: Service, body: _Request, asks: Sequence[Ask], path: str, sent:
         bool(body.stream),
         bool(options and options.include_usage),
         path,
-        sent.model_dump(exclude_unset=True, by_alias=True),
+        sent.model_dump(exclude_unset=True, by_alias=True, exclude={"pillion"}),
     )
 
 

@@ -45,11 +45,18 @@ class Caller:
         name: of the key, for logs; keys of one name share their quota and their prefixes.
         role: what it may do.
         quota: how much.
+        choose: whether its requests may choose what they are told of verdicts.
     """
 
     name: str
     role: Role = "user"
     quota: Quota = field(default_factory=Quota)
+    choose: bool = False
+
+    @property
+    def chooses(self) -> bool:
+        """Whether its requests may name probes and thresholds; an admin's always may."""
+        return self.choose or self.role == "admin"
 
 
 LOCAL = Caller("local", "admin")
@@ -83,9 +90,10 @@ def load_keys(path: Path | None, environment: Mapping[str, str]) -> Keys:
     """Keys of a file and of the environment.
 
     Args:
-        path: one key a line; behind it `admin` for those that may change probes, `name=NAME` for
-            logs, and `requests=N`, `tokens=N` (a minute) and `in_flight=N` for quotas. Lines that
-            begin with `#` are comments.
+        path: one key a line; behind it `admin` for those that may change probes, `choose` for those
+            whose requests may choose probes and thresholds, `name=NAME` for logs, and
+            `requests=N`, `tokens=N` (a minute) and `in_flight=N` for quotas. Lines that begin with
+            `#` are comments.
         environment: `PILLION_API_KEYS` and `PILLION_ADMIN_KEYS`, separated by commas.
 
     Raises:
@@ -132,13 +140,15 @@ def _caller(words: Sequence[str], where: str) -> Caller:
     """The caller of a line's words: its key first."""
     key, *others = words
     role: Role = "user"
-    name, limits = _name(key), dict[str, int]()
-    known = ["admin", "name", *(one.name for one in fields(Quota))]
+    name, limits, choose = _name(key), dict[str, int](), False
+    known = ["admin", "choose", "name", *(one.name for one in fields(Quota))]
     for word in others:
         what, mark, value = word.partition("=")
         if word == "admin":
             role = "admin"
-        elif not mark or what not in known or what == "admin":
+        elif word == "choose":
+            choose = True
+        elif not mark or what not in known or what in ("admin", "choose"):
             raise ConfigError(
                 f"{where}: one key is wanted, and behind it such words as admin or requests=60. "
                 f"{unknown_name('word', what[:40], known)}"
@@ -151,7 +161,7 @@ def _caller(words: Sequence[str], where: str) -> Caller:
             raise ConfigError(f"{where}: {word[:80]} is no number above 0.")
         else:
             limits[what] = int(value)
-    return Caller(name, role, Quota(**limits))
+    return Caller(name, role, Quota(**limits), choose)
 
 
 def _name(key: str) -> str:

@@ -146,6 +146,13 @@ _Talk = Annotated[list[Message], Field(min_length=1, fail_fast=True)]
 Conversations = Annotated[list[_Talk], Field(min_length=1, fail_fast=True), BeforeValidator(_talks)]
 
 
+class Wanted(Body):
+    """What is told of verdicts: of which probes, and binary ones from which probability on."""
+
+    probes: Annotated[list[str] | None, Field(max_length=256)] = None
+    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
+
+
 class _Sampled(Body):
     """What both ways of generating take."""
 
@@ -164,6 +171,7 @@ class _Sampled(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     prompt_cache_key: str | None = None
+    pillion: Wanted | None = None
     # No effect on an answer.
     user: str | None = None
 

@@ -21,6 +21,7 @@ from pillion.serve.service import Service
 from pillion.serve.streaming import EventStream, merge, until_gone
 from pillion.serve.tools import Offer, with_calls
 from pillion.serve.upstream import UpstreamError
+from pillion.serve.wish import verdict_headers
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ async def respond(request: Request, service: Service, job: Job, shape: Shape) ->
         done = await until_gone(request, _gather(choices))
         call.texts["answers"] = [choice.said for choice in done]
         used = _usage(call, openings, [choice.end for choice in done])
-        return JSONResponse(shape.body(done, used))
+        body = shape.body(done, used)
+        return JSONResponse(body, headers=verdict_headers(body["verdicts"]))
 
 
 async def _open(service: Service, call: Call, job: Job, stack: AsyncExitStack) -> list[Opening]:
@@ -184,7 +186,7 @@ async def _route(
     try:
         if not job.stream:
             body = await service.upstreams.post(policy.upstream, job.path, job.body)
-            return JSONResponse({**body, "verdicts": verdicts})
+            return JSONResponse({**body, "verdicts": verdicts}, headers=verdict_headers(verdicts))
         chunks = service.upstreams.stream(policy.upstream, job.path, job.body)
         stack.push_async_callback(chunks.aclose)
         first = await anext(chunks, None)

@@ -20,7 +20,7 @@ from pydantic import (
 
 from pillion.serve.parameters import Arguments, CallId, Neutral, Nothing, ToolName, fault
 from pillion.serve.refusal import Refused
-from pillion.serve.requests import Body, ChatRequest, ToolRef
+from pillion.serve.requests import Body, ChatRequest, ToolRef, Wanted
 
 Json = dict[str, Any]
 _PARTS = ("input_text", "output_text", "text")
@@ -158,6 +158,7 @@ class ResponsesRequest(Body):
     tool_choice: Literal["none", "auto", "required"] | NamedFunction | None = None
     parallel_tool_calls: bool | None = None
     prompt_cache_key: str | None = None
+    pillion: Wanted | None = None
     # No effect on an answer.
     metadata: Json | None = None
     store: bool | None = None
@@ -207,6 +208,7 @@ def chat_of(body: ResponsesRequest) -> ChatRequest:
         "top_p": body.top_p,
         "stream": body.stream,
         "prompt_cache_key": body.prompt_cache_key,
+        "pillion": body.pillion,
     }
     try:
         return ChatRequest.model_validate({k: v for k, v in facts.items() if v is not None})
