@@ -182,7 +182,8 @@ def test_a_stream_that_another_server_would_answer_is_refused() -> None:
         ({"previous_response_id": "resp_1"}, "previous_response_id", "no support"),
         ({"background": True}, "background", "no support"),
         ({"input": []}, "input", "at least 1 item"),
-        ({"input": [{"type": "image"}]}, "input.0", "message"),
+        ({"input": [{"type": "image"}]}, "input.0", "an item is a message"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "input.0", "store: false"),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
             "input.0.message.content",

@@ -94,7 +94,13 @@ Item = Annotated[
     Annotated[InputMessage, Tag("message")]
     | Annotated[InputCall, Tag("function_call")]
     | Annotated[InputResult, Tag("function_call_output")],
-    Discriminator(_kind),
+    Discriminator(
+        _kind,
+        custom_error_type="unknown_item",
+        custom_error_message="an item is a message, a function_call or a function_call_output; "
+        "nothing is stored here that an item_reference could mean: have the items themselves sent "
+        "(store: false in clients that refer to them)",
+    ),
 ]
 
 
