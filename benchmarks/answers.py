@@ -264,6 +264,7 @@ def everyone(
 ) -> list[Said]:
     """All methods; the gate that learns from uniform prefixes, the default, comes first."""
     said: list[Said] = []
+    encoder = Encoder.load(EMBEDDER, 256)  # first of all: whoever lacks it hears so before training
     for weighing in ("uniform", "softmax", "none"):
         settings = TrainSettings(prefixes=weighing)
         networks = gates(training, held, "response", settings, seeds)
@@ -276,7 +277,6 @@ def everyone(
         said.append(Said("prompt-gate", seed, scores))
     said += los_net(backend, training, held, counted, seeds)
     said.append(Said("tfidf", 0, tfidf(training, held, counted)))
-    encoder = Encoder.load(EMBEDDER, 256)
     features = [encoder.embed(part.responses) for part in (training, held, counted)]
     said.append(Said("embeddings", 0, logistic(features, training, held)[0]))
     return said
