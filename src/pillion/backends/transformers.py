@@ -38,6 +38,8 @@ from pillion.errors import ConfigError
 
 FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f")
 """What the norm between the last block and the head is called in transformers."""
+PADDING_COUNTS = ("recurrent_gemma",)
+"""Kinds that take positions, and yet run padding before a text through a recurrence."""
 FOREIGN_CACHE = ("not compatible with `", "'DynamicCache' object has no attribute")
 """What models with a cache of their own say of the usual one."""
 
@@ -77,6 +79,8 @@ class TransformersBackend(Backend):
         known = inspect.signature(self.decoder.forward).parameters
         self.cache_word = next((w for w in CACHE_WORDS if w in known), CACHE_WORDS[-1])
         self._takes_cache = self.cache_word in known
+        kind = getattr(self.decoder.config, "model_type", "")
+        self._counts_padding = "position_ids" not in known or kind in PADDING_COUNTS
 
     @property
     def identity(self) -> ModelIdentity:
@@ -148,8 +152,8 @@ class TransformersBackend(Backend):
             )
         # Without padding the engine takes its fast causal path if it is given no mask.
         full = bool(mask.all())
-        if not (full or logits) and cache is None:
-            # Some models count padding on the left as tokens; behind a text it cannot matter.
+        if not (full or logits) and cache is None and self._counts_padding:
+            # Behind a text padding cannot matter.
             token_ids, mask = _to_the_left(token_ids, mask)
         ids = token_ids.to(self.device)
         positions = None if full else (mask.long().cumsum(1) - 1).clamp(min=0)

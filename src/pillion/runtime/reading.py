@@ -287,6 +287,7 @@ class Reading:
         tensors |= {id(t): t for t in self._values if t is not None}
         tensors |= {id(t): t for g in self._folded for s in g for t in s.values()}
         tensors |= {id(t): t for *_, t in self._sums}
+        tensors |= {id(t): t for t in (self._norms,) if t is not None}
         return self._held.num_bytes + sum(t.nbytes for t in tensors.values())
 
     # -- inside
