@@ -13,6 +13,7 @@ import statistics
 import time
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.engines import engine as model_of
@@ -132,8 +133,8 @@ def told(rounds: list[list[float]], busy: bool) -> list[dict[str, Any]]:
 
 def throughput(times: list[tuple[float, float]]) -> dict[str, Any]:
     """Texts a second of an idle engine as a share of those in batches."""
-    ratios = torch.tensor([batches / served for served, batches in times]).numpy()
-    around = interval(lambda some: float(statistics.median(some)), ratios)
+    ratios = np.array([batches / served for served, batches in times])
+    around = interval(lambda some: float(np.median(some)), ratios)
     assert around is not None
     return {
         "metric": "idle_classify_throughput",

@@ -29,6 +29,25 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return Ridden(save_tiny_model(root / "model"), root / "probes")
 
 
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A model with a chat template and a probe of each scope, as a `Ridden`."""
+    from riding import Ridden, save_chat_model
+    from scoped import save_scoped
+
+    root = tmp_path_factory.mktemp("chat")
+    return Ridden(save_chat_model(root / "model"), root / "probes", save_scoped)
+
+
+@pytest.fixture(scope="module")
+def address(chat: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where `vllm serve` answers with that model."""
+    from serving import serving
+
+    with serving(chat, tmp_path_factory.mktemp("serve")) as address:
+        yield address
+
+
 @pytest.fixture(scope="session", autouse=True)
 def copies_of_probes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Engines keep copies of their probes elsewhere than in the user's cache."""

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
 from typing import Any
 
 import httpx
 import pytest
-from riding import Ridden, save_chat_model
-from scoped import save_scoped
-from serving import serving
+from riding import Ridden
 
 from pillion.core import Turn
 from tiny_models import full_states, offline
@@ -18,18 +15,6 @@ from tiny_models import full_states, offline
 pytestmark = pytest.mark.vllm
 TURN = Turn("user", "My balance, please! " * 6)
 SAID = [{"role": TURN.role, "content": TURN.content}]
-
-
-@pytest.fixture(scope="module")
-def chat(tmp_path_factory: pytest.TempPathFactory) -> Ridden:
-    root = tmp_path_factory.mktemp("chat")
-    return Ridden(save_chat_model(root / "model"), root / "probes", save_scoped)
-
-
-@pytest.fixture(scope="module")
-def address(chat: Ridden, tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
-    with serving(chat, tmp_path_factory.mktemp("serve")) as address:
-        yield address
 
 
 def post(address: str, path: str, **body: Any) -> httpx.Response:

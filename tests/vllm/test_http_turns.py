@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
 from typing import Any
 
 import httpx
 import pytest
-from riding import Ridden, save_chat_model
-from scoped import TALKS, save_scoped
-from serving import serving
+from riding import Ridden
+from scoped import TALKS
 
 from pillion.core import SCOPES, Turn
 from pillion.vllm.turns import TURNS, turns_args
 from tiny_models import full_states, offline
 
 pytestmark = pytest.mark.vllm
-
-
-@pytest.fixture(scope="module")
-def chat(tmp_path_factory: pytest.TempPathFactory) -> Ridden:
-    root = tmp_path_factory.mktemp("chat")
-    return Ridden(save_chat_model(root / "model"), root / "probes", save_scoped)
-
-
-@pytest.fixture(scope="module")
-def address(chat: Ridden, tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
-    with serving(chat, tmp_path_factory.mktemp("serve")) as address:
-        yield address
 
 
 def messages(turns: tuple[Turn, ...]) -> list[dict[str, str]]:

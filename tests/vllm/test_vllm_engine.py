@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from riding import BLOCK_TOKENS, FLOOR, MARK, Ridden, random_prompts, save_chat_model
-from scoped import TALKS, save_scoped
+from riding import BLOCK_TOKENS, FLOOR, MARK, Ridden, random_prompts
+from scoped import TALKS
 
 from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, Turn, Verdict
 from pillion.errors import ConfigError, DataError, MismatchError, RunError
@@ -196,13 +196,6 @@ def test_probes_are_swapped_and_cached_prefixes_of_the_old_ones_are_gone(
         running.do(engine.set_probes(tiny.probes))
     first, *_ = running.do(events_of(engine, asked))
     assert worst(tiny, first.verdicts, list(asked.token_ids), 0, len(asked.token_ids)) <= MARK
-
-
-@pytest.fixture(scope="module")
-def chat(tmp_path_factory: pytest.TempPathFactory) -> Ridden:
-    """A model of conversations, with probes of every scope."""
-    root = tmp_path_factory.mktemp("chat")
-    return Ridden(save_chat_model(root / "model"), root / "probes", save_scoped)
 
 
 @pytest.fixture(scope="module")

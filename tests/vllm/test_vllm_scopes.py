@@ -10,8 +10,8 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
-from riding import BLOCK_TOKENS, MARK, Ridden, greedy, save_chat_model
-from scoped import TALKS, ask, error, save_scoped, worst
+from riding import BLOCK_TOKENS, MARK, Ridden, greedy
+from scoped import TALKS, ask, error, worst
 
 from pillion.core import Tokens, Turn
 from pillion.sidecache import Script
@@ -21,12 +21,6 @@ from talks import continued
 from tiny_models import full_states
 
 pytestmark = pytest.mark.vllm
-
-
-@pytest.fixture(scope="module")
-def chat(tmp_path_factory: pytest.TempPathFactory) -> Ridden:
-    root = tmp_path_factory.mktemp("chat")
-    return Ridden(save_chat_model(root / "model"), root / "probes", save_scoped)
 
 
 @pytest.fixture(scope="module", params=["sync", "async"])

@@ -130,8 +130,8 @@ class Classifier:
                 tokens += len(place[0].rows[place[1]])
         # Who has come to the end goes; who had a turn stands behind all who had none.
         left = [job for job in self._waiting if job.taken < len(job.rows)]
-        served = {id(job) for job, _ in places}
-        self._waiting = deque(sorted(left, key=lambda job: id(job) in served))
+        served = {job for job, _ in places}
+        self._waiting = deque(sorted(left, key=served.__contains__))
         return places
 
     async def _serve(self, batch: Sequence[Place]) -> None:

@@ -95,7 +95,7 @@ class PagedReading:
         return {n: a.verdict(known[n]) for n, a in self.artefacts.items() if n in known}
 
     def _tap(self, layer: int, hidden: Float[Tensor, "1 token dim"]) -> None:
-        busy = [one for one in self.side.groups if not one.idle]
+        busy = [one for one in self.side.groups if not one.idle and layer in one.layers]
         if not busy:
             return
         # Widened and measured once for all groups, whose words overlap.

@@ -182,11 +182,8 @@ class PlainEngine(Engine):
             return backend.watch(_Timed(reading, self._count), reading.layers)
 
         prompt = as_tokens(request.token_ids)
-        how, matcher = (
-            request.sampling,
-            backend.matcher(request.grammar) if request.grammar else None,
-        )
-        draw = Draw(how, backend.device, request.top_logprobs, prompt, matcher)
+        matcher = backend.matcher(request.grammar) if request.grammar else None
+        draw = Draw(request.sampling, backend.device, request.top_logprobs, prompt, matcher)
         return answer_events(backend, prompt, request.max_tokens, draw, reading, watched)
 
 

@@ -132,7 +132,7 @@ class Reading:
             for i, g in enumerate(self.groups)
         ]
         self._norms = None
-        if together:
+        if together and any(g.normalise for g in self.groups):
             self._norms = torch.empty(len(self.layers), *self._shape(), device=self._device)
 
     def see(self, layer: int, hidden: Float[Tensor, "batch chunk dim"]) -> None:
@@ -144,16 +144,20 @@ class Reading:
             if self._held.add(layer, hidden):
                 self._fold_held()
             return
+        busy = [
+            (i, one, place[layer])
+            for i, (one, place) in enumerate(zip(self.groups, self._place, strict=True))
+            if layer in place and i not in self._idle
+        ]
+        if not busy:
+            return
         scale: Tensor | None = None  # as long as no probe asks for it
         states = hidden if self._chosen is None else self._chosen.take(hidden)
         states = states.to(self.groups[0].dtype)  # once, for products and norms of all groups
         if self._norms is not None:
             torch.linalg.vector_norm(states, dim=-1, out=self._norms[self._row[layer]])
-        for i, (one, place) in enumerate(zip(self.groups, self._place, strict=True)):
-            index, room = place.get(layer), self._values[i]
-            if index is None or i in self._idle:
-                continue
-            if room is not None:
+        for i, one, index in busy:
+            if (room := self._values[i]) is not None:
                 one.products(index, states, room[index])
                 continue
             if one.normalise and scale is None:
@@ -445,15 +449,14 @@ class Reading:
 
     def _fold_products(self) -> None:
         """Normalises and folds what was tapped layer by layer: the fewest operations a layer."""
-        scale: Tensor | None = None
+        scale: Tensor | None = None  # as above
         for i, (one, values) in enumerate(zip(self.groups, self._values, strict=True)):
             if values is None:
                 continue
             if one.normalise:
                 if scale is None:
                     assert self._norms is not None
-                    dim = one.own.shape[1]
-                    scale = inverse_rms_of(self._norms, dim)
+                    scale = inverse_rms_of(self._norms, one.own.shape[1])
                 rows = [self._row[layer] for layer in one.layers]
                 values *= (scale if len(rows) == len(scale) else scale[rows])[..., None]
             self._fold(i, one.layers, values)

@@ -156,18 +156,52 @@ class Shape(ABC):
     """How an answer looks on the wire.
 
     Args:
+        dry_run: whether the decisions beside the verdicts were only written down.
+    """
+
+    def __init__(self, dry_run: bool) -> None:
+        self._notes: Json = {"dry_run": True} if dry_run else {}
+
+    def verdicts(self, prompt: Json, end: Closed | None = None) -> Json:
+        """The `verdicts` object of a prompt (`prompt`, and `tool` if there is one) and response.
+
+        `response_tokens` says how many tokens of the response its verdicts cover.
+        """
+        response, num_read = (end.verdicts, end.num_read) if end else ({}, 0)
+        told = {"response": response, "response_tokens": num_read}
+        return {"prompt": {}} | prompt | told | self._notes
+
+    @abstractmethod
+    def body(self, choices: Sequence[Choice], used: Json) -> Json:
+        """A whole answer."""
+
+    @abstractmethod
+    def events(self, index: int, part: Part, prompt: Json) -> list[Json]:
+        """One part of a choice, as events of a stream.
+
+        Args:
+            index: of the choice.
+            part: what came.
+            prompt: the verdicts on the prompt, told once more at the end.
+        """
+
+    @abstractmethod
+    def ending(self, choices: Sequence[Choice], used: Json, include_usage: bool) -> list[Json]:
+        """The events behind the last part of all choices."""
+
+
+class ChoiceShape(Shape):
+    """An answer with a list of choices, and a stream of chunks that stand alone.
+
+    Args:
         id: of the answer, without its prefix.
         model: as the client called it.
         created: seconds since 1970.
         decode: token ids to text.
         logprobs: whether they were asked for.
         dry_run: whether the decisions beside the verdicts were only written down.
-
-    Attributes:
-        joins: whether our first chunk may stand before another server's.
     """
 
-    joins = True
     prefix: str
     whole: str
     chunk: str
@@ -181,19 +215,10 @@ class Shape(ABC):
         logprobs: bool = False,
         dry_run: bool = False,
     ) -> None:
+        super().__init__(dry_run)
         self.head = {"id": f"{self.prefix}-{id}", "created": created, "model": model}
         self.decode, self.logprobs = decode, logprobs
-        self._notes: Json = {"dry_run": True} if dry_run else {}
         self._offsets: dict[int, int] = {}
-
-    def verdicts(self, prompt: Json, end: Closed | None = None) -> Json:
-        """The `verdicts` object of a prompt (`prompt`, and `tool` if there is one) and response.
-
-        `response_tokens` says how many tokens of the response its verdicts cover.
-        """
-        response, num_read = (end.verdicts, end.num_read) if end else ({}, 0)
-        told = {"response": response, "response_tokens": num_read}
-        return {"prompt": {}} | prompt | told | self._notes
 
     def body(self, choices: Sequence[Choice], used: Json) -> Json:
         """A whole answer; with several choices each has verdicts of its own as well."""
@@ -226,12 +251,9 @@ class Shape(ABC):
         return [self.event(index, part, prompt)]
 
     def ending(self, choices: Sequence[Choice], used: Json, include_usage: bool) -> list[Json]:
-        """The chunks behind the last part of all choices."""
-        return [self.usage_event(used)] if include_usage else []
-
-    def usage_event(self, used: Json) -> Json:
-        """The chunk behind the last one, with the usage and no choice."""
-        return {**self.head, "object": self.chunk, "choices": [], "usage": used}
+        """The chunk with the usage and no choice, if it is wanted."""
+        chunk = {**self.head, "object": self.chunk, "choices": [], "usage": used}
+        return [chunk] if include_usage else []
 
     @abstractmethod
     def _entry(self, index: int, choice: Choice) -> Json: ...
@@ -240,7 +262,7 @@ class Shape(ABC):
     def _delta(self, index: int, part: Part) -> Json: ...
 
 
-class ChatShape(Shape):
+class ChatShape(ChoiceShape):
     """Of `/v1/chat/completions`."""
 
     prefix, whole, chunk = "chatcmpl", "chat.completion", "chat.completion.chunk"
@@ -284,7 +306,7 @@ class ChatShape(Shape):
         return {"token": text, "logprob": logprob, "bytes": own}
 
 
-class CompletionShape(Shape):
+class CompletionShape(ChoiceShape):
     """Of `/v1/completions`."""
 
     prefix, whole, chunk = "cmpl", "text_completion", "text_completion"

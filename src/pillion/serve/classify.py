@@ -75,10 +75,8 @@ def classify_routes(service: Service) -> APIRouter:
     async def moderations(body: ModerationRequest, request: Request) -> JSONResponse:
         """OpenAI's moderation of texts, by one probe."""
         name = _moderator(service, body.model)
-        texts = _texts(body, service.engine.codec)
-        work = _read(service, call_of(request.scope), texts, [name], None)
-        rows, _ = await until_gone(request, work)
-        results = [moderation(service, verdict) for verdict in _all_of(name, rows)]
+        verdicts, _ = await _judged_by(service, name, body, request)
+        results = [moderation(service, verdict) for verdict in verdicts]
         return JSONResponse(
             {"id": f"modr-{call_of(request.scope).id}", "model": name, "results": results}
         )
@@ -87,26 +85,28 @@ def classify_routes(service: Service) -> APIRouter:
     async def vllm_classify(body: ClassificationRequest, request: Request) -> JSONResponse:
         """One probe's verdicts, in the shape of vLLM's route for classifiers."""
         name = _classifier(service, body.model)
-        texts = _texts(body, service.engine.codec)
-        work = _read(service, call_of(request.scope), texts, [name], None)
-        rows, num_tokens = await until_gone(request, work)
-        told = _all_of(name, rows), num_tokens
+        told = await _judged_by(service, name, body, request)
         return JSONResponse(classification_json(call_of(request.scope).id, name, *told))
 
     return routes
 
 
-def _all_of(name: str, rows: Sequence[Judged]) -> list[Verdict]:
-    """A probe's verdict on every text.
+async def _judged_by(
+    service: Service, name: str, body: ClassificationRequest | ModerationRequest, request: Request
+) -> tuple[list[Verdict], int]:
+    """A probe's verdict on every text, and the tokens of all of them.
 
     Raises:
         Refused: it has none on one of them.
     """
+    texts = _texts(body, service.engine.codec)
+    work = _read(service, call_of(request.scope), texts, [name], None)
+    rows, num_tokens = await until_gone(request, work)
     for i, (_, missing) in enumerate(rows):
         if name in missing:
             what = f"Input {i + 1} cannot be judged by {name!r}: {missing[name]}."
             raise Refused(400, what, "invalid_value", "messages")
-    return [row[name] for row, _ in rows]
+    return [row[name] for row, _ in rows], num_tokens
 
 
 def moderation(service: Service, verdict: Verdict) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Whatever comes, it is honoured, means nothing, or is refused by name. Knows no b
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, StrictStr, WithJsonSchema
@@ -48,19 +49,34 @@ class Neutral:
         raise PydanticCustomError("unsupported", "{fault}", {"fault": why})
 
 
-def _joined(content: Any) -> Any:
-    """A message's text: a string, or OpenAI's list of text parts."""
+def joined(
+    content: Any, kinds: Collection[str], keys: Collection[str], only: str, named: str
+) -> Any:
+    """A message's text: a string, or a list of parts that are text.
+
+    Args:
+        content: as it came; what is no list is left to others.
+        kinds: types of the parts.
+        keys: that a part may have.
+        only: the sentence where a part is of another type.
+        named: how a part is called in a sentence, `{kind}` for its type.
+    """
     if not isinstance(content, list):
         return content
     texts: list[str] = []
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text" or not isinstance(part.get("text"), str):
-            raise fault("only parts of type 'text' are understood; this model reads no others")
-        if unknown := set(part) - {"type", "text"}:
-            raise fault(f"a text part has no {sorted(map(str, unknown))[0]!r}")
+        if kind not in kinds or not isinstance(part.get("text"), str):
+            raise fault(only)
+        if unknown := set(part) - set(keys):
+            raise fault(f"{named.format(kind=kind)} has no {sorted(map(str, unknown))[0]!r}")
         texts.append(part["text"])
     return "".join(texts)
+
+
+def _text_of_parts(content: Any) -> Any:
+    only = "only parts of type 'text' are understood; this model reads no others"
+    return joined(content, ("text",), ("type", "text"), only, "a text part")
 
 
 def _listed(stops: Any) -> Any:
@@ -94,7 +110,7 @@ def _inputs(given: Any) -> Any:
     if isinstance(given, str):
         return [given]
     if isinstance(given, list) and given and all(isinstance(one, dict) for one in given):
-        return [_joined(given)]
+        return [_text_of_parts(given)]
     if not isinstance(given, list) or not given or not all(isinstance(t, str) for t in given):
         raise fault("a string or a list of one or more strings is wanted")
     return given
@@ -142,7 +158,9 @@ _IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems":
 _STOP = {"type": "string", "minLength": 1, "maxLength": STOP_CHARS}
 _TEXTS = {"type": "array", "items": _TEXT, "minItems": 1}
 
-Content = Annotated[StrictStr, BeforeValidator(_joined), WithJsonSchema({"anyOf": [_TEXT, _PARTS]})]
+Content = Annotated[
+    StrictStr, BeforeValidator(_text_of_parts), WithJsonSchema({"anyOf": [_TEXT, _PARTS]})
+]
 Stops = Annotated[
     list[StrictStr],
     BeforeValidator(_listed),

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from pillion.serve.answering import Ask, Opening, answer, answer_again, open_prompt
-from pillion.serve.answers import Choice, Closed, Json, Opened, Part, Shape, usage
+from pillion.serve.answers import Choice, ChoiceShape, Closed, Json, Opened, Part, Shape, usage
 from pillion.serve.call import Call, call_of
 from pillion.serve.policy import Route
 from pillion.serve.refusal import Refused
@@ -175,7 +175,7 @@ async def _route(
             "prompt",
         )
     verdicts = shape.verdicts(openings[0].told)
-    if job.stream and not shape.joins:
+    if job.stream and not isinstance(shape, ChoiceShape):
         raise Refused(
             400,
             "Another server would answer this stream, and its events cannot be told with ours; ask "
@@ -197,7 +197,8 @@ async def _route(
         return None
 
     async def routed() -> AsyncGenerator[Json]:
-        yield shape.event(0, Opened(openings[0].told), openings[0].told)
+        (begun,) = shape.events(0, Opened(openings[0].told), openings[0].told)
+        yield begun
         if first is not None:
             yield first
         try:

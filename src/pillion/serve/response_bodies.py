@@ -18,7 +18,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from pillion.serve.parameters import Arguments, CallId, Neutral, Nothing, ToolName, fault
+from pillion.serve.parameters import Arguments, CallId, Neutral, Nothing, ToolName, joined
 from pillion.serve.refusal import Refused
 from pillion.serve.requests import Body, ChatRequest, ToolRef, Wanted
 
@@ -26,19 +26,10 @@ Json = dict[str, Any]
 _PARTS = ("input_text", "output_text", "text")
 
 
-def _joined(content: Any) -> Any:
-    """The text of a message or result: a string, or parts of it."""
-    if not isinstance(content, list):
-        return content
-    texts: list[str] = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind not in _PARTS or not isinstance(part.get("text"), str):
-            raise fault(f"only parts of the types {', '.join(_PARTS)} are understood")
-        if unknown := set(part) - {"type", "text", "annotations", "logprobs"}:
-            raise fault(f"a part of the type {kind} has no {sorted(map(str, unknown))[0]!r}")
-        texts.append(part["text"])
-    return "".join(texts)
+def _text_of_parts(content: Any) -> Any:
+    only = f"only parts of the types {', '.join(_PARTS)} are understood"
+    keys = ("type", "text", "annotations", "logprobs")
+    return joined(content, _PARTS, keys, only, "a part of the type {kind}")
 
 
 _TEXT = {"type": "string"}
@@ -49,7 +40,7 @@ _PART = {
 }
 Words = Annotated[
     StrictStr,
-    BeforeValidator(_joined),
+    BeforeValidator(_text_of_parts),
     WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _PART, "minItems": 1}]}),
 ]
 

@@ -23,10 +23,8 @@ class ResponseShape(Shape):
         dry_run: whether the decisions beside the verdicts were only written down.
     """
 
-    prefix, whole, chunk, joins = "resp", "response", "response", False
-
     def __init__(self, id: str, body: ResponsesRequest, created: int, dry_run: bool) -> None:
-        super().__init__(id, body.model, created, lambda ids: "", False, dry_run)
+        super().__init__(dry_run)
         self.id, self.asked, self.created = id, body, created
         self._output: list[Json] = []  # of a stream, as far as it has come
         self._open: Json | None = None  # the message that is being written
@@ -165,12 +163,6 @@ class ResponseShape(Shape):
             "usage": used and _usage(used),
             "verdicts": verdicts,
         }
-
-    def _entry(self, index: int, choice: Choice) -> Json:
-        raise NotImplementedError
-
-    def _delta(self, index: int, part: Part) -> Json:
-        raise NotImplementedError
 
 
 _BEGINNING = ("created", "in_progress")

@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pillion.errors import ConfigError, unknown_name
+from pillion.errors import unknown_name
 from pillion.vllm.ledger import KEY
+from pillion.vllm.settings import fault_of
 
 
 class Asked(BaseModel):
@@ -43,11 +44,7 @@ class Asked(BaseModel):
         try:
             asked = cls.model_validate(told)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            if first["type"] == "extra_forbidden":
-                raise unknown_name(f"key of {KEY!r}:", where, cls.model_fields) from error
-            raise ConfigError(f"{'.'.join(filter(None, (KEY, where)))}: {first['msg']}.") from error
+            raise fault_of(error, KEY, f"key of {KEY!r}:", cls.model_fields) from error
         for name in asked.probes or ():
             if name not in known:
                 raise unknown_name("probe", name, known)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,22 @@ PLUGIN = "pillion"
 PREFIX = "Pillion"
 """Before an architecture's name: the same model with probes."""
 SCHEDULER = "pillion.vllm.scheduler.pillion_scheduler"
+
+
+def fault_of(error: ValidationError, place: str, key: str, known: Collection[str]) -> ConfigError:
+    """The first fault of a mapping, as a sentence.
+
+    Args:
+        error: of its validation.
+        place: where the mapping stands.
+        key: what one of its keys is called.
+        known: its keys.
+    """
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        return unknown_name(key, where, known)
+    return ConfigError(f"{'.'.join(filter(None, (place, where)))}: {first['msg']}.")
 
 
 class ProbeSettings(BaseModel):
@@ -62,11 +78,8 @@ class ProbeSettings(BaseModel):
         try:
             return cls.model_validate(found[KEY])
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            if first["type"] == "extra_forbidden":
-                raise unknown_name(f"key of {KEY}:", where, cls.model_fields) from error
-            raise ConfigError(f"additional_config {KEY}.{where}: {first['msg']}.") from error
+            place = f"additional_config {KEY}"
+            raise fault_of(error, place, f"key of {KEY}:", cls.model_fields) from error
 
     def load(self) -> list[Artefact]:
         """The probes.
