@@ -56,6 +56,13 @@ def test_several_probes_are_read_in_one_pass(run: Run, probe: Path, tmp_path: Pa
     assert line["verdicts"]["mood"]["probs"] == line["verdicts"]["twin"]["probs"] == line["probs"]
 
 
+def test_texts_given_one_by_one_are_all_labelled(run: Run, probe: Path) -> None:
+    """The bug: of several, the last one alone was."""
+    words = ("predict", "--probe", probe, "--model", "fake")
+    both = run(*words, "--text", "a day", "--text", "a night").lines
+    assert both == run(*words, "--text", "a day").lines + run(*words, "--text", "a night").lines
+
+
 def test_texts_of_any_script_are_labelled(run: Run, probe: Path) -> None:
     for text in ("é", "日本語のテキスト", "\u2028", "😀 [red]x[/red]", "a\0b"):
         if text.strip():

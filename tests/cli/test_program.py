@@ -51,6 +51,21 @@ def test_the_version_is_the_packages(run: Run) -> None:
     assert run("--version").out.startswith("pillion 0.")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("generate", "a", "--system", "a", "--system=b"),
+        ("predict", "--text", "a", "--probe", "x", "--probe", "y", "--model", "m", "--model", "n"),
+        ("bench", "accuracy", "--out", "a", "--out", "b"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_an_option_of_one_value_is_given_once(refused: Refused, words: tuple[str, ...]) -> None:
+    """The bug: the last of several won, and nobody heard of the others."""
+    message = refused(*words)
+    assert "is given 2 times, it takes one value; give it once." in message
+
+
 def test_a_traceback_is_shown_where_asked(run: Run, tmp_path: Path) -> None:
     plain = run("inspect", tmp_path)
     for words in (("inspect", tmp_path, "--debug"), ("--debug", "inspect", tmp_path)):

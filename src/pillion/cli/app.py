@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
@@ -25,7 +26,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from pillion.core import OnTooLong, Scope, Template
 from pillion.core.lines import json_line
@@ -41,7 +42,30 @@ VERBS = (
 """In the order in which a newcomer meets them."""
 
 
-class Verbs(TyperGroup):
+class OnceEach(TyperGroup):
+    """Commands whose options of one value may be given once: the last of several would win."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        """Name, command and its arguments.
+
+        Raises:
+            ConfigError: an option of one value is given twice.
+        """
+        name, command, rest = super().resolve_command(ctx, args)
+        # A shell that completes words has not got all of them yet.
+        if isinstance(command, TyperCommand) and not ctx.resilient_parsing:
+            own = type(ctx)(command, info_name=name, parent=ctx)
+            _, _, given = command.make_parser(own).parse_args(list(rest))
+            for one, times in Counter(given).items():
+                single = isinstance(one, TyperOption) and not (one.multiple or one.is_flag)
+                if single and times > 1:
+                    raise ConfigError(
+                        f"{one.opts[0]} is given {times} times, it takes one value; give it once."
+                    )
+        return name, command, rest
+
+
+class Verbs(OnceEach):
     """The verbs, in the order of `VERBS`."""
 
     def list_commands(self, ctx: Any) -> list[str]:

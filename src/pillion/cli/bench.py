@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
-from pillion.cli.app import Json, app, err, out, print_json, progress_bar
+from pillion.cli.app import Json, OnceEach, app, err, out, print_json, progress_bar
 from pillion.cli.places import check_file, check_folder
 from pillion.core import Scope
 
 bench = typer.Typer(
-    help="Measure methods against each other, into result files.", no_args_is_help=True
+    cls=OnceEach,
+    help="Measure methods against each other, into result files.",
+    no_args_is_help=True,
 )
 app.add_typer(bench, name="bench")
 

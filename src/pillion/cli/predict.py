@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 @takes_rows
 def predict(
     probe: Probes,
-    text: Annotated[str | None, typer.Option(help="One text.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="A text; repeat it for several.")] = None,
     input: Annotated[
         str | None,
         typer.Option(help=f"Texts: {SOURCES}."),
@@ -75,7 +75,7 @@ def predict(
         bool, typer.Option("--json", help="Accepted for symmetry: the output is JSON anyway.")
     ] = False,
 ) -> None:
-    """Label one text, or every text of a file.
+    """Label texts, or every text of a file.
 
     Prints one JSON line a row, in input order: label (a list for a multi-label probe), probs (label
     -> probability) and threshold. Several probes are read in the same pass: their verdicts then
@@ -200,12 +200,13 @@ def _with_failed(lines: Sequence[str | None], failed: Sequence[FailedRow]) -> li
     ]
 
 
-def _texts(text: str | None, source: str | None, how: TextOptions) -> Texts:
+def _texts(given: Sequence[str] | None, source: str | None, how: TextOptions) -> Texts:
     from pillion.data import Texts
 
-    if (text is None) == (source is None):
+    if (not given) == (source is None):
         raise ConfigError("Give either --text or --input, and not both.")
-    if text is not None:
-        return Texts((check_text(text, "--text"),), (), (("--text", 1),), "--text")
+    if given:
+        texts = tuple(check_text(text, "--text") for text in given)
+        return Texts(texts, (), (("--text", len(texts)),), "--text")
     assert source is not None
     return how.texts(source)
