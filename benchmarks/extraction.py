@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.result_file import DATA, data_entry, write_result
+from benchmarks.result_file import DATA, data_entry, kind_of, write_result
 from pillion.backends import Backend, load_backend
 from pillion.cache import CacheSpec
 from pillion.core import Tokens
@@ -84,9 +84,9 @@ def main() -> None:
     }
     settings = {"model": options.model, "rows": options.rows, "rounds": options.rounds}
     settings |= {"tokens": tokens, "shards": len(spec.shards), "template": "raw"}
-    write_result(
-        "extraction", [row], seed=0, settings=settings, data=[data_entry(path, "train, first rows")]
-    )
+    data = [data_entry(path, "train, first rows")]
+    name = f"extraction-{options.model}-{kind_of(backend)}"
+    write_result(name, [row], seed=0, settings=settings, data=data)
 
 
 if __name__ == "__main__":

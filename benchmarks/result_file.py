@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from pillion.backends import Backend
 from pillion.evals.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results"
@@ -41,6 +44,13 @@ def write_result(
         "results": results,
     }
     return write_content(content)
+
+
+def kind_of(backend: Backend) -> str:
+    """The kind of processor: where bf16 is fast the model is in it, and probes weigh more."""
+    if backend.device.type == "cuda":
+        return torch.cuda.get_device_name().lower().replace(" ", "-")
+    return "cpu-bf16" if backend.dtype == torch.bfloat16 else "cpu"
 
 
 def as_results(values: Mapping[str, tuple[float, float | None]]) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.engines import engine
-from benchmarks.result_file import write_result
+from benchmarks.result_file import kind_of, write_result
 from pillion.backends import Backend
 from pillion.core import Scope, Segment, Shape, Tokens
 from pillion.probe import Artefact, build
@@ -154,13 +154,6 @@ def prompt(length: int, seed: int) -> Tokens:
     ids = torch.randint(5, 10_000, (length,), generator=noise).tolist()
     middle, end = length // 2, max(length // 2 + 1, length - 4)
     return Tokens(ids, [Segment(0, middle, "system", 0), Segment(middle, end, "user", 1)])
-
-
-def kind_of(backend: Backend) -> str:
-    """The kind of processor: where bf16 is fast the model is in it, and probes weigh more."""
-    if backend.device.type == "cuda":
-        return torch.cuda.get_device_name().lower().replace(" ", "-")
-    return "cpu-bf16" if backend.dtype == torch.bfloat16 else "cpu"
 
 
 def main() -> None:

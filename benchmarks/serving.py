@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 from benchmarks.engines import engine as model_of
-from benchmarks.result_file import write_result
-from benchmarks.ride import RIDERS, kind_of, probe
+from benchmarks.result_file import kind_of, write_result
+from benchmarks.ride import RIDERS, probe
 from pillion.backends import Backend
 from pillion.core import Segment, Tokens
 from pillion.metrics import interval

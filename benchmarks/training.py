@@ -2,7 +2,8 @@
 
     python -m benchmarks.training
 
-Runs the command as a user would, in a process of its own, then `pillion evaluate` on the test rows.
+Runs the command as a user would, in a process of its own. The accuracy is that of validation
+rows. Result files are named by kind of processor.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from benchmarks.result_file import DATA, data_entry, write_result
+from benchmarks.result_file import DATA, data_entry, kind_of, write_result
+from pillion.backends import load_backend
 
-LIMIT_SECONDS, LIMIT_BYTES = 720, 4e9
+LIMIT_SECONDS, LIMIT_BYTES = 400, 4e9
 
 
-def pillion(*words: str) -> dict[str, object]:
+def pillion(*words: str) -> dict[str, Any]:
     """Runs a verb and returns its JSON."""
     command = [sys.executable, "-m", "pillion", *words, "--json"]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -28,30 +31,28 @@ def pillion(*words: str) -> dict[str, object]:
 
 
 def main() -> None:
-    train, validation, test = (
-        DATA / "emotion" / f"{split}.parquet" for split in ("train", "validation", "test")
-    )
+    train, validation = (DATA / "emotion" / f"{split}.parquet" for split in ("train", "validation"))
     with tempfile.TemporaryDirectory() as folder:
         out = str(Path(folder) / "emotion")
         begin = time.perf_counter()
         files = ("--data", str(train), "--validation", str(validation))
         trained = pillion("train", *files, "--template", "raw", "--out", out)
         seconds = time.perf_counter() - begin
+        accuracy = trained["validation"]["accuracy"]
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-        tested = pillion("evaluate", "--probe", out, "--data", str(test))
     results = [
         {"metric": "train_seconds", "value": seconds, "baseline": LIMIT_SECONDS},
         {"metric": "train_peak_bytes", "value": peak, "baseline": LIMIT_BYTES},
-        {"metric": "test_accuracy", "value": tested["accuracy"], "baseline": None},
+        {"metric": "validation_accuracy", "value": accuracy, "baseline": None},
     ]
     for row in results:
         limit = row["baseline"]
         row |= {"ratio": row["value"] / limit if limit else None, "interval": None}
         print(row)
     data = [data_entry(train, "train"), data_entry(validation, "validation")]
-    data.append(data_entry(test, "test"))
     settings = {"probe": trained["probe"], "learning_rate": trained["learning_rate"]}
-    write_result("training", results, seed=0, settings=settings, data=data)
+    name = f"training-embedded-{kind_of(load_backend())}"
+    write_result(name, results, seed=0, settings=settings, data=data)
 
 
 if __name__ == "__main__":
