@@ -11,14 +11,14 @@ import pytest
 from program import Run, two_classes, write_rows
 
 from pillion.cli import main
-from pillion.cli.app import Bar
+from pillion.cli.progress import Bar
 from pillion.probe import Artefact
 
 # The real program; after the second epoch it waits where a slower machine would be computing.
 PROGRAM = """
 import signal, sys, time
 from pillion.cli import main
-from pillion.cli.app import Bar
+from pillion.cli.progress import Bar
 from pillion.train import loop
 
 save = loop.save_checkpoint

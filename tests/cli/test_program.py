@@ -54,16 +54,21 @@ def test_the_version_is_the_packages(run: Run) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ("generate", "a", "--system", "a", "--system=b"),
-        ("predict", "--text", "a", "--probe", "x", "--probe", "y", "--model", "m", "--model", "n"),
-        ("bench", "accuracy", "--out", "a", "--out", "b"),
+        ("train", "--data", "a.csv", "--data=b.csv", "--out", "x"),
+        ("explain", "--text", "a", "--text", "b", "--probe", "x"),
+        ("evaluate", "--probe", "a", "--probe", "b", "--data", "a.csv"),
     ],
     ids=lambda words: words[0],
 )
-def test_an_option_of_one_value_is_given_once(refused: Refused, words: tuple[str, ...]) -> None:
-    """The bug: the last of several won, and nobody heard of the others."""
+def test_what_is_read_is_given_once(refused: Refused, words: tuple[str, ...]) -> None:
+    """The bug: the last of several was read, and nobody heard of the others."""
     message = refused(*words)
-    assert "is given 2 times, it takes one value; give it once." in message
+    assert "is given 2 times, this verb reads one; give it once." in message
+
+
+def test_of_other_options_the_last_value_wins(run: Run, tmp_path: Path) -> None:
+    words = ("extract", "--model", "embedded", "--model", "fake", "--json", "--out", tmp_path / "x")
+    assert run(*words, "--data", write_rows(tmp_path / "t.jsonl", [{"text": "a"}])).code == 0
 
 
 def test_a_traceback_is_shown_where_asked(run: Run, tmp_path: Path) -> None:

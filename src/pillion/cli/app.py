@@ -14,18 +14,11 @@ import warnings
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from pillion.core import OnTooLong, Scope, Template
@@ -42,14 +35,18 @@ VERBS = (
 """In the order in which a newcomer meets them."""
 
 
+READ = {"--data", "--input", "--validation", "--text", "--messages", "--probe"}
+"""Options that name what is read."""
+
+
 class OnceEach(TyperGroup):
-    """Commands whose options of one value may be given once: the last of several would win."""
+    """Commands that are told once what to read; any other option's last value wins, as usual."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
         """Name, command and its arguments.
 
         Raises:
-            ConfigError: an option of one value is given twice.
+            ConfigError: an input is given twice to an option of one value: one would not be read.
         """
         name, command, rest = super().resolve_command(ctx, args)
         # A shell that completes words has not got all of them yet.
@@ -57,10 +54,10 @@ class OnceEach(TyperGroup):
             own = type(ctx)(command, info_name=name, parent=ctx)
             _, _, given = command.make_parser(own).parse_args(list(rest))
             for one, times in Counter(given).items():
-                single = isinstance(one, TyperOption) and not (one.multiple or one.is_flag)
-                if single and times > 1:
+                single = isinstance(one, TyperOption) and not one.multiple
+                if single and times > 1 and one.opts[0] in READ:
                     raise ConfigError(
-                        f"{one.opts[0]} is given {times} times, it takes one value; give it once."
+                        f"{one.opts[0]} is given {times} times, this verb reads one; give it once."
                     )
         return name, command, rest
 
@@ -84,6 +81,9 @@ app = typer.Typer(
 # Names and texts are data: brackets in them are no markup.
 out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+QUIET = ContextVar("QUIET", default=False)
+"""Whether the user wants to hear of no progress."""
 
 SOURCES = (
     "a Parquet, CSV or JSON Lines file, a folder or pattern of them, a URL of these (s3://...), or "
@@ -163,6 +163,9 @@ def pillion(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error; goes with any verb.")
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Tell of no progress; goes with any verb.")
+    ] = False,
 ) -> None:
     """Labels from the hidden states of the LLM that is already running.
 
@@ -184,7 +187,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: always, with the exit code.
     """
-    words, debug = _without_debug(list(sys.argv[1:] if arguments is None else arguments))
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    words, debug = _without("--debug", given)
+    words, quiet = _without("--quiet", words)
+    QUIET.set(quiet)
     _write_utf8()
     try:
         with _warnings_as_sentences():
@@ -205,10 +211,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(f"{what} (run again with --debug for the traceback)", 1, debug)
 
 
-def _without_debug(words: list[str]) -> tuple[list[str], bool]:
-    """The words without `--debug`, which may stand anywhere before `--`."""
+def _without(switch: str, words: list[str]) -> tuple[list[str], bool]:
+    """The words without a switch, which may stand anywhere before `--`; whether it did."""
     end = words.index("--") if "--" in words else len(words)
-    options = [word for word in words[:end] if word != "--debug"]
+    options = [word for word in words[:end] if word != switch]
     return options + words[end:], len(options) < end
 
 
@@ -272,41 +278,3 @@ def dtype_of(dtype: str, exact: bool) -> str:
 def print_json(value: Any) -> None:
     """One JSON object, on standard output."""
     sys.stdout.write(json_line(value) + "\n")
-
-
-class Bar:
-    """A progress bar with tokens a second and time left; plain lines where there is no terminal."""
-
-    def __init__(self, bars: Progress) -> None:
-        self.bars = bars
-        self.stages: dict[str, TaskID] = {}
-
-    def __call__(
-        self, stage: str, done_tokens: int, total_tokens: int, metric: float | None = None
-    ) -> None:
-        """Moves the bar of a stage; see `pillion.extract.progress.Progress`."""
-        if stage not in self.stages:
-            self.stages[stage] = self.bars.add_task(stage, total=total_tokens, rate="", metric="")
-        task = self.stages[stage]
-        self.bars.update(task, completed=done_tokens, total=total_tokens)
-        speed = self.bars.tasks[task].speed
-        self.bars.update(task, rate=f"{speed:,.0f} tokens/s" if speed else "")
-        if metric is not None:
-            self.bars.update(task, metric=f"validation {metric:.3f}")
-
-
-@contextmanager
-def progress_bar() -> Generator[Bar]:
-    """A bar on standard error, drawn only if that is a terminal; gone when the work is done."""
-    columns = (
-        TextColumn("{task.description:<8}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[rate]}"),
-        TextColumn("{task.fields[metric]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, disable=not err.is_terminal) as bars:
-        yield Bar(bars)

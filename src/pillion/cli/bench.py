@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from pillion.cli.app import Json, OnceEach, app, err, out, print_json, progress_bar
+from pillion.cli.app import Json, OnceEach, app, err, out, print_json
 from pillion.cli.places import check_file, check_folder
+from pillion.cli.progress import progress_bar
 from pillion.core import Scope
 
 bench = typer.Typer(

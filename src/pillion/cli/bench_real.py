@@ -19,13 +19,13 @@ from pillion.cli.app import (
     json_line,
     out,
     print_json,
-    progress_bar,
 )
 from pillion.cli.bench import bench
 from pillion.cli.failures import fitting, say_left_out
 from pillion.cli.layers import parse_layers
 from pillion.cli.output import write_lines
 from pillion.cli.places import check_file, check_folder, work_folder
+from pillion.cli.progress import progress_bar
 from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
 from pillion.core import Scope
 from pillion.errors import ConfigError

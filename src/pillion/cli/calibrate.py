@@ -21,10 +21,10 @@ from pillion.cli.app import (
     err,
     out,
     print_json,
-    progress_bar,
 )
 from pillion.cli.failures import say_own_rows, usable
 from pillion.cli.places import check_probe_folder
+from pillion.cli.progress import progress_bar
 from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
 from pillion.errors import ConfigError
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pillion.cli.app import Bar, Json, Model, app, out, print_json, progress_bar
+from pillion.cli.app import Json, Model, app, out, print_json
 from pillion.cli.places import work_folder
+from pillion.cli.progress import Bar, progress_bar
 from pillion.errors import ArtefactError
 
 PROMPTS = (

@@ -27,11 +27,11 @@ from pillion.cli.app import (
     json_line,
     out,
     print_json,
-    progress_bar,
 )
 from pillion.cli.failures import say_own_rows, usable
 from pillion.cli.output import number, write_lines
 from pillion.cli.places import check_file
+from pillion.cli.progress import progress_bar
 from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
 
 EARLY_TOKENS = 32

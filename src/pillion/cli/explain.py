@@ -20,11 +20,11 @@ from pillion.cli.app import (
     app,
     out,
     print_json,
-    progress_bar,
 )
 from pillion.cli.failures import usable
 from pillion.cli.output import write_lines
 from pillion.cli.places import check_file
+from pillion.cli.progress import progress_bar
 from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
 from pillion.cli.talk import asked
 from pillion.core import Template

@@ -10,7 +10,6 @@ import typer
 
 from pillion.cli.app import (
     SOURCES,
-    Bar,
     Device,
     Dtype,
     Json,
@@ -23,12 +22,12 @@ from pillion.cli.app import (
     err,
     out,
     print_json,
-    progress_bar,
 )
 from pillion.cli.cluster import RayAddress, RayWorkers, open_crew, show_rates
 from pillion.cli.failures import all_failed, finish, write_failed
 from pillion.cli.layers import parse_layers
 from pillion.cli.places import check_folder
+from pillion.cli.progress import Bar, progress_bar
 from pillion.cli.rows import USUAL_TEXTS, TextOptions, takes_rows
 from pillion.core import OnTooLong, Scope, Template, Text
 

@@ -20,11 +20,11 @@ from pillion.cli.app import (
     app,
     out,
     print_json,
-    progress_bar,
 )
 from pillion.cli.failures import fitting, say_left_out
 from pillion.cli.output import write_lines
 from pillion.cli.places import check_file
+from pillion.cli.progress import progress_bar
 from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
 from pillion.core import Scope
 from pillion.errors import ConfigError

@@ -11,7 +11,6 @@ import typer
 from pillion.cli.app import (
     SOURCES,
     AllowMismatch,
-    Bar,
     Device,
     Dtype,
     Exact,
@@ -21,12 +20,12 @@ from pillion.cli.app import (
     app,
     dtype_of,
     err,
-    progress_bar,
 )
 from pillion.cli.cluster import RayAddress, RayWorkers, open_crew, show_rates
 from pillion.cli.failures import all_failed, finish, write_failed
 from pillion.cli.output import check_text, write_lines
 from pillion.cli.places import check_file, clear
+from pillion.cli.progress import Bar, progress_bar
 from pillion.cli.rows import USUAL_TEXTS, TextOptions, takes_rows
 from pillion.core import FailedRow, OnTooLong, Scope, Template, Text
 from pillion.core.lines import failed_line, json_line

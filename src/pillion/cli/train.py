@@ -26,12 +26,12 @@ from pillion.cli.app import (
     err,
     out,
     print_json,
-    progress_bar,
 )
 from pillion.cli.failures import fitting, say_left_out
 from pillion.cli.layers import AUTO, parse_layers
 from pillion.cli.output import number
 from pillion.cli.places import check_folder, check_probe_folder, work_folder
+from pillion.cli.progress import progress_bar
 from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
 from pillion.errors import ConfigError
 
