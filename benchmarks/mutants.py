@@ -3,9 +3,12 @@
 Each mutant is one operator, number, comparison or statement changed in one place. The tests of its
 part that come by the changed function run on it; one that fails kills it. What survives is a test
 to be written, or a change without effect. Changes that no run can feel are not drawn, nor those
-that every run would (`benchmarks/mutation/changes.py`). All mutants of all parts take days:
-`--sample` draws some of each part, in turns, and the result file is written after each turn. A
-sample whose survivors have led to tests says nothing of the rest any more: draw with another seed.
+that every run would (`benchmarks/mutation/changes.py`). A survivor that was found to be the same
+program in other words is listed with the reason in `benchmarks/mutation/same.json`, and is counted
+apart; `--judged` counts a result file again after that list has grown. All mutants of all parts
+take days: `--sample` draws some of each part, in turns, and the result file is written after each
+turn. A sample whose survivors have led to tests says nothing of the rest any more: draw with
+another seed.
 """
 
 from __future__ import annotations
@@ -69,6 +72,8 @@ PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
 }
 """Sources below `src/pillion`, and the tests that hold them."""
+SAME = Path(__file__).parent / "mutation" / "same.json"
+"""Changes after which the program is the same: where, the change, and why."""
 BESIDE = ("tests/test_frozen.py",)
 """Tests that hold all parts."""
 
@@ -92,8 +97,8 @@ class Score:
 
     @property
     def run(self) -> int:
-        """How many were run."""
-        return self.counts.total()
+        """How many were run, but for those that are the same program."""
+        return self.counts.total() - self.counts["same"]
 
     @property
     def killed(self) -> int:
@@ -108,7 +113,11 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=20, help="mutants of a part; 0: all")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--again", type=Path, help="a result file: only what survived, told only")
+    parser.add_argument("--judged", type=Path, help="a result file: counted again by same.json")
     given = parser.parse_args()
+    if given.judged:
+        judge(given.judged)
+        return
     with tempfile.TemporaryDirectory(prefix="pillion-mutants-") as folder:
         place = copied(Path(folder))
         parts = list(given.part or PARTS)
@@ -147,10 +156,12 @@ def turns(
             if change is None:
                 continue
             found = run(place, notes, score.part, change)
+            if found == "survived":
+                line = judged(line_of(place, score.part, change))
+                found = line["metric"]
+                score.alive.append(line)
             score.counts[found] += 1
             print(score.part, change, found, flush=True)
-            if found == "survived":
-                score.alive.append(line_of(place, score.part, change))
         yield scores
 
 
@@ -199,6 +210,30 @@ def line_of(place: Path, part: str, change: Change) -> dict[str, Any]:
     }
 
 
+def judged(line: dict[str, Any]) -> dict[str, Any]:
+    """A survivor's line; its metric is `same` where the list says so, with the list's reason."""
+    reasons = {(one["where"], one["change"]): one["reason"] for one in json.loads(SAME.read_text())}
+    reason = reasons.get((line["where"].partition(":")[0], line["change"]))
+    return line if reason is None else line | {"metric": "same", "reason": reason}
+
+
+def judge(path: Path) -> None:
+    """Counts a result file again, by what is known by now to be the same program."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    lines = [judged(one) for one in content["results"] if one["metric"] != "killed"]
+    scores: list[Score] = []
+    for one in content["results"]:
+        if one["metric"] == "killed" and one["part"] != "all":
+            score = Score(one["part"], one["mutants"])
+            score.alive = [line for line in lines if line["part"] == score.part]
+            score.counts = Counter(line["metric"] for line in score.alive)
+            score.counts.update({kind: one.get(kind, 0) for kind in ("killed", "timeout")})
+            scores.append(score)
+    from benchmarks.result_file import write_content
+
+    write_content(content | {"results": rows_of(scores)})
+
+
 def survivors(path: Path, parts: list[str]) -> list[tuple[str, Change]]:
     """The mutants that survived by a result file."""
     found: list[tuple[str, Change]] = []
@@ -214,6 +249,12 @@ def write(scores: list[Score], seed: int, settings: dict[str, Any]) -> None:
     """Writes the result file: shares that were killed, with 95 % intervals, and what was not."""
     # Not before: the processes of the tests must not find pillion loaded.
     from benchmarks.result_file import write_result
+
+    write_result("mutants", rows_of(scores), seed=seed, settings=settings)
+
+
+def rows_of(scores: list[Score]) -> list[dict[str, Any]]:
+    """The numbers of a result file: shares of all and of each part, then who survived."""
     from pillion.metrics.curves import wilson
 
     known = [score for score in scores if score.run]
@@ -224,7 +265,7 @@ def write(scores: list[Score], seed: int, settings: dict[str, Any]) -> None:
         for score in known
     ]
     alive = [line for score in known for line in score.alive]
-    write_result("mutants", [overall(known), *parts, *alive], seed=seed, settings=settings)
+    return [overall(known), *parts, *alive]
 
 
 def overall(scores: list[Score]) -> dict[str, Any]:

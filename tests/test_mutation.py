@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +126,30 @@ def test_a_change_faces_the_tests_that_come_by_its_function_the_quick_ones_first
     assert notes.tests_of("probe/p.py", None, ["tests"], 9) == ["tests/b.py::three", *both]
     assert notes.tests_of("probe/p.py", None, ["tests"], 1.5) == ["tests/b.py::three", both[0]]
     assert notes.tests_of("probe/p.py", "f", ["tests/a"], 0.5) == ["tests/a/x.py::one"]
+
+
+def test_what_is_the_same_program_is_counted_apart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    mutants = importlib.import_module("benchmarks.mutants")
+    same = [{"where": "a.py", "change": "-x\n+y", "reason": "why"}]
+    (tmp_path / "same.json").write_text(json.dumps(same))
+    monkeypatch.setattr(mutants, "SAME", tmp_path / "same.json")
+    line = {"metric": "survived", "part": "probe", "where": "a.py:3", "change": "-x\n+y"}
+    alive = [mutants.judged(one) for one in (line, line | {"where": "b.py:3"})]
+    assert [one["metric"] for one in alive] == ["same", "survived"]
+    assert alive[0]["reason"] == "why"
+    score = mutants.Score("probe", 100, Counter(killed=3, same=1, survived=1), alive)
+    whole, part, *rest = mutants.rows_of([score])
+    assert whole["value"] == part["value"] == 0.75 and part["run"] == 4
+    assert rest == alive
+
+
+def test_what_is_said_to_be_the_same_program_stands_in_the_code() -> None:
+    """A line that has changed since must be judged anew."""
+    root = Path(__file__).parents[1]
+    for one in json.loads((root / "benchmarks" / "mutation" / "same.json").read_text()):
+        before = one["change"].partition("\n")[0].removeprefix("-")
+        assert before in (root / "src" / "pillion" / one["where"]).read_text().splitlines(), before
+        assert one["reason"].endswith(".")
