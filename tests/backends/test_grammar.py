@@ -130,3 +130,18 @@ def test_a_model_without_an_end_is_refused() -> None:
 
 def test_the_end_token_of_the_fake_model_is_not_text() -> None:
     assert drawn(FakeBackend(), "start: /(.|\\n){3,20}/\n", 0) is not None and END == 257
+
+
+def test_text_that_spells_a_token_of_the_template_can_be_followed() -> None:
+    """It was asked for as that token and then refused: a call that had to come was a failure."""
+    tokenizer = chat_tokenizer("qwen3")
+    tokenizer.eos_token = "<|im_end|>"
+    backend = TransformersBackend(tiny_model(vocab=VOCAB), tokenizer, "tiny")
+    numbers = tokenizer.get_added_vocab()
+    hidden = [name for name in numbers if backend.hidden_id(name) is not None]
+    assert 0 < len(hidden) < len(numbers)  # both kinds are there
+    for name, number in numbers.items():
+        assert drawn(backend, f"start: {json_rule({'const': name})}\n", 0) == json.dumps(name)
+        logits = torch.zeros(1, backend.vocab_size)
+        free = torch.isfinite(backend.matcher("start: /(.|\\n)+/\n").bar(logits))[0]
+        assert bool(free[number]) == (name not in hidden and number not in backend.end_ids)

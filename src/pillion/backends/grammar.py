@@ -138,7 +138,39 @@ def guided_tokenizer(tokenizer: Any, guide: Any, end_ids: Sequence[int]) -> Any:
     plain = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
     plain.no_padding()
     plain.no_truncation()
-    return guide.LLTokenizer(plain.to_str(), eos_token=list(end_ids))
+    return guide.LLTokenizer(guide.TokenizerWrapper(_Spelled(plain, guide, end_ids)))
+
+
+class _Spelled:
+    """A tokenizer's tokens by what they spell, as llguidance asks for them.
+
+    By itself llguidance takes added tokens in angle brackets for special ones, also those that
+    decoding shows, and expects special ones where text that must come spells them, which it then
+    refuses. Here those are special that decoding leaves out or that end an answer, and no text is
+    written with them.
+    """
+
+    bos_token_id = None
+
+    def __init__(self, plain: Any, guide: Any, end_ids: Sequence[int]) -> None:
+        self._guide = guide.LLTokenizer(plain.to_str(), eos_token=list(end_ids))
+        added: dict[int, Any] = plain.get_added_tokens_decoder()
+        special = {n for n, token in added.items() if token.special} | set(end_ids)
+        self._names = {n: str(plain.id_to_token(n)) for n in special}
+        self.special_token_ids = sorted(special)
+        self.eos_token_id = end_ids[0]
+        self.tokens = [
+            b"" if plain.id_to_token(n) is None else self._guide.decode_bytes([n])
+            for n in range(self._guide.vocab_size)
+        ]
+
+    def __call__(self, text: str) -> list[int]:
+        """The tokens of a text, none of them special."""
+        ids: list[int] = []
+        for number in self._guide.tokenize_str(text):
+            name = self._names.get(number)
+            ids += [number] if name is None else self._guide.greedy_tokenize(name)
+        return ids
 
 
 def json_rule(schema: Mapping[str, Any]) -> str:
