@@ -101,6 +101,8 @@ def test_a_moderation_flags_the_positive_label(score: float, flagged: bool) -> N
 def test_a_moderator_is_chosen_by_name(client: TestClient) -> None:
     tags = client.post(MODERATE, json={"input": "a", "model": "tags"}).json()
     assert tags["model"] == "tags" and {"a", "b", "c", "d"} <= set(tags["results"][0]["categories"])
+    prefixed = client.post(MODERATE, json={"input": "a", "model": "openai/tags"}).json()
+    assert prefixed == tags | {"id": prefixed["id"]}  # as LiteLLM's blocking call names it
     any_name = client.post(MODERATE, json={"input": "a", "model": "omni-moderation-latest"})
     assert any_name.json()["model"] == "safe"
     assert refusal(client, MODERATE, {"input": "a", "model": "x"}, 404)["param"] == "model"

@@ -141,6 +141,26 @@ def test_where_a_call_may_come_it_has_the_form_and_text_is_free(form: Any, hidde
         assert follows(backend, grammar, text, form.opening, hidden and not form.bare) == taken
 
 
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+@pytest.mark.parametrize("hidden", [False, True])
+def test_beside_tools_an_answer_calls_one_or_has_its_form(form: Any, hidden: bool) -> None:
+    backend = FakeBackend()
+    ids = {form.opening: 256} if hidden and not form.bare else {}
+    answer = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"]}
+    grammar = calls_form(form, TOOLS, ids, False, None, answer)
+    call = '{"name": "g", "' + form.arguments + '": {}}'
+    inner = f"\n{call}\n{form.closing}" if form.closing else f" [{call}]"
+    cases = {
+        '{"n":2}': True,
+        (call if form.bare else f"{form.opening}{inner}"): True,
+        '{"n":3}': False,
+        "Just text.": False,
+        "": False,
+    }
+    for text, taken in cases.items():
+        assert follows(backend, grammar, text, form.opening, hidden and not form.bare) == taken
+
+
 def follows(backend: FakeBackend, grammar: str, text: str, mark: str, hidden: bool) -> bool:
     """Whether a whole answer may be drawn."""
     head, found, rest = text.partition(mark)
@@ -170,6 +190,10 @@ def test_only_what_asks_for_a_form_has_one() -> None:
     (required,) = submitted(tools=TOOLS, tool_choice="required")
     (named,) = submitted(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "g"}})
     (lazy,) = submitted(tools=strict)
+    (both,) = submitted(tools=TOOLS, response_format=schema_format())
+    assert '\\"f\\"' in both and "answer: %json" in both and "lazy" not in both
+    forced = submitted(tools=TOOLS, tool_choice="required", response_format=schema_format())
+    assert forced == [required]  # a call is the answer
     assert '\\"f\\"' in required and '\\"g\\"' in required and "lazy" not in required
     assert '\\"g\\"' in named and '\\"f\\"' not in named and "lazy" in lazy
 
@@ -184,7 +208,6 @@ def test_only_what_asks_for_a_form_has_one() -> None:
             "response_format",
             "Invalid type: nope",
         ),
-        ({"response_format": schema_format(), "tools": TOOLS}, None, "cannot both form"),
         (
             {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "h"}}},
             None,

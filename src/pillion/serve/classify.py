@@ -181,6 +181,8 @@ def require_probes(
 def _moderator(service: Service, name: str | None) -> str:
     """The probe that moderates: by name; else the first that a policy acts by; else the first."""
     known = service.engine.probes
+    # LiteLLM's blocking call sends its own name of the provider along.
+    name = name.removeprefix("openai/") if name is not None else None
     if name is not None and not name.startswith(("omni-moderation", "text-moderation")):
         if name not in known:
             raise _unknown(name, known, "model")

@@ -162,11 +162,12 @@ def _ask(
 
 def _grammar(body: ChatRequest, offer: Offer | None, codec: Coder) -> tuple[str, str]:
     """What an answer must follow, empty for nothing; and the parameter that wants it."""
-    wanted = body.response_format
+    wanted, schema = body.response_format, None
     if wanted is not None and wanted.type != "text":
         schema = wanted.json_schema.schema_ if wanted.json_schema else {"type": "object"}
-        return json_form(schema), "response_format"
-    return (offer.grammar(codec), "tools") if offer else ("", "")
+    if offer is not None:
+        return offer.grammar(codec, schema), "response_format" if schema else "tools"
+    return (json_form(schema), "response_format") if schema is not None else ("", "")
 
 
 async def _check_grammar(service: Service, grammar: str, param: str) -> None:

@@ -223,9 +223,6 @@ class ChatRequest(_Sampled):
         names = [tool.function.name for tool in self.tools or ()]
         if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
             raise fault(f"tool_choice names {self.tool_choice.function.name!r}, which is no tool")
-        formed = self.response_format is not None and self.response_format.type != "text"
-        if formed and names and self.tool_choice != "none":
-            raise fault("response_format and tools cannot both form an answer; give one of them")
         if twice := [name for name in names if names.count(name) > 1]:
             raise fault(f"two tools are called {twice[0]!r}; give each a name of its own")
         return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,13 +43,13 @@ class Offer:
         found = {codec.hidden_id(mark): mark for mark in self.form.marks}
         return {number: mark for number, mark in found.items() if number is not None}
 
-    def grammar(self, codec: Coder) -> str:
-        """That an answer must follow; empty for none."""
-        if not self.must and not self.strict:
+    def grammar(self, codec: Coder, answer: Mapping[str, Any] | None = None) -> str:
+        """That an answer must follow, empty for none; `answer`: its schema where it calls none."""
+        if not self.must and not self.strict and answer is None:
             return ""
         ids = {mark: number for number, mark in self.marks(codec).items()}
         tools = [t for t in self.tools if not self.must or t["function"]["name"] in self.must]
-        return calls_form(self.form, tools, ids, bool(self.must), self.most)
+        return calls_form(self.form, tools, ids, bool(self.must), self.most, answer)
 
 
 def offer_of(body: ChatRequest, codec: Coder) -> Offer | None:

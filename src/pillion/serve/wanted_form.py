@@ -30,6 +30,7 @@ def calls_form(
     ids: Mapping[str, int],
     must: bool,
     most: int | None,
+    answer: Mapping[str, Any] | None = None,
 ) -> str:
     """An answer that calls tools, each with arguments of its schema.
 
@@ -37,14 +38,24 @@ def calls_form(
         form: in which the model writes calls.
         tools: that may be called.
         ids: marks that are tokens which decoding leaves out.
-        must: whether it has to; otherwise it may be any text, and its calls have the form.
+        must: whether it has to; otherwise it may be text, and its calls have the form.
         most: calls of the answer; None: any number.
+        answer: the schema of an answer that calls none; None: it may be any text.
     """
     rules = [f"call: {' | '.join(f'call_{n}' for n in range(len(tools)))}"]
     for n, tool in enumerate(tools):
         function = tool["function"]
-        head = f'{{"name": {json.dumps(function["name"])}, "{form.arguments}": '
-        rules.append(f'call_{n}: {json.dumps(head)} args_{n} "}}"')
+        # In the pieces that JSON has, so that a call and another object may begin alike.
+        head = (
+            "{",
+            '"name"',
+            ": ",
+            json.dumps(function["name"]),
+            ", ",
+            f'"{form.arguments}"',
+            ": ",
+        )
+        rules.append(f'call_{n}: {" ".join(map(json.dumps, head))} args_{n} "}}"')
         rules.append(f"args_{n}: {json_rule(function.get('parameters') or _NOTHING)}")
     opening = _mark(form.opening, ids)
     more = "" if most == 1 else "*"
@@ -59,6 +70,8 @@ def calls_form(
         calls = f'{opening} " [" call{rest} "]"'
     if must:
         return "\n".join([f"start: {calls}", *rules, ""])
+    if answer is not None:
+        return "\n".join([f"start: {calls} | answer", f"answer: {json_rule(answer)}", *rules, ""])
     return "\n".join([*_or_text(form, ids, calls), *rules, ""])
 
 
