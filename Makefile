@@ -21,9 +21,10 @@ run: $(RUNTIME)
 	$(BIN)/pillion demo
 
 test: $(DEV)
-	$(BIN)/python -m pytest -m "not gpu and not ray and not browser and not vllm and not architectures"
+	$(BIN)/python -m pytest -m "not gpu and not ray and not browser and not clients and not vllm and not architectures"
 
-# A real Chromium, and Ray nodes that are started and killed: they want the machine for themselves.
+# A real Chromium, Ray nodes that are started and killed, and clients of other projects, installed from
+# the registries into $(VENV)-clients (2 GB): they want the machine for themselves.
 # Its record, benchmarks/results/test-extra.json, belongs into the commit; `make test` reads it.
 test-extra: $(DEV)
 	$(BIN)/python -m benchmarks.extra

@@ -1,8 +1,9 @@
 """The tests that want a machine for themselves, with a record: `make test-extra`.
 
-A real Chromium, and Ray nodes that are started and killed. What ran lies in
-`results/test-extra.json`, which belongs into the commit: `tests/test_extra_record.py` fails where
-the record is old, incomplete, or of other tests and parts than those that are there.
+A real Chromium, Ray nodes that are started and killed, and clients of other projects, installed
+from the registries. What ran lies in `results/test-extra.json`, which belongs into the commit:
+`tests/test_extra_record.py` fails where the record is old, incomplete, or of other tests and parts
+than those that are there.
 """
 
 from __future__ import annotations
@@ -22,14 +23,20 @@ from typing import Any
 from benchmarks.result_file import write_result
 
 ROOT = Path(__file__).parents[1]
-MARKERS = ("ray", "browser")
+MARKERS = ("ray", "browser", "clients")
 PARTS = (
     "src/pillion/cluster",
     "src/pillion/serve/page",
     "src/pillion/report/templates",
+    "src/pillion/serve/answers.py",
+    "src/pillion/serve/classify.py",
+    "src/pillion/serve/response_bodies.py",
+    "src/pillion/serve/response_shape.py",
+    "recipes/litellm.yaml",
     "recipes/serve_on_ray.py",
+    "tests/clients",
 )
-"""What these tests alone see run; the rest is seen by others too."""
+"""What these tests alone see run, or see as clients do; the rest is seen by others too."""
 MOST_DAYS = 30
 """That a record may be old."""
 _MARKED = re.compile(rf"pytest\.mark\.({'|'.join(MARKERS)})\b")

@@ -1,4 +1,4 @@
-"""Tests of a browser and of Ray do not run in CI; their record does, and it has to be true."""
+"""Tests of a browser, Ray and clients do not run in CI; their record does, and must be true."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_change_of_a_test_or_a_part_is_seen(
 ) -> None:
     for part in extra.PARTS:
         (tmp_path / part).mkdir(parents=True)
-    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests").mkdir(exist_ok=True)
     marked = tmp_path / "tests" / "test_one.py"
     marked.write_text(MARK + "\n")
     (tmp_path / "tests" / "test_two.py").write_text("# no mark\n")
