@@ -22,6 +22,7 @@ from pillion.core.conversation import (
     as_text,
     as_tokens,
     in_reasoning,
+    last_role,
     role_of,
 )
 from pillion.core.events import Event, Finished, PromptRead, TokenEvent
@@ -61,6 +62,7 @@ __all__ = [
     "as_tokens",
     "classification_json",
     "in_reasoning",
+    "last_role",
     "role_of",
     "verdict_json",
     "verdicts_json",
