@@ -47,7 +47,7 @@ def plan_on(
     return plan_slices(source, text_column, layout, scan_all)
 
 
-def _scan(_: Backend, unit: tuple[int, Scan]) -> tuple[tuple[int, Scanned], int]:
+def _scan(backend: Backend, unit: tuple[int, Scan]) -> tuple[tuple[int, Scanned], int]:
     place, scan = unit
     return (place, scan.run()), 0
 

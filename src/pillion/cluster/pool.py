@@ -187,7 +187,7 @@ class Crew:
         return result
 
 
-def _nothing(_: Backend, unit: None) -> tuple[None, int]:
+def _nothing(backend: Backend, unit: None) -> tuple[None, int]:
     """The job of whoever only wants to know the workers."""
     return None, 0
 

@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from pillion.cache import SHARD_BYTES, CacheSpec, SegmentFacts, replacing
 from pillion.cluster.pool import Crew
 from pillion.core import (
     FailedRow,
+    Kind,
     ModelIdentity,
     OnTooLong,
     Role,
@@ -148,9 +149,9 @@ class TokenFile:
             [(row, reason) for row, reason in head["failed"]],
             head["ends"],
             lengths,
-            Kinds(_kinds(head["segments"]), segments),
+            Kinds(_kinds(head["segments"]), segments.tolist()),
             kept,
-            Kinds(_kinds(head["kept_segments"]), kept_segments),
+            Kinds(_kinds(head["kept_segments"]), kept_segments.tolist()),
             numbers[4 * rows :],
         )
 
@@ -160,7 +161,7 @@ class TokenFile:
         found: list[Tokens] = []
         for row in range(first, first + num_rows):
             ids = self.ids[stops[row] - self.lengths[row] : stops[row]].tolist()
-            found.append(Tokens(ids, [Segment(*facts) for facts in self.segments[row]]))
+            found.append(Tokens(ids, _segments(self.segments[row])))
         return found
 
     def feed(self, digest: Any) -> None:
@@ -175,6 +176,10 @@ class TokenFile:
             parts += (heads[8 * row : 8 * row + 8], content[start : start + 8 * size], known[place])
             start += 8 * size
         digest.update(b"".join(parts))
+
+
+def _segments(kind: Facts) -> list[Segment]:
+    return [Segment(b, e, cast("Role", r), t, cast("Kind", k)) for b, e, r, t, k in kind]
 
 
 def _kinds(content: Any) -> list[Facts]:

@@ -23,6 +23,9 @@ from pillion.errors import DataError
 BLOCK_ROWS = 256
 """Rows of a file whose length decides together how they are batched; slices are whole blocks."""
 
+HEAD_BYTES = 2**20
+"""Of a CSV file, in which its header stands."""
+
 MOST_SLICE_ROWS = 256 * BLOCK_ROWS
 
 Way = Literal["parquet", "lines", "whole"]
@@ -170,12 +173,22 @@ class Scan:
     def _csv(self, size: int) -> Scanned:
         name = self.file.name
         given = self.layout.delimiter or ("\t" if self.file.suffix == ".tsv" else None)
+        head = self.file.part(0, min(size, HEAD_BYTES))
+        head = head[: head.rfind(b"\n") + 1] or head
+        text = head.decode("utf-8-sig")
         delimiter, note = find_delimiter(
-            self._text_lines, name, lambda present, _: self._choose(present, name).names, given
+            lambda: io.StringIO(text, newline=""),
+            name,
+            lambda present, _: self._choose(present, name).names,
+            given,
         )
-        with self.file.open() as opened:
-            counted = _Counted(_text_lines(opened), lambda line: len(line.encode()))
-            counted.bytes = len(codecs.BOM_UTF8) if self._is_marked() else 0
+        # csv wants lines with their ends, of whatever kind.
+        with (
+            self.file.open() as opened,
+            io.TextIOWrapper(opened, encoding="utf-8-sig", newline="") as lines,
+        ):
+            counted = _Counted(lines, lambda line: len(line.encode()))
+            counted.bytes = len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
             rows = csv_rows(counted, name, delimiter, size)
             first = next(rows, None)
             if first is None:
@@ -192,13 +205,6 @@ class Scan:
         notes = (note,) if note else ()
         cuts = cutter.cuts if num_rows else ()
         return Scanned(num_rows, columns, "lines", cuts, size, header, notes)
-
-    def _is_marked(self) -> bool:
-        return self.file.part(0, len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
-
-    def _text_lines(self) -> Iterable[str]:
-        with self.file.open() as opened:
-            yield from _text_lines(opened)
 
 
 _JSON = {".jsonl", ".ndjson", ".json"}
@@ -244,11 +250,6 @@ class _Cutter:
 def _line(raw: bytes, is_first: bool) -> str:
     """Without its line feed, and without the mark that a file may begin with."""
     return raw.removesuffix(b"\n").decode("utf-8-sig" if is_first else "utf-8")
-
-
-def _text_lines(opened: Any) -> Iterator[str]:
-    """As csv wants them: with their ends, of whatever kind."""
-    yield from io.TextIOWrapper(opened, encoding="utf-8-sig", newline="")
 
 
 def _even_cuts(num_rows: int, num_bytes: int, slice_bytes: int) -> tuple[Cut, ...]:

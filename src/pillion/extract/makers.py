@@ -1,7 +1,7 @@
 """Whether two makers of states agree: processors, and numbers of threads, that round differently.
 
 Promises that states of one run differ by rounding alone, whoever made which. A maker is known by
-its states of one fixed text.
+its states of one fixed row.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from pillion.core import ModelIdentity
 from pillion.errors import MismatchError, StorageError
 from pillion.extract.collector import Collector, run_batch
 
-SAMPLE = "Two makers of the same states, one text: 1, 2, 3 - do they round alike?"
+SAMPLE_TOKENS = 16
+"""Of the fixed row, spread over the vocabulary."""
 
 MAKER_NAME = ".maker"
 """Of the file that keeps the first maker's sample beside what a run has made, until it ends."""
@@ -38,7 +39,7 @@ class Maker:
     Attributes:
         identity: of the model.
         dtype: in which it computes.
-        sample: the last token's states of the fixed text, all layers.
+        sample: the last token's states of the fixed row, all layers.
     """
 
     identity: ModelIdentity
@@ -49,7 +50,10 @@ class Maker:
     def of(cls, backend: Backend) -> Maker:
         """This process, with the model that it has."""
         layers = range(backend.identity.num_layers + 1)
-        collector, row = Collector(layers), backend.encode(SAMPLE, "raw")
+        collector = Collector(layers)
+        row = [
+            (2 * n + 1) * backend.vocab_size // (2 * SAMPLE_TOKENS) for n in range(SAMPLE_TOKENS)
+        ]
         block = torch.empty(len(layers), len(row), backend.identity.dim, dtype=backend.dtype)
         with backend.watch(collector, layers):
             run_batch(backend, collector, [row], [block])
@@ -92,7 +96,7 @@ def check_samples(first: Sample, other: Sample, dtype: str) -> None:
     found, tolerance = difference(first, other), TOLERANCES.get(dtype, TOLERANCES["bfloat16"])
     if not found <= tolerance:
         raise MismatchError(
-            f"Machines that share this run disagree: states of the same text differ by {found:.2g} "
+            f"Machines that share this run disagree: states of the same tokens differ by {found:.2g} "
             f"of their length, where rounding makes {tolerance:.2g} at most in {dtype}; use "
             "machines of one kind, or delete what the others have made."
         )
