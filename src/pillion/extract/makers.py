@@ -96,9 +96,9 @@ def check_samples(first: Sample, other: Sample, dtype: str) -> None:
     found, tolerance = difference(first, other), TOLERANCES.get(dtype, TOLERANCES["bfloat16"])
     if not found <= tolerance:
         raise MismatchError(
-            f"Machines that share this run disagree: states of the same tokens differ by {found:.2g} "
-            f"of their length, where rounding makes {tolerance:.2g} at most in {dtype}; use "
-            "machines of one kind, or delete what the others have made."
+            "Machines that share this run disagree: states of the same tokens differ by "
+            f"{found:.2g} of their length, where rounding makes {tolerance:.2g} in {dtype}; "
+            "use machines of one kind, or delete what the others have made."
         )
 
 
