@@ -166,7 +166,7 @@ class TokenFile:
 
     def feed(self, digest: Any) -> None:
         """Shows its rows to the hash of a key; see `extract.key_of_model`."""
-        known = [segment_bytes([Segment(*facts) for facts in kind]) for kind in self.segments.kinds]
+        known = [segment_bytes(_segments(kind)) for kind in self.segments.kinds]
         content = memoryview(self.ids.astype("<i8").tobytes())
         sizes = self.lengths.astype("<i8")
         heads = memoryview(sizes.tobytes())

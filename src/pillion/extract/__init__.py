@@ -16,14 +16,13 @@ from pillion.extract.identity import (
 )
 from pillion.extract.kept import kept_states
 from pillion.extract.live import LiveSource
-from pillion.extract.makers import MAKER_NAME, Maker, check_samples
+from pillion.extract.makers import Maker, check_samples
 from pillion.extract.pooled import Pool, pooled_states
 from pillion.extract.progress import Progress, silent
 from pillion.extract.source import Batch, CachedSource, JoinedRows, SelectedRows, StateSource
 from pillion.runtime.encoding import encode_rows
 
 __all__ = [
-    "MAKER_NAME",
     "Batch",
     "CachedSource",
     "Encoded",

@@ -22,14 +22,13 @@ from pillion.cache import (
     Shard,
     ShardWriter,
     Workspace,
-    storage_errors,
 )
 from pillion.core import Scope
 from pillion.errors import Interrupted
 from pillion.extract.beginnings import batches_by_beginning
 from pillion.extract.collector import BATCH_TOKENS, Collector, run_batch
 from pillion.extract.identity import cache_spec
-from pillion.extract.makers import MAKER_NAME, Maker
+from pillion.extract.makers import Maker, forget_makers
 from pillion.extract.progress import Progress, silent
 from pillion.extract.scoped import read_part
 
@@ -104,8 +103,7 @@ def fill_cache(writer: CacheWriter, run: Callable[[CacheWriter], None]) -> None:
     try:
         run(writer)
         writer.finish()
-        with storage_errors(writer.path):
-            (writer.path / MAKER_NAME).unlink(missing_ok=True)
+        forget_makers(writer.path)
     except KeyboardInterrupt as error:
         num_shards = len(writer.spec.shards)
         left = f"{num_shards - len(writer.missing())} of {num_shards} shards are kept"
