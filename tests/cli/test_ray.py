@@ -310,7 +310,7 @@ def test_a_killed_driver_leaves_lines_that_nobody_scores_again(
     assert not out.exists()
     ran = run(*command)
     assert ran.code == 0, ran.err
-    told = [int(word.replace(",", "")) for word in re.findall(r"([\d,]+) tokens,", ran.err)]
+    told = [int(word.replace(",", "")) for word in re.findall(r"Worker \S+: ([\d,]+) tokens,", ran.err)]
     num_slices = 3 * 5  # of 768 rows, which have more than a quarter of a megabyte
     assert 0 < sum(told) <= 9000 * 401 * (1 - (len(kept) - 3) / num_slices)
     here = tmp_path / "here.jsonl"
