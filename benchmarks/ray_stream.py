@@ -75,7 +75,8 @@ class Ran:
     @property
     def tokens(self) -> int:
         """That its workers did."""
-        return sum(int(n.replace(",", "")) for n in re.findall(r"Worker \S+: ([\d,]+) tokens,", self.told))
+        told = re.findall(r"Worker \S+: ([\d,]+) tokens,", self.told)
+        return sum(int(number.replace(",", "")) for number in told)
 
     def rows_per_second(self, rows: int, slices: int) -> float:
         """Between the first slices and the last that were seen, if there were enough."""
