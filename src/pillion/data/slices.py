@@ -71,7 +71,7 @@ def plan_slices(
 ) -> SlicePlan:
     """Where the texts of a source are; see `read_texts` for what a source is.
 
-    Files without an index are gone through once: the first of them here, all others by `scan_all`.
+    Files without an index are gone through once, by `scan_all`.
 
     Args:
         source: file, folder, pattern, URL, or a data set of the hub, which is read here and now.
@@ -95,7 +95,7 @@ def plan_slices(
 
     found: list[Scanned] = []
     for file in files:  # up to the first with rows, whose columns all others must have
-        found.append(scan(file, None).run())
+        found += _scanned([scan(file, None)], scan_all)
         if found[-1].columns is not None:
             break
     columns = found[-1].columns
