@@ -6,7 +6,7 @@ line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int, Shaped
 from pydantic import JsonValue
 
-from pillion.core import OnTooLong, Scope, Template, Text, Tokens
+from pillion.core import OnTooLong, Role, Scope, Template, Text, Tokens, last_role
 from pillion.data import (
     Contexts,
     LabelSpace,
@@ -337,10 +337,14 @@ def default_scope(texts: Sequence[Text], template: Template) -> Scope:
         texts: of the rows.
         template: how they are wrapped; a raw text has no turns, and is read as a whole.
     """
+    return scope_of_ends({last_role(text) for text in texts}, template)
+
+
+def scope_of_ends(ends: Collection[Role], template: Template) -> Scope:
+    """The same, of the roles that rows end with."""
     if template == "raw":
         return "all"
-    ends = {text[-1].role if not isinstance(text, str) else "user" for text in texts}
-    return "response" if ends == {"assistant"} else "last-user"
+    return "response" if set(ends) == {"assistant"} else "last-user"
 
 
 def _prefixes_settled(settings: TrainSettings, scope: Scope) -> TrainSettings:

@@ -13,13 +13,17 @@ from pillion.data.contexts import (
     shipped_contexts,
 )
 from pillion.data.examples import Origin, flat_text, said_in, with_words, words_in
+from pillion.data.file_slices import Slice
 from pillion.data.labels import LabelSpace
 from pillion.data.layout import TableLayout
 from pillion.data.marks import Label, Marks, names_of
 from pillion.data.rows import Rows, Texts, read_rows, read_texts
+from pillion.data.scan import BLOCK_ROWS, Scan, Scanned
+from pillion.data.slices import SlicePlan, hold, plan_slices
 from pillion.data.split import split_validation
 
 __all__ = [
+    "BLOCK_ROWS",
     "Contexts",
     "Label",
     "LabelCount",
@@ -27,15 +31,21 @@ __all__ = [
     "Marks",
     "Origin",
     "Rows",
+    "Scan",
+    "Scanned",
+    "Slice",
+    "SlicePlan",
     "TableLayout",
     "Texts",
     "balance_notes",
     "conflict_notes",
     "contexts_of",
     "flat_text",
+    "hold",
     "in_context",
     "label_counts",
     "names_of",
+    "plan_slices",
     "read_rows",
     "read_texts",
     "said_in",
