@@ -31,17 +31,6 @@ def configure(model: Ridden, **others: Any) -> Any:
 # -- what needs no vLLM
 
 
-@pytest.mark.parametrize("version", ["0.31.2", "0.33.0", "1.0"])
-def test_another_vllm_is_refused(version: str) -> None:
-    with pytest.raises(ConfigError, match=rf"vLLM {version} is installed.*0\.32\.\* only"):
-        start.check_version(version)
-
-
-def test_no_vllm_is_told_how_to_install() -> None:
-    with pytest.raises(ConfigError, match=r"pip install 'pillion\[vllm\]'"):
-        start.check_version("")
-
-
 def test_options_without_a_probe_or_with_two_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigError, match="no probe"):
         options(["LlamaForCausalLM"], [])
@@ -102,8 +91,8 @@ def test_a_good_configuration_is_taken(tiny: Ridden) -> None:
 
 @pytest.mark.vllm
 def test_another_vllm_is_refused_at_start(tiny: Ridden, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pillion.vllm.hook.vllm_version", lambda: "0.33.0")
-    with pytest.raises(ConfigError, match=r"vLLM 0\.33\.0"):
+    monkeypatch.setattr("pillion.vllm.hook.vllm_version", lambda: "0.31.0")
+    with pytest.raises(ConfigError, match=r"vLLM 0\.31\.0"):
         configure(tiny)
 
 

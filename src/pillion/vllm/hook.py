@@ -22,10 +22,9 @@ from pillion.vllm.start import (
     check_aux_states,
     check_http_plugin,
     check_probes,
-    check_version,
     hears_reasoning,
-    vllm_version,
 )
+from pillion.vllm.versions import check_version, says_when_it_sleeps, vllm_version
 
 
 def install(architecture: str) -> None:
@@ -79,7 +78,7 @@ def check_engine(config: Any) -> None:
         ConfigError: naming what they do not ride with.
     """
     parallel, cache = config.parallel_config, config.cache_config
-    connector = config.kv_transfer_config
+    connector, version = config.kv_transfer_config, vllm_version()
     refused = {
         "pipeline parallelism": parallel.pipeline_parallel_size > 1,
         "context parallelism": parallel.decode_context_parallel_size > 1
@@ -88,6 +87,9 @@ def check_engine(config: Any) -> None:
         "speculative decoding": config.speculative_config is not None,
         "kv_offloading_size": cache.kv_offloading_size is not None,
         "kv_sharing_fast_prefill, which skips layers of a prompt": cache.kv_sharing_fast_prefill,
+        f"sleep mode in vLLM {version}, which does not say when it sleeps": (
+            config.model_config.enable_sleep_mode and not says_when_it_sleeps(version)
+        ),
         "runner=pooling, which generates nothing": config.model_config.runner_type != "generate",
     }
     for what, is_on in refused.items():

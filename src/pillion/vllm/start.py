@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from importlib import metadata
 
 import torch
 
@@ -15,37 +14,6 @@ from pillion.core import ANSWER_SCOPES, ModelIdentity
 from pillion.errors import ConfigError
 from pillion.probe import Artefact
 from pillion.vllm.settings import PLUGIN
-
-SUPPORTED = "0.32."
-"""Connectors and schedulers are no stable interface of vLLM: others are refused."""
-
-
-def vllm_version() -> str:
-    """Of the vLLM that is installed; empty if none is."""
-    try:
-        return metadata.version("vllm")
-    except metadata.PackageNotFoundError:
-        return ""
-
-
-def is_supported(version: str) -> bool:
-    """Whether this is a vLLM that probes ride in."""
-    return version.startswith(SUPPORTED)
-
-
-def check_version(version: str) -> None:
-    """Returns if vLLM is there and of the right version.
-
-    Raises:
-        ConfigError: if it is not.
-    """
-    if not version:
-        raise ConfigError("vLLM is not installed; run `pip install 'pillion[vllm]'`.")
-    if not is_supported(version):
-        raise ConfigError(
-            f"vLLM {version} is installed, and probes ride in {SUPPORTED}* only; run "
-            f"`pip install 'vllm=={SUPPORTED}*'`."
-        )
 
 
 def check_plugin(is_registered: bool) -> None:
