@@ -132,10 +132,13 @@ def test_a_probe_that_cannot_ride_is_refused(
 @pytest.mark.parametrize(
     ("others", "what"),
     [
-        ({"pipeline_parallel_size": 2}, "pipeline parallelism"),
+        (
+            {"pipeline_parallel_size": 2},
+            "pipeline_parallel_size=2, where no process has all layers; start vLLM without it",
+        ),
         (
             {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}},
-            "speculative decoding",
+            "speculative decoding, whose rejected tokens.*; start vLLM without it",
         ),
         ({"runner": "pooling", "convert": "embed"}, "runner=pooling"),
         ({"kv_offloading_size": 1.0}, "kv_offloading_size"),
@@ -148,6 +151,20 @@ def test_what_probes_do_not_ride_with_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=what):
         configure(tiny, **others)
+
+
+@pytest.mark.vllm
+def test_riding_beside_other_connectors_is_refused(tiny: Ridden) -> None:
+    """What they load has the pages' bytes at best, and not which words those stand for."""
+    own = tiny.options()["kv_transfer_config"]
+    other = {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}
+    both = {
+        "kv_connector": "MultiConnector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {"connectors": [own, other]},
+    }
+    with pytest.raises(ConfigError, match=r"'MultiConnector'.*; give PillionConnector alone"):
+        configure(tiny, kv_transfer_config=both)
 
 
 @pytest.mark.vllm

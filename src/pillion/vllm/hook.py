@@ -80,11 +80,14 @@ def check_engine(config: Any) -> None:
     parallel, cache = config.parallel_config, config.cache_config
     connector, version = config.kv_transfer_config, vllm_version()
     refused = {
-        "pipeline parallelism": parallel.pipeline_parallel_size > 1,
+        f"pipeline_parallel_size={parallel.pipeline_parallel_size}, where no process has all "
+        "layers": parallel.pipeline_parallel_size > 1,
         "context parallelism": parallel.decode_context_parallel_size > 1
         or parallel.prefill_context_parallel_size > 1,
         "micro-batches (enable_dbo)": parallel.enable_dbo,
-        "speculative decoding": config.speculative_config is not None,
+        "speculative decoding, whose rejected tokens they would have read": (
+            config.speculative_config is not None
+        ),
         "kv_offloading_size": cache.kv_offloading_size is not None,
         "kv_sharing_fast_prefill, which skips layers of a prompt": cache.kv_sharing_fast_prefill,
         f"sleep mode in vLLM {version}, which does not say when it sleeps": (
@@ -95,6 +98,12 @@ def check_engine(config: Any) -> None:
     for what, is_on in refused.items():
         if is_on:
             raise ConfigError(f"Probes do not ride with {what}; start vLLM without it.")
+    if connector is not None and connector.kv_connector == "MultiConnector":
+        raise ConfigError(
+            "vLLM's KV connector is 'MultiConnector', and what others in it bring back of a prompt "
+            "(KV offloading, prefill in another engine) comes without what probes keep of it; give "
+            "PillionConnector alone."
+        )
     if connector is None or connector.kv_connector != "PillionConnector":
         raise ConfigError(
             f"vLLM's KV connector is {connector and connector.kv_connector!r}, and probes need "
