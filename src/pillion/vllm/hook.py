@@ -15,6 +15,7 @@ from vllm.model_executor.models.registry import ModelRegistry
 
 from pillion.backends.checkpoint import read_checkpoint
 from pillion.errors import ConfigError
+from pillion.vllm.guard import expect
 from pillion.vllm.ledger import KEY
 from pillion.vllm.settings import PREFIX, SCHEDULER, ProbeSettings, digest
 from pillion.vllm.siblings import watch
@@ -23,6 +24,7 @@ from pillion.vllm.start import (
     check_http_plugin,
     check_probes,
     hears_reasoning,
+    policies_of,
 )
 from pillion.vllm.versions import check_version, says_when_it_sleeps, vllm_version
 
@@ -61,6 +63,7 @@ def check_config(vllm_config: Any) -> None:
     checkpoint = read_checkpoint(model.model, dtype, model.revision, tokenizer)
     probes = settings.load()
     check_probes(probes, checkpoint.identity, settings.allow_mismatch)
+    has_policies = bool(policies_of(settings.policy, settings.http, probes).policies)
     # vLLM keeps compiled graphs under a key of its settings, and the folders alone do not tell
     # which layers a graph hands out.
     vllm_config.additional_config[KEY] |= {"digest": digest(probes)}
@@ -68,7 +71,7 @@ def check_config(vllm_config: Any) -> None:
     if hears_reasoning(probes, reasoning, scheduler.async_scheduling):
         scheduler.async_scheduling = False
         vllm_config.additional_config[KEY] |= {"reasoning": reasoning}
-    _watch_siblings()
+    _watch_outputs(has_policies)
 
 
 def check_engine(config: Any) -> None:
@@ -153,9 +156,10 @@ def check_numbers(config: Any) -> None:
             )
 
 
-def _watch_siblings() -> None:
+def _watch_outputs(has_policies: bool) -> None:
     """In the process that makes a configuration, which is vLLM's frontend."""
     # Not above: every process of vLLM imports this module, and early.
     from vllm.v1.engine.output_processor import OutputProcessor
 
     watch(OutputProcessor)
+    expect(OutputProcessor, has_policies)

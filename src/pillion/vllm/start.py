@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from pillion.core import ANSWER_SCOPES, ModelIdentity
 from pillion.errors import ConfigError
+from pillion.policies import Escalate, Policies, Route, read_policies
 from pillion.probe import Artefact
 from pillion.vllm.settings import PLUGIN
 
@@ -42,6 +44,37 @@ def check_http_plugin() -> None:
             f"VLLM_PLUGINS is {named!r}, and vLLM puts verdicts into its answers only if it names "
             f"{PLUGIN!r}; start it with VLLM_PLUGINS={f'{named},' if named else ''}{PLUGIN}."
         )
+
+
+def policies_of(
+    path: str | os.PathLike[str] | None, http: bool, artefacts: Sequence[Artefact]
+) -> Policies:
+    """The policies that vLLM's server follows; none without a file.
+
+    Args:
+        path: of the file.
+        http: whether our plugin of its HTTP server is asked for.
+        artefacts: the probes.
+
+    Raises:
+        ConfigError: the file, or a policy in it, cannot be followed.
+    """
+    if path is None:
+        return Policies()
+    if not http:
+        raise ConfigError(
+            "Policies are followed where vLLM's answers carry verdicts over HTTP, which is not "
+            "asked for; make the options with `pillion vllm`, or leave the policies out."
+        )
+    found = read_policies(Path(path))
+    found.check({artefact.name: artefact for artefact in artefacts})
+    for number, policy in enumerate(found.policies, start=1):
+        if isinstance(policy, Route | Escalate):
+            raise ConfigError(
+                f"Policy {number} ({policy.action}) asks another server, which vLLM's own does "
+                "not; take it out, or serve with `pillion serve` and vLLM as its engine."
+            )
+    return found
 
 
 def check_aux_states(are_offered: bool, model_class: str) -> None:
