@@ -142,6 +142,7 @@ def test_a_probe_that_cannot_ride_is_refused(
         ),
         ({"runner": "pooling", "convert": "embed"}, "runner=pooling"),
         ({"kv_offloading_size": 1.0}, "kv_offloading_size"),
+        ({"disable_hybrid_kv_cache_manager": False}, "several groups of KV caches"),
         ({"kv_sharing_fast_prefill": True}, "kv_sharing_fast_prefill"),
         ({"scheduler_cls": None}, "scheduler is None.*scheduler_cls=pillion"),
     ],

@@ -91,6 +91,9 @@ def check_engine(config: Any) -> None:
         "speculative decoding, whose rejected tokens they would have read": (
             config.speculative_config is not None
         ),
+        "disable_hybrid_kv_cache_manager=False, which makes several groups of KV caches": (
+            config.scheduler_config.disable_hybrid_kv_cache_manager is False
+        ),
         "kv_offloading_size": cache.kv_offloading_size is not None,
         "kv_sharing_fast_prefill, which skips layers of a prompt": cache.kv_sharing_fast_prefill,
         f"sleep mode in vLLM {version}, which does not say when it sleeps": (
