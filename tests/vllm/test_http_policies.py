@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
@@ -155,9 +156,15 @@ def test_every_answer_to_a_prompt_is_refused_or_stopped_by_itself(served: Served
 def test_an_answer_that_was_ended_runs_no_further(served: Served) -> None:
     for name in ("blocked", "stopped"):
         served.ask(name, max_tokens=700)
-    numbers = httpx.get(served.address + "/metrics").text
-    running = [line for line in numbers.splitlines() if line.startswith("vllm:num_requests_run")]
-    assert running and all(line.endswith(" 0.0") for line in running)
+    for _ in range(60):  # vLLM counts at its next step
+        served.ask("free", max_tokens=1)
+        numbers = httpx.get(served.address + "/metrics").text
+        running = [n for n in numbers.splitlines() if n.startswith("vllm:num_requests_running")]
+        if running and all(line.endswith(" 0.0") for line in running):
+            break
+        time.sleep(0.5)
+    else:
+        raise AssertionError(running)
     made = [line for line in numbers.splitlines() if line.startswith("vllm:generation_tokens_tot")]
     assert float(made[0].rsplit(" ", 1)[1]) < 500
     assert 'pillion_policy_actions_total{action="stop",dry_run="false",probe="binary"}' in numbers
