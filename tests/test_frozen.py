@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-PARTS = ("core", "probe", "sidecache", "metrics", "evals", "serve.decide", "serve.answering")
+PARTS = ("core", "probe", "sidecache", "metrics", "evals", "policies", "serve.answering")
 CHANGING = {"Lane"}
 """Records of something that goes on."""
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from pillion.errors import ConfigError
+from pillion.policies import Policies
 from pillion.serve.keys import Keys
-from pillion.serve.policy import Policies
 
 Share = Literal["off", "key", "all"]
 SHARES: tuple[Share, ...] = get_args(Share)

@@ -12,8 +12,7 @@ from typing import Any
 import httpx
 
 from pillion.errors import RunError
-from pillion.serve.decide import Answer
-from pillion.serve.policy import Judge, Policies, Upstream, api_key
+from pillion.policies import Answer, Judge, Policies, Upstream, api_key
 
 
 class UpstreamError(RunError):

@@ -78,6 +78,15 @@ class SideCache:
         self._step: PagedStep | None = None
         self._make_room(num_rows)
 
+    def renew(self, groups: Sequence[PagedGroup]) -> None:
+        """Takes groups of the same probes that hold nothing yet, as no page of the engine does.
+
+        The engine runs all requests again, from their first token on.
+        """
+        self.groups = list(groups)
+        for one in self.groups:
+            one.make_room(self._num_rows)
+
     @property
     def held_bytes(self) -> int:
         """Memory of taps, pages and rows, in bytes."""

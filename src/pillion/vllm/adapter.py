@@ -55,15 +55,21 @@ class Rider:
     ) -> None:
         self.taps, self.size, self.max_requests = taps, block_tokens, max_requests
         self._memory, self._num_pages, self._reasoning = pages.view(-1), len(pages), reasoning
-        slots = len(pages) * block_tokens
-        self._token_of_slot = torch.zeros(slots, dtype=torch.int32, device=taps.device)
-        self._order = torch.arange(taps.max_tokens, dtype=torch.int32, device=taps.device)
+        self._find_places()
         self._ride()
 
     def use(self, groups: list[Group]) -> None:
         """Other probes; only between requests, and with an empty prefix cache."""
         self.taps.use(groups)
         self._ride()
+
+    def sleep(self) -> None:
+        """All memory on the device may go from here on, and come back with anything in it."""
+        self.side.renew([])
+
+    def wake(self) -> None:
+        """The memory is back: pages are cleared as the KV cache was, and requests begin again."""
+        self._memory.zero_()
 
     @property
     def buffer_bytes(self) -> int:
@@ -72,6 +78,9 @@ class Rider:
 
     def read(self, step: Step) -> Report:
         """After the forward pass: keeps its values, reads out what is due."""
+        if not self.side.groups:  # the first after a sleep: by now everything is back
+            self._find_places()
+            self.side.renew(self._paged_groups())
         paged = self._paged(step)
         written = self.taps.slots[: step.num_tokens]
         self._token_of_slot[written] = self._order[: step.num_tokens]
@@ -87,15 +96,24 @@ class Rider:
 
     # -- inside
 
+    def _find_places(self) -> None:
+        device = self.taps.device
+        slots = self._num_pages * self.size
+        self._token_of_slot = torch.zeros(slots, dtype=torch.int32, device=device)
+        self._order = torch.arange(self.taps.max_tokens, dtype=torch.int32, device=device)
+
     def _ride(self) -> None:
+        self.side = SideCache(self._paged_groups(), self.size, self._reasoning, self.max_requests)
+        self._tracks = dict[str, Track]()
+
+    def _paged_groups(self) -> list[PagedGroup]:
         begin, paged = 0, list[PagedGroup]()
         for group in self.taps.groups:
             size = page_numbers(group) * self._num_pages
             memory = self._memory[begin : begin + size]
             paged.append(PagedGroup(group, self._num_pages, self.size, memory))
             begin += size
-        self.side = SideCache(paged, self.size, self._reasoning, self.max_requests)
-        self._tracks = dict[str, Track]()
+        return paged
 
     def _paged(self, step: Step) -> PagedStep:
         for request in step.finished:
