@@ -79,7 +79,7 @@ class Artefact:
             network: as trained; later changes to its weights are refused by `save`.
             facts: the fields of `Card` that the network and the installation do not settle: probe,
                 task, labels, layers, template, model, data, seed, training, metrics; and where they
-                are not None: thresholds, calibration, abstain, conformal, decisions.
+                are not None: depths, thresholds, calibration, abstain, conformal, exit, decisions.
 
         Raises:
             ConfigError: a fact is unknown or missing, or contradicts another.
@@ -171,6 +171,20 @@ class Artefact:
             return probabilities(self.card.task, logits)
         return self._calibrator(logits)
 
+    def probabilities_at(
+        self, place: int, logits: Float[Tensor, "batch output"]
+    ) -> Float[Tensor, "batch output"]:
+        """As `probabilities`, of logits at a depth where texts may leave.
+
+        Args:
+            place: of the depth among the card's.
+            logits: of the layers up to there.
+        """
+        calibrator = self._depth_calibrators[place]
+        if calibrator is None:
+            return probabilities(self.card.task, logits)
+        return calibrator(logits)
+
     def verdict(self, probs: list[float]) -> Verdict:
         """The decision that one row of `probabilities` stands for, by the card."""
         card = self.card
@@ -185,6 +199,12 @@ class Artefact:
     def _calibrator(self) -> Calibrator | None:
         calibration = self.card.calibration
         return None if calibration is None else Calibrator(self.card.task, calibration)
+
+    @cached_property
+    def _depth_calibrators(self) -> list[Calibrator | None]:
+        card = self.card
+        known = [read.calibration for read in card.exit.reads] if card.exit else []
+        return [None if one is None else Calibrator(card.task, one) for one in known]
 
     def _shape_differences(self, identity: ModelIdentity) -> list[str]:
         wanted, found = self.card.model, list[str]()
