@@ -53,7 +53,9 @@ from pillion.train import (
     ProbeConfig,
     Trained,
     TrainSettings,
+    check_depths,
     choose_thresholds,
+    counts_of,
     evaluate_source,
     train,
 )
@@ -154,6 +156,7 @@ def fit(
     settings = settings or FitSettings()
     scope = settings.scope or default_scope(rows.texts, settings.template)
     settings = replace(settings, scope=scope, train=_prefixes_settled(settings.train, scope))
+    _check_depths(model, configs, settings)
     with ExitStack() as opened:
         reader = _Reader(model, work, settings, progress, say, opened)
         training, held_out, space = _examples(reader, *_placed(reader, rows, validation))
@@ -353,6 +356,19 @@ def _prefixes_settled(settings: TrainSettings, scope: Scope) -> TrainSettings:
     if settings.prefixes is not None:
         return settings
     return settings.model_copy(update={"prefixes": "uniform" if scope == "response" else "none"})
+
+
+def _check_depths(
+    model: LanguageModel, configs: Sequence[ProbeConfig], settings: FitSettings
+) -> None:
+    """Refuses depths before any state is extracted, as far as that can be told."""
+    if not (settings.depths or settings.train.depths):
+        return
+    for config in configs:
+        check_depths(config.probe)
+    if settings.layers != "auto":
+        layers = _layers(model, settings)
+        counts_of(_at_depths(settings, layers).depths, layers)
 
 
 def _at_depths(settings: FitSettings, layers: Sequence[int]) -> TrainSettings:

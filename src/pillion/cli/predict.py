@@ -68,6 +68,12 @@ def predict(
             help="First run the probes' canaries: do they say what they said at training?",
         ),
     ] = False,
+    no_exit: Annotated[
+        bool,
+        typer.Option(
+            "--no-exit", help="Read every text to the last layer, whatever the probes' exits."
+        ),
+    ] = False,
     ray: RayAddress = None,
     ray_workers: RayWorkers = None,
     as_json: Annotated[
@@ -83,7 +89,7 @@ def predict(
     exit code is then 1. With --out, the same command run again finishes what an interrupted one
     left.
     """
-    from pillion.runtime import resolve
+    from pillion.runtime import read_whole, resolve
     from pillion.scoring import LineStore, ScoreJob
 
     if out is not None:
@@ -92,7 +98,10 @@ def predict(
     computed = dtype_of(dtype, exact)
     with open_crew(ray, ray_workers, model, computed, device) as crew, progress_bar() as bar:
         texts = _texts(text, input, how)
-        job = ScoreJob(tuple(resolve(folder) for folder in probe), allow_mismatch)
+        probes = [resolve(folder) for folder in probe]
+        if no_exit:
+            probes = [read_whole(one) for one in probes]
+        job = ScoreJob(tuple(probes), allow_mismatch)
         engine = _Here(model, computed, device) if crew is None else _OnCluster(crew)
         if check:
             engine.check(job)

@@ -34,13 +34,13 @@ def counts_of(depths: Sequence[int], layers: Sequence[int]) -> tuple[int, ...]:
     return (*(below.index(depth) + 1 for depth in depths), len(layers))
 
 
-def check_depths(probe: str, depths: Sequence[int]) -> None:
+def check_depths(probe: str) -> None:
     """Refuses depths of a probe that is read out of all its layers together.
 
     Raises:
         ConfigError: it has no read-outs at depths.
     """
-    if depths and not aggregator(probe).network.depths:
+    if not aggregator(probe).network.depths:
         raise ConfigError(
             f"Probe {probe!r} has no read-outs at depths; train a gate, or leave the depths out."
         )

@@ -107,8 +107,8 @@ def train(
     require_configs(list(configs))
     settings = settings or TrainSettings()
     check_weighing(settings.prefixes or "none", task)
-    for config in configs:
-        check_depths(config.probe, settings.depths)
+    for config in configs if settings.depths else ():
+        check_depths(config.probe)
     shape = Shape(len(training.source.layers), training.source.dim, num_outputs(task, num_labels))
     folder = Path(checkpoint) if checkpoint is not None else None
     place = torch.device(device)
