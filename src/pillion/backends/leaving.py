@@ -8,6 +8,7 @@ Knows no probes.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -113,9 +114,14 @@ class ArgumentShapes:
 
     def __init__(self) -> None:
         self.seen: list[dict[Path, set[tuple[int, ...]]]] = []
+        self._thread = threading.get_ident()
 
-    def hook(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Called before each block."""
+    def hook(
+        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> None:
+        """Called before each block; another thread's pass is not looked at."""
+        if kwargs is None or threading.get_ident() != self._thread:
+            return
         for path, tensor in tensors_in((args, kwargs)):
             self.seen[-1].setdefault(path, set()).add(tuple(tensor.shape))
 

@@ -89,7 +89,7 @@ def predict(
     exit code is then 1. With --out, the same command run again finishes what an interrupted one
     left.
     """
-    from pillion.runtime import read_whole, resolve
+    from pillion.runtime import resolve
     from pillion.scoring import LineStore, ScoreJob
 
     if out is not None:
@@ -99,9 +99,7 @@ def predict(
     with open_crew(ray, ray_workers, model, computed, device) as crew, progress_bar() as bar:
         texts = _texts(text, input, how)
         probes = [resolve(folder) for folder in probe]
-        if no_exit:
-            probes = [read_whole(one) for one in probes]
-        job = ScoreJob(tuple(probes), allow_mismatch)
+        job = ScoreJob(tuple(one.whole if no_exit else one for one in probes), allow_mismatch)
         engine = _Here(model, computed, device) if crew is None else _OnCluster(crew)
         if check:
             engine.check(job)

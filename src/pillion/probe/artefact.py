@@ -165,6 +165,11 @@ class Artefact:
         """
         return replace(self, card=revise_card(self.card, **facts))
 
+    @cached_property
+    def whole(self) -> Artefact:
+        """The same probe, which reads every text to its last layer whatever its exits."""
+        return self if self.card.exit is None else self.revised(exit=None)
+
     def probabilities(self, logits: Float[Tensor, "batch output"]) -> Float[Tensor, "batch output"]:
         """Probabilities in [0, 1], in fp32, of the network's logits; calibrated by the card."""
         if self._calibrator is None:

@@ -17,7 +17,7 @@ from pillion.runtime.engine import (
 )
 from pillion.runtime.engine_check import check_engine
 from pillion.runtime.engines import ENGINES, load_engine
-from pillion.runtime.exits import ExitReading, may_leave, read_whole
+from pillion.runtime.exits import ExitReading, may_leave
 from pillion.runtime.explanation import Explanation, explain
 from pillion.runtime.generation import Generation, Stream
 from pillion.runtime.in_context import place_rows, taken_contexts
@@ -60,7 +60,6 @@ __all__ = [
     "may_leave",
     "pad_batch",
     "place_rows",
-    "read_whole",
     "resolve",
     "score_batches",
     "sift_rows",

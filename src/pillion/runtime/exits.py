@@ -13,13 +13,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pillion.backends import Step
-from pillion.core import SCOPES, Scope, Tokens, Verdict
+from pillion.backends import Backend, Step
+from pillion.core import SCOPES, Scope, Tokens, Verdict, as_tokens
 from pillion.errors import StateError
 from pillion.probe import Artefact
 from pillion.probe.exit import Agreement, beyond, decided
-from pillion.probe.group import Group
+from pillion.probe.group import Group, group
 from pillion.probe.network import State, inverse_rms, join, pick
+from pillion.runtime.padding import pad_batch
 from pillion.runtime.spoken import Spoken
 
 
@@ -28,9 +29,14 @@ def may_leave(artefacts: Sequence[Artefact]) -> bool:
     return bool(artefacts) and all(artefact.card.exit is not None for artefact in artefacts)
 
 
-def read_whole(artefact: Artefact) -> Artefact:
-    """The probe that reads every text to its last layer."""
-    return artefact.revised(exit=None) if artefact.card.exit is not None else artefact
+def score_leaving(
+    backend: Backend, artefacts: Sequence[Artefact], rows: Sequence[Sequence[int]]
+) -> list[dict[str, Verdict]]:
+    """Verdicts of one batch of whole rows; see `ExitReading`."""
+    groups = group(artefacts, backend.device, backend.dtype)
+    reading = ExitReading(groups, [as_tokens(row) for row in rows], backend.reasoning_ids)
+    backend.run_leaving(reading, reading.layers, *pad_batch(rows))
+    return reading.verdicts()
 
 
 class _Open:

@@ -72,7 +72,7 @@ class LanguageModel:
         """Verdicts of every probe for every text, in input order, in one pass a text.
 
         Where every probe's card says at which depths texts may leave, each is read as deep as it
-        has to be; `read_whole(probe)` is read to its last layer.
+        has to be; `artefact.whole` reads every text to its last layer.
 
         Args:
             texts: texts or conversations, one or more.
