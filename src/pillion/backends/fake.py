@@ -197,7 +197,7 @@ class FakeBackend(Backend):
         seen: Bool[Tensor, "batch chunk"],
         past: FakeCache,
         num_layers: int,
-    ) -> Float[Tensor, "batch chunk dim"]:
+    ) -> Float[Tensor, "left chunk dim"]:
         """The first layers: each mixes a state with the mean of the states before it."""
         weight = seen[..., None].float()
         count = weight.cumsum(1) + (0 if past.counts is None else past.counts)

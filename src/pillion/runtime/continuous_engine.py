@@ -204,7 +204,9 @@ class ContinuousEngine(Engine):
     async def set_probes(self, probes: Sequence[Artefact]) -> None:
         """Replaces the riding probes; requests in flight begin again, with those that they had."""
         async with self._swap:
-            named = await asyncio.to_thread(self._checked, probes)
+            if any(probe.card.exit for probe in probes):
+                await asyncio.to_thread(self._check_leaving)
+            named = self._checked(probes)
             reading = await asyncio.to_thread(self._new_reading, probes)
             await asyncio.to_thread(self._replace, named, reading)
 
@@ -358,9 +360,13 @@ class ContinuousEngine(Engine):
         for artefact in probes:
             artefact.check(self.identity)
         if any(artefact.card.exit for artefact in probes):
-            with self._batching.alone():
-                self.backend.check_leaving()
+            self.backend.check_leaving()  # a look at what was found out, from the second time on
         return {artefact.name: artefact for artefact in probes}
+
+    def _check_leaving(self) -> None:
+        """Finds out whether texts can leave this model's passes, between two steps."""
+        with self._batching.alone():
+            self.backend.check_leaving()
 
     def _new_reading(self, probes: Sequence[Artefact]) -> PagedReading | None:
         if not probes:
