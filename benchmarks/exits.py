@@ -185,17 +185,19 @@ def at_depths(artefact: Artefact, logits: np.ndarray, targets: np.ndarray) -> di
     return found
 
 
-def timed(model: LanguageModel, artefact: Artefact, rows: Rows, turns: int) -> dict[str, float]:
+def timed(
+    model: LanguageModel, artefact: Artefact, rows: Rows, options: argparse.Namespace
+) -> dict[str, float]:
     """Texts a second whole and with exits, in turns: the medians, and of the turns' ratios."""
     card = artefact.card
     tokens = encode_rows(
         model.backend, rows.texts, card.template, "truncate-tail", scopes=[card.scope]
     )
     order = np.argsort([abs(len(row) - TEXT_TOKENS) for row in tokens], kind="stable")
-    some = [tokens[i] for i in order[:TIMED_ROWS]]
+    some = [tokens[i] for i in order[: options.timed]]
     model.score_rows(some[:32], [artefact]), model.score_rows(some[:32], [artefact.whole])
     speeds: dict[bool, list[float]] = {True: [], False: []}
-    for turn in range(turns):
+    for turn in range(options.turns):
         for leaves in (True, False) if turn % 2 else (False, True):
             begin = time.perf_counter()
             model.score_rows(some, [artefact if leaves else artefact.whole])
@@ -246,8 +248,8 @@ def measure(
                 continue
             note(seed, way, **measured_of(leaving, measured, rest.targets))
             note(seed, way, **at_depths(leaving, measured, rest.targets))
-            if place == 0:
-                note(seed, way, **timed(model, leaving, split.measured, options.turns))
+            if place == 0 and (method, patience) == (options.methods[0], options.patience[0]):
+                note(seed, way, **timed(model, leaving, split.measured, options))
     return results
 
 
@@ -266,6 +268,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=LIMIT)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--turns", type=int, default=TURNS)
+    parser.add_argument("--timed", type=int, default=TIMED_ROWS, help="texts a turn")
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--states", type=Path, help="keep hidden states here")
     parser.add_argument("--locked", action="store_true", help="measure on test rows")

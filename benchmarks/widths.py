@@ -242,9 +242,7 @@ def measure(model: LanguageModel, data: Data, options: argparse.Namespace) -> li
         if name == WIDE:
             continue
         shares = []
-        for (held, measured), (wide_held, _) in zip(
-            said[name], said[WIDE], strict=True
-        ):
+        for (held, measured), (wide_held, _) in zip(said[name], said[WIDE], strict=True):
             lines = [
                 choose_thresholds("binary", torch.tensor(one), data.held.targets)
                 for one in (held, wide_held)

@@ -145,17 +145,22 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_exits_go_on_the_card_and_predict_goes_by_them_unless_told_not_to(
     run: Run, deep: Path, tmp_path: Path
 ) -> None:
-    rows, out = write_rows(tmp_path / "held.jsonl", two_classes(200)), tmp_path / "new"
+    held = two_classes(200)
+    for row in held[::10]:  # so that no calibrated probability is 0 or 1
+        row["label"] = "poor" if row["label"] == "fine" else "fine"
+    rows, out = write_rows(tmp_path / "held.jsonl", held), tmp_path / "new"
     words = ["--probe", deep, "--data", rows, *WORDS, "--exit", "0.05", "--out", out]
     ran = run("calibrate", *words, "--json")
     assert ran.code == 0, ran.err
     card = json.loads((out / "card.json").read_text())
     assert card["depths"] == [0, 1, 2] and card["exit"] == ran.json["exit"]
     assert card["exit"]["found"]["differing_at_most"] <= 0.05
-    words = ["--probe", out, "--text", "awful, it broke 7", *WORDS]
-    (early,), (whole,) = run("predict", *words).lines, run("predict", *words, "--no-exit").lines
-    assert early["label"] == whole["label"] == "poor"
-    assert early["probs"] != whole["probs"]
+    some = write_rows(tmp_path / "some.jsonl", [{"text": text} for text in ("x", "day", "it 7")])
+    words = ["--probe", out, "--input", some, *WORDS]
+    early, whole = run("predict", *words).lines, run("predict", *words, "--no-exit").lines
+    plain = run("predict", "--probe", deep, "--input", some, *WORDS).lines
+    assert len(early) == len(whole) == 3 and early != whole
+    assert [line["label"] for line in whole] == [line["label"] for line in plain]
     again = run("calibrate", "--probe", out, "--data", rows, *WORDS)
     assert "exits were chosen beside other decisions, and are gone" in again.err
     assert json.loads((out / "card.json").read_text())["exit"] is None

@@ -144,7 +144,10 @@ def upper_bound(differing: int, num_rows: int) -> float:
 
 def _most_differing(num_rows: int, share: float) -> int:
     """The most rows whose share is, with confidence, at most so much."""
-    return max(k for k in range(num_rows + 1) if k == 0 or upper_bound(k, num_rows) <= share)
+    most = 0
+    while upper_bound(most + 1, num_rows) <= share:
+        most += 1
+    return most
 
 
 @dataclass(frozen=True)
@@ -233,7 +236,12 @@ def _left_out(
     probs, differs = full.probs.copy(), np.zeros(len(logits), dtype=bool)
     parts = KFold(NUM_FOLDS, shuffle=True, random_state=wish.seed)
     for rest, held in parts.split(logits):
-        reads = _fitted(card, logits, targets, full, wish, most, rest)
+        try:
+            reads = _fitted(card, logits, targets, full, wish, most, rest)
+        except DataError as error:
+            raise DataError(
+                f"There are too few rows to try exits on others ({error}); give more."
+            ) from error
         left = simulate(card, reads, wish.patience, logits[held], full.probs[held])
         depth[held], probs[held] = left.depth, left.probs
         differs[held] = (decisions_of(card, left.probs) != full.decisions[held]).any(1)
