@@ -1,6 +1,6 @@
 """Would a narrow read that is asked first, and a wide one for the rest, pay beside a gate?
 
-    python -m benchmarks.widths [--rows 1300] [--held 800] [--measured 420] [--states FOLDER]
+    python -m benchmarks.widths [--rows 2400] [--parts 1300 200 500] [--states FOLDER]
 
 Gates of several widths (heads, layers) learn from the same states of ToxicChat's training file. Of
 each: F1 on other rows of it at the threshold that is best on held rows, bytes of the side cache a
@@ -12,6 +12,7 @@ otherwise. No test row is read. `widths-toxicchat.json`.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import tempfile
 import time
@@ -23,13 +24,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.exits import FILES, Split, split_of
+from benchmarks.exits import FILES, shuffled
 from benchmarks.result_file import DATA, data_entry, write_result
 from benchmarks.ride import prompt
 from pillion.backends import Backend, Step
 from pillion.cache import Workspace
 from pillion.core import Shape
-from pillion.data import LabelSpace, Rows, split_validation
+from pillion.data import LabelSpace, Rows, read_rows
 from pillion.evals.bands import DepthRows, choose_bands, sides_of
 from pillion.extract import SelectedRows, StateSource, kept_states
 from pillion.extract.source import Batch
@@ -42,7 +43,7 @@ from pillion.train import (
     ProbeConfig,
     TrainSettings,
     choose_thresholds,
-    evaluate_source,
+    evaluate_networks,
     train,
 )
 
@@ -89,50 +90,41 @@ class Data:
     measured: Examples
 
 
-def data_of(model: LanguageModel, split: Split, folder: Path) -> Data:
-    assert split.train.labels is not None
-    space, layers = (
-        LabelSpace.of(split.train.labels),
-        range(model.backend.identity.num_layers + 1),
-    )
-
-    def examples(rows: Rows, name: str) -> Examples:
-        tokens = encode_rows(
-            model.backend, rows.texts, "chat", "truncate-tail", scopes=["last-user"]
-        )
-        place, how = folder / name, ("chat", "truncate-tail")
-        source = kept_states(model.backend, tokens, layers, place, *how, scope="last-user")
-        assert rows.labels is not None
-        return Examples(source, space.encode(rows.labels))
-
-    every = examples(split.train, "train")
-    own, chosen_on = split_validation(every.targets, 0.1)
-    return Data(
-        Examples(SelectedRows(every.source, own), every.targets[own]),
-        Examples(SelectedRows(every.source, chosen_on), every.targets[chosen_on]),
-        examples(split.held, "held"),
-        examples(split.measured, "measured"),
-    )
+def data_of(model: LanguageModel, rows: Rows, folder: Path, options: argparse.Namespace) -> Data:
+    """Rows that were drawn by chance, parted in their order."""
+    assert rows.labels is not None
+    space, layers = LabelSpace.of(rows.labels), range(model.backend.identity.num_layers + 1)
+    tokens = encode_rows(model.backend, rows.texts, "chat", "truncate-tail", scopes=["last-user"])
+    how = ("chat", "truncate-tail")
+    source = kept_states(model.backend, tokens, layers, folder, *how, scope="last-user")
+    ids, ends = space.encode(rows.labels), np.cumsum([0, *options.parts])
+    parts = [np.arange(*pair) for pair in itertools.pairwise([*ends, len(rows)])]
+    return Data(*(Examples(SelectedRows(source, part), ids[part]) for part in parts))
 
 
-def probabilities_of(
-    data: Data, width: tuple[int, int, int], seed: int, epochs: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """What a gate of this width says of held and of measured rows."""
-    heads, step, end = width
-    places = range(0, end, step)
+def said_by(
+    data: Data, names: Sequence[str], options: argparse.Namespace
+) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
+    """What gates of the same layers say of held and of measured rows, one a seed."""
+    places = range(0, WIDTHS[names[0]][2], WIDTHS[names[0]][1])
 
     def of(part: Examples) -> Examples:
         return Examples(SomeLayers(part.source, places), part.targets)
 
-    config = ProbeConfig(settings={"num_heads": heads}, seed=seed)
-    settings = TrainSettings(epochs=epochs)
-    (trained,) = train(of(data.train), of(data.chosen_on), "binary", 2, [config], settings)
-    held, measured = (
-        evaluate_source(trained.network, of(part).source, "binary").double().numpy()
+    every = list(itertools.product(names, options.seeds))
+    configs = [
+        ProbeConfig(settings={"num_heads": WIDTHS[name][0]}, seed=seed) for name, seed in every
+    ]
+    settings = TrainSettings(epochs=options.epochs)
+    trained = train(of(data.train), of(data.chosen_on), "binary", 2, configs, settings)
+    networks, found = [one.network for one in trained], dict[str, Any]()
+    probs = [
+        evaluate_networks(networks, of(part).source, "binary")
         for part in (data.held, data.measured)
-    )
-    return held, measured
+    ]
+    for (name, _), held, measured in zip(every, *probs, strict=True):
+        found.setdefault(name, []).append((held.double().numpy(), measured.double().numpy()))
+    return found
 
 
 def untrained(backend: Backend, width: tuple[int, int, int]) -> Artefact:
@@ -217,8 +209,9 @@ def measure(model: LanguageModel, data: Data, options: argparse.Namespace) -> li
         cost[name] = (bytes_a_token(backend, probe), probe_seconds(backend, probe))
         print(name, cost[name], flush=True)
     said: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-    for name, width in WIDTHS.items():
-        said[name] = [probabilities_of(data, width, seed, options.epochs) for seed in options.seeds]
+    for _, names in itertools.groupby(sorted(WIDTHS, key=_layers), key=_layers):
+        said |= said_by(data, list(names), options)
+    for name in WIDTHS:
         each = []
         for held, measured in said[name]:
             lines = choose_thresholds("binary", torch.tensor(held), data.held.targets)
@@ -269,23 +262,28 @@ def measure(model: LanguageModel, data: Data, options: argparse.Namespace) -> li
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=1300)
-    parser.add_argument("--held", type=int, default=800)
-    parser.add_argument("--measured", type=int, default=420)
+    parser.add_argument("--rows", type=int, default=2400)
+    parser.add_argument(
+        "--parts",
+        type=int,
+        nargs=3,
+        default=[1300, 200, 500],
+        help="rows to learn from, to choose the epoch on, and thresholds and cuts; the others are "
+        "measured",
+    )
     parser.add_argument("--max-tokens", type=int, default=200, help="longer texts are left out")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--states", type=Path, help="keep hidden states here")
     options = parser.parse_args()
-    options.locked = options.measured_locked = False
     model = LanguageModel.load(options.model)
-    split = split_of("toxicchat", model, options)
+    train_file = DATA / FILES["toxicchat"][0]
+    rows = shuffled(read_rows(train_file), model, options.max_tokens).some(range(options.rows))
     with tempfile.TemporaryDirectory() as folder:
-        data = data_of(model, split, Path(options.states or folder) / "toxicchat" / "states")
+        data = data_of(model, rows, options.states or Path(folder) / "states", options)
         results = measure(model, data, options)
     settings = {k: v for k, v in vars(options).items() if k != "states"}
-    train_file = DATA / FILES["toxicchat"][0]
     used = [data_entry(train_file, "train and validation rows")]
     write_result("widths-toxicchat", results, seed=options.seeds[0], settings=settings, data=used)
 
