@@ -36,7 +36,8 @@ from pillion.evals import (
     choose_exit,
 )
 from pillion.evals.calibrate import apply
-from pillion.evals.exits import decisions_of, simulate, upper_bound
+from pillion.evals.exit_rows import decisions_of, simulate
+from pillion.evals.exits import upper_bound
 from pillion.fit import FitSettings, fit
 from pillion.metrics import evaluate
 from pillion.probe import Artefact

@@ -31,7 +31,7 @@ from pillion.backends import Backend, Step
 from pillion.cache import Workspace
 from pillion.core import Shape
 from pillion.data import LabelSpace, Rows, read_rows
-from pillion.evals.bands import DepthRows, choose_bands, sides_of
+from pillion.evals.bands import PRICES, DepthRows, choose_bands, likely_to_differ, sides_of
 from pillion.extract import SelectedRows, StateSource, kept_states
 from pillion.extract.source import Batch
 from pillion.metrics import evaluate
@@ -193,11 +193,20 @@ def sure_cuts(
     narrow: np.ndarray, wide: np.ndarray, narrow_line: float, wide_line: float
 ) -> np.ndarray:
     """The cuts of the narrow read by which fewest rows need the wide one; see `evals.bands`."""
-    differs = ((narrow >= narrow_line) != (wide >= wide_line))[:, 0][None]
-    sides = sides_of("binary", narrow, np.array([narrow_line]))
-    rows = DepthRows([sides], differs, np.zeros_like(differs), np.array([0.0]))
-    (cuts,) = choose_bands(rows, int(SURE * len(narrow)))
+    differs = ((narrow >= narrow_line) != (wide >= wide_line))[:, 0]
+    sides, cuts = sides_of("binary", narrow, np.array([narrow_line])), np.full(2, -np.inf)
+    likely = likely_to_differ(sides, differs)[None]
+    rows = DepthRows([sides], likely, np.zeros_like(likely, dtype=bool), np.array([0.0]))
+    for price in PRICES.tolist():
+        (found,) = choose_bands(rows, price)
+        if (differs & (sides < found[:, None]).any(0)).mean() > SURE:
+            break
+        cuts = found
     return cuts
+
+
+def _layers(name: str) -> tuple[int, int]:
+    return WIDTHS[name][1:]
 
 
 def measure(model: LanguageModel, data: Data, options: argparse.Namespace) -> list[dict[str, Any]]:

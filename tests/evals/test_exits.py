@@ -13,8 +13,15 @@ from made_probes import LABELS, MODEL
 from pillion.core import Shape
 from pillion.errors import ConfigError, DataError
 from pillion.evals import CalibrationSettings, ExitWish, calibrate, check_exit, choose_exit
-from pillion.evals.bands import DepthRows, choose_bands, cuts_as_bands, sides_of
-from pillion.evals.exits import decisions_of, simulate, upper_bound
+from pillion.evals.bands import (
+    DepthRows,
+    choose_bands,
+    cuts_as_bands,
+    likely_to_differ,
+    sides_of,
+)
+from pillion.evals.exit_rows import decisions_of, simulate
+from pillion.evals.exits import upper_bound
 from pillion.probe import Artefact, build
 from pillion.probe.exit import beyond
 
@@ -146,36 +153,44 @@ def test_a_new_calibration_without_a_wish_for_exits_drops_them() -> None:
 # --- bands
 
 
-def known(count: int = 8) -> DepthRows:
-    """One depth at half the cost, where rows are the surer the smaller; the last two differ."""
-    unsure = np.arange(count)[None] / count
-    differs = np.zeros((1, count), dtype=bool)
-    differs[0, -2:] = True
-    return DepthRows([unsure], differs, np.zeros_like(differs), np.array([0.5]))
+def known(likely: Any, costs: tuple[float, ...] = (0.5,)) -> DepthRows:
+    """Rows that are the surer the smaller their place, and how likely they differ at each depth."""
+    likely = np.array(likely, dtype=float).reshape(len(costs), -1)
+    unsure = np.arange(likely.shape[1])[None] / likely.shape[1]
+    agree = np.zeros_like(likely, dtype=bool)
+    return DepthRows([unsure] * len(costs), likely, agree, np.array(costs))
 
 
-@pytest.mark.parametrize(("most", "leave"), [(0, 6), (1, 6), (2, 8)])
-def test_as_many_rows_leave_as_the_rows_that_differ_allow(most: int, leave: int) -> None:
-    rows = known()
-    ((cut,),) = choose_bands(rows, most)
+@pytest.mark.parametrize(("price", "leave"), [(0.5, 8), (2.0, 6), (6.0, 3), (1000.0, 0)])
+def test_rows_leave_up_to_where_what_differs_costs_more_than_layers(
+    price: float, leave: int
+) -> None:
+    rows = known([0.01, 0.02, 0.05, 0.1, 0.1, 0.2, 0.3, 0.9])
+    ((cut,),) = choose_bands(rows, price)
     assert int((rows.sides[0][0] < cut).sum()) == leave
 
 
-def test_a_depth_at_which_all_differ_lets_nobody_leave() -> None:
-    rows = known()
-    rows.differs[:] = True
-    ((cut,),) = choose_bands(rows, 0)
+def test_the_sure_rows_leave_first_where_a_deeper_read_is_right_on_the_others() -> None:
+    likely = [[0.0] * 5 + [1.0] * 5, [0.0] * 10]
+    rows = known(likely, (0.2, 0.6))
+    (first,), (second,) = choose_bands(rows, 1.0)
+    assert (rows.sides[0][0] < first).sum() == 5 and (rows.sides[0][0] < second).all()
+
+
+def test_rows_that_agree_leave_whatever_the_cut_and_no_cut_is_chosen_for_them() -> None:
+    rows = known([0.0] * 8)
+    rows.agree[:] = True
+    ((cut,),) = choose_bands(rows, 1.0)
     assert cut == -np.inf
 
 
-def test_the_sure_rows_leave_first_where_a_deeper_read_is_right_on_the_others() -> None:
-    count = 10
-    unsure = np.arange(count)[None] / count
-    differs = np.zeros((2, count), dtype=bool)
-    differs[0, 5:] = True
-    rows = DepthRows([unsure, unsure], differs, np.zeros_like(differs), np.array([0.2, 0.6]))
-    (first,), (second,) = choose_bands(rows, 0)
-    assert (unsure[0] < first).sum() == 5 and (unsure[0] < second).all()
+def test_a_row_is_the_likelier_to_differ_the_less_sure_it_is_on_each_side_by_itself() -> None:
+    column = np.linspace(0.02, 0.98, 97)
+    sides = sides_of("binary", column[:, None], np.array([0.5]))
+    differs = (column > 0.3) & (column < 0.5)
+    found = likely_to_differ(sides, differs)
+    assert found[0] < 0.05 < 0.5 < found[45]
+    assert np.allclose(found[60:], found[60]) and found[60] < 0.02  # nothing differs above
 
 
 def test_cuts_become_bands_that_hold_the_threshold() -> None:

@@ -1,8 +1,9 @@
-"""The bands that save most layers while few decisions differ: a search over cuts of sorted rows.
+"""The bands that save most layers at a price of decisions that differ: cuts of sorted rows.
 
 Pure functions of arrays. Each depth has one side of sure rows or two (surely not, surely so), each
-side a cut; a price of a differing decision weighs it against layers, and is raised until few
-enough differ. For a price the cuts are improved one at a time, each to its best, until none moves.
+side a cut. How likely a decision differs is a curve of how unsure the row is, so that a band keeps
+its distance from the rows that do. The cuts are improved one at a time, each to its best, until
+none moves.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.special import expit
 
+from pillion.metrics.calibration import fit_platt
+from pillion.metrics.thresholds import to_logits
 from pillion.probe.decisions import Band
 from pillion.probe.task import Task
 
-PRICES = np.geomspace(0.05, 5000, 40)
-"""Of a decision that differs, in passes at full depth."""
+PRICES = np.geomspace(20_000, 1, 36)
+"""Of a decision that differs, in passes at full depth; from bands that hardly any row leaves by to
+such that hardly any stays."""
 MOST_ROUNDS = 4
 
 Sides = Float[np.ndarray, "side row"]
@@ -31,13 +36,13 @@ class DepthRows:
 
     Attributes:
         sides: of each depth.
-        differs: whether a row's decision there is another than at full depth.
+        differs: how likely a row's decision there is another than at full depth.
         agree: whether a row leaves there whatever the bands.
         cost: of each depth, as a share of a whole pass.
     """
 
     sides: Sequence[Sides]
-    differs: Bool[np.ndarray, "depth row"]
+    differs: Float[np.ndarray, "depth row"]
     agree: Bool[np.ndarray, "depth row"]
     cost: Float[np.ndarray, " depth"]
 
@@ -79,25 +84,29 @@ def cuts_as_bands(
     return tuple((float(width * line), float(1 - width * (1 - line))) for line in thresholds)
 
 
-def choose_bands(rows: DepthRows, most: int) -> list[Float[np.ndarray, " side"]]:
-    """The cuts of every depth by which at most so many rows are decided otherwise.
+def likely_to_differ(sides: Sides, differs: Bool[np.ndarray, " row"]) -> Float[np.ndarray, " row"]:
+    """How likely the decisions of rows differ: a logistic curve of how unsure they are, a side.
+
+    Where it does not rise, or no row differs, all rows of a side are as likely.
+    """
+    found = np.zeros(len(differs))
+    for unsure in sides:
+        own = np.isfinite(unsure)
+        count, some = int(differs[own].sum()), int(own.sum())
+        found[own] = (count + 0.5) / (some + 1)
+        if 0 < count < some:
+            logits = to_logits(unsure[own])
+            scale, offset = fit_platt(logits, differs[own])
+            if scale > 0:
+                found[own] = expit(scale * logits + offset)
+    return found
+
+
+def choose_bands(rows: DepthRows, price: float) -> list[Float[np.ndarray, " side"]]:
+    """The cuts of every depth that save most layers, less the price of what likely differs.
 
     Of a side that nobody leaves by, minus infinity.
     """
-    best, saved = [np.full(len(one), -np.inf) for one in rows.sides], 0.0
-    for price in PRICES:
-        cuts = _at_price(rows, float(price))
-        left = _leaves(rows, cuts)
-        depth = _first(left)
-        if _differing(rows, depth) > most:
-            continue
-        found = float((1 - np.append(rows.cost, 1.0)[depth]).sum())
-        if found > saved:
-            best, saved = cuts, found
-    return best
-
-
-def _at_price(rows: DepthRows, price: float) -> list[np.ndarray]:
     cuts = [np.full(len(one), -np.inf) for one in rows.sides]
     for _ in range(MOST_ROUNDS):
         before = [one.copy() for one in cuts]
@@ -150,8 +159,3 @@ def _leaves(rows: DepthRows, cuts: Sequence[np.ndarray]) -> Bool[np.ndarray, "de
 def _first(leaves: Bool[np.ndarray, "depth row"]) -> Int[np.ndarray, " row"]:
     """The first depth at which each row leaves; the number of depths for nowhere."""
     return np.where(leaves.any(0), leaves.argmax(0), len(leaves))
-
-
-def _differing(rows: DepthRows, depth: Int[np.ndarray, " row"]) -> int:
-    differs = np.vstack([rows.differs, np.zeros_like(rows.differs[:1])])
-    return int(differs[depth, np.arange(len(depth))].sum())

@@ -8,29 +8,26 @@ Does not know the command line.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Shaped
 from scipy.stats import beta
 from sklearn.model_selection import KFold
+from threadpoolctl import threadpool_limits
 
 from pillion.errors import ConfigError, DataError
-from pillion.evals.bands import DepthRows, choose_bands, cuts_as_bands, sides_of
-from pillion.evals.calibrate import Method, apply, fit_calibration
+from pillion.evals.bands import PRICES
+from pillion.evals.calibrate import Method
+from pillion.evals.exit_rows import FittedDepths, FullDepth, Left, decisions_of, simulate
 from pillion.metrics import evaluate
 from pillion.probe import Artefact, Card
-from pillion.probe.decisions import abstains
-from pillion.probe.exit import Agreement, Exit, ExitRead, beyond, decided
+from pillion.probe.exit import Exit
 
 CONFIDENCE = 0.95
 NUM_FOLDS = 5
 """Parts of the rows that take turns at being left out."""
-SHRINK = 0.7
-"""How much fewer rows may be decided otherwise in the choice, where too many left-out ones are."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +87,8 @@ def check_exit(card: Card, wish: ExitWish, num_rows: int, coverage: float | None
         )
 
 
+# Tens of fits of two numbers: threads would only wait for each other.
+@threadpool_limits.wrap(limits=1)
 def choose_exit(
     artefact: Artefact,
     logits: Float[np.ndarray, "row depth output"],
@@ -109,22 +108,28 @@ def choose_exit(
     Raises:
         DataError: no band lets a text leave with so few decisions that differ.
     """
-    full = _Full.of(artefact, logits[:, -1])
-    everything = np.arange(len(logits))
-    most = _most_differing(len(logits), wish.share)
-    while True:
-        seen = _left_out(artefact.card, logits, targets, full, wish, most)
-        if upper_bound(int(seen.differs.sum()), len(logits)) <= wish.share:
+    card, chosen = artefact.card, None
+    full = FullDepth.of(card, logits[:, -1])
+    parts = _left_out(card, logits, targets, full, wish)
+    # From the most careful bands on, up to the first that are not careful enough.
+    for price in PRICES.tolist():
+        seen = _seen(parts, logits, full, price)
+        if upper_bound(_differing(card, seen, full), len(logits)) > wish.share:
             break
-        if most == 0:
-            raise _unsupported(wish)
-        most = int(most * SHRINK)
-    reads = _fitted(artefact.card, logits, targets, full, wish, most, everything)
+        chosen = price, seen
+    if chosen is None:
+        raise _unsupported(wish)
+    price, seen = chosen
+    reads = _fitted(card, logits, targets, full, wish, np.arange(len(logits))).reads(price)
     if not reads:
         raise _unsupported(wish)
-    found = _found(artefact.card, seen, full, targets, wish, data)
+    found = _found(card, seen, full, targets, wish, data)
     exit = Exit(reads=tuple(reads), patience=wish.patience, found=found)
     return artefact.revised(exit=exit)
+
+
+def _differing(card: Card, left: Left, full: FullDepth) -> int:
+    return int((decisions_of(card, left.probs) != full.decisions).any(1).sum())
 
 
 def _unsupported(wish: ExitWish) -> DataError:
@@ -142,143 +147,57 @@ def upper_bound(differing: int, num_rows: int) -> float:
     return float(beta.ppf(CONFIDENCE, differing + 1, num_rows - differing))
 
 
-def _most_differing(num_rows: int, share: float) -> int:
-    """The most rows whose share is, with confidence, at most so much."""
-    most = 0
-    while upper_bound(most + 1, num_rows) <= share:
-        most += 1
-    return most
-
-
-@dataclass(frozen=True)
-class _Full:
-    """What is said at full depth: probabilities and decisions of every row."""
-
-    probs: Float[np.ndarray, "row output"]
-    decisions: Int[np.ndarray, "row decision"]
-
-    @classmethod
-    def of(cls, artefact: Artefact, logits: Float[np.ndarray, "row output"]) -> _Full:
-        probs = apply(artefact.card.task, artefact.card.calibration, logits)
-        return cls(probs, decisions_of(artefact.card, probs))
-
-
-def decisions_of(
-    card: Card, probs: Float[np.ndarray, "row output"]
-) -> Int[np.ndarray, "row decision"]:
-    """What each row is decided to be, and whether it is left undecided, as numbers."""
-    chosen = decided(card.task, torch.from_numpy(probs), card.thresholds).numpy()
-    if card.abstain is None:
-        return chosen
-    undecided = [[int(abstains(card.task, row, card.abstain))] for row in probs.tolist()]
-    return np.concatenate([chosen, np.array(undecided)], axis=1)
-
-
-@dataclass(frozen=True)
-class _Left:
-    """Of each row the depth at which it leaves, by its place, and what is said of it there."""
-
-    depth: Int[np.ndarray, " row"]
-    probs: Float[np.ndarray, "row output"]
-    differs: Bool[np.ndarray, " row"]
+def _left_out(
+    card: Card,
+    logits: np.ndarray,
+    targets: np.ndarray,
+    full: FullDepth,
+    wish: ExitWish,
+) -> list[tuple[np.ndarray, FittedDepths]]:
+    """Parts of the rows, and what is fitted on the others for each."""
+    parts = KFold(NUM_FOLDS, shuffle=True, random_state=wish.seed)
+    try:
+        return [
+            (held, _fitted(card, logits, targets, full, wish, rest))
+            for rest, held in parts.split(logits)
+        ]
+    except DataError as error:
+        raise DataError(
+            f"There are too few rows to try exits on others ({error}); give more."
+        ) from error
 
 
 def _fitted(
     card: Card,
     logits: np.ndarray,
     targets: np.ndarray,
-    full: _Full,
+    full: FullDepth,
     wish: ExitWish,
-    most: int,
-    rows: Int[np.ndarray, " some"],
-) -> list[ExitRead]:
-    """Calibrations and bands of the depths, on some rows; without depths at which nobody leaves."""
-    names = card.labels[1:] if card.task == "binary" else card.labels
-    depths, probs = range(len(card.depths)), list[np.ndarray]()
-    calibrations: list[Any] = []
-    for place in depths:
-        own = logits[rows, place]
-        calibrations.append(fit_calibration(card.task, own, targets[rows], wish.method, names))
-        probs.append(apply(card.task, calibrations[-1], own))
-    lines = np.array(card.thresholds or (0.5,) * logits.shape[2])
-    known = DepthRows(
-        sides=[sides_of(card.task, one, lines) for one in probs],
-        differs=np.stack([(decisions_of(card, p) != full.decisions[rows]).any(1) for p in probs]),
-        agree=np.stack(_agreed(card, probs, wish.patience)),
-        cost=np.array([card.num_layers_to(depth) for depth in card.depths]) / len(card.layers),
-    )
-    cuts = choose_bands(known, most * len(rows) // len(logits))
-    reads = [
-        ExitRead(depth=depth, calibration=one, bands=cuts_as_bands(card.task, cut, lines))
-        for depth, one, cut in zip(card.depths, calibrations, cuts, strict=True)
-    ]
-    if wish.patience is not None:
-        return reads
-    return [read for read, cut in zip(reads, cuts, strict=True) if np.isfinite(cut).any()]
+    rows: np.ndarray,
+) -> FittedDepths:
+    decisions = full.decisions[rows]
+    return FittedDepths.of(card, logits[rows], targets[rows], decisions, wish.method, wish.patience)
 
 
-def _agreed(card: Card, probs: Sequence[np.ndarray], patience: int | None) -> list[np.ndarray]:
-    agreement = Agreement(patience)
-    each = (decided(card.task, torch.from_numpy(one), card.thresholds) for one in probs)
-    return [agreement.more(one).numpy() for one in each]
-
-
-def _left_out(
-    card: Card,
+def _seen(
+    parts: list[tuple[np.ndarray, FittedDepths]],
     logits: np.ndarray,
-    targets: np.ndarray,
-    full: _Full,
-    wish: ExitWish,
-    most: int,
-) -> _Left:
-    """What becomes of every row by bands that were chosen on others."""
-    depth = np.full(len(logits), len(card.depths))
-    probs, differs = full.probs.copy(), np.zeros(len(logits), dtype=bool)
-    parts = KFold(NUM_FOLDS, shuffle=True, random_state=wish.seed)
-    for rest, held in parts.split(logits):
-        try:
-            reads = _fitted(card, logits, targets, full, wish, most, rest)
-        except DataError as error:
-            raise DataError(
-                f"There are too few rows to try exits on others ({error}); give more."
-            ) from error
-        left = simulate(card, reads, wish.patience, logits[held], full.probs[held])
+    full: FullDepth,
+    price: float,
+) -> Left:
+    """What becomes of every row by bands of a price that were chosen on others."""
+    depth, probs = np.empty(len(logits), dtype=np.int64), full.probs.copy()
+    for held, fitted in parts:
+        reads = fitted.reads(price)
+        left = simulate(fitted.card, reads, fitted.patience, logits[held], full.probs[held])
         depth[held], probs[held] = left.depth, left.probs
-        differs[held] = (decisions_of(card, left.probs) != full.decisions[held]).any(1)
-    return _Left(depth, probs, differs)
-
-
-def simulate(
-    card: Card,
-    reads: Sequence[ExitRead],
-    patience: int | None,
-    logits: Float[np.ndarray, "row depth output"],
-    whole: Float[np.ndarray, "row output"],
-) -> _Left:
-    """Where rows leave, by place among the card's depths (their number for nowhere).
-
-    Args:
-        card: of the probe.
-        reads: the depths at which they may.
-        patience: see `Exit`.
-        logits: of all of the card's depths.
-        whole: probabilities at full depth.
-    """
-    depth, probs = np.full(len(logits), len(card.depths)), whole.copy()
-    agreement = Agreement(patience)
-    for read in reads:
-        place = card.depths.index(read.depth)
-        now = torch.from_numpy(apply(card.task, read.calibration, logits[:, place]))
-        agreed = agreement.more(decided(card.task, now, card.thresholds))
-        leave = (beyond(card.task, now, read.bands) | agreed).numpy() & (depth == len(card.depths))
-        depth[leave], probs[leave] = place, now.numpy()[leave]
-    return _Left(depth, probs, np.zeros(len(logits), dtype=bool))
+    return Left(depth, probs)
 
 
 def _found(
     card: Card,
-    seen: _Left,
-    full: _Full,
+    seen: Left,
+    full: FullDepth,
     targets: np.ndarray,
     wish: ExitWish,
     data: dict[str, Any],
@@ -286,7 +205,7 @@ def _found(
     """What the card keeps, all of it of rows that were left out of the choice."""
     counts = np.bincount(seen.depth, minlength=len(card.depths) + 1)
     layers = np.array([*(card.num_layers_to(one) for one in card.depths), len(card.layers)])
-    differing = int(seen.differs.sum())
+    differing = _differing(card, seen, full)
     measured = {
         name: evaluate(probs, targets, card.task, card.thresholds, ("accuracy", "f1"))
         for name, probs in (("at_full_depth", full.probs), ("with_exits", seen.probs))
