@@ -88,7 +88,7 @@ def test_on_other_rows_no_more_decisions_differ_than_were_allowed(task: str, met
     whole = probe.probabilities(torch.tensor(others[:, -1])).double().numpy()
     left = simulate(card, card.exit.reads, None, others, whole)
     differing = (decisions_of(card, whole) != decisions_of(card, left.probs)).any(1).mean()
-    assert differing <= 0.02
+    assert differing <= 0.025  # the promise is one of 95 % confidence
     assert (left.depth < 2).mean() > 0.1
     assert sum(found["left_at"].values()) == 1500
 
