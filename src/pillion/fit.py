@@ -27,7 +27,7 @@ from pillion.data import (
     label_counts,
     split_validation,
 )
-from pillion.errors import DataError
+from pillion.errors import ConfigError, DataError
 from pillion.extract import (
     LiveSource,
     Progress,
@@ -53,7 +53,9 @@ from pillion.train import (
     ProbeConfig,
     Trained,
     TrainSettings,
+    check_depths,
     choose_thresholds,
+    counts_of,
     evaluate_source,
     train,
 )
@@ -81,6 +83,8 @@ class FitSettings:
             row, which is read alone too; None to read rows as they are.
         layers: those to read; None for all, embeddings included; `auto` for those that
             `pillion.select` chooses on training rows.
+        depths: layers up to which probes learn to be read out, too, see `TrainSettings.depths`;
+            `auto` for three that part the model's blocks into four.
         on_too_long: what happens to a text beyond the context window.
         validation_share: of the training rows, where no validation rows are given; None: a tenth,
             or a fifth where rows are few and a tenth would say little.
@@ -95,6 +99,7 @@ class FitSettings:
     scope: Scope | None = None
     contexts: Contexts | None = None
     layers: tuple[int, ...] | Literal["auto"] | None = None
+    depths: tuple[int, ...] | Literal["auto"] = ()
     on_too_long: OnTooLong = "error"
     validation_share: float | None = None
     positive: str | None = None
@@ -151,24 +156,27 @@ def fit(
     settings = settings or FitSettings()
     scope = settings.scope or default_scope(rows.texts, settings.template)
     settings = replace(settings, scope=scope, train=_prefixes_settled(settings.train, scope))
+    _check_depths(model, configs, settings)
     with ExitStack() as opened:
         reader = _Reader(model, work, settings, progress, say, opened)
         training, held_out, space = _examples(reader, *_placed(reader, rows, validation))
         times = 1 if settings.contexts is None else 2
+        learning = _at_depths(settings, training.source.layers)
         told = _told(rows, space, training, held_out, times, say)
-        batch_size = settings.train.rows_a_step(len(training.targets))
+        batch_size = learning.rows_a_step(len(training.targets))
         trained = train(
             training,
             held_out,
             space.task,
             len(space.names),
             [config.at_batch(batch_size) for config in configs],
-            settings.train,
+            learning,
             progress,
             checkpoint=work / "checkpoint",
             device=model.backend.device,
         )
         facts = _facts(model, rows, validation, training, settings, space)
+        facts |= {"depths": learning.depths}
         facts["data"] |= told
         artefacts = [_artefact(one, held_out, facts, times) for one in trained]
         kept = with_canaries(model, artefacts)
@@ -354,6 +362,35 @@ def _prefixes_settled(settings: TrainSettings, scope: Scope) -> TrainSettings:
     return settings.model_copy(update={"prefixes": "uniform" if scope == "response" else "none"})
 
 
+def _check_depths(
+    model: LanguageModel, configs: Sequence[ProbeConfig], settings: FitSettings
+) -> None:
+    """Refuses depths before any state is extracted, as far as that can be told."""
+    if not (settings.depths or settings.train.depths):
+        return
+    for config in configs:
+        check_depths(config.probe)
+    if settings.layers != "auto":
+        layers = _layers(model, settings)
+        counts_of(_at_depths(settings, layers).depths, layers)
+
+
+def _at_depths(settings: FitSettings, layers: Sequence[int]) -> TrainSettings:
+    """How probes are trained that read these layers, with the depths that are asked for.
+
+    Those of `auto` are the highest layers read up to a quarter, half and three quarters of them.
+    """
+    if settings.depths != "auto":
+        depths = settings.depths or settings.train.depths
+    else:
+        wanted = (layers[-1] * part // 4 for part in (1, 2, 3))
+        below = [[layer for layer in layers[:-1] if layer <= depth] for depth in wanted]
+        depths = tuple(sorted({some[-1] for some in below if some}))
+        if not depths:
+            raise ConfigError("No layer is read below the last; read more of them, or no depths.")
+    return settings.train.model_copy(update={"depths": depths})
+
+
 def _scope(settings: FitSettings) -> Scope:
     assert settings.scope is not None  # `fit` has settled it
     return settings.scope
@@ -389,7 +426,7 @@ def _facts(
             "split": share if is_cut else "all rows",
             "validation_sha256": validation.sha256 if validation else None,
         },
-        "shared": settings.train.model_dump() | _contexts_facts(settings),
+        "shared": settings.train.model_dump(exclude={"depths"}) | _contexts_facts(settings),
     }
 
 

@@ -26,10 +26,11 @@ from pillion.backends.adapters import (
     stance_of,
     unwrapped,
 )
-from pillion.backends.base import Backend, Step, Tool, Watcher
+from pillion.backends.base import Backend, Leaver, Step, Tool, Watcher
 from pillion.backends.codec import Codec
 from pillion.backends.grammar import Grammars, Matcher, guided_tokenizer
 from pillion.backends.identity import device_of, end_ids, find_blocks, identify
+from pillion.backends.leaving import RowDims, leaving, seen_to_leave
 from pillion.backends.prefill import Prefill, prefill_of
 from pillion.backends.steps import CACHE_WORDS, cache_given, named, step_of
 from pillion.backends.watching import Passes, Watched, passes_of, uncompiled
@@ -180,6 +181,45 @@ class TransformersBackend(Backend):
                     "with it, or generate with its own `generate`, with the probes attached."
                 ) from error
         return None
+
+    def check_leaving(self) -> None:
+        """Returns if rows can leave a pass of this model; see `Backend.check_leaving`."""
+        if isinstance(self._leaving, str):
+            raise ConfigError(
+                f"Texts cannot leave {type(self.model).__name__} early: {self._leaving}; turn "
+                "exits off."
+            )
+
+    def run_leaving(
+        self,
+        leaver: Leaver,
+        layers: Sequence[int],
+        token_ids: Int[Tensor, "batch token"],
+        mask: Bool[Tensor, "batch token"],
+    ) -> None:
+        """Runs whole rows, which leave as the leaver says; see `Backend.run_leaving`."""
+        self.check_leaving()
+        assert not isinstance(self._leaving, str)
+        self._run_leaving(leaver, layers, token_ids, mask, self._leaving)
+
+    def _run_leaving(
+        self,
+        leaver: Leaver,
+        layers: Sequence[int],
+        token_ids: Int[Tensor, "batch token"],
+        mask: Bool[Tensor, "batch token"],
+        dims: RowDims,
+    ) -> None:
+        with self._passes.lock, self.watch(leaver, layers):
+            shown = self._passes.watched[-1]
+            with leaving(self.blocks, leaver, shown, dims, len(mask)):
+                self.forward(token_ids, mask)
+
+    @cached_property
+    def _leaving(self) -> RowDims | str:
+        """Where blocks are given rows, once it was seen that they can leave; or why they cannot."""
+        with self._passes.lock:
+            return seen_to_leave(self, self._run_leaving, self.blocks)
 
     @torch.inference_mode()
     def unembed(self, hidden: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead vocab"]:

@@ -161,6 +161,10 @@ class Watched:
             )
         self.watcher.see(layer, states)
 
+    def shrink(self, num_rows: int) -> None:
+        """So many rows of the batch are left in the pass that it is shown."""
+        self._shape = torch.Size((num_rows, *self._shape[1:]))
+
     def end(self, cache: object | None, passes: Passes) -> None:
         """A pass that it was shown is over, and this cache holds its tokens."""
         if not self.passing:

@@ -36,12 +36,15 @@ if TYPE_CHECKING:
 AUTO = "auto"
 
 
-def parse_layers(text: str | None, num_layers: int) -> tuple[int, ...] | None:
+def parse_layers(
+    text: str | None, num_layers: int, option: str = "--layers"
+) -> tuple[int, ...] | None:
     """The layers that a text means, ascending; None for none given (all).
 
     Args:
         text: such as `0-15,30`.
         num_layers: of the model; its last layer's number.
+        option: that it was given by.
 
     Raises:
         ConfigError: for what is not a number, or a layer that the model does not have.
@@ -52,12 +55,12 @@ def parse_layers(text: str | None, num_layers: int) -> tuple[int, ...] | None:
     for part in text.split(","):
         numbers = re.fullmatch(r"\s*([0-9]{1,9})(?:\s*-\s*([0-9]{1,9}))?\s*", part)
         if numbers is None:
-            raise ConfigError(f"--layers has {part!r}; write numbers and ranges, such as 0-15,30.")
+            raise ConfigError(f"{option} has {part!r}; write numbers and ranges, such as 0-15,30.")
         first, last = int(numbers[1]), int(numbers[2] or numbers[1])
         if last < first:
-            raise ConfigError(f"--layers has {part!r}; write a range from low to high.")
+            raise ConfigError(f"{option} has {part!r}; write a range from low to high.")
         if last > num_layers:
-            raise ConfigError(f"--layers has {part!r}; this model has layers 0 to {num_layers}.")
+            raise ConfigError(f"{option} has {part!r}; this model has layers 0 to {num_layers}.")
         found.update(range(first, last + 1))
     return tuple(sorted(found))
 

@@ -71,6 +71,12 @@ def predict(
             help="First run the probes' canaries: do they say what they said at training?",
         ),
     ] = False,
+    no_exit: Annotated[
+        bool,
+        typer.Option(
+            "--no-exit", help="Read every text to the last layer, whatever the probes' exits."
+        ),
+    ] = False,
     ray: RayAddress = None,
     ray_workers: RayWorkers = None,
     as_json: Annotated[
@@ -97,7 +103,9 @@ def predict(
     with ExitStack() as stack:
         with open_crew(ray, ray_workers, model, computed, device) as crew, progress_bar() as bar:
             texts = _given(text) if text else None
-            job = ScoreJob(tuple(resolve(folder) for folder in probe), allow_mismatch)
+            probes = [resolve(folder) for folder in probe]
+            chosen = tuple(one.whole if no_exit else one for one in probes)
+            job = ScoreJob(chosen, allow_mismatch)
             wrapping = template or job.artefacts[0].card.template
             asked = _Asked(job, texts, input, how, wrapping, on_too_long, work, bar)
             if crew is None:

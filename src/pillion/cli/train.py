@@ -118,6 +118,13 @@ def train(
             "hold nearly all, as pillion layers finds them; default: all."
         ),
     ] = None,
+    depths: Annotated[
+        str | None,
+        typer.Option(
+            help="Layers at which the probe can be read out, too, such as 8,16,24, or auto: texts "
+            "that are only classified may stop there, once calibrate --exit has chosen when."
+        ),
+    ] = None,
     template: Wrapping = "chat",
     scope: Scoped = None,
     contexts: Placed = "none",
@@ -159,6 +166,7 @@ def train(
         scope=scope,
         contexts=contexts_of(contexts),
         layers="auto" if layers == AUTO else parse_layers(layers, num_layers),
+        depths=AUTO if depths == AUTO else parse_layers(depths, num_layers, "--depths") or (),
         on_too_long=on_too_long,
         positive=positive,
         live=live,

@@ -57,6 +57,8 @@ class Gate(Network):
     members have K heads each, and the logits are the mean of their M sums.
     """
 
+    depths = True
+
     def __init__(self, shape: Shape, settings: GateSettings) -> None:
         super().__init__()
         self.shape, self.settings = shape, settings
@@ -119,6 +121,36 @@ class Gate(Network):
         scale: Float[Tensor, "layer batch token"] | None = None,
     ) -> Float[Tensor, "member batch prefix output"]:
         """See `Network.prefix_votes`: the classes are read of every token, as the tap does."""
+        scores, content, mask = self._by_token(hidden, mask, scale)
+
+        def summarise(chunk: slice) -> State:
+            return softmax.summarise(scores[:, :, chunk], content[:, :, chunk], mask[:, chunk])
+
+        states = running(summarise, softmax.merge, ends)
+        return torch.stack([self._read_out(softmax.mean(state)) for state in states], dim=2)
+
+    def depth_votes(
+        self,
+        hidden: Float[Tensor, "layer batch token dim"],
+        mask: Bool[Tensor, "batch token"],
+        depths: Sequence[int],
+        scale: Float[Tensor, "layer batch token"] | None = None,
+    ) -> Float[Tensor, "member batch depth output"]:
+        """See `Network.depth_votes`: the layers' softmax is over the first ones."""
+        pooled = softmax.mean(softmax.summarise(*self._by_token(hidden, mask, scale)))
+        return torch.stack([self._read_out(pooled[:depth]) for depth in depths], dim=2)
+
+    def _by_token(
+        self,
+        hidden: Float[Tensor, "layer batch token dim"],
+        mask: Bool[Tensor, "batch token"],
+        scale: Float[Tensor, "layer batch token"] | None,
+    ) -> tuple[
+        Float[Tensor, "layer batch token head"],
+        Float[Tensor, "layer batch token head content"],
+        Bool[Tensor, "batch token"],
+    ]:
+        """Of each token and head: its score; layer score and classes; which tokens count."""
         heads = self.num_heads
         classes = self.weight.permute(1, 0, 2).flatten(1)
         values = self._read(hidden, torch.cat([self.layer_score.T, classes], dim=1))
@@ -127,15 +159,9 @@ class Gate(Network):
             values = values * scale[..., None]
         own, of_layers, of_classes = values.split([heads, heads, classes.shape[1]], dim=-1)
         content = torch.cat([of_layers[..., None], of_classes.unflatten(-1, (heads, -1))], dim=-1)
-        scores = self._bound(own)
         if self.training:
             mask = hide_tokens(mask, self.settings.token_dropout)
-
-        def summarise(chunk: slice) -> State:
-            return softmax.summarise(scores[:, :, chunk], content[:, :, chunk], mask[:, chunk])
-
-        states = running(summarise, softmax.merge, ends)
-        return torch.stack([self._read_out(softmax.mean(state)) for state in states], dim=2)
+        return self._bound(own), content, mask
 
     def _read_out(
         self, pooled: Float[Tensor, "layer batch head content"]

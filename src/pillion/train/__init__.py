@@ -3,6 +3,7 @@
 Promises that seeds decide the weights and that an interrupted run can go on. Does not know engines.
 """
 
+from pillion.train.depths import check_depths, counts_of
 from pillion.train.evaluate import choose_thresholds, evaluate_networks, evaluate_source
 from pillion.train.loop import Examples, Trained, train
 from pillion.train.settings import FEW_ROWS, ProbeConfig, TrainSettings
@@ -13,7 +14,9 @@ __all__ = [
     "ProbeConfig",
     "TrainSettings",
     "Trained",
+    "check_depths",
     "choose_thresholds",
+    "counts_of",
     "evaluate_networks",
     "evaluate_source",
     "train",

@@ -23,6 +23,7 @@ from pillion.extract import JoinedRows, Progress, StateSource, silent
 from pillion.probe import Network
 from pillion.probe.task import Task, class_weights, num_outputs
 from pillion.train.checkpoint import load_checkpoint, save_checkpoint
+from pillion.train.depths import check_depths, counts_of
 from pillion.train.evaluate import evaluate_networks, score, shared_scale, validate
 from pillion.train.learner import Curve, Learner, Part, learning_rate
 from pillion.train.order import epoch_batches, parts
@@ -98,14 +99,16 @@ def train(
         device: where the probes are trained.
 
     Raises:
-        ConfigError: no configuration, prefixes that do not fit the task, or the checkpoint is of
-            another run.
+        ConfigError: no configuration, prefixes that do not fit the task, depths that do not fit
+            the layers or a probe, or the checkpoint is of another run.
         StateError: a loss is not finite.
         Interrupted: by Ctrl-C.
     """
     require_configs(list(configs))
     settings = settings or TrainSettings()
     check_weighing(settings.prefixes or "none", task)
+    for config in configs if settings.depths else ():
+        check_depths(config.probe)
     shape = Shape(len(training.source.layers), training.source.dim, num_outputs(task, num_labels))
     folder = Path(checkpoint) if checkpoint is not None else None
     place = torch.device(device)
@@ -172,6 +175,7 @@ class _Run:
         if settings.class_weights == "balanced":
             self.weights = class_weights(task, self.targets.cpu(), num_labels).to(device)
         self.batch_size = settings.rows_a_step(len(training.targets))
+        self.depths = counts_of(settings.depths, training.source.layers)
         self.steps_an_epoch = -(-len(training.targets) // self.batch_size)
 
     def finish(self, progress: Progress, folder: Path | None) -> None:
@@ -229,7 +233,8 @@ class _Run:
             for piece in pieces:
                 hidden, mask = next(states)
                 scale = shared_scale(networks, hidden)
-                yield Part(hidden, mask, scale, self.targets[piece], 1 / len(every), prefixes)
+                share, targets = 1 / len(every), self.targets[piece]
+                yield Part(hidden, mask, scale, targets, share, prefixes, self.depths)
 
         for step, (row_ids, pieces) in enumerate(zip(batches, cut, strict=True), first):
             yield row_ids, pieces_of(pieces, step)

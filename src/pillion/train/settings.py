@@ -34,6 +34,8 @@ class TrainSettings(_Strict):
         max_tokens: padded tokens that are held at once; longer batches are split, exactly.
         prefixes: learn from prefixes of a row, too: `uniform` or `softmax`, see
             `pillion.train.prefixes`; `none` from whole rows; None: the choice of whoever trains.
+        depths: layers up to which the probe learns to be read out, too, rising and below its last;
+            what calls that only classify may stop at.
         refit: learn once more, from training and validation rows together, for as many epochs as
             were best; what is said of validation rows is said by the probe before that.
     """
@@ -46,6 +48,7 @@ class TrainSettings(_Strict):
     order_seed: int = 0
     max_tokens: int = Field(default=4096, ge=1)
     prefixes: Weighing | None = None
+    depths: tuple[int, ...] = ()
     refit: bool = False
 
     def rows_a_step(self, num_rows: int) -> int:

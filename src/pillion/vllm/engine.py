@@ -186,6 +186,7 @@ class VllmEngine(Engine):
         rows: Sequence[Sequence[int]],
         probes: Sequence[str] | None = None,
         owner: str = "",
+        whole: bool = False,
     ) -> list[dict[str, Verdict]]:
         """Verdicts of token rows; see `Engine.classify`. vLLM runs every block all the same."""
         artefacts = chosen(self._probes, probes)
