@@ -197,14 +197,15 @@ def studied(
         Targets(space.encode(rows.labels or ()), space.task, len(space.names))
         for rows in (train, held)
     )
-    states = []
+    states: list[Tensor] = []
     for part, rows in (("train", train), ("validation", held)):
         with CacheReader(folder / part) as reader:
             states.append(pooled(reader, list(range(len(rows)))))
     tokens = encode_rows(model.backend, train.texts[:WEIGHT_ROWS], template)
     attention = learned_attention(model.backend, fitted.artefact, tokens)
     rows = study_layers(states[0], targets, range(len(states[0])), attention)
-    scores = [judge(*both, targets, judged) for both in zip(*states, strict=True)]
+    learnt, asked = states
+    scores = [judge(*both, targets, judged) for both in zip(learnt, asked, strict=True)]
     return rows, scores
 
 

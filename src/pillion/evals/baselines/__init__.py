@@ -17,6 +17,7 @@ from pillion.evals.baselines.muli import Muli
 from pillion.evals.baselines.pooled import AllLayers, BestLayer
 from pillion.evals.baselines.probe import ProbeMethod
 from pillion.evals.baselines.prompting import Prompting
+from pillion.evals.baselines.setfit import SetFit
 from pillion.evals.baselines.shuffled import Shuffled
 from pillion.evals.baselines.texts import Embeddings, Length, Tfidf
 from pillion.evals.suite import checked
@@ -31,6 +32,7 @@ METHODS: dict[str, type[Method]] = {
     "tfidf": Tfidf,
     "embeddings": Embeddings,
     "classifier": Classifier,
+    "setfit": SetFit,
     "lora": Lora,
     "length": Length,
     "shuffled": Shuffled,
