@@ -292,4 +292,4 @@ def test_lora_is_for_models_of_transformers(tmp_path: Path) -> None:
 
 
 def test_every_kind_is_tested() -> None:
-    assert METHODS.keys() == {*QUICK, "embeddings", "classifier", "lora"}
+    assert METHODS.keys() == {*QUICK, "embeddings", "classifier", "lora", "setfit"}

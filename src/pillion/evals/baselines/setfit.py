@@ -7,6 +7,7 @@ needed for nothing else.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -75,13 +76,10 @@ class SetFit(Method):
         return found
 
     def _trained(self, parts: Sequence[Part], place: Workplace, seed: int) -> Any:
-        from datasets import Dataset
-        from setfit import SetFitModel, Trainer, TrainingArguments
-
-        own = self.settings
+        setfit, own = _package("setfit"), self.settings
         texts = [text for part in parts for text in part.texts]
         labels = [int(target) for part in parts for target in part.targets]
-        arguments = TrainingArguments(
+        arguments = setfit.TrainingArguments(
             output_dir=str(place.folder),
             num_iterations=own.pairs,
             num_epochs=own.epochs,
@@ -93,15 +91,21 @@ class SetFit(Method):
             show_progress_bar=False,
         )
         with torch.random.fork_rng(devices=[]):
-            model = SetFitModel.from_pretrained(encoder_path(own.model))
-            rows = Dataset.from_dict({"text": texts, "label": labels})
-            Trainer(model=model, args=arguments, train_dataset=rows).train()
+            model = setfit.SetFitModel.from_pretrained(encoder_path(own.model))
+            rows = _package("datasets").Dataset.from_dict({"text": texts, "label": labels})
+            setfit.Trainer(model=model, args=arguments, train_dataset=rows).train()
         return model
 
     def serving(self, place: Workplace) -> Serving:
         """See `Method.serving`: the encoder as it is takes as long."""
-        from setfit import SetFitModel
-
-        model = SetFitModel.from_pretrained(encoder_path(self.settings.model))
+        model = _package("setfit").SetFitModel.from_pretrained(encoder_path(self.settings.model))
         weights = sum(p.numel() * p.element_size() for p in model.model_body.parameters())
-        return Serving(weights, beside=lambda text: model.encode([text]))
+
+        def embed(text: str) -> object:
+            return model.encode([text])
+
+        return Serving(weights, beside=embed)
+
+
+def _package(name: str) -> Any:
+    return importlib.import_module(name)
