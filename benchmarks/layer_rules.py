@@ -56,15 +56,15 @@ class Source:
 
 DATA_SETS = {
     "emotion": Source("emotion/train.parquet", "emotion/validation.parquet"),
-    "ag-news": Source("ag_news/train_partial_desc_only.parquet"),
+    "ag-news": Source("ag_news/train_partial_desc_only.parquet", rows=1000),
     "sst2": Source("sst2/train.parquet"),
     "banking77": Source("banking77/train.parquet"),
     "clinc150": Source("clinc150/train.parquet", "clinc150/validation.parquet"),
-    "toxicchat": Source("toxicchat_0124_human/train.parquet", template="chat", rows=1500),
+    "toxicchat": Source("toxicchat_0124_human/train.parquet", template="chat", rows=800),
     "korean": Source(
         "korean_hate_speech/train.parquet", "korean_hate_speech/validation.parquet", rows=1000
     ),
-    "imdb": Source("imdb/train.parquet", rows=600),
+    "imdb": Source("imdb/train.parquet", rows=300),
 }
 
 

@@ -27,7 +27,7 @@ from pillion.data import (
     label_counts,
     split_validation,
 )
-from pillion.errors import DataError
+from pillion.errors import ConfigError, DataError
 from pillion.extract import (
     LiveSource,
     Progress,
@@ -48,11 +48,13 @@ from pillion.runtime import (
 )
 from pillion.select import MAX_ROWS, Targets, choose_layers, sample
 from pillion.train import (
+    AUTO,
     FEW_ROWS,
     Examples,
     ProbeConfig,
     Trained,
     TrainSettings,
+    choose_probe,
     choose_thresholds,
     evaluate_source,
     train,
@@ -136,7 +138,8 @@ def fit(
         model: whose states are read; it stays frozen.
         rows: with labels, to train on.
         validation: rows that choose the epoch and the thresholds; None takes a stratified share.
-        configs: one or more; all are trained while each batch of states is read once.
+        configs: one or more; all are trained while each batch of states is read once. `auto`
+            stands alone, and gives the one probe that it chose.
         work: folder for what an interrupted run leaves, states too if `settings` names no cache;
             the caller's to delete.
         settings: how states are read.
@@ -144,10 +147,13 @@ def fit(
         say: told how large the states are before any is written.
 
     Raises:
+        ConfigError: `auto` beside other probes.
         DataError: labels that cannot be learnt, texts that do not fit the model.
         StorageError: no room for the states.
         Interrupted: by Ctrl-C; the same call resumes from `work`.
     """
+    if len(configs) > 1 and any(config.probe == AUTO for config in configs):
+        raise ConfigError("Probe 'auto' chooses among probes by itself; name no other beside it.")
     settings = settings or FitSettings()
     scope = settings.scope or default_scope(rows.texts, settings.template)
     settings = replace(settings, scope=scope, train=_prefixes_settled(settings.train, scope))
@@ -156,24 +162,40 @@ def fit(
         training, held_out, space = _examples(reader, *_placed(reader, rows, validation))
         times = 1 if settings.contexts is None else 2
         told = _told(rows, space, training, held_out, times, say)
-        batch_size = settings.train.rows_a_step(len(training.targets))
-        trained = train(
-            training,
-            held_out,
-            space.task,
-            len(space.names),
-            [config.at_batch(batch_size) for config in configs],
-            settings.train,
-            progress,
-            checkpoint=work / "checkpoint",
-            device=model.backend.device,
-        )
+        trained, chosen = _trained(reader, training, held_out, space, configs)
         facts = _facts(model, rows, validation, training, settings, space)
         facts["data"] |= told
+        facts["shared"] |= chosen
         artefacts = [_artefact(one, held_out, facts, times) for one in trained]
         kept = with_canaries(model, artefacts)
         fitted = [Fitted(*pair) for pair in zip(kept, trained, strict=True)]
     return sorted(fitted, key=_rank)
+
+
+def _trained(
+    reader: _Reader,
+    training: Examples,
+    held_out: Examples,
+    space: LabelSpace,
+    configs: Sequence[ProbeConfig],
+) -> tuple[list[Trained], dict[str, Any]]:
+    """The probes, and what the card says of their choice."""
+    settings, device = reader.settings.train, reader.model.backend.device
+    task, num_labels, checkpoint = space.task, len(space.names), reader.work / "checkpoint"
+    if configs[0].probe == AUTO:
+        found = choose_probe(
+            *(training, held_out, task, num_labels, settings, configs[0].seed),
+            *(reader.progress, checkpoint, device),
+        )
+        return [found.trained], {"auto": found.facts}
+    rows_a_step = settings.rows_a_step(len(training.targets))
+    every = [config.at_batch(rows_a_step) for config in configs]
+    trained = train(
+        *(training, held_out, task, num_labels, every, settings, reader.progress),
+        checkpoint=checkpoint,
+        device=device,
+    )
+    return trained, {}
 
 
 def _rank(fitted: Fitted) -> float:
@@ -440,14 +462,19 @@ def _artefact(trained: Trained, held_out: Examples, facts: dict[str, Any], times
         seed=config.seed,
         thresholds=thresholds,
         metrics=metrics,
-        training={
-            **facts["shared"],
-            "learning_rate": config.rate,
-            "weight_decay": config.weight_decay,
-            "best_epoch": trained.best_epoch,
-        },
+        training=facts["shared"] | ({"solved": True} if trained.solved else _steps(trained)),
         **rest,
     )
+
+
+def _steps(trained: Trained) -> dict[str, JsonValue]:
+    """How the weights were moved."""
+    config = trained.config
+    return {
+        "learning_rate": config.rate,
+        "weight_decay": config.weight_decay,
+        "best_epoch": trained.best_epoch,
+    }
 
 
 def _can_tell(targets: Shaped[np.ndarray, "row ..."], times: int) -> bool:

@@ -62,8 +62,8 @@ def train(
         typer.Option(
             metavar="NAME",
             help="gate (default), gate-mlp, gate-paper, attention, multimax, rolling, concat, "
-            "mean, first, last, mha, mha-causal, pooling, pooling-max or glot. This and the next "
-            "three may be repeated: every combination is trained.",
+            "mean, first, last, mha, mha-causal, pooling, pooling-max or glot; or auto, which "
+            "chooses. This and the next three may be repeated: every combination is trained.",
         ),
     ] = None,
     heads: Annotated[
@@ -242,13 +242,14 @@ def make_strict(settings: Any, options: dict[str, Any]) -> Any:
 
 
 def _show(fitted: list[Any], folder: Path, model: str, as_json: bool) -> None:
-    runs = [
+    runs: list[dict[str, Any]] = [
         {
             "probe": one.trained.config.probe,
             "settings": one.trained.config.settings,
-            "learning_rate": one.trained.config.rate,
+            "learning_rate": None if one.trained.solved else one.trained.config.rate,
             "seed": one.trained.config.seed,
-            "best_epoch": one.trained.best_epoch,
+            "best_epoch": None if one.trained.solved else one.trained.best_epoch,
+            "auto": one.artefact.card.training.get("auto"),
             "parameters": one.artefact.network.num_parameters,
             "layers": one.artefact.card.layers,
             "thresholds": one.artefact.card.thresholds,
@@ -264,10 +265,15 @@ def _show(fitted: list[Any], folder: Path, model: str, as_json: bool) -> None:
         numbers = {k: run["validation"][k] for k in ("accuracy", "f1", "auprc")}
         shown = "  ".join(f"{k} {number(v, k)}" for k, v in numbers.items())
         name = " ".join([run["probe"], *(f"{k}={v}" for k, v in run["settings"].items())])
-        out.print(
-            f"{name:<12} lr {run['learning_rate']:g}  seed {run['seed']}  "
-            f"epoch {run['best_epoch']}  validation: {shown}"
+        how = (
+            "in closed form"
+            if run["best_epoch"] is None
+            else f"lr {run['learning_rate']:g}  seed {run['seed']}  epoch {run['best_epoch']}"
         )
+        out.print(f"{name:<12} {how}  validation: {shown}")
+        if run["auto"] is not None:
+            tried = ", ".join(_tried(*one) for one in run["auto"]["tried"].items())
+            out.print(f"{'':<12} chosen by {run['auto']['by']}: {tried}")
         if run["settings"].get("prune", "none") != "none":
             left = ", ".join(map(str, run["layers"]))
             out.print(f"{'':<12} layers left after pruning: {left}")
@@ -276,6 +282,12 @@ def _show(fitted: list[Any], folder: Path, model: str, as_json: bool) -> None:
         f"Saved in {folder}. Next: "
         f"pillion predict --probe {shlex.quote(str(folder))} --text '...'{which}"
     )
+
+
+def _tried(name: str, found: dict[str, Any]) -> str:
+    """A candidate and its score."""
+    score = next(iter(found.values()))
+    return f"{name} {'undefined' if score is None else format(score, '.3f')}"
 
 
 def _show_labels(labels: Sequence[dict[str, Any]], num_rows: int) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pillion.errors import unknown_name
+from pillion.evals.baselines.auto import AutoMethod
 from pillion.evals.baselines.base import Method, Outcome, Role, Serving, Workplace
 from pillion.evals.baselines.classifier import Classifier
 from pillion.evals.baselines.lora import Lora
@@ -24,6 +25,7 @@ from pillion.evals.suite import checked
 
 METHODS: dict[str, type[Method]] = {
     "probe": ProbeMethod,
+    "auto": AutoMethod,
     "best-layer": BestLayer,
     "all-layers": AllLayers,
     "muli": Muli,
