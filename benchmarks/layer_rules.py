@@ -51,20 +51,19 @@ class Source:
     train: str
     validation: str | None = None
     template: Template = "raw"
-    rows: int = 2000
+    rows: int = 1000
 
 
 DATA_SETS = {
     "emotion": Source("emotion/train.parquet", "emotion/validation.parquet"),
-    "ag-news": Source("ag_news/train_partial_desc_only.parquet", rows=1000),
+    "ag-news": Source("ag_news/train_partial_desc_only.parquet", rows=600),
     "sst2": Source("sst2/train.parquet"),
     "banking77": Source("banking77/train.parquet"),
     "clinc150": Source("clinc150/train.parquet", "clinc150/validation.parquet"),
-    "toxicchat": Source("toxicchat_0124_human/train.parquet", template="chat", rows=800),
+    "toxicchat": Source("toxicchat_0124_human/train.parquet", template="chat", rows=500),
     "korean": Source(
-        "korean_hate_speech/train.parquet", "korean_hate_speech/validation.parquet", rows=1000
+        "korean_hate_speech/train.parquet", "korean_hate_speech/validation.parquet", rows=600
     ),
-    "imdb": Source("imdb/train.parquet", rows=300),
 }
 
 

@@ -28,6 +28,7 @@ from tiny_models import tiny_model, tiny_tokenizer
 
 QUICK: dict[str, dict[str, Any]] = {
     "probe": {"learning_rate": 0.03, "train": {"epochs": 4}, "longest": 4},
+    "auto": {"train": {"epochs": 4}},
     "best-layer": {"strengths": [0.1, 1.0]},
     "all-layers": {"strengths": [0.1]},
     "muli": {"epochs": 300, "learning_rate": 0.02, "batch_size": 16},
@@ -48,7 +49,7 @@ QUICK: dict[str, dict[str, Any]] = {
 }
 """What makes each method fast on a few rows; encoders and adapters have tests of their own."""
 
-LEARNS = ("probe", "best-layer", "all-layers", "muli", "los-net", "tfidf")
+LEARNS = ("probe", "auto", "best-layer", "all-layers", "muli", "los-net", "tfidf")
 
 
 @pytest.fixture
