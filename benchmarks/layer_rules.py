@@ -15,7 +15,7 @@ import shutil
 import statistics
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,24 +107,30 @@ def main() -> None:
     parser.add_argument("data", nargs="*", choices=[*DATA_SETS, []], help="all by default")
     parser.add_argument("--model", action="append", help="repeat it; default: embedded")
     parser.add_argument("--states", type=Path, help="keep hidden states below this folder")
+    parser.add_argument("--rows", type=int, help="to learn from, at most, in every data set")
     options = parser.parse_args()
     names = options.data or list(DATA_SETS)
+    sources = {
+        name: replace(one, rows=min(one.rows, options.rows or one.rows))
+        for name, one in DATA_SETS.items()
+        if name in names
+    }
     results: list[dict[str, Any]] = []
     for name in options.model or ["embedded"]:
         model = LanguageModel.load(name)
         for data in names:
-            found = measure(data, name, model, options.states)
+            found = measure(data, sources[data], name, model, options.states)
             results += found
             print([(row["rule"], row["layer"], round(row["value"], 4)) for row in found])
-    files = {(one.train, "train") for one in map(DATA_SETS.get, names) if one}
-    files |= {(one.validation, "validation") for one in map(DATA_SETS.get, names) if one}
+    files = {(one.train, "train") for one in sources.values()}
+    files |= {(one.validation, "validation") for one in sources.values()}
     write_result(
         "layer-rules",
         [*results, *means(results)],
         seed=0,
         settings={
             "models": options.model or ["embedded"],
-            "data": {name: asdict(DATA_SETS[name]) for name in names},
+            "data": {name: asdict(one) for name, one in sources.items()},
             "probe": "gate",
             "pool": "mean",
             "rows": "validation",
@@ -134,13 +140,13 @@ def main() -> None:
 
 
 def measure(
-    data: str, name: str, model: LanguageModel, states: Path | None
+    data: str, source: Source, name: str, model: LanguageModel, states: Path | None
 ) -> list[dict[str, Any]]:
     """One entry a rule."""
-    train, held, space = parts(DATA_SETS[data])
+    train, held, space = parts(source)
     folder = Path(tempfile.mkdtemp()) if states is None else states / data / name.replace("/", "_")
     try:
-        rows, scores = studied(train, held, space, DATA_SETS[data].template, model, folder)
+        rows, scores = studied(train, held, space, source.template, model, folder)
     finally:
         if states is None:
             shutil.rmtree(folder)

@@ -83,6 +83,8 @@ class FitSettings:
             row, which is read alone too; None to read rows as they are.
         layers: those to read; None for all, embeddings included; `auto` for those that
             `pillion.select` chooses on training rows.
+        read: `states` of these layers alone, or beside them the logits of every `router` of a
+            mixture of experts.
         on_too_long: what happens to a text beyond the context window.
         validation_share: of the training rows, where no validation rows are given; None: a tenth,
             or a fifth where rows are few and a tenth would say little.
@@ -97,6 +99,7 @@ class FitSettings:
     scope: Scope | None = None
     contexts: Contexts | None = None
     layers: tuple[int, ...] | Literal["auto"] | None = None
+    read: Literal["states", "router"] = "states"
     on_too_long: OnTooLong = "error"
     validation_share: float | None = None
     positive: str | None = None
@@ -147,14 +150,19 @@ def fit(
         say: told how large the states are before any is written.
 
     Raises:
-        ConfigError: `auto` beside other probes.
+        ConfigError: `auto` beside other probes, or routers of a model that has none.
         DataError: labels that cannot be learnt, texts that do not fit the model.
         StorageError: no room for the states.
         Interrupted: by Ctrl-C; the same call resumes from `work`.
     """
     if len(configs) > 1 and any(config.probe == AUTO for config in configs):
         raise ConfigError("Probe 'auto' chooses among probes by itself; name no other beside it.")
-    settings = settings or FitSettings()
+    settings, identity = settings or FitSettings(), model.backend.identity
+    if settings.read == "router" and not identity.num_routers:
+        raise ConfigError(
+            f"Model {identity.name!r} shows no routers of a mixture of experts (a dense model has "
+            "none); read its states alone."
+        )
     scope = settings.scope or default_scope(rows.texts, settings.template)
     settings = replace(settings, scope=scope, train=_prefixes_settled(settings.train, scope))
     with ExitStack() as opened:
@@ -379,7 +387,12 @@ def _scope(settings: FitSettings) -> Scope:
 
 def _layers(model: LanguageModel, settings: FitSettings) -> tuple[int, ...]:
     assert settings.layers != "auto"  # `_Reader.choosing` has replaced it
-    return settings.layers or all_layers(model)
+    layers = settings.layers or all_layers(model)
+    if settings.read == "states":
+        return layers
+    identity = model.backend.identity
+    first = identity.num_layers + 1
+    return (*layers, *range(first, first + identity.num_routers))
 
 
 def _facts(

@@ -118,6 +118,13 @@ def train(
             "hold nearly all, as pillion layers finds them; default: all."
         ),
     ] = None,
+    read: Annotated[
+        Literal["states", "router"],
+        typer.Option(
+            help="What is read: the layers' states, or beside them the logits of every router of a "
+            "mixture of experts."
+        ),
+    ] = "states",
     template: Wrapping = "chat",
     scope: Scoped = None,
     contexts: Placed = "none",
@@ -151,7 +158,7 @@ def train(
     shared: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     shared |= {"class_weights": "balanced" if balanced else "none", "refit": refit}
     train_settings = make_strict(TrainSettings, shared)
-    read = [rows.rows(source) for source in (data, validation) if source is not None]
+    tables = [rows.rows(source) for source in (data, validation) if source is not None]
     language_model = LanguageModel.load(model, dtype, device)
     num_layers = language_model.backend.identity.num_layers
     how = FitSettings(
@@ -159,6 +166,7 @@ def train(
         scope=scope,
         contexts=contexts_of(contexts),
         layers="auto" if layers == AUTO else parse_layers(layers, num_layers),
+        read=read,
         on_too_long=on_too_long,
         positive=positive,
         live=live,
@@ -166,11 +174,11 @@ def train(
         train=train_settings,
     )
     skip, backend = rows.skip_bad_rows, language_model.backend
-    words = scope or default_scope(read[0].texts, template)
-    read = [fitting(one, backend, template, on_too_long, words, skip) for one in read]
-    for one, part in zip(read, ("", ".validation"), strict=False):
+    words = scope or default_scope(tables[0].texts, template)
+    tables = [fitting(one, backend, template, on_too_long, words, skip) for one in tables]
+    for one, part in zip(tables, ("", ".validation"), strict=False):
         say_left_out(one, out_folder, part)
-    labelled, held = read[0], read[1] if len(read) > 1 else None
+    labelled, held = tables[0], tables[1] if len(tables) > 1 else None
     with work_folder(out_folder) as work:
         with progress_bar() as bar:
             fitted = fit(language_model, labelled, held, configs, work, how, bar, say=err.print)
