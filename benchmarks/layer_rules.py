@@ -168,18 +168,18 @@ def measure(
 def parts(source: Source) -> tuple[Rows, Rows, LabelSpace]:
     """Rows to learn from and rows that judge, and their labels."""
     rows = read_rows(DATA / source.train)
-    assert rows.labels is not None
-    space = LabelSpace.of(rows.labels)
     if source.validation is None:
-        learn, judge = split_validation(space.encode(rows.labels), 0.2)
-        train, held = rows.some(learn), rows.some(judge)
+        ids = LabelSpace.of(rows.labels or ()).encode(rows.labels or ())
+        learn, asked = split_validation(ids, 0.2)
+        train, held = rows.some(learn), rows.some(asked)
     else:
         train, held = rows, read_rows(DATA / source.validation)
-    return (
-        train.some(sample(len(train), source.rows)),
-        held.some(sample(len(held), source.rows // 2)),
-        space,
-    )
+    train = train.some(sample(len(train), source.rows))
+    held = held.some(sample(len(held), source.rows // 2))
+    assert train.labels is not None and held.labels is not None
+    # Where labels are many, some have no row among so few.
+    known = [row for row, label in enumerate(held.labels) if label in set(train.labels)]
+    return train, held.some(known), LabelSpace.of(train.labels)
 
 
 def score_name(space: LabelSpace) -> str:
