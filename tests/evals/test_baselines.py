@@ -102,7 +102,7 @@ def test_a_seed_decides_and_another_one_differs_where_there_is_chance(
     first, again = method.fit(place, seeds), method.fit(place, seeds)
     for a, b in zip(first, again, strict=True):
         assert np.array_equal(a.test, b.test)
-    if method.seeded:
+    if method.seeded and first[0].chosen.get("chosen") != "concat":  # a closed form has no chance
         assert not np.array_equal(first[0].test, first[1].test)
 
 
