@@ -48,12 +48,14 @@ from pillion.runtime import (
 )
 from pillion.select import MAX_ROWS, Targets, choose_layers, sample
 from pillion.train import (
+    AUTO,
     FEW_ROWS,
     Examples,
     ProbeConfig,
     Trained,
     TrainSettings,
     check_depths,
+    choose_probe,
     choose_thresholds,
     counts_of,
     evaluate_source,
@@ -85,6 +87,8 @@ class FitSettings:
             `pillion.select` chooses on training rows.
         depths: layers up to which probes learn to be read out, too, see `TrainSettings.depths`;
             `auto` for three that part the model's blocks into four.
+        read: `states` of these layers alone, or beside them the logits of every `router` of a
+            mixture of experts.
         on_too_long: what happens to a text beyond the context window.
         validation_share: of the training rows, where no validation rows are given; None: a tenth,
             or a fifth where rows are few and a tenth would say little.
@@ -100,6 +104,7 @@ class FitSettings:
     contexts: Contexts | None = None
     layers: tuple[int, ...] | Literal["auto"] | None = None
     depths: tuple[int, ...] | Literal["auto"] = ()
+    read: Literal["states", "router"] = "states"
     on_too_long: OnTooLong = "error"
     validation_share: float | None = None
     positive: str | None = None
@@ -141,7 +146,8 @@ def fit(
         model: whose states are read; it stays frozen.
         rows: with labels, to train on.
         validation: rows that choose the epoch and the thresholds; None takes a stratified share.
-        configs: one or more; all are trained while each batch of states is read once.
+        configs: one or more; all are trained while each batch of states is read once. `auto`
+            stands alone, and gives the one probe that it chose.
         work: folder for what an interrupted run leaves, states too if `settings` names no cache;
             the caller's to delete.
         settings: how states are read.
@@ -149,11 +155,19 @@ def fit(
         say: told how large the states are before any is written.
 
     Raises:
+        ConfigError: `auto` beside other probes, or routers of a model that has none.
         DataError: labels that cannot be learnt, texts that do not fit the model.
         StorageError: no room for the states.
         Interrupted: by Ctrl-C; the same call resumes from `work`.
     """
-    settings = settings or FitSettings()
+    if len(configs) > 1 and any(config.probe == AUTO for config in configs):
+        raise ConfigError("Probe 'auto' chooses among probes by itself; name no other beside it.")
+    settings, identity = settings or FitSettings(), model.backend.identity
+    if settings.read == "router" and not identity.num_routers:
+        raise ConfigError(
+            f"Model {identity.name!r} shows no routers of a mixture of experts (a dense model has "
+            "none); read its states alone."
+        )
     scope = settings.scope or default_scope(rows.texts, settings.template)
     settings = replace(settings, scope=scope, train=_prefixes_settled(settings.train, scope))
     _check_depths(model, configs, settings)
@@ -163,25 +177,42 @@ def fit(
         times = 1 if settings.contexts is None else 2
         learning = _at_depths(settings, training.source.layers)
         told = _told(rows, space, training, held_out, times, say)
-        batch_size = learning.rows_a_step(len(training.targets))
-        trained = train(
-            training,
-            held_out,
-            space.task,
-            len(space.names),
-            [config.at_batch(batch_size) for config in configs],
-            learning,
-            progress,
-            checkpoint=work / "checkpoint",
-            device=model.backend.device,
-        )
+        trained, chosen = _trained(reader, training, held_out, space, configs, learning)
         facts = _facts(model, rows, validation, training, settings, space)
         facts |= {"depths": learning.depths}
         facts["data"] |= told
+        facts["shared"] |= chosen
         artefacts = [_artefact(one, held_out, facts, times) for one in trained]
         kept = with_canaries(model, artefacts)
         fitted = [Fitted(*pair) for pair in zip(kept, trained, strict=True)]
     return sorted(fitted, key=_rank)
+
+
+def _trained(
+    reader: _Reader,
+    training: Examples,
+    held_out: Examples,
+    space: LabelSpace,
+    configs: Sequence[ProbeConfig],
+    settings: TrainSettings,
+) -> tuple[list[Trained], dict[str, Any]]:
+    """The probes, and what the card says of their choice."""
+    device = reader.model.backend.device
+    task, num_labels, checkpoint = space.task, len(space.names), reader.work / "checkpoint"
+    if configs[0].probe == AUTO:
+        found = choose_probe(
+            *(training, held_out, task, num_labels, settings, configs[0].seed),
+            *(reader.progress, checkpoint, device),
+        )
+        return [found.trained], {"auto": found.facts}
+    rows_a_step = settings.rows_a_step(len(training.targets))
+    every = [config.at_batch(rows_a_step) for config in configs]
+    trained = train(
+        *(training, held_out, task, num_labels, every, settings, reader.progress),
+        checkpoint=checkpoint,
+        device=device,
+    )
+    return trained, {}
 
 
 def _rank(fitted: Fitted) -> float:
@@ -368,6 +399,11 @@ def _check_depths(
     """Refuses depths before any state is extracted, as far as that can be told."""
     if not (settings.depths or settings.train.depths):
         return
+    if settings.read == "router":
+        raise ConfigError(
+            "Routers are read behind the last layer, where no text has left; read states alone, or "
+            "give no depths."
+        )
     for config in configs:
         check_depths(config.probe)
     if settings.layers != "auto":
@@ -398,7 +434,12 @@ def _scope(settings: FitSettings) -> Scope:
 
 def _layers(model: LanguageModel, settings: FitSettings) -> tuple[int, ...]:
     assert settings.layers != "auto"  # `_Reader.choosing` has replaced it
-    return settings.layers or all_layers(model)
+    layers = settings.layers or all_layers(model)
+    if settings.read == "states":
+        return layers
+    identity = model.backend.identity
+    first = identity.num_layers + 1
+    return (*layers, *range(first, first + identity.num_routers))
 
 
 def _facts(
@@ -481,14 +522,19 @@ def _artefact(trained: Trained, held_out: Examples, facts: dict[str, Any], times
         seed=config.seed,
         thresholds=thresholds,
         metrics=metrics,
-        training={
-            **facts["shared"],
-            "learning_rate": config.rate,
-            "weight_decay": config.weight_decay,
-            "best_epoch": trained.best_epoch,
-        },
+        training=facts["shared"] | ({"solved": True} if trained.solved else _steps(trained)),
         **rest,
     )
+
+
+def _steps(trained: Trained) -> dict[str, JsonValue]:
+    """How the weights were moved."""
+    config = trained.config
+    return {
+        "learning_rate": config.rate,
+        "weight_decay": config.weight_decay,
+        "best_epoch": trained.best_epoch,
+    }
 
 
 def _can_tell(targets: Shaped[np.ndarray, "row ..."], times: int) -> bool:

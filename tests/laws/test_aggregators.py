@@ -264,14 +264,17 @@ def test_gates_poolings_and_mean_attention_are_additive_and_perceptrons_are_not(
         other.contributions(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, dtype=torch.bool))
 
 
-def test_layer_weights_of_a_gate_sum_to_one_in_every_row(generator: torch.Generator) -> None:
+def test_weights_of_a_gate_sum_to_one_in_every_row(generator: torch.Generator) -> None:
     network, hidden = make(("gate", {"num_heads": 2})), states(generator)
     mask = mask_of(LENGTHS, TOKENS, "right")
-    weights = network.layer_weights(tapped([network], hidden), mask)
+    of_tokens, of_layers = network.attention(tapped([network], hidden), mask)
 
-    assert weights.shape == (LAYERS, len(LENGTHS))
-    torch.testing.assert_close(weights.sum(0), torch.ones(len(LENGTHS)))
-    assert weights.std() > 0.01
+    assert of_layers.shape == (LAYERS, len(LENGTHS), 2)
+    torch.testing.assert_close(of_layers.sum(0), torch.ones(len(LENGTHS), 2))
+    has_tokens = mask.any(1)[None, :, None].expand(LAYERS, -1, 2).float()
+    torch.testing.assert_close(of_tokens.sum(2), has_tokens)
+    assert not of_tokens[:, ~mask].any()
+    assert of_layers.std() > 0.01
 
 
 # --- prefixes

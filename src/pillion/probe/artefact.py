@@ -220,7 +220,13 @@ class Artefact:
                 f"It wants a model of {wanted.num_layers} layers, this one has "
                 f"{identity.num_layers}."
             )
-        if beyond := [layer for layer in self.card.layers if layer > identity.num_layers]:
+        if max(self.card.layers) > wanted.num_layers:
+            if identity.num_routers != wanted.num_routers:
+                found.append(
+                    f"It reads routers of a mixture of experts, {wanted.num_routers} in all, and "
+                    f"this model shows {identity.num_routers or 'none'}."
+                )
+        elif beyond := [layer for layer in self.card.layers if layer > identity.num_layers]:
             found.append(f"It reads layers {beyond}, beyond this model's last.")
         return found
 

@@ -83,7 +83,8 @@ class Card(Facts):
         settings: of the aggregator, every one of them, so that a later default changes nothing.
         task: what the logits mean.
         labels: (negative, positive) for a binary task, else one name a logit.
-        layers: the layers it reads, 0 (embeddings) to the model's last, in the weights' order.
+        layers: the layers it reads, 0 (embeddings) to the model's last, routers counted on behind
+            it, in the weights' order.
         depths: those of them up to which it has learnt to be read out, too, below the last.
         template: how a text was wrapped.
         scope: which segments of a conversation it reads; cards of format 1 read all tokens.
@@ -224,7 +225,7 @@ class Card(Facts):
             return f"a model of width {self.model.dim} does not exist"
         if not self.layers or _repeats(self.layers):
             return f"layers {list(self.layers)} are not one or more different ones"
-        last = self.model.num_layers
+        last = self.model.num_layers + self.model.num_routers
         beyond = [layer for layer in self.layers if not 0 <= layer <= last]
         return f"layers {beyond} are not among the model's, 0 to {last}" if beyond else ""
 

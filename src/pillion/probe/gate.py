@@ -246,11 +246,11 @@ class Gate(Network):
         return torch.stack(each)
 
     @torch.no_grad()
-    def layer_weights(
+    def attention(
         self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
-    ) -> Float[Tensor, "layer batch"]:
-        """How much each layer counts in each row: its softmax weight, the mean over heads."""
-        return self._weights(values[..., : 2 * self.num_heads].float(), mask)[1].mean(2)
+    ) -> tuple[Float[Tensor, "layer batch token head"], Float[Tensor, "layer batch head"]]:
+        """How much each head counts each token within its layer, and each layer in each row."""
+        return self._weights(values[..., : 2 * self.num_heads].float(), mask)
 
     @property
     def fold_key(self) -> tuple[object, ...]:

@@ -64,6 +64,7 @@ class Trained:
         curve: validation metrics of every epoch.
         best_epoch: from 1.
         seconds: spent on its own steps, without reading states.
+        solved: whether its weights were solved for, so that it has neither steps nor a rate.
     """
 
     config: ProbeConfig
@@ -72,6 +73,7 @@ class Trained:
     curve: Curve
     best_epoch: int
     seconds: float
+    solved: bool = False
 
 
 def train(
@@ -128,7 +130,7 @@ def train(
         try:
             chosen = last = learnt(training, validation, (), folder)
             if settings.refit and validation is not training:
-                every, epochs = _together(training, validation), [one.best_epoch for one in chosen]
+                every, epochs = together(training, validation), [one.best_epoch for one in chosen]
                 last = learnt(every, None, epochs, folder and folder / "refit")
         except KeyboardInterrupt as error:
             kept = "the same command resumes it" if checkpoint is not None else "nothing was kept"
@@ -143,7 +145,8 @@ def _trained(chosen: Learner, last: Learner) -> Trained:
     )
 
 
-def _together(training: Examples, validation: Examples) -> Examples:
+def together(training: Examples, validation: Examples) -> Examples:
+    """The rows of both, one after the other."""
     return Examples(
         JoinedRows(training.source, validation.source),
         np.concatenate([training.targets, validation.targets]),

@@ -13,6 +13,9 @@ from pillion.errors import ConfigError
 from pillion.probe import aggregator, make_settings
 from pillion.train.prefixes import Weighing
 
+AUTO = "auto"
+"""In the place of a probe's name: the choice of `choose_probe`."""
+
 FEW_ROWS = 1000
 """Below this many training rows, batches of 32 leave too few steps to learn much."""
 
@@ -60,7 +63,7 @@ class ProbeConfig(_Strict):
     """One configuration: a probe and how its weights are moved.
 
     Attributes:
-        probe: a name of `pillion.probe.AGGREGATORS`.
+        probe: a name of `pillion.probe.AGGREGATORS`, or `auto`.
         settings: of that probe, on top of what the name stands for.
         learning_rate: the highest one; None: the probe's own default.
         weight_decay: of AdamW; what keeps a probe of few rows from learning them by heart.
@@ -79,12 +82,18 @@ class ProbeConfig(_Strict):
     @field_validator("probe")
     @classmethod
     def _known(cls, probe: str) -> str:
-        aggregator(probe)
+        if probe != AUTO:
+            aggregator(probe)
         return probe
 
     def model_post_init(self, _context: Any) -> None:
         """Refuses settings that the probe does not take."""
-        make_settings(self.probe, **self.settings)
+        if self.probe != AUTO:
+            make_settings(self.probe, **self.settings)
+        elif self.settings or self.learning_rate is not None:
+            raise ConfigError(
+                "Probe 'auto' chooses among probes with their own settings and rates; give it none."
+            )
 
     @property
     def rate(self) -> float:
