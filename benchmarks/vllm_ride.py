@@ -13,12 +13,10 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -127,21 +125,23 @@ def operations(
     pages = torch.zeros(batch * 8, taps.room.page_numbers, device=META)
     rider = Rider(taps, pages, BLOCK_TOKENS, batch)
     rider.side.grower = Grower(rider.side.groups, fuses)
-    launches: Any = SimpleNamespace(gates=Launches())
+    launches = Launches()
     prompt = Tokens([0] * 20)
     starts = [Span(str(i), 0, 20, (8 * i, 8 * i + 1), prompt) for i in range(batch)]
     rider.read(Step(tuple(starts)))
-    singles = Singles(tuple(map(str, range(batch))), np.full(batch, 20))
+    names = tuple(map(str, range(batch)))
     hidden = [torch.zeros(batch, dim, device=META) for _ in taps.room.layers]
     with Operations() as inside, torch.inference_mode():
         taps.see(hidden, torch.zeros(batch, dtype=torch.long, device=META))
     with (
-        Operations() as after,
+        patch("pillion.sidecache.fused.kernel", lambda: launches),
         torch.inference_mode(),
-        patch.dict(sys.modules, {"pillion.sidecache.gate_kernel": launches}),
     ):
-        rider.read(Step(singles=singles))
-    return inside.count, after.count + launches.gates.count
+        rider.read(Step(singles=Singles(names, np.full(batch, 20))))  # the first hands out a table
+        launches.count = 0
+        with Operations() as after:
+            rider.read(Step(singles=Singles(names, np.full(batch, 21))))
+    return inside.count, after.count + launches.count
 
 
 def counted() -> list[dict[str, Any]]:

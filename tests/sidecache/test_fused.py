@@ -7,7 +7,6 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -53,14 +52,21 @@ class Launches(TorchDispatchMode):
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
-def test_the_kernel_of_gates_says_what_their_folds_say() -> None:
-    """In a process of its own: the interpreter is chosen before Triton is imported."""
+@pytest.mark.parametrize(
+    ("script", "interprets", "says"),
+    [("run_fused.py", "1", "steps agree"), ("compile_kernel.py", "0", "compiled for 3 sizes")],
+)
+def test_the_kernel_of_gates_says_what_their_folds_say_and_compiles(
+    script: str, interprets: str, says: str
+) -> None:
+    """In processes of their own: Triton reads the sources of functions that nothing has wrapped,
+    and whether it interprets them is chosen before it is imported."""
     paths = os.pathsep.join([str(FOLDER), str(FOLDER.parent), *sys.path])
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": paths}
-    command = [sys.executable, str(FOLDER / "run_fused.py")]
+    environment = {**os.environ, "TRITON_INTERPRET": interprets, "PYTHONPATH": paths}
+    command = [sys.executable, str(FOLDER / script)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "steps agree" in done.stdout
+    assert says in done.stdout
 
 
 @pytest.mark.parametrize("num_probes", [1, 3, 12])
@@ -73,8 +79,7 @@ def test_any_number_of_gates_takes_a_handful_of_launches(
         def __getitem__(self, grid: Any) -> Any:
             return lambda *_: grids.append(grid)
 
-    stub = SimpleNamespace(gates=Kernel())
-    monkeypatch.setitem(sys.modules, "pillion.sidecache.gate_kernel", stub)
+    monkeypatch.setattr("pillion.sidecache.fused.kernel", Kernel)
     scopes: Any = ["all", "response", "assistant", "user"]
     identity = FakeBackend().identity
     probes = [

@@ -26,6 +26,13 @@ def can_fuse(device: torch.device) -> bool:
     return device.type == "cuda" and find_spec("triton") is not None
 
 
+def kernel() -> Any:
+    """The kernel; Triton is there where it runs, and not everywhere."""
+    from pillion.sidecache.gate_kernel import gates
+
+    return gates
+
+
 class Fused:
     """Gates that go on together.
 
@@ -57,10 +64,6 @@ class Fused:
         Args:
             plans: of each group.
         """
-        # Triton is there where it runs, and not everywhere.
-        from pillion.sidecache import gate_kernel
-
-        kernel: Any = gate_kernel.gates
         lists: list[Any] = []
         header, begin, end = list[int](), 3 * len(plans), 0
         for fold, plan in zip(self._folds, plans, strict=True):
@@ -76,7 +79,7 @@ class Fused:
             numbers = upload(np.concatenate([np.array(header), *lists]), device)
             grid = max(len(plan.heard) for plan in plans), self._num_units
             heads, labels = self._most
-            kernel[grid](self._table(), numbers, places, out, heads, labels, FLOOR)
+            kernel()[grid](self._table(), numbers, places, out, heads, labels, FLOOR)
         found: list[Tensor] = []
         for count, at, fold in zip(header[1::3], header[2::3], self._folds, strict=True):
             width = len(fold.bias)

@@ -1,4 +1,5 @@
 # pyright: reportMissingImports=false, reportUnknownParameterType=false
+# pyright: reportMissingParameterType=false
 """One token of each answer through all gates at once: a Triton kernel in the place of forty.
 
 A program takes an answer and a network: it merges the token's values into the answer's row and into
@@ -7,8 +8,6 @@ in plain words in `GateFold` (`of_tokens`, `merge`, `finish`), which tests hold 
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import triton
 import triton.language as tl
@@ -19,14 +18,14 @@ FIELDS = tl.constexpr(17)
 
 @triton.jit
 def gates(
-    units: Any,
-    numbers: Any,
-    places: Any,
-    out: Any,
+    units,  # annotations are Triton's: it looks their names up
+    numbers,
+    places,
+    out,
     HEADS: tl.constexpr,
     LABELS: tl.constexpr,
     FLOOR: tl.constexpr,
-) -> None:
+):
     """Grid: answers, networks.
 
     Args:
