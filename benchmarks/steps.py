@@ -6,8 +6,9 @@ A scheduler's output goes the way that it goes in vLLM: it is told as a step, pl
 side cache, computed (the tensor operations of the folds alone), and put on every output by the
 ledger. Between processes (tensor parallelism) steps and reports are packed as well. Tensors are as
 small as they can be: a gate on two layers, on the processor. Requests are at different places of
-their blocks. Time is the thread's own; numbers of requests alternate in one process, and the median
-of all steps is quoted, and the quickest tenth, as others may share the caches. `host` is all but what is computed and packed.
+their blocks. Time is the thread's own; numbers of requests alternate in one process. The median of
+all steps is kept, and the quickest tenth, as others may share the caches. `host` is all but what is
+computed and packed.
 """
 
 from __future__ import annotations
