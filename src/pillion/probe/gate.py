@@ -285,15 +285,11 @@ class GateFold(Fold):
         self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
     ) -> State:
         """Maximum, denominator and weighted sums of one chunk."""
-        values = values.float()
-        scores, content = values[..., : self.num_heads], values[..., self.num_heads :]
-        if self.tanh:
-            scores = scores.tanh()
         # Asking an accelerator would wait for it: there every chunk takes the way with a mask.
         full = mask.device.type == "cpu" and bool(mask.all())
-        if full and scores.shape[2] == 1:
-            state = {"max": scores[:, :, 0], "denominator": torch.ones_like(scores[:, :, 0])}
-            return state | {"sum": content[:, :, 0]}
+        if full and values.shape[2] == 1:
+            return self.of_tokens(values[:, :, 0])
+        scores, content = self._split(values)
         if not full:
             seen = mask[None, :, :, None]
             scores, content = scores.masked_fill(~seen, FLOOR), content.masked_fill(~seen, 0.0)
@@ -305,6 +301,17 @@ class GateFold(Fold):
         product = weights.transpose(2, 3) @ content
         sums = product.flatten(2).index_select(2, self.diagonal)
         return {"max": top, "denominator": weights.sum(2), "sum": sums}
+
+    def of_tokens(self, values: Float[Tensor, "layer batch tap"]) -> State:
+        """A token's own scores and content, with a weight of 1."""
+        scores, content = self._split(values)
+        return {"max": scores, "denominator": torch.ones_like(scores), "sum": content}
+
+    def _split(self, values: Float[Tensor, "*lead tap"]) -> tuple[Tensor, Tensor]:
+        """Scores of tokens, bounded as they are to be, and content."""
+        values = values.float()
+        scores, content = values[..., : self.num_heads], values[..., self.num_heads :]
+        return scores.tanh() if self.tanh else scores, content
 
     def merge(self, first: State, second: State) -> State:
         """Rescales both to the larger maximum and adds."""

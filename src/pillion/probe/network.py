@@ -92,6 +92,11 @@ class Fold(ABC):
         `values`.
         """
 
+    def of_tokens(self, values: Float[Tensor, "layer batch tap"]) -> State:
+        """`summarise` of rows of one token each, all of them there."""
+        one = torch.ones(values.shape[1], 1, dtype=torch.bool, device=values.device)
+        return self.summarise(values[:, :, None], one)
+
     @abstractmethod
     def merge(self, first: State, second: State) -> State:
         """The state of two neighbouring chunks, `first` before `second`."""

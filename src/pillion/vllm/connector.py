@@ -118,7 +118,7 @@ class PillionConnector(KVConnectorBase_V1):
         # States are the same on every rank of a tensor-parallel group: the first one reads.
         if get_tensor_model_parallel_rank() != 0:
             return
-        if metadata.step.spans:
+        if metadata.step.is_read:
             begin = time.perf_counter()
             self._report = report = self._layer.rider.read(metadata.step)
             report.seconds = time.perf_counter() - begin + self._layer.taps.take_seconds()
