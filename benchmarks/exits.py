@@ -196,7 +196,8 @@ def timed(
     )
     order = np.argsort([abs(len(row) - TEXT_TOKENS) for row in tokens], kind="stable")
     some = [tokens[i] for i in order[: options.timed]]
-    model.score_rows(some[:32], [artefact]), model.score_rows(some[:32], [artefact.whole])
+    for one in (artefact, artefact.whole):
+        model.score_rows(some[:32], [one])
     speeds: dict[bool, list[float]] = {True: [], False: []}
     for turn in range(options.turns):
         for leaves in (True, False) if turn % 2 else (False, True):
