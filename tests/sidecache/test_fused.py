@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pillion.backends.fake import FakeBackend
 from pillion.core import Segment, Tokens
 from pillion.sidecache import tapped_groups
-from pillion.sidecache.fused import can_fuse
+from pillion.sidecache.fused import SWITCH, can_fuse
 from pillion.sidecache.going import Grower
 from pillion.vllm.adapter import Rider
 from pillion.vllm.step import Singles, Span, Step
@@ -109,6 +109,9 @@ def test_any_number_of_gates_takes_a_handful_of_launches(
     assert grids == [(3, num_probes)] * 6
 
 
-def test_the_kernel_is_for_cuda_alone() -> None:
+def test_the_kernel_is_for_cuda_alone_and_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, "1")
     assert not can_fuse(torch.device("cpu")) and not can_fuse(META)
     assert can_fuse(torch.device("cuda")) is (find_spec("triton") is not None)
+    monkeypatch.delenv(SWITCH)
+    assert not can_fuse(torch.device("cuda"))

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from pillion.errors import ConfigError
 from pillion.vllm.adapter import Rider
-from pillion.vllm.hook import check_engine
 
 pytestmark = pytest.mark.vllm
 
@@ -115,6 +114,8 @@ def test_a_vllm_that_says_nothing_when_it_sleeps_is_refused(
     tiny: Ridden, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vllm import EngineArgs
+
+    from pillion.vllm.hook import check_engine
 
     arguments = {k: v for k, v in tiny.options().items() if k != "disable_log_stats"}
     config = EngineArgs(**arguments).create_engine_config()

@@ -5,6 +5,7 @@ Knows how gates lie in memory; what is computed with them is `gate_kernel`'s.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -20,10 +21,14 @@ from pillion.sidecache.paged_group import PagedGroup
 from pillion.sidecache.pieces import Plan
 from pillion.sidecache.upload import upload
 
+SWITCH = "PILLION_FUSED"
+"""Of the environment: 1 lets the kernel run, which tests compile and no GPU has run yet."""
+
 
 def can_fuse(device: torch.device) -> bool:
-    """Whether the kernel runs there: on an accelerator of CUDA, where Triton is installed."""
-    return device.type == "cuda" and find_spec("triton") is not None
+    """Whether the kernel runs there: on CUDA, with Triton, where the environment asks for it."""
+    asked = os.environ.get(SWITCH) == "1"
+    return asked and device.type == "cuda" and find_spec("triton") is not None
 
 
 def kernel() -> Any:
