@@ -51,10 +51,8 @@ class SideCacheLayer(CacheOnlyAttentionLayer):
         """Shows vLLM what probes hold: where weights sleep, it keeps the buffers of a model."""
         for name in [name for name in self._buffers if name.startswith("probes_")]:
             delattr(self, name)
-        for place, one in enumerate(self.taps.groups):
-            for name, tensor in one.tensors().items():
-                own = f"probes_{place}_{name.replace('.', '_')}"
-                self.register_buffer(own, tensor, persistent=False)
+        for name, tensor in self.taps.tensors().items():
+            self.register_buffer(f"probes_{name.replace('.', '_')}", tensor, persistent=False)
 
     def get_kv_cache_spec(self, vllm_config: Any) -> Any:
         """A page a block, as wide as its folded states.

@@ -91,6 +91,11 @@ class _Bundle:
             self.of_group[one] = self.values[:, :, begin : begin + one.num_values]
             begin += one.num_values
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What it holds on the device beside what its groups do, by name."""
+        named = {"own": self._own, "common": self._common, "order": self._order}
+        return {} if self._order is None else {n: t for n, t in named.items() if t is not None}
+
     def see(
         self,
         index: slice,
@@ -160,6 +165,15 @@ class Taps:
             begin += self._bundles[-1].size
         values = {one: own for some in self._bundles for one, own in some.of_group.items()}
         self.values = [values[one] for one in groups]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights of taps, folds and probes, each under a name of its own."""
+        found: dict[str, Tensor] = {}
+        for place, one in enumerate(self.groups):
+            found |= {f"{place}.{name}": tensor for name, tensor in one.tensors().items()}
+        for place, some in enumerate(self._bundles):
+            found |= {f"bundle.{place}.{name}": own for name, own in some.tensors().items()}
+        return found
 
     @property
     def held_bytes(self) -> int:
