@@ -10,7 +10,7 @@ from pillion.backends.fake import FakeBackend
 from pillion.backends.transformers import TransformersBackend
 from pillion.cache import CacheReader
 from pillion.core import Turn, as_conversation
-from pillion.data import Contexts, Rows, in_context
+from pillion.data import Contexts, DataSet, Rows, in_context, join_sets
 from pillion.errors import DataError, MismatchError
 from pillion.fit import FitSettings, Fitted, fit
 from pillion.probe import Artefact
@@ -247,3 +247,31 @@ def test_a_probe_of_a_model_with_an_adapter_belongs_to_both(tmp_path: Path) -> N
     assert model.score(["a lovely day"], [again])
     with wrapped.disable_adapter(), pytest.raises(MismatchError, match="adapters tone, this model"):
         model.score(["a lovely day"], [again])
+
+
+def against(share: float) -> Rows:
+    """Two sets that call the same words by each other's labels; the share of the first."""
+    names = ["fine", "poor"] * 30
+    sides = [[WORDS[name].format(at * 100 + n) for n, name in enumerate(names)] for at in (0, 1)]
+    own = [Rows.of(texts, names, "rows.jsonl") for texts in sides]
+    swapped = {"fine": "poor", "poor": "fine"}
+    return join_sets([DataSet("right", own[0], share=share), DataSet("wrong", own[1], swapped)])
+
+
+@pytest.mark.parametrize(("share", "wanted"), [(0.95, "fine"), (0.05, "poor")])
+def test_of_sets_that_contradict_each_other_the_heavier_one_is_learnt(
+    model: LanguageModel, tmp_path: Path, share: float, wanted: str
+) -> None:
+    (best,), _ = fit_rows(model, tmp_path, against(share), rows(8, start=500))
+    verdicts = model.score([WORDS["fine"].format(900 + n) for n in range(6)], [best.artefact])
+    assert {verdict["gate"].label for verdict in verdicts} == {wanted}
+
+
+def test_validation_rows_of_no_set_are_refused_where_labels_are_masked(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    other = Rows.of(["a", "b"], ["fine", "odd"], "other.jsonl")
+    with pytest.raises(DataError, match=r"belongs to none of the sets a, b"):
+        fit_rows(
+            model, tmp_path, join_sets([DataSet("a", rows()), DataSet("b", other)]), rows(8, 500)
+        )

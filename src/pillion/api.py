@@ -100,27 +100,28 @@ class Probe:
     def fit(
         self,
         texts: Any,
-        labels: Any,
-        validation: tuple[Any, Any] | None = None,
+        labels: Any = None,
+        validation: tuple[Any, Any] | Rows | None = None,
         turn_labels: bool | None = None,
     ) -> Probe:
         """Trains on labelled texts; some choose the epoch if no validation rows are given.
 
         Args:
             texts: one or more strings or conversations (lists of messages), in anything that has
-                an order.
+                an order; or labelled `Rows`, such as `pillion.data.join_sets` gives.
             labels: one a text: strings, or lists of them for a multi-label probe, or a table of
-                zeros and ones. Numbers and booleans become their `str`.
-            validation: texts and labels that choose the epoch and the thresholds.
+                zeros and ones. Numbers and booleans become their `str`. None for `Rows`.
+            validation: texts and labels, or rows, that choose the epoch and the thresholds.
             turn_labels: whether a list holds a label for each turn of its conversation; None where
                 only one reading is possible.
 
         Raises:
             DataError: labels that cannot be learnt, or texts that do not fit the model.
+            ConfigError: rows that have labels of their own, and labels beside them.
         """
         layout = TableLayout(turn_labels=turn_labels)
-        rows = Rows.of(_several(texts), labels, "memory", layout)
-        held = Rows.of(*validation, "memory (validation)", layout) if validation else None
+        rows = _as_rows(texts, labels, "memory", layout)
+        held = _as_held(validation, layout)
         for note in rows.notes:
             warnings.warn(note, stacklevel=2)
         with tempfile.TemporaryDirectory(prefix="pillion-") as folder:
@@ -186,6 +187,20 @@ class Probe:
         )
         probe._artefact = artefact
         return probe
+
+
+def _as_rows(texts: Any, labels: Any, source: str, layout: TableLayout) -> Rows:
+    if not isinstance(texts, Rows):
+        return Rows.of(_several(texts), labels, source, layout)
+    if labels is not None:
+        raise ConfigError("Got rows, which have labels of their own, and labels; give one of them.")
+    return texts
+
+
+def _as_held(given: tuple[Any, Any] | Rows | None, layout: TableLayout) -> Rows | None:
+    if given is None or isinstance(given, Rows):
+        return given
+    return _as_rows(*given, "memory (validation)", layout)
 
 
 def _several(texts: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
@@ -21,10 +21,13 @@ from pillion.core import OnTooLong, Scope, Template, Text, Tokens
 from pillion.data import (
     Contexts,
     LabelSpace,
+    Marks,
     Rows,
+    SetFacts,
     balance_notes,
     conflict_notes,
     label_counts,
+    set_weights,
     split_validation,
 )
 from pillion.errors import DataError
@@ -149,6 +152,7 @@ def fit(
         Interrupted: by Ctrl-C; the same call resumes from `work`.
     """
     settings = settings or FitSettings()
+    _check_sets(rows, validation)
     scope = settings.scope or default_scope(rows.texts, settings.template)
     settings = replace(settings, scope=scope, train=_prefixes_settled(settings.train, scope))
     with ExitStack() as opened:
@@ -174,6 +178,16 @@ def fit(
         kept = with_canaries(model, artefacts)
         fitted = [Fitted(*pair) for pair in zip(kept, trained, strict=True)]
     return sorted(fitted, key=_rank)
+
+
+def _check_sets(rows: Rows, validation: Rows | None) -> None:
+    """Refuses validation rows of no set: what nobody judged there would count as a no."""
+    masked = any(isinstance(label, Marks) for label in rows.labels or ())
+    if rows.sets and masked and validation is not None and not validation.sets:
+        raise DataError(
+            f"{validation.path} belongs to none of the sets {', '.join(s.name for s in rows.sets)}"
+            ", which were judged on different labels; join it as a set of one of these names."
+        )
 
 
 def _rank(fitted: Fitted) -> float:
@@ -293,15 +307,17 @@ def _examples(
         source = reader.source(tokens, "train")
         if not len(held_ids):
             reader.say(NONE_HELD)
-            training = _part(source, ids, train_ids)
+            training = _part(source, ids, train_ids, rows)
             return training, training, space
-        return _part(source, ids, train_ids), _part(source, ids, held_ids), space
+        held_out = _part(source, ids, held_ids, rows)
+        return _part(source, ids, train_ids, rows), held_out, space
     with _naming(validation):
         held_ids = space.encode(_labels(validation))
     held_tokens = reader.encode(validation)
     reader = reader.choosing(space, ids, tokens)
-    training = Examples(reader.source(tokens, "train"), ids)
-    return training, Examples(reader.source(held_tokens, "validation"), held_ids), space
+    training = Examples(reader.source(tokens, "train"), ids, set_weights(rows))
+    source = reader.source(held_tokens, "validation")
+    return training, Examples(source, held_ids, set_weights(validation)), space
 
 
 @contextmanager
@@ -320,9 +336,13 @@ def _labels(rows: Rows) -> tuple[Any, ...]:
 
 
 def _part(
-    source: StateSource, targets: Shaped[np.ndarray, "row ..."], row_ids: Int[np.ndarray, " some"]
+    source: StateSource,
+    targets: Shaped[np.ndarray, "row ..."],
+    row_ids: Int[np.ndarray, " some"],
+    rows: Rows,
 ) -> Examples:
-    return Examples(SelectedRows(source, row_ids), targets[row_ids])
+    weights = set_weights(rows.some(row_ids))
+    return Examples(SelectedRows(source, row_ids), targets[row_ids], weights)
 
 
 def all_layers(model: LanguageModel) -> tuple[int, ...]:
@@ -384,9 +404,16 @@ def _facts(
             "num_rows": len(training.targets),
             "split": share if is_cut else "all rows",
             "validation_sha256": validation.sha256 if validation else None,
+            "sets": [_set_facts(one) for one in rows.sets],
         },
         "shared": settings.train.model_dump() | _contexts_facts(settings),
     }
+
+
+def _set_facts(one: SetFacts) -> dict[str, Any]:
+    """What a card says of one of several sets."""
+    known = asdict(one)
+    return {"weight": known.pop("share"), **known}
 
 
 def _told(

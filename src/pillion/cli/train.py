@@ -33,6 +33,7 @@ from pillion.cli.output import number
 from pillion.cli.places import check_folder, check_probe_folder, work_folder
 from pillion.cli.progress import progress_bar
 from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
+from pillion.cli.sets import read_sets
 from pillion.errors import ConfigError
 
 MAX_LABELS = 30
@@ -43,17 +44,37 @@ MAX_LABELS = 30
 @takes_rows
 def train(
     data: Annotated[
-        str,
-        typer.Option(help=f"Labelled texts: {SOURCES}."),
+        list[str],
+        typer.Option(
+            metavar="[NAME=]PATH",
+            help=f"Labelled texts: {SOURCES}. Repeat it for several sets in one probe.",
+        ),
     ],
     out_folder: Annotated[
         Path, typer.Option("--out", help="Folder for the probe; a probe there is replaced.")
     ],
     validation: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
+            metavar="[SET=]PATH",
             help="Rows that choose epoch and threshold; default: a tenth of --data, or a fifth "
-            "below 1,000 rows."
+            "below 1,000 rows. With several sets: of which set they are.",
+        ),
+    ] = None,
+    maps: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="SET.LABEL=NAME",
+            help="What a label of a set is called in the probe; repeat it for others.",
+        ),
+    ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--weight",
+            metavar="SET=SHARE",
+            help="Share of a set in the loss, 0 to 1; default: what its rows make of it.",
         ),
     ] = None,
     rows: RowOptions = USUAL_ROWS,
@@ -151,7 +172,7 @@ def train(
     shared: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     shared |= {"class_weights": "balanced" if balanced else "none", "refit": refit}
     train_settings = make_strict(TrainSettings, shared)
-    read = [rows.rows(source) for source in (data, validation) if source is not None]
+    read = read_sets(rows, data, validation or [], maps or [], weights or [])
     language_model = LanguageModel.load(model, dtype, device)
     num_layers = language_model.backend.identity.num_layers
     how = FitSettings(

@@ -16,17 +16,20 @@ from pillion.data.examples import Origin, flat_text, said_in, with_words, words_
 from pillion.data.labels import LabelSpace
 from pillion.data.layout import TableLayout
 from pillion.data.marks import Label, Marks, names_of
-from pillion.data.rows import Rows, Texts, read_rows, read_texts
+from pillion.data.rows import Rows, SetFacts, Texts, read_rows, read_texts
+from pillion.data.sets import DataSet, join_sets, set_weights
 from pillion.data.split import split_validation
 
 __all__ = [
     "Contexts",
+    "DataSet",
     "Label",
     "LabelCount",
     "LabelSpace",
     "Marks",
     "Origin",
     "Rows",
+    "SetFacts",
     "TableLayout",
     "Texts",
     "balance_notes",
@@ -34,12 +37,14 @@ __all__ = [
     "contexts_of",
     "flat_text",
     "in_context",
+    "join_sets",
     "label_counts",
     "names_of",
     "read_rows",
     "read_texts",
     "said_in",
     "sample_contexts",
+    "set_weights",
     "shipped_contexts",
     "split_validation",
     "with_words",

@@ -37,6 +37,7 @@ class TableLayout:
         delimiter: between the fields of a CSV file, one character; None to tell by its header.
         encoding: of text files, a name that Python knows; None for UTF-8, or a guess that is said.
         skip_bad_rows: leave out rows that cannot be used, and keep their reasons.
+        some_columns: whether a table may lack label columns, though not all of them.
 
     Raises:
         ConfigError: options that contradict each other.
@@ -51,6 +52,7 @@ class TableLayout:
     delimiter: str | None = None
     encoding: str | None = None
     skip_bad_rows: bool = False
+    some_columns: bool = False
 
     def __post_init__(self) -> None:
         if self.delimiter is not None and len(self.delimiter) != 1:
@@ -115,6 +117,8 @@ def choose_columns(
     turn_labels = False
     if label_column is not None:
         labels = layout.label_columns or (label_column,)
+        if layout.some_columns:
+            labels = tuple(name for name in labels if name in present) or labels
         if labels == (LABEL,) and LABEL not in present and TURN_LABELS in present:
             labels, turn_labels = (TURN_LABELS,), True
             notes += (f"{source}: labels are those of the turns, in column {TURN_LABELS!r}.",)

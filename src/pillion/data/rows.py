@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -28,6 +28,29 @@ from pillion.errors import DataError
 
 
 @dataclass(frozen=True)
+class SetFacts:
+    """What is told of one of several sets of rows.
+
+    Attributes:
+        name: its own among the sets.
+        path: name of the file or folder.
+        sha256: as of `Rows`.
+        num_rows: of the set.
+        labels: on which its rows were judged, by their common names.
+        renamed: label of the file -> common name.
+        share: of the loss; None: what its rows make of it.
+    """
+
+    name: str
+    path: str
+    sha256: str
+    num_rows: int
+    labels: tuple[str, ...]
+    renamed: Mapping[str, str]
+    share: float | None
+
+
+@dataclass(frozen=True)
 class Rows:
     """The texts of data files and, where asked for, their labels.
 
@@ -43,6 +66,8 @@ class Rows:
         files: name and number of rows of every file, in order, rows that failed among them.
         failed: rows that could not be used and were left out, in order.
         notes: what was found out or brought together, for the user.
+        sets: those that were joined, if the rows are of several.
+        set_ids: a number a row, its set's place among them; None where nothing was joined.
     """
 
     texts: tuple[Text, ...]
@@ -55,6 +80,8 @@ class Rows:
     files: tuple[tuple[str, int], ...] = ()
     failed: tuple[FailedRow, ...] = ()
     notes: tuple[str, ...] = ()
+    sets: tuple[SetFacts, ...] = ()
+    set_ids: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -100,6 +127,7 @@ class Rows:
             labels=self.labels and tuple(self.labels[row] for row in ids),
             origins=tuple(origins[row] for row in ids),
             groups=self.groups and tuple(self.groups[row] for row in ids),
+            set_ids=self.set_ids and tuple(self.set_ids[row] for row in ids),
         )
 
     def without(self, failed: Sequence[FailedRow]) -> Rows:

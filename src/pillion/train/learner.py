@@ -41,6 +41,7 @@ class Part:
         targets: of the rows.
         share: 1 / rows of the whole step: pieces add up to the mean over the step.
         prefixes: those of the step to learn from; None for whole rows.
+        row_weights: what each row counts; None where all count the same.
     """
 
     hidden: Float[Tensor, "layer batch token dim"]
@@ -49,11 +50,18 @@ class Part:
     targets: Num[Tensor, " batch"] | Num[Tensor, "batch output"]
     share: float
     prefixes: Prefixes | None = None
+    row_weights: Float[Tensor, " batch"] | None = None
 
     def losses(
         self, network: Network, task: Task, weights: Float[Tensor, " label"]
     ) -> Float[Tensor, "member batch"]:
         """What every row and member of a network has to learn."""
+        found = self._losses(network, task, weights)
+        return found if self.row_weights is None else found * self.row_weights
+
+    def _losses(
+        self, network: Network, task: Task, weights: Float[Tensor, " label"]
+    ) -> Float[Tensor, "member batch"]:
         if self.prefixes is None:
             votes = network.votes(self.hidden, self.mask, self.scale)
             return torch.stack([loss(task, vote, self.targets, weights) for vote in votes])

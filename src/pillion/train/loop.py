@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 
 from pillion.core import Shape
 from pillion.errors import DataError, Interrupted
@@ -38,10 +38,12 @@ class Examples:
     Attributes:
         source: their hidden states.
         targets: as `LabelSpace.encode` gives them.
+        weights: what each row counts in the loss, 1 on average; None where all count the same.
     """
 
     source: StateSource
     targets: Shaped[np.ndarray, "row ..."]
+    weights: Float[np.ndarray, " row"] | None = None
 
     def __post_init__(self) -> None:
         if len(self.targets) != len(self.source.lengths) or not len(self.targets):
@@ -144,7 +146,15 @@ def _together(training: Examples, validation: Examples) -> Examples:
     return Examples(
         JoinedRows(training.source, validation.source),
         np.concatenate([training.targets, validation.targets]),
+        _joined_weights(training, validation),
     )
+
+
+def _joined_weights(*sides: Examples) -> Float[np.ndarray, " row"] | None:
+    if all(one.weights is None for one in sides):
+        return None
+    each = [np.ones(len(one.targets)) if one.weights is None else one.weights for one in sides]
+    return np.concatenate(each)
 
 
 class _Run:
@@ -168,6 +178,9 @@ class _Run:
         self.task: Task = task
         self.settings, self.learners, self.device = settings, learners, device
         self.targets = torch.as_tensor(training.targets).to(device)
+        self.row_weights = None
+        if training.weights is not None:
+            self.row_weights = torch.as_tensor(training.weights, dtype=torch.float32).to(device)
         self.weights = torch.ones(num_labels, device=device)
         if settings.class_weights == "balanced":
             self.weights = class_weights(task, self.targets.cpu(), num_labels).to(device)
@@ -229,7 +242,9 @@ class _Run:
             for piece in pieces:
                 hidden, mask = next(states)
                 scale = shared_scale(networks, hidden)
-                yield Part(hidden, mask, scale, self.targets[piece], 1 / len(every), prefixes)
+                own = None if self.row_weights is None else self.row_weights[piece]
+                targets, share = self.targets[piece], 1 / len(every)
+                yield Part(hidden, mask, scale, targets, share, prefixes, own)
 
         for step, (row_ids, pieces) in enumerate(zip(batches, cut, strict=True), first):
             yield row_ids, pieces_of(pieces, step)
@@ -262,4 +277,6 @@ class _Run:
         for examples in filter(None, (self.training, self.validation)):
             digest.update(np.asarray(examples.source.lengths, dtype=np.int64).tobytes())
             digest.update(np.ascontiguousarray(examples.targets).tobytes())
+            if examples.weights is not None:
+                digest.update(np.ascontiguousarray(examples.weights).tobytes())
         return digest.hexdigest()
