@@ -10,7 +10,7 @@ from pillion.backends.fake import FakeBackend
 from pillion.backends.transformers import TransformersBackend
 from pillion.cache import CacheReader
 from pillion.core import Turn, as_conversation
-from pillion.data import Contexts, DataSet, Rows, in_context, join_sets
+from pillion.data import Contexts, DataSet, Rows, TableLayout, in_context, join_sets
 from pillion.errors import DataError, MismatchError
 from pillion.fit import FitSettings, Fitted, fit
 from pillion.probe import Artefact
@@ -275,3 +275,37 @@ def test_validation_rows_of_no_set_are_refused_where_labels_are_masked(
         fit_rows(
             model, tmp_path, join_sets([DataSet("a", rows()), DataSet("b", other)]), rows(8, 500)
         )
+
+
+def test_a_probe_of_probabilities_says_them(model: LanguageModel, tmp_path: Path) -> None:
+    """By marks of one half it would say nearly 1 and nearly 0."""
+    chance = {"fine": 0.7, "poor": 0.3}
+    names = ["fine", "poor"] * 60
+    texts = [WORDS[name].format(n) for n, name in enumerate(names)]
+    cells = [{"fine": chance[name], "poor": 1 - chance[name]} for name in names]
+    training = Rows.of(texts, cells, "rows.jsonl", TableLayout(soft=True))
+    settings = FitSettings(train=TrainSettings(epochs=20))
+    (best,), _ = fit_rows(model, tmp_path, training, None, settings)
+    assert (best.artefact.card.task, best.artefact.card.labels) == ("binary", ("fine", "poor"))
+    assert best.artefact.card.metrics["accuracy"] == 1
+    for name, wanted in chance.items():
+        (row,) = model.score([WORDS[name].format(900)], [best.artefact])
+        assert row["gate"].probs["fine"] == pytest.approx(wanted, abs=0.07)
+
+
+def test_probabilities_of_many_labels_are_learnt_too(model: LanguageModel, tmp_path: Path) -> None:
+    names = ["fine", "poor"] * 60
+    texts = [WORDS[name].format(n) for n, name in enumerate(names)]
+    cells = [
+        {"a": 0.8 if name == "fine" else 0.4, "b": None if n % 3 else 0.3}
+        for n, name in enumerate(names)
+    ]
+    training = Rows.of(texts, cells, "rows.jsonl", TableLayout(soft=True))
+    settings = FitSettings(train=TrainSettings(epochs=20, refit=True))
+    (best,), _ = fit_rows(model, tmp_path, training, None, settings)
+    said = {
+        name: model.score([WORDS[name].format(900)], [best.artefact])[0]["gate"].probs
+        for name in WORDS
+    }
+    assert said["fine"]["a"] == pytest.approx(0.8, abs=0.1)
+    assert said["poor"]["a"] == pytest.approx(0.4, abs=0.1)

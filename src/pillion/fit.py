@@ -183,7 +183,7 @@ def fit(
 def _check_sets(rows: Rows, validation: Rows | None) -> None:
     """Refuses validation rows of no set: what nobody judged there would count as a no."""
     masked = any(isinstance(label, Marks) for label in rows.labels or ())
-    if rows.sets and masked and validation is not None and not validation.sets:
+    if rows.sets and rows.several and masked and validation is not None and not validation.sets:
         raise DataError(
             f"{validation.path} belongs to none of the sets {', '.join(s.name for s in rows.sets)}"
             ", which were judged on different labels; join it as a set of one of these names."
@@ -307,17 +307,16 @@ def _examples(
         source = reader.source(tokens, "train")
         if not len(held_ids):
             reader.say(NONE_HELD)
-            training = _part(source, ids, train_ids, rows)
+            training = _part(source, space, rows, train_ids)
             return training, training, space
-        held_out = _part(source, ids, held_ids, rows)
-        return _part(source, ids, train_ids, rows), held_out, space
+        held_out = _part(source, space, rows, held_ids)
+        return _part(source, space, rows, train_ids), held_out, space
     with _naming(validation):
-        held_ids = space.encode(_labels(validation))
+        space.encode(_labels(validation))
     held_tokens = reader.encode(validation)
     reader = reader.choosing(space, ids, tokens)
-    training = Examples(reader.source(tokens, "train"), ids, set_weights(rows))
-    source = reader.source(held_tokens, "validation")
-    return training, Examples(source, held_ids, set_weights(validation)), space
+    training = _of_rows(reader.source(tokens, "train"), space, rows)
+    return training, _of_rows(reader.source(held_tokens, "validation"), space, validation), space
 
 
 @contextmanager
@@ -336,13 +335,14 @@ def _labels(rows: Rows) -> tuple[Any, ...]:
 
 
 def _part(
-    source: StateSource,
-    targets: Shaped[np.ndarray, "row ..."],
-    row_ids: Int[np.ndarray, " some"],
-    rows: Rows,
+    source: StateSource, space: LabelSpace, rows: Rows, row_ids: Int[np.ndarray, " some"]
 ) -> Examples:
-    weights = set_weights(rows.some(row_ids))
-    return Examples(SelectedRows(source, row_ids), targets[row_ids], weights)
+    return _of_rows(SelectedRows(source, row_ids), space, rows.some(row_ids))
+
+
+def _of_rows(source: StateSource, space: LabelSpace, rows: Rows) -> Examples:
+    labels = _labels(rows)
+    return Examples(source, space.encode(labels), set_weights(rows), space.goals(labels))
 
 
 def all_layers(model: LanguageModel) -> tuple[int, ...]:

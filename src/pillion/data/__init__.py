@@ -15,7 +15,7 @@ from pillion.data.contexts import (
 from pillion.data.examples import Origin, flat_text, said_in, with_words, words_in
 from pillion.data.labels import LabelSpace
 from pillion.data.layout import TableLayout
-from pillion.data.marks import Label, Marks, names_of
+from pillion.data.marks import Label, Marks, Soft, names_of
 from pillion.data.rows import Rows, SetFacts, Texts, read_rows, read_texts
 from pillion.data.sets import DataSet, join_sets, set_weights
 from pillion.data.split import split_validation
@@ -30,6 +30,7 @@ __all__ = [
     "Origin",
     "Rows",
     "SetFacts",
+    "Soft",
     "TableLayout",
     "Texts",
     "balance_notes",

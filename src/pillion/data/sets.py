@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from pillion.core import FailedRow
 from pillion.data.examples import Origin, plain_turns
-from pillion.data.marks import Label, Marks, judged, names_of
+from pillion.data.marks import Label, Marks, Soft, judged, names_of
 from pillion.data.rows import Rows, SetFacts
 from pillion.errors import ConfigError, DataError, unknown_name
 
@@ -71,7 +71,7 @@ def join_sets(sets: Sequence[DataSet], training: Rows | None = None) -> Rows:
         facts = [_facts_of(one, training) for one in sets]
         pairs = zip(sets, facts, strict=True)
         sets = [replace(one, rows=_with_names(one, known.renamed)) for one, known in pairs]
-    single = _is_single(sets, facts) if training is None else not _has_marks(training)
+    single = _is_single(sets, facts) if training is None else not training.several
     labels = [_marked(one.rows, known, single) for one, known in zip(sets, facts, strict=True)]
     own = [note.removeprefix(_folder(one.rows)) for one in sets for note in one.rows.notes]
     return Rows(
@@ -149,6 +149,8 @@ def _rename(label: Label, renamed: Mapping[str, str]) -> Label:
     """
     if isinstance(label, str):
         return renamed.get(label, label)
+    if isinstance(label, Soft):
+        return label.renamed(lambda name: renamed.get(name, name))
     has = tuple(dict.fromkeys(renamed.get(name, name) for name in label))
     if not isinstance(label, Marks):
         return has
@@ -211,13 +213,12 @@ def _check_shares(sets: Sequence[DataSet]) -> None:
 def _is_single(sets: Sequence[DataSet], facts: Sequence[SetFacts]) -> bool:
     """Whether rows can keep their one name: no set asks what another one does not."""
     names = {frozenset(one.labels) for one in facts}
-    plain = all(isinstance(label, str) for one in sets for label in _labels(one.rows))
+    every = [label for one in sets for label in _labels(one.rows)]
+    plain = all(isinstance(one, str) or (isinstance(one, Soft) and one.is_pair) for one in every)
+    if any(isinstance(one, Soft) for one in every):
+        return plain and len(frozenset().union(*names)) == 2
     # Of two labels a row has one or the other, whichever of them its set holds.
     return plain and (len(names) == 1 or len(frozenset().union(*names)) == 2)
-
-
-def _has_marks(rows: Rows) -> bool:
-    return any(not isinstance(label, str) for label in _labels(rows))
 
 
 def _marked(rows: Rows, facts: SetFacts, single: bool) -> list[Label]:
