@@ -309,3 +309,27 @@ def test_probabilities_of_many_labels_are_learnt_too(model: LanguageModel, tmp_p
     }
     assert said["fine"]["a"] == pytest.approx(0.8, abs=0.1)
     assert said["poor"]["a"] == pytest.approx(0.4, abs=0.1)
+
+
+def test_changed_copies_are_learnt_from_and_not_counted(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    settings = FitSettings(augment=("leet", "case"), train=TrainSettings(epochs=1))
+    (with_copies,), _ = fit_rows(model, tmp_path / "a", rows(60), None, settings)
+    (plain,), _ = fit_rows(model, tmp_path / "b", rows(60), None, FitSettings(train=settings.train))
+    ours, theirs = with_copies.artefact.card, plain.artefact.card
+    assert ours.data == theirs.data  # rows, their split and labels
+    assert ours.training["augment"] == ["leet", "case"] and "augment" not in theirs.training
+    verdicts = [
+        model.score([WORDS["fine"].format(1)], [one.artefact]) for one in (with_copies, plain)
+    ]
+    assert verdicts[0] != verdicts[1]
+
+
+def test_copies_and_contexts_go_together(model: LanguageModel, tmp_path: Path) -> None:
+    contexts = Contexts("c", "0" * 64, (as_conversation([{"role": "system", "content": "Hi."}]),))
+    settings = FitSettings(contexts=contexts, augment=("typos",), train=TrainSettings(epochs=1))
+    (best,), _ = fit_rows(model, tmp_path, rows(60), None, settings)
+    data = best.artefact.card.data
+    assert data.num_rows == 48 and sum(one.validation for one in data.labels) == 12
+    assert sum(one.train for one in data.labels) == 48

@@ -33,6 +33,7 @@ class Probe:
         scope: whose words it reads; None: the last user's, or the answer's where rows end with one.
         contexts: turns that rows are put behind in training: `shipped`, the path of a file with a
             column of messages, or `none`.
+        augment: changes of `pillion.data.AUGMENTS`: each row is learnt from once more, changed.
         layers: the layers to read; None for all.
         learning_rate: None for the probe's own default.
         seed: of the weights.
@@ -53,6 +54,7 @@ class Probe:
         template: Template = "chat",
         scope: Scope | None = None,
         contexts: str = "none",
+        augment: Sequence[str] = (),
         layers: Sequence[int] | None = None,
         learning_rate: float | None = None,
         seed: int = 0,
@@ -68,6 +70,7 @@ class Probe:
             template=template,
             scope=scope,
             contexts=contexts_of(contexts),
+            augment=tuple(augment),
             layers=tuple(layers) if layers is not None else None,
             on_too_long=on_too_long,
             train=train or TrainSettings(),

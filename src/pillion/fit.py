@@ -24,6 +24,7 @@ from pillion.data import (
     Marks,
     Rows,
     SetFacts,
+    augmented,
     balance_notes,
     conflict_notes,
     label_counts,
@@ -46,6 +47,7 @@ from pillion.runtime import (
     LanguageModel,
     encode_rows,
     place_rows,
+    sift_rows,
     taken_contexts,
     with_canaries,
 )
@@ -82,6 +84,8 @@ class FitSettings:
         scope: whose words the probe reads; None: see `default_scope`.
         contexts: turns that rows are put behind, two training rows of three and every validation
             row, which is read alone too; None to read rows as they are.
+        augment: changes of `pillion.data.AUGMENTS`: every training row is learnt from once more,
+            changed by one of them.
         layers: those to read; None for all, embeddings included; `auto` for those that
             `pillion.select` chooses on training rows.
         on_too_long: what happens to a text beyond the context window.
@@ -97,6 +101,7 @@ class FitSettings:
     template: Template = "chat"
     scope: Scope | None = None
     contexts: Contexts | None = None
+    augment: tuple[str, ...] = ()
     layers: tuple[int, ...] | Literal["auto"] | None = None
     on_too_long: OnTooLong = "error"
     validation_share: float | None = None
@@ -104,6 +109,10 @@ class FitSettings:
     live: bool = False
     cache: Path | None = None
     train: TrainSettings = field(default_factory=TrainSettings)
+
+    def plain(self, training: Shaped[np.ndarray, "row ..."]) -> Shaped[np.ndarray, "kept ..."]:
+        """Of training rows or their targets those that are no changed copies."""
+        return training[: len(training) // 2] if self.augment else training
 
     def held_share(self, num_rows: int) -> float:
         """Share of so many rows that is held back for validation."""
@@ -159,7 +168,7 @@ def fit(
         reader = _Reader(model, work, settings, progress, say, opened)
         training, held_out, space = _examples(reader, *_placed(reader, rows, validation))
         times = 1 if settings.contexts is None else 2
-        told = _told(rows, space, training, held_out, times, say)
+        told = _told(rows, space, settings.plain(training.targets), held_out, times, say)
         batch_size = settings.train.rows_a_step(len(training.targets))
         trained = train(
             training,
@@ -218,6 +227,12 @@ class _Reader:
                 scopes=[_scope(how)],
             )
 
+    def fits(self, text: Text) -> bool:
+        """Whether a text is within the model's context window."""
+        how = self.settings
+        backend = self.model.backend
+        return not sift_rows(backend, [text], how.template, scopes=[_scope(how)])[1]
+
     def choosing(
         self, space: LabelSpace, ids: Shaped[np.ndarray, "row ..."], tokens: Sequence[Tokens]
     ) -> _Reader:
@@ -257,17 +272,20 @@ class _Reader:
 
 
 def _placed(reader: _Reader, rows: Rows, validation: Rows | None) -> tuple[Rows, Rows | None]:
-    """Training and validation rows in contexts, where there are any: then both are settled here.
+    """Training and validation rows as they are read: changed copies, contexts; both settled then.
 
-    Rows are encoded as they are before, so that errors name them by their own numbers.
+    Copies are of training rows alone. Rows are encoded as they are before, so that errors name them
+    by their own numbers.
 
     Raises:
         ConfigError: the model does not take the contexts, or the scope would read them.
     """
     how, backend = reader.settings, reader.model.backend
-    if how.contexts is None:
+    if how.contexts is None and not how.augment:
         return rows, validation
-    contexts, note = taken_contexts(backend, how.contexts, how.template, _scope(how))
+    contexts, note = None, None
+    if how.contexts is not None:
+        contexts, note = taken_contexts(backend, how.contexts, how.template, _scope(how))
     if note is not None:
         reader.say(note)
     for some in (rows, validation):
@@ -277,6 +295,10 @@ def _placed(reader: _Reader, rows: Rows, validation: Rows | None) -> tuple[Rows,
         rows, validation = _parted(rows, how)
         if validation is rows:
             reader.say(NONE_HELD)
+    if how.augment:
+        rows = augmented(rows, how.augment, _scope(how), reader.fits)
+    if contexts is None:
+        return rows, validation
     return (
         place_rows(backend, rows, contexts, seed=0, placing="some"),
         place_rows(backend, validation, contexts, seed=1, placing="both"),
@@ -389,7 +411,8 @@ def _facts(
     space: LabelSpace,
 ) -> dict[str, Any]:
     """What the card says of every configuration of this run."""
-    is_cut = validation is None and len(training.targets) < len(rows)
+    num_rows = len(settings.plain(training.targets))
+    is_cut = validation is None and num_rows < len(rows)
     share = f"{1 - settings.held_share(len(rows)):.0%} of the rows, stratified"
     return {
         "task": space.task,
@@ -401,7 +424,7 @@ def _facts(
         "data": {
             "sha256": rows.sha256,
             "path": rows.path,
-            "num_rows": len(training.targets),
+            "num_rows": num_rows,
             "split": share if is_cut else "all rows",
             "validation_sha256": validation.sha256 if validation else None,
             "sets": [_set_facts(one) for one in rows.sets],
@@ -419,7 +442,7 @@ def _set_facts(one: SetFacts) -> dict[str, Any]:
 def _told(
     rows: Rows,
     space: LabelSpace,
-    training: Examples,
+    training: Shaped[np.ndarray, "kept ..."],
     held_out: Examples,
     times: int,
     say: Say,
@@ -427,7 +450,7 @@ def _told(
     """The balance of the labels for the card; what is worth a word is said before any training."""
     assert rows.labels is not None
     once = held_out.targets[: len(held_out.targets) // times]  # those alone come first
-    counts = label_counts(space, training.targets, once)
+    counts = label_counts(space, training, once)
     notes = [*balance_notes(counts), *conflict_notes(rows.texts, rows.labels, rows.numbers)]
     for note in notes:
         say(note)
@@ -438,8 +461,13 @@ def _told(
 
 
 def _contexts_facts(settings: FitSettings) -> dict[str, JsonValue]:
-    """Which contexts rows stood behind, as a card keeps it; nothing for none."""
-    return {} if settings.contexts is None else {"contexts": dict(settings.contexts.facts)}
+    """Which contexts rows stood behind and how copies were changed; nothing for none."""
+    found: dict[str, JsonValue] = {}
+    if settings.contexts is not None:
+        found["contexts"] = dict(settings.contexts.facts)
+    if settings.augment:
+        found["augment"] = [*settings.augment]
+    return found
 
 
 def _artefact(trained: Trained, held_out: Examples, facts: dict[str, Any], times: int) -> Artefact:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from program import Run, two_classes, write_rows
+from program import Refused, Run, two_classes, write_rows
 
 from pillion.fit import FitSettings
 from pillion.probe import AGGREGATORS, Artefact
@@ -250,3 +250,12 @@ def test_long_texts_are_cut_where_asked(run: Run, tmp_path: Path, side: str) -> 
     train(run, data, tmp_path / "mood", *words, "--epochs", "1")
     ran = run("predict", "--probe", tmp_path / "mood", "--input", data, "--model", "fake", *words)
     assert len(ran.lines) == 9
+
+
+def test_changed_copies_are_named_on_the_card(
+    run: Run, refused: Refused, tmp_path: Path, data: Path
+) -> None:
+    train(run, data, tmp_path / "mood", "--augment", "case, padding,case", "--epochs", "1")
+    assert Artefact.load(tmp_path / "mood").card.training["augment"] == ["case", "padding"]
+    words = ("train", "--data", data, "--model", "fake", "--out", tmp_path / "other")
+    assert "Unknown change of texts 'cases'" in refused(*words, "--augment", "cases")

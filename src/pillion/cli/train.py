@@ -142,6 +142,14 @@ def train(
     template: Wrapping = "chat",
     scope: Scoped = None,
     contexts: Placed = "none",
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,C",
+            help="Learn from each row once more, changed by one of these: case, spaces, leet, "
+            "typos, padding.",
+        ),
+    ] = None,
     model: Model = "embedded",
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -179,6 +187,7 @@ def train(
         template=template,
         scope=scope,
         contexts=contexts_of(contexts),
+        augment=_kinds(augment),
         layers="auto" if layers == AUTO else parse_layers(layers, num_layers),
         on_too_long=on_too_long,
         positive=positive,
@@ -206,6 +215,15 @@ def _check_places(out_folder: Path, cache: Path | None, live: bool) -> None:
     if live:
         raise ConfigError("--live keeps no states and --cache keeps them; give one of the two.")
     check_folder(cache, "--cache")
+
+
+def _kinds(given: str | None) -> tuple[str, ...]:
+    """Changes of texts, each once; checked before anything is read."""
+    from pillion.data.augment import check_kinds
+
+    kinds = tuple(dict.fromkeys(one.strip() for one in (given or "").split(",") if one.strip()))
+    check_kinds(kinds)
+    return kinds
 
 
 def _pairs(settings: list[str]) -> dict[str, str]:

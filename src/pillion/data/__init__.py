@@ -4,6 +4,7 @@ Promises texts exactly as the file holds them and every label under one name, wi
 bytes, or one clear sentence that says what is wrong and where. Does not know models or metrics.
 """
 
+from pillion.data.augment import AUGMENTS, augmented
 from pillion.data.balance import LabelCount, balance_notes, conflict_notes, label_counts
 from pillion.data.contexts import (
     Contexts,
@@ -21,6 +22,7 @@ from pillion.data.sets import DataSet, join_sets, set_weights
 from pillion.data.split import split_validation
 
 __all__ = [
+    "AUGMENTS",
     "Contexts",
     "DataSet",
     "Label",
@@ -33,6 +35,7 @@ __all__ = [
     "Soft",
     "TableLayout",
     "Texts",
+    "augmented",
     "balance_notes",
     "conflict_notes",
     "contexts_of",
