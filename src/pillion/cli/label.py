@@ -69,7 +69,7 @@ def label(
     on_too_long: TooLong = "error",
     as_json: Json = False,
 ) -> None:
-    """Let a judge label rows: a probability for every label, to train on.
+    """Let a judge label rows that have no labels, to train on.
 
     Writes one JSON object a row: the text (or messages) and soft_labels, label -> probability,
     which pillion train learns from. Rows that failed are left out and listed in NAME.failed.jsonl
