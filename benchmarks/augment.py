@@ -69,7 +69,7 @@ def drawn(num_rows: int, num_held: int) -> tuple[Rows, Rows]:
     short = [row for row in shuffled if len(rows.texts[row]) <= MAX_CHARACTERS]
     labels = rows.labels or ()
     sides = [[row for row in short if labels[row] == name] for name in ("toxic", "non-toxic")]
-    held = [row for side in sides for row in side[:num_held]]
+    held = [row for side in sides for row in side[-num_held:]]
     gone = {str(rows.texts[row]).casefold() for row in held}
     rest = [row for row in short if str(rows.texts[row]).casefold() not in gone]
     return rows.some(rest[:num_rows]), rows.some(held)
