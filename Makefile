@@ -43,12 +43,14 @@ test-gpu: $(DEV)
 		tests/evals/test_on_gpu.py tests/laws/test_runtime.py tests/laws/test_serving.py \
 		tests/runtime/test_held.py
 
-# vLLM pins its own versions of everything: it gets an environment of its own.
+# vLLM pins its own versions of everything: it gets an environment of its own, with the newest that
+# probes ride in; VLLM=0.32 for another, in one more environment.
+VLLM_VENV = $(VENV)-vllm$(if $(VLLM),-$(VLLM))
 vllm:
-	@PYTHON=$(PYTHON) bash tests/vllm/install.sh $(VENV)-vllm
+	@PYTHON=$(PYTHON) bash tests/vllm/install.sh $(VLLM_VENV) $(VLLM)
 
 test-vllm: vllm
-	OMP_NUM_THREADS=1 $(VENV)-vllm/bin/python -m pytest -m vllm tests/vllm
+	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -m vllm tests/vllm
 
 check: $(DEV)
 	$(BIN)/ruff format --check

@@ -18,6 +18,8 @@ ALL = (
     "answers",
     "real",
     "conversations",
+    "exits",
+    "widths",
     "serving",
     "guard",
     "canaries",

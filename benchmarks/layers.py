@@ -95,11 +95,11 @@ def pooled(reader: CacheReader, row_ids: list[int]) -> Tensor:
 def described(found: Identification) -> list[dict[str, Any]]:
     """The rule against the sweep, the sets, and every layer."""
     scores = {row.layer: row.score for row in found.rows}
-    best, rule = found.swept, found.recommended
+    best, rule, lost = found.picked["sweep"], found.picked["silhouette"], found.lost["silhouette"]
     assert best is not None and rule is not None
     rows: list[dict[str, Any]] = [
         {"metric": "recommended_score", "layer": rule, "value": scores[rule]}
-        | {"baseline": scores[best], "baseline_layer": best, "lost": found.lost},
+        | {"baseline": scores[best], "baseline_layer": best, "lost": lost and lost.estimate},
         {"metric": "auto_layers", "value": len(found.auto), "layers": list(found.auto)},
         {"metric": "inflections", "layers": [r.layer for r in found.rows if r.inflection]},
     ]

@@ -54,8 +54,8 @@ PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("sidecache",),
         ("tests/sidecache", "tests/laws/test_scoped_serving.py"),
     ),
-    "decide": (("serve/decide.py",), ("tests/serve/test_decide.py",)),
-    "policy": (("serve/policy.py",), ("tests/serve/test_policy_file.py",)),
+    "decide": (("policies/decide.py",), ("tests/policies/test_decide.py",)),
+    "policy": (("policies/policy.py",), ("tests/policies/test_policy_file.py",)),
     "answering": (
         ("serve/answering.py",),
         (

@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 import pillion.extract.fill
 from benchmarks.result_file import DATA, data_entry, write_result
 from pillion.backends import load_backend
 from pillion.cache import CacheSpec, CacheWriter
-from pillion.cluster import Crew, connect, encode_on, extract_on
+from pillion.cluster import Crew, Tokenise, connect, extract_on, plan_on, tokenise_on
 from pillion.data import read_rows
 from pillion.extract import cache_spec, encode, extract
 from pillion.metrics import interval
@@ -74,24 +76,32 @@ def main() -> None:
 
 
 def measure(ray: Any, options: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        measure_in(Path(folder), ray, options)
+
+
+def measure_in(work: Path, ray: Any, options: argparse.Namespace) -> None:
     path = DATA / "emotion" / "train.parquet"
     texts = read_rows(path).texts
     some = texts[: options.rows]
     crews = {number: Crew(ray, options.model, workers=number) for number in (1, 2)}
-    # One text each: a worker's start and the loading of its model, nothing else.
-    starts = [seconds(lambda: encode_on(crews[1], texts[:1], "raw"))]
-    encode_on(crews[2], texts[:4000], "raw")
+    # A worker's start and the loading of its model, nothing else.
+    starts = [seconds(lambda: crews[1].maker)]
+    pq.write_table(pa.table({"text": list(some)}), work / "rows.parquet")
+    plan = plan_on(crews[2], str(work / "rows.parquet"), None, None, work)
+    tokens_there = tokenise_on(crews[2], plan, Tokenise(work / "tokens", "raw", "error", "all"))
     backend = load_backend(options.model)
     encoded = encode(backend, some, "raw")
     layers = range(encoded.identity.num_layers + 1)
     spec = small_spec(encoded.identity, layers, "benchmark", encoded.token_ids)
     tokens = sum(map(len, encoded.token_ids))
+    assert tuple(tokens_there.lengths) == tuple(spec.lengths)
 
     def filled(number: int) -> float:
         with tempfile.TemporaryDirectory() as folder:
             cache = Path(folder) / "cache"
             if number:
-                return seconds(lambda: extract_on(crews[number], encoded, spec, cache).close())
+                return seconds(lambda: extract_on(crews[number], tokens_there, spec, cache))
             rows = encoded.token_ids
             return seconds(lambda: extract(backend, rows, layers, cache, "benchmark").close())
 

@@ -20,9 +20,6 @@ from pillion.cache import SHARD_BYTES
 from pillion.cluster.extract import MOST_SHARDS
 
 TOTALS = {"1e9": 10**9, "1e12": 10**12}
-RUN_TOKENS = 10**9
-"""Tokens of one run at most: the driver holds four bytes of each, and their text."""
-
 FEW_LAYERS, PCA_DIM = 4, 64
 
 GPU_RATE = 100_000
@@ -36,14 +33,12 @@ class Machine:
     Attributes:
         rate: tokens a second.
         price: of an hour, in any currency.
-        encode_rate: tokens a second that it tokenises.
         reread_rate: bytes a second that it reads and hashes.
         start_seconds: until a new worker gives its first answer.
     """
 
     rate: float
     price: float
-    encode_rate: float
     reread_rate: float
     start_seconds: float
 
@@ -110,11 +105,7 @@ def totals(
         "price": hours * machine.price,
         "days": hours / num_workers / 24,
         "workers_for_a_day": math.ceil(hours / 24),
-        "runs": math.ceil(total / RUN_TOKENS),
         "input_bytes": total * text_bytes,
-        "driver_bytes_of_a_run": min(total, RUN_TOKENS) * (4 + text_bytes),
-        # Done again after the driver was lost; shared by all workers.
-        "encode_seconds_of_a_run": min(total, RUN_TOKENS) / machine.encode_rate / num_workers,
     }
     return [{"metric": metric, "tokens": name, "value": value} for metric, value in numbers.items()]
 
@@ -130,7 +121,6 @@ def storage(
 ) -> dict[str, Any]:
     """Disk, files and network of one way of keeping states."""
     num_bytes = total * token_bytes
-    run_bytes = min(total, RUN_TOKENS) * token_bytes
     return {
         "metric": "storage",
         "tokens": name,
@@ -141,7 +131,8 @@ def storage(
         "shards": math.ceil(num_bytes / SHARD_BYTES),
         "worker_bytes_per_second": machine.rate * token_bytes,
         "cluster_bytes_per_second": machine.rate * token_bytes * num_workers,
-        "reread_hours_of_a_run": run_bytes / machine.reread_rate / num_workers / 3600,
+        # After the driver was lost; shared by all workers.
+        "reread_hours": num_bytes / machine.reread_rate / num_workers / 3600,
     }
 
 
@@ -157,7 +148,6 @@ def main() -> None:
         # Of two workers side by side, as on a cluster every core is busy.
         rate=options.tokens_per_second or numbers["extract_tokens_per_second two-workers"] / 2,
         price=options.price,
-        encode_rate=numbers["encode_tokens_per_second"],
         reread_rate=numbers["reread_bytes_per_second"],
         start_seconds=numbers["worker_start_seconds"],
     )

@@ -173,7 +173,7 @@ def sizes(contest: Contest, scope: Scope) -> list[dict[str, Any]]:
     values = sum(4 * one.group.num_values * len(one.layers) for one in groups)
     a_token = kept / (contest.num_pages * PAGE_TOKENS)
     rows = [
-        sum(one.row_bytes for one in groups) / groups[0]._open.shape[1],
+        sum(one.row_bytes for one in groups) / (len(groups[0].memory()[0]) - 1),
         sum(one.folds.held_bytes for one in contest.plain.groups) / contest.num_rows,
     ]
     where = {"scope": scope, "rows": contest.num_rows, "interval": None}

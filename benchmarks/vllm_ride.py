@@ -18,23 +18,28 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.result_file import write_result
 from pillion.backends.checkpoint import read_checkpoint
-from pillion.core import ModelIdentity, Shape, Tokens
+from pillion.core import ModelIdentity, Scope, Shape, Tokens
 from pillion.probe import Artefact, build
 from pillion.probe.group import Group
 from pillion.sidecache import tapped_groups
+from pillion.sidecache.going import Grower
 from pillion.vllm import options
 from pillion.vllm.adapter import SLOT_BYTES, Rider
 from pillion.vllm.footprint import Footprint
-from pillion.vllm.step import Span, Step
+from pillion.vllm.step import Singles, Span, Step
 from pillion.vllm.taps import Room, Taps
 
 RIDERS = {"one-gate": 1, "eight-gates": 8}
+APART: tuple[Scope, ...] = ("all", "assistant", "response")
+"""Scopes of three gates that share no fold."""
 BLOCK_TOKENS = 16
 MODELS: dict[str, dict[str, Any]] = {
     "SmolLM2-135M": {"layers": 30, "dim": 576, "kv": 3 * 64, "parameters": 134_515_008},
@@ -46,7 +51,9 @@ CONTEXT_TOKENS = 1024
 META = torch.device("meta")
 
 
-def gates(identity: ModelIdentity, count: int) -> list[Artefact]:
+def gates(
+    identity: ModelIdentity, count: int, scopes: Sequence[Scope] = ("all",)
+) -> list[Artefact]:
     """Binary gates of eight heads on every layer, untrained: cost does not depend on weights."""
     layers = tuple(range(identity.num_layers + 1))
     return [
@@ -57,7 +64,8 @@ def gates(identity: ModelIdentity, count: int) -> list[Artefact]:
             task="binary",
             labels=("no", "yes"),
             layers=layers,
-            template="raw",
+            template="raw" if scopes == ("all",) else "chat",
+            scope=scopes[seed % len(scopes)],
             model=identity,
             data={"sha256": "", "path": "none", "num_rows": 0, "split": "none"},
             seed=seed,
@@ -69,7 +77,7 @@ def gates(identity: ModelIdentity, count: int) -> list[Artefact]:
 
 
 class Operations(TorchDispatchMode):
-    """Counts operations; views launch nothing and do not count."""
+    """Counts operations and copies to the device; views and memory that is asked for are none."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,25 +89,59 @@ class Operations(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         made = out[0] if isinstance(out, tuple | list) and out else out
         is_view = isinstance(made, torch.Tensor) and made._is_view()
-        self.count += not is_view and not func.is_view
+        name = func.overloadpacket.__name__
+        if name == "to":  # which may be a view, and is none from device to device
+            self.count += made.device != args[0].device
+        else:
+            self.count += not (is_view or func.is_view or name.startswith("empty"))
         return out
 
 
-def operations(groups: Sequence[Group], dim: int, batch: int) -> tuple[int, int]:
-    """Operations of a decoding step of a batch: in the forward pass, and after it."""
+class Launches:
+    """In the place of the kernel: counts how often it would be launched."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __getitem__(self, grid: Any) -> Any:
+        def launch(*_: Any) -> None:
+            self.count += 1
+
+        return launch
+
+
+def operations(
+    groups: Sequence[Group], dim: int, batch: int, fuses: bool = False
+) -> tuple[int, int]:
+    """Operations of a decoding step of a batch: in the forward pass, and after it.
+
+    Args:
+        groups: of the probes.
+        dim: width of states.
+        batch: requests.
+        fuses: whether gates go on in one kernel, as on CUDA; its launch is an operation.
+    """
     taps = Taps(groups, 1024, META)
     pages = torch.zeros(batch * 8, taps.room.page_numbers, device=META)
     rider = Rider(taps, pages, BLOCK_TOKENS, batch)
+    rider.side.grower = Grower(rider.side.groups, fuses)
+    launches = Launches()
     prompt = Tokens([0] * 20)
     starts = [Span(str(i), 0, 20, (8 * i, 8 * i + 1), prompt) for i in range(batch)]
     rider.read(Step(tuple(starts)))
-    step = Step(tuple(Span(str(i), 20, 21) for i in range(batch)))
+    names = tuple(map(str, range(batch)))
     hidden = [torch.zeros(batch, dim, device=META) for _ in taps.room.layers]
     with Operations() as inside, torch.inference_mode():
         taps.see(hidden, torch.zeros(batch, dtype=torch.long, device=META))
-    with Operations() as after, torch.inference_mode():
-        rider.read(step)
-    return inside.count, after.count
+    with (
+        patch("pillion.sidecache.fused.kernel", lambda: launches),
+        torch.inference_mode(),
+    ):
+        rider.read(Step(singles=Singles(names, np.full(batch, 20))))  # the first hands out a table
+        launches.count = 0
+        with Operations() as after:
+            rider.read(Step(singles=Singles(names, np.full(batch, 21))))
+    return inside.count, after.count + launches.count
 
 
 def counted() -> list[dict[str, Any]]:
@@ -115,7 +157,6 @@ def counted() -> list[dict[str, Any]]:
             kv = sizes["layers"] * 2 * sizes["kv"] * 2
             side = 4 * room.page_numbers / BLOCK_TOKENS + SLOT_BYTES
             found = Footprint(tuple(a.name for a in artefacts), len(room.layers), side, kv, 0)
-            inside, after = operations(groups, sizes["dim"], batch=32)
             rows += [
                 _row(name, rider, "side_cache_bytes_per_token", side, kv, found.share),
                 _row(
@@ -126,25 +167,37 @@ def counted() -> list[dict[str, Any]]:
                     sizes["parameters"],
                 ),
                 *(_step_bytes(name, rider, groups, batch, kv) for batch in (1, 32)),
-                _row(name, rider, "operations_in_the_forward_pass", inside),
-                _row(name, rider, "operations_after_the_forward_pass", after),
+                *_operations(name, rider, groups),
             ]
+        apart = gates(identity, len(APART), APART)
+        rows += _operations(name, "three-groups", tapped_groups(apart, META, torch.float32))
     return rows
+
+
+def _operations(model: str, rider: str, groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """In the forward pass, and after it: with one kernel, and without it."""
+    dim = MODELS[model]["dim"]
+    inside, fused = operations(groups, dim, batch=32, fuses=True)
+    _, plain = operations(groups, dim, batch=32)
+    return [
+        _row(model, rider, "operations_in_the_forward_pass", inside),
+        _row(model, rider, "launches_after_the_forward_pass", fused),
+        _row(model, rider, "operations_after_the_forward_pass", plain),
+    ]
 
 
 def _step_bytes(
     model: str, rider: str, groups: Sequence[Group], batch: int, kv_bytes: int
 ) -> dict[str, Any]:
-    """Bytes that a decoding step moves, each operation reading and writing memory by itself."""
+    """Bytes that a decoding step moves where gates go on in one kernel."""
     sizes = MODELS[model]
     room, weights = Room.of(groups), sum(one.weight_bytes for one in groups)
     # A state: summed for us 6, stacked 4, widened 6, read by two products and the norm 12.
     states = 28 * len(room.layers) * sizes["dim"]
-    # Values: made 8, put in place 8, gathered 8, into the open block 4, read 4; and a sixteenth of
-    # the requests fold a block of them, gathered and read.
-    rows = 4 * room.token_numbers * (8 + 3)
-    # Folds: made, the answer's gathered, merged and put back, finished; a sixteenth to a page.
-    folds = 4 * room.page_numbers * 10
+    # Values: made and put side by side 12, normalised 8, put in place 8, read by the kernel 4.
+    rows = 4 * room.token_numbers * 8
+    # States of the answer and of the page, in one kernel: read, merged and put back.
+    folds = 4 * room.page_numbers * 4
     own = 2 * sizes["parameters"] + batch * CONTEXT_TOKENS * kv_bytes
     value = weights + batch * (states + rows + folds)
     return _row(model, rider, f"bytes_per_step_of_{batch}", value, own)

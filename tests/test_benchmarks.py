@@ -111,6 +111,26 @@ def test_the_side_cache_says_what_the_plain_fold_beside_it_says(
     assert all(0 < one["value"] < one["baseline"] for one in sizes) and len(sizes) == 2
 
 
+def test_the_stream_has_as_many_rows_as_asked_for_and_the_same_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER.parent)
+    module = importlib.import_module("benchmarks.ray_stream")
+    num_bytes = [module.write_files(tmp_path / name, 100, 3, seed=0) for name in "ab"]
+    texts = [read_rows(tmp_path / name, label_column=None).texts for name in "ab"]
+    assert texts[0] == texts[1] and len(texts[0]) == 100
+    assert num_bytes == [sum(map(len, one)) for one in texts]
+    assert len(list((tmp_path / "a").iterdir())) == 3
+
+
+def test_the_rate_of_a_stream_leaves_out_how_long_workers_take_to_start() -> None:
+    module = importlib.import_module("benchmarks.ray_stream")
+    ran = module.Ran(done=[(0.5, 0), (9.0, 1), (10.0, 3), (15.0, 13), (16.0, 13)], seconds=20)
+    assert ran.rows_per_second(2600, 26) == 200.0
+    ran.told = "extract 43 %, 700 tokens/s\nWorker a/1: 1,200 tokens, 7 a second.\n"
+    assert ran.tokens == 1200
+
+
 class ByLength:
     """An encoder of two numbers."""
 

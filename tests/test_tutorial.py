@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -77,6 +78,7 @@ def test_numbers_and_dots_may_be_anything_and_words_may_not() -> None:
 
 
 @pytest.mark.model
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is missing")
 def test_every_command_prints_what_the_tutorial_says(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -6,7 +6,7 @@ line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePath
@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int, Shaped
 from pydantic import JsonValue
 
-from pillion.core import OnTooLong, Scope, Template, Text, Tokens
+from pillion.core import OnTooLong, Role, Scope, Template, Text, Tokens, last_role
 from pillion.data import (
     Contexts,
     LabelSpace,
@@ -31,7 +31,7 @@ from pillion.data import (
     set_weights,
     split_validation,
 )
-from pillion.errors import DataError
+from pillion.errors import ConfigError, DataError
 from pillion.extract import (
     LiveSource,
     Progress,
@@ -53,12 +53,16 @@ from pillion.runtime import (
 )
 from pillion.select import MAX_ROWS, Targets, choose_layers, sample
 from pillion.train import (
+    AUTO,
     FEW_ROWS,
     Examples,
     ProbeConfig,
     Trained,
     TrainSettings,
+    check_depths,
+    choose_probe,
     choose_thresholds,
+    counts_of,
     evaluate_source,
     train,
 )
@@ -88,6 +92,10 @@ class FitSettings:
             changed by one of them.
         layers: those to read; None for all, embeddings included; `auto` for those that
             `pillion.select` chooses on training rows.
+        depths: layers up to which probes learn to be read out, too, see `TrainSettings.depths`;
+            `auto` for three that part the model's blocks into four.
+        read: `states` of these layers alone, or beside them the logits of every `router` of a
+            mixture of experts.
         on_too_long: what happens to a text beyond the context window.
         validation_share: of the training rows, where no validation rows are given; None: a tenth,
             or a fifth where rows are few and a tenth would say little.
@@ -103,6 +111,8 @@ class FitSettings:
     contexts: Contexts | None = None
     augment: tuple[str, ...] = ()
     layers: tuple[int, ...] | Literal["auto"] | None = None
+    depths: tuple[int, ...] | Literal["auto"] = ()
+    read: Literal["states", "router"] = "states"
     on_too_long: OnTooLong = "error"
     validation_share: float | None = None
     positive: str | None = None
@@ -148,7 +158,8 @@ def fit(
         model: whose states are read; it stays frozen.
         rows: with labels, to train on.
         validation: rows that choose the epoch and the thresholds; None takes a stratified share.
-        configs: one or more; all are trained while each batch of states is read once.
+        configs: one or more; all are trained while each batch of states is read once. `auto`
+            stands alone, and gives the one probe that it chose.
         work: folder for what an interrupted run leaves, states too if `settings` names no cache;
             the caller's to delete.
         settings: how states are read.
@@ -156,33 +167,39 @@ def fit(
         say: told how large the states are before any is written.
 
     Raises:
+        ConfigError: `auto` beside other probes, or routers of a model that has none.
         DataError: labels that cannot be learnt, texts that do not fit the model.
         StorageError: no room for the states.
         Interrupted: by Ctrl-C; the same call resumes from `work`.
     """
-    settings = settings or FitSettings()
     _check_sets(rows, validation)
+    if len(configs) > 1 and any(config.probe == AUTO for config in configs):
+        raise ConfigError("Probe 'auto' chooses among probes by itself; name no other beside it.")
+    if settings and settings.augment and any(config.probe == AUTO for config in configs):
+        raise ConfigError(
+            "Probe 'auto' leaves rows out in turns, and a changed copy would tell of its row; name "
+            "a probe, or learn from rows as they are."
+        )
+    settings, identity = settings or FitSettings(), model.backend.identity
+    if settings.read == "router" and not identity.num_routers:
+        raise ConfigError(
+            f"Model {identity.name!r} shows no routers of a mixture of experts (a dense model has "
+            "none); read its states alone."
+        )
     scope = settings.scope or default_scope(rows.texts, settings.template)
     settings = replace(settings, scope=scope, train=_prefixes_settled(settings.train, scope))
+    _check_depths(model, configs, settings)
     with ExitStack() as opened:
         reader = _Reader(model, work, settings, progress, say, opened)
         training, held_out, space = _examples(reader, *_placed(reader, rows, validation))
         times = 1 if settings.contexts is None else 2
+        learning = _at_depths(settings, training.source.layers)
         told = _told(rows, space, settings.plain(training.targets), held_out, times, say)
-        batch_size = settings.train.rows_a_step(len(training.targets))
-        trained = train(
-            training,
-            held_out,
-            space.task,
-            len(space.names),
-            [config.at_batch(batch_size) for config in configs],
-            settings.train,
-            progress,
-            checkpoint=work / "checkpoint",
-            device=model.backend.device,
-        )
+        trained, chosen = _trained(reader, training, held_out, space, configs, learning)
         facts = _facts(model, rows, validation, training, settings, space)
+        facts |= {"depths": learning.depths}
         facts["data"] |= told
+        facts["shared"] |= chosen
         artefacts = [_artefact(one, held_out, facts, times) for one in trained]
         kept = with_canaries(model, artefacts)
         fitted = [Fitted(*pair) for pair in zip(kept, trained, strict=True)]
@@ -196,6 +213,43 @@ def _check_sets(rows: Rows, validation: Rows | None) -> None:
         raise DataError(
             f"{validation.path} belongs to none of the sets {', '.join(s.name for s in rows.sets)}"
             ", which were judged on different labels; join it as a set of one of these names."
+        )
+
+
+def _trained(
+    reader: _Reader,
+    training: Examples,
+    held_out: Examples,
+    space: LabelSpace,
+    configs: Sequence[ProbeConfig],
+    settings: TrainSettings,
+) -> tuple[list[Trained], dict[str, Any]]:
+    """The probes, and what the card says of their choice."""
+    device = reader.model.backend.device
+    task, num_labels, checkpoint = space.task, len(space.names), reader.work / "checkpoint"
+    if configs[0].probe == AUTO:
+        _check_auto(training)
+        found = choose_probe(
+            *(training, held_out, task, num_labels, settings, configs[0].seed),
+            *(reader.progress, checkpoint, device),
+        )
+        return [found.trained], {"auto": found.facts}
+    rows_a_step = settings.rows_a_step(len(training.targets))
+    every = [config.at_batch(rows_a_step) for config in configs]
+    trained = train(
+        *(training, held_out, task, num_labels, every, settings, reader.progress),
+        checkpoint=checkpoint,
+        device=device,
+    )
+    return trained, {}
+
+
+def _check_auto(training: Examples) -> None:
+    """Refuses what closed forms and neighbours do not know."""
+    if training.weights is not None or training.goals is not None:
+        raise ConfigError(
+            "Probe 'auto' compares probes that know neither weights of sets nor probabilities as "
+            "labels; name a probe."
         )
 
 
@@ -379,10 +433,14 @@ def default_scope(texts: Sequence[Text], template: Template) -> Scope:
         texts: of the rows.
         template: how they are wrapped; a raw text has no turns, and is read as a whole.
     """
+    return scope_of_ends({last_role(text) for text in texts}, template)
+
+
+def scope_of_ends(ends: Collection[Role], template: Template) -> Scope:
+    """The same, of the roles that rows end with."""
     if template == "raw":
         return "all"
-    ends = {text[-1].role if not isinstance(text, str) else "user" for text in texts}
-    return "response" if ends == {"assistant"} else "last-user"
+    return "response" if set(ends) == {"assistant"} else "last-user"
 
 
 def _prefixes_settled(settings: TrainSettings, scope: Scope) -> TrainSettings:
@@ -392,6 +450,40 @@ def _prefixes_settled(settings: TrainSettings, scope: Scope) -> TrainSettings:
     return settings.model_copy(update={"prefixes": "uniform" if scope == "response" else "none"})
 
 
+def _check_depths(
+    model: LanguageModel, configs: Sequence[ProbeConfig], settings: FitSettings
+) -> None:
+    """Refuses depths before any state is extracted, as far as that can be told."""
+    if not (settings.depths or settings.train.depths):
+        return
+    if settings.read == "router":
+        raise ConfigError(
+            "Routers are read behind the last layer, where no text has left; read states alone, or "
+            "give no depths."
+        )
+    for config in configs:
+        check_depths(config.probe)
+    if settings.layers != "auto":
+        layers = _layers(model, settings)
+        counts_of(_at_depths(settings, layers).depths, layers)
+
+
+def _at_depths(settings: FitSettings, layers: Sequence[int]) -> TrainSettings:
+    """How probes are trained that read these layers, with the depths that are asked for.
+
+    Those of `auto` are the highest layers read up to a quarter, half and three quarters of them.
+    """
+    if settings.depths != "auto":
+        depths = settings.depths or settings.train.depths
+    else:
+        wanted = (layers[-1] * part // 4 for part in (1, 2, 3))
+        below = [[layer for layer in layers[:-1] if layer <= depth] for depth in wanted]
+        depths = tuple(sorted({some[-1] for some in below if some}))
+        if not depths:
+            raise ConfigError("No layer is read below the last; read more of them, or no depths.")
+    return settings.train.model_copy(update={"depths": depths})
+
+
 def _scope(settings: FitSettings) -> Scope:
     assert settings.scope is not None  # `fit` has settled it
     return settings.scope
@@ -399,7 +491,12 @@ def _scope(settings: FitSettings) -> Scope:
 
 def _layers(model: LanguageModel, settings: FitSettings) -> tuple[int, ...]:
     assert settings.layers != "auto"  # `_Reader.choosing` has replaced it
-    return settings.layers or all_layers(model)
+    layers = settings.layers or all_layers(model)
+    if settings.read == "states":
+        return layers
+    identity = model.backend.identity
+    first = identity.num_layers + 1
+    return (*layers, *range(first, first + identity.num_routers))
 
 
 def _facts(
@@ -429,7 +526,7 @@ def _facts(
             "validation_sha256": validation.sha256 if validation else None,
             "sets": [_set_facts(one) for one in rows.sets],
         },
-        "shared": settings.train.model_dump() | _contexts_facts(settings),
+        "shared": settings.train.model_dump(exclude={"depths"}) | _contexts_facts(settings),
     }
 
 
@@ -495,14 +592,19 @@ def _artefact(trained: Trained, held_out: Examples, facts: dict[str, Any], times
         seed=config.seed,
         thresholds=thresholds,
         metrics=metrics,
-        training={
-            **facts["shared"],
-            "learning_rate": config.rate,
-            "weight_decay": config.weight_decay,
-            "best_epoch": trained.best_epoch,
-        },
+        training=facts["shared"] | ({"solved": True} if trained.solved else _steps(trained)),
         **rest,
     )
+
+
+def _steps(trained: Trained) -> dict[str, JsonValue]:
+    """How the weights were moved."""
+    config = trained.config
+    return {
+        "learning_rate": config.rate,
+        "weight_decay": config.weight_decay,
+        "best_epoch": trained.best_epoch,
+    }
 
 
 def _can_tell(targets: Shaped[np.ndarray, "row ..."], times: int) -> bool:

@@ -3,9 +3,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+from array import array
 from collections import namedtuple
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file, safe_open
 from torch import Tensor
 
-from pillion.cache import CacheReader, CacheSpec, CacheWriter, Shard, disk
+from pillion.cache import CacheReader, CacheSpec, CacheWriter, Shard, disk, is_of
 from pillion.errors import StateError, StorageError
 
 Usage = namedtuple("Usage", "total used free")
@@ -344,3 +345,29 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path, spec: C
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"Not a directory at .*file"):
         CacheWriter(tmp_path / "file" / "cache", spec)
+
+
+def test_many_rows_are_written_as_few_are_and_need_not_be_parsed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lengths in an array, pieces of two rows: the bytes are those of `json.dumps`."""
+    monkeypatch.setattr("pillion.cache.manifest._PIECE_ROWS", 2)
+    lengths = (3, 300, 0, 5, 1)
+    segments = tuple(((0, n, "user", 0, "content"),) if n else () for n in lengths)
+    known = CacheSpec("key", (1, 3), 2, "float32", lengths, 4096, "user", segments)
+    spec = replace(known, lengths=array("i", lengths))
+    writer = CacheWriter(tmp_path, spec)
+    wanted = json.dumps({"format": 1, "spec": asdict(known)})
+    assert (tmp_path / "spec.json").read_text() == wanted
+    for shard in writer.missing():
+        writer.write(shard, [torch.ones(2, length, 2) for length in shard.lengths])
+    writer.finish()
+    manifest = (tmp_path / "manifest.json").read_text()
+    assert manifest.startswith(wanted[:-1] + ', "shards": [{"file": "shard-00000-')
+    assert json.loads(manifest)["spec"]["lengths"] == list(lengths)
+    with CacheReader(tmp_path) as reader:
+        assert reader.spec == known
+        reader.verify()
+    monkeypatch.setattr("pillion.cache.writer.read_manifest", None)
+    assert CacheWriter(tmp_path, spec).complete
+    assert is_of(tmp_path, "key") and not is_of(tmp_path, "ke") and not is_of(tmp_path / "x", "key")

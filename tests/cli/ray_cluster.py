@@ -14,6 +14,9 @@ import psutil
 from pillion.extract import cache_spec
 
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 200 * 2**20}
+SHARD_BYTES = 4_000_000
+"""Of a few thousand tokens."""
+
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",  # a token would be kept in the home of whoever runs the tests
@@ -34,7 +37,7 @@ def start_cluster() -> Any:
 
 def small_shards(*arguments: Any) -> Any:
     """In place of `cache_spec`: shards of a few thousand tokens."""
-    return replace(cache_spec(*arguments), shard_bytes=4_000_000)
+    return replace(cache_spec(*arguments), shard_bytes=SHARD_BYTES)
 
 
 def wait_until(is_true: Callable[[], bool], seconds: float = 120) -> None:

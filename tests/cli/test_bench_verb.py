@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -270,3 +271,66 @@ def test_names_that_are_not_there_are_refused(refused: Refused, place: Path) -> 
     assert "does not exist" in refused(*words[:-4], "--data-root", place / "no", *words[-2:])
     assert "give one" in refused("bench", "accuracy", "--out", place / "run", "--suite", "x.ini")
     assert not (place / "run").exists()
+
+
+def episodes(run: Run, place: Path, *words: str | Path, locked: bool = False) -> Ran:
+    given = ("--episodes", "3", "--shots", "4,2", "--method", "tfidf", "--method", "gate")
+    return bench(run, place, *given, *words, locked=locked)
+
+
+def test_episodes_give_a_mean_and_an_interval_a_number_of_rows(run: Run, place: Path) -> None:
+    ran = episodes(run, place)
+
+    assert ran.code == 0, ran
+    found = result(place, "mini-mood-episodes-validation")
+    entries = [one for one in found["results"] if one["metric"] == "accuracy"]
+    told = [(one["method"], one["shots"]) for one in entries]
+    assert told == [("gate", 2), ("tfidf", 2), ("gate", 4), ("tfidf", 4)]
+    for one in entries:
+        assert len(one["per_episode"]) == one["episodes"] == 3
+        assert abs(sum(one["per_episode"]) / 3 - one["value"]) < 1e-9
+        assert one["interval"][0] <= one["value"] <= one["interval"][1]
+    gate, tfidf = entries[:2]
+    assert gate["baseline"] == "tfidf" and "baseline" not in tfidf
+    assert abs(gate["difference"] - (gate["value"] - tfidf["value"])) < 1e-9
+    assert "accuracy by rows a label" in ran.out and " ± " in ran.out
+
+
+def test_episodes_that_are_done_are_not_done_again_and_more_are_added(
+    run: Run, place: Path
+) -> None:
+    assert "2 rows a label" in episodes(run, place).err
+    assert "rows a label" not in episodes(run, place).err
+    more = bench(
+        run, place, *("--episodes", "4", "--shots", "2,4", "--method", "tfidf"), locked=False
+    )
+    assert more.code == 0, more
+    found = result(place, "mini-mood-episodes-validation")["results"]
+    assert {one["method"] for one in found} == {"tfidf"}
+    assert len(list((place / "run/cells/mood/tfidf/shots-2").glob("*.json"))) == 4
+
+
+def test_episodes_ask_test_rows_only_where_these_are_locked(run: Run, place: Path) -> None:
+    assert episodes(run, place, locked=True).code == 0
+    found = result(place, "mini-mood-episodes")
+    assert found["split"] == "test" and len(found["reads"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--shots", "2,90"], "has [0-9]+ training rows, and an episode wants 90 of each label"),
+        (["--shots", "2,90", "--ways", "2"], "Only 0 labels have 90 training rows"),
+        (["--shots", "2", "--ways", "9"], "wants 9 labels and there are 3"),
+        (["--shots", "two"], "--shots is 'two'"),
+        (["--shots", "1"], r"numbers of 2 or more"),
+        (["--episodes", "1", "--shots", "2"], "Got 1 episodes"),
+        (["--page", "page.md"], "--page holds tables"),
+    ],
+)
+def test_episodes_that_cannot_be_drawn_are_refused(
+    refused: Refused, place: Path, words: list[str], said: str
+) -> None:
+    given = ("--suite", place / "suite.toml", "--data-root", place, "--out", place / "run")
+    first = [] if "--episodes" in words else ["--episodes", "2"]
+    assert re.search(said, refused("bench", "accuracy", *given, *first, *words))

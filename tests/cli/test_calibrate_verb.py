@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from program import Refused, Run, two_classes, write_rows
 
+from pillion.cli import main
+
 WORDS = ("--model", "fake")
 
 
@@ -123,3 +125,82 @@ def test_it_says_whether_the_calibration_is_kept(run: Run, probe: Path, noisy: P
     assert ran.json["method"] == ("temperature" if better else "none")
     said = "and kept" if better else "not kept"
     assert said in run(*words).out
+
+
+# --- exits
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A probe with depths; not to be changed."""
+    folder = tmp_path_factory.mktemp("deep")
+    rows = write_rows(folder / "rows.jsonl", two_classes(120))
+    words = ["--data", str(rows), *WORDS, "--out", str(folder / "mood"), "--lr", "0.03"]
+    with pytest.raises(SystemExit) as stop:
+        main(["train", *words, "--depths", "auto"])
+    assert stop.value.code == 0
+    return folder / "mood"
+
+
+def test_exits_go_on_the_card_and_predict_goes_by_them_unless_told_not_to(
+    run: Run, deep: Path, tmp_path: Path
+) -> None:
+    held = two_classes(200)
+    for row in held[::10]:  # so that no calibrated probability is 0 or 1
+        row["label"] = "poor" if row["label"] == "fine" else "fine"
+    rows, out = write_rows(tmp_path / "held.jsonl", held), tmp_path / "new"
+    words = ["--probe", deep, "--data", rows, *WORDS, "--exit", "0.05", "--out", out]
+    ran = run("calibrate", *words, "--json")
+    assert ran.code == 0, ran.err
+    card = json.loads((out / "card.json").read_text())
+    assert card["depths"] == [0, 1, 2] and card["exit"] == ran.json["exit"]
+    assert card["exit"]["found"]["differing_at_most"] <= 0.05
+    some = write_rows(tmp_path / "some.jsonl", [{"text": text} for text in ("x", "day", "it 7")])
+    words = ["--probe", out, "--input", some, *WORDS]
+    early, whole = run("predict", *words).lines, run("predict", *words, "--no-exit").lines
+    plain = run("predict", "--probe", deep, "--input", some, *WORDS).lines
+    assert len(early) == len(whole) == 3 and early != whole
+    assert [line["label"] for line in whole] == [line["label"] for line in plain]
+    again = run("calibrate", "--probe", out, "--data", rows, *WORDS)
+    assert "exits were chosen beside other decisions, and are gone" in again.err
+    assert json.loads((out / "card.json").read_text())["exit"] is None
+
+
+def test_the_exits_that_were_chosen_are_told_in_words(run: Run, deep: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "held.jsonl", two_classes(200))
+    words = ["--probe", deep, "--data", rows, *WORDS, "--exit", "0.05", "--out", tmp_path / "new"]
+    ran = run("calibrate", *words)
+    assert "of the decisions differ (at most 0.0" in ran.out
+    assert "texts leave at layers: " in ran.out
+
+
+def test_exits_that_cannot_be_had_are_refused(
+    refused: Refused, probe: Path, deep: Path, noisy: Path
+) -> None:
+    words = ["--data", noisy, *WORDS]
+    said = refused("calibrate", "--probe", probe, *words, "--exit", "0.05")
+    assert "has no read-outs at depths" in said
+    said = refused("calibrate", "--probe", deep, *words, "--exit", "0.01")
+    assert "takes 299 rows to show, got 100" in said
+    said = refused("calibrate", "--probe", deep, *words, "--patience", "2")
+    assert "--patience is a rule of exits" in said
+    said = refused("calibrate", "--probe", deep, *words, "--exit", "0.05", "--coverage", "0.9")
+    assert "at full depth alone" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--depths", "3"], "rising and below its last (3)"),
+        (["--depths", "9"], "--depths has '9'; this model has layers 0 to 3"),
+        (["--depths", "1", "--layers", "0,2,3"], "give layers that the probe reads"),
+        (["--depths", "auto", "--probe", "mean"], "'mean' has no read-outs at depths"),
+        (["--depths", "auto", "--layers", "3"], "No layer is read below the last"),
+    ],
+)
+def test_depths_that_cannot_be_had_are_refused_before_states_are_extracted(
+    refused: Refused, data: Path, tmp_path: Path, words: list[str], sentence: str
+) -> None:
+    out = tmp_path / "out"
+    assert sentence in refused("train", "--data", data, *WORDS, "--out", out, *words)
+    assert not out.exists()

@@ -32,9 +32,27 @@ def test_json_is_the_same_study_and_a_gate_adds_its_weights(
     plain, with_gate = run(*words).json, run(*words, "--probe", probe).json
 
     assert plain["data"][0]["num_rows"] == 30
-    assert [row["weight"] for row in plain["results"]] == [None] * 4
+    own = ("weight", "entropy")
+    assert {row[name] for row in plain["results"] for name in own} == {None}
     assert abs(sum(row["weight"] for row in with_gate["results"]) - 1) < 1e-4
-    assert [{**row, "weight": None} for row in with_gate["results"]] == plain["results"]
+    assert all(0 < row["entropy"] <= 1 for row in with_gate["results"])
+    bare = [{**row, **dict.fromkeys(own)} for row in with_gate["results"]]
+    assert bare == plain["results"]
+
+
+def test_a_gate_adds_its_choices_of_one_layer(run: Run, data: Path, probe: Path) -> None:
+    words = ["layers", "--data", data, "--model", "fake"]
+    study = run(*words, "--probe", probe, "--json").json
+    rows, single = study["results"], study["single"]
+
+    assert rows[single["by_weight"]["layer"]]["weight"] == max(row["weight"] for row in rows)
+    assert rows[single["by_entropy"]["layer"]]["entropy"] == min(row["entropy"] for row in rows)
+    lost = study["single"]["lost_by_weight"]["value"]
+    assert abs(lost - (single["by_sweep"]["score"] - single["by_weight"]["score"])) < 1e-6
+    shown, bare = run(*words, "--probe", probe), run(*words)
+    assert f"{single['by_weight']['layer']} by the gate's weight (" in shown.out
+    assert "the gate's" not in bare.out
+    assert max(map(len, shown.out.splitlines())) <= 80
 
 
 def test_train_reads_the_layers_that_were_chosen(run: Run, data: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -14,10 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 from program import Ran, Run, write_rows
 from ray_cluster import (
     NODE,
+    SHARD_BYTES,
     contents,
     kill_in_the_middle,
     shards_in,
@@ -26,8 +31,10 @@ from ray_cluster import (
     wait_until,
 )
 
+from pillion.cache import CacheReader
 from pillion.cluster import Crew, Tally
 from pillion.cluster.worker import Done
+from pillion.extract.makers import TOLERANCES
 from tiny_models import tiny_model, tiny_tokenizer
 
 pytestmark = [
@@ -78,7 +85,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both kinds of run cut the cache into many shards."""
     monkeypatch.setattr("pillion.extract.fill.cache_spec", small_shards)
-    monkeypatch.setattr("pillion.extract.cache_spec", small_shards)  # what --ray asks for
+    monkeypatch.setattr("pillion.cluster.tokens.SHARD_BYTES", SHARD_BYTES)  # what --ray asks for
 
 
 def extract(texts: Path, model: Path | str, out: Path) -> tuple[str | Path, ...]:
@@ -86,17 +93,24 @@ def extract(texts: Path, model: Path | str, out: Path) -> tuple[str | Path, ...]
     return (*words, "--out", out, "--json")
 
 
-@pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory, texts: Path, model: Path) -> Path:
-    """What the same command leaves without a cluster."""
+def made_here(texts: Path, model: Path, folder: Path, threads: int) -> Path:
+    """What the same command leaves without a cluster, from a process of so many threads."""
     from pillion.cli import main
 
-    folder = tmp_path_factory.mktemp("local") / "out"
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
         patch.setattr("pillion.extract.fill.cache_spec", small_shards)
         main([str(word) for word in extract(texts, model, folder)])
+    torch.set_num_threads(before)
     assert stop.value.code == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory, texts: Path, model: Path) -> Path:
+    """Of one thread, as workers have: on one kind of processor the same bytes."""
+    return made_here(texts, model, tmp_path_factory.mktemp("local") / "out", threads=1)
 
 
 @pytest.fixture
@@ -113,8 +127,6 @@ def at_work(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         workers.add(done.worker)
         add(tally, done)
 
-    # Texts for both to tokenise, which is where they load them.
-    monkeypatch.setattr("pillion.cluster.encode.UNIT_TEXTS", 50)
     monkeypatch.setattr(Crew, "_wait", wait_for_both)
     monkeypatch.setattr(Tally, "add", note)
     return workers
@@ -150,6 +162,22 @@ def test_a_node_that_is_killed_in_the_middle_loses_nothing_and_repeats_nothing(
     assert len(ran.json["workers"]) == 2
     assert tokens_by_workers(ran) == ran.json["tokens"]
     assert contents(out) == contents(local)
+
+
+def test_another_number_of_threads_rounds_otherwise_at_most(
+    run: Run, cluster: Any, texts: Path, model: Path, tmp_path: Path, shards: None
+) -> None:
+    """On some processors bytes were not equal, which a local run of more threads told."""
+    ran = run(*extract(texts, model, tmp_path / "there"), "--ray", cluster.address)
+    assert ran.code == 0, ran.err
+    here = made_here(texts, model, tmp_path / "here", threads=2)
+    assert shards_in(here) == shards_in(tmp_path / "there")
+    with CacheReader(here / "train") as one, CacheReader(tmp_path / "there" / "train") as other:
+        assert one.spec == other.spec
+        for row in range(len(one)):
+            first, second = one.read(row).float(), other.read(row).float()
+            far = (first - second).norm(dim=-1) / first.norm(dim=-1)
+            assert not len(far) or float(far.max()) <= TOLERANCES["float32"]
 
 
 def test_a_driver_that_is_killed_is_finished_by_the_same_command(
@@ -261,9 +289,42 @@ def test_predicted_lines_are_those_of_one_machine(
     ]
 
 
+def test_a_killed_driver_leaves_lines_that_nobody_scores_again(
+    run: Run, cluster: Any, probe: Path, tmp_path: Path
+) -> None:
+    letters = random.Random(2)
+    rows = ["".join(letters.choices("abcdefgh ", k=400)) + "x" for _ in range(9000)]
+    (tmp_path / "rows").mkdir()
+    for place in range(3):
+        table = pa.table({"text": rows[3000 * place : 3000 * (place + 1)]})
+        pq.write_table(table, tmp_path / "rows" / f"{place}.parquet", row_group_size=700)
+    out, work = tmp_path / "lines.jsonl", tmp_path / ".lines.jsonl.work"
+    command = [*map(str, predict(probe, tmp_path / "rows", out)), "--ray", cluster.address]
+    program = [sys.executable, __file__, *command]
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    driver = subprocess.Popen(program, env=os.environ | paths, stderr=subprocess.DEVNULL)
+    wait_until(lambda: len(list(work.glob("slice-*"))) >= 3)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    kept = [path.read_text("utf-8").splitlines() for path in work.glob("slice-*.jsonl")]
+    kept_tokens = sum(json.loads(lines[0])["tokens"] for lines in kept)
+    kept_rows = sum(len(lines) - 1 for lines in kept)
+    assert not out.exists() and 0 < kept_rows < len(rows)
+    ran = run(*command)
+    assert ran.code == 0, ran.err
+    told = re.findall(r"Worker \S+: ([\d,]+) tokens,", ran.err)
+    did = sum(int(number.replace(",", "")) for number in told)
+    # All rows have as many tokens: those that were left, and not one more.
+    assert did * kept_rows == kept_tokens * (len(rows) - kept_rows)
+    here = tmp_path / "here.jsonl"
+    assert run(*predict(probe, tmp_path / "rows", here)).code == 0
+    assert out.read_bytes() == here.read_bytes()
+    assert not work.exists()
+
+
 if __name__ == "__main__":
-    import pillion.extract
+    import pillion.cluster.tokens
     from pillion.cli import main
 
-    setattr(pillion.extract, "cache_spec", small_shards)  # noqa: B010
+    vars(pillion.cluster.tokens)["SHARD_BYTES"] = SHARD_BYTES
     main(sys.argv[1:])

@@ -259,3 +259,28 @@ def test_changed_copies_are_named_on_the_card(
     assert Artefact.load(tmp_path / "mood").card.training["augment"] == ["case", "padding"]
     words = ("train", "--data", data, "--model", "fake", "--out", tmp_path / "other")
     assert "Unknown change of texts 'cases'" in refused(*words, "--augment", "cases")
+
+
+def test_auto_saves_the_probe_that_it_chose_and_says_by_what(
+    run: Run, tmp_path: Path, data: Path
+) -> None:
+    words = ("train", "--data", data, "--model", "fake", "--probe", "auto", "--epochs", "1")
+    ran = run(*words, "--out", tmp_path / "mood")
+    assert ran.code == 0, ran
+    card = Artefact.load(tmp_path / "mood").card
+    told = card.training["auto"]
+    assert isinstance(told, dict) and told["chosen"] == card.probe == "concat"
+    assert set(told["tried"]) == {"concat", "gate", "gates"}  # pyright: ignore[reportArgumentType]
+    assert card.training["solved"] is True and "learning_rate" not in card.training
+    assert "in closed form  validation:" in ran.out
+    assert "chosen by auprc of 40 rows, left out in turns: concat 1.000, gate" in ran.out
+    said = run("predict", "--probe", tmp_path / "mood", "--text", "good 3", "--model", "fake")
+    assert said.lines[0]["label"] in {"fine", "poor"}
+    assert train(run, data, tmp_path / "again", "--probe", "auto")["best_epoch"] is None
+
+
+def test_auto_stands_alone(refused: Refused, tmp_path: Path, data: Path) -> None:
+    words = ("train", "--data", data, "--model", "fake", "--out", tmp_path / "p", "--probe", "auto")
+    assert "name no other beside it" in refused(*words, "--probe", "gate")
+    for more in (("--heads", "2"), ("--lr", "0.1"), ("--set", "members=2")):
+        assert "'auto' chooses among probes" in refused(*words, *more)

@@ -25,9 +25,9 @@ from pillion.labelling import (
     ServerJudge,
     label_texts,
 )
+from pillion.policies import Judge as Server
 from pillion.probe import Artefact
 from pillion.runtime import LanguageModel
-from pillion.serve.policy import Judge as Server
 from pillion.serve.upstream import UpstreamError, read_probability
 from pillion.train import ProbeConfig, TrainSettings
 from tiny_models import tiny_tokenizer

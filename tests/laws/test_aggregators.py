@@ -23,7 +23,7 @@ from pillion.metrics import evaluate
 from pillion.probe import AGGREGATORS, Network, build, make_settings
 from pillion.probe.gate import Gate
 from pillion.probe.mha import Mha
-from pillion.probe.network import Fold, State, inverse_rms, join, pick
+from pillion.probe.network import Fold, State, first_layers, inverse_rms, join, pick
 from pillion.probe.task import TASKS, loss, num_outputs, probabilities
 from pillion.probe.vote import Vote
 from tiny_models import SMALL
@@ -264,14 +264,17 @@ def test_gates_poolings_and_mean_attention_are_additive_and_perceptrons_are_not(
         other.contributions(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, dtype=torch.bool))
 
 
-def test_layer_weights_of_a_gate_sum_to_one_in_every_row(generator: torch.Generator) -> None:
+def test_weights_of_a_gate_sum_to_one_in_every_row(generator: torch.Generator) -> None:
     network, hidden = make(("gate", {"num_heads": 2})), states(generator)
     mask = mask_of(LENGTHS, TOKENS, "right")
-    weights = network.layer_weights(tapped([network], hidden), mask)
+    of_tokens, of_layers = network.attention(tapped([network], hidden), mask)
 
-    assert weights.shape == (LAYERS, len(LENGTHS))
-    torch.testing.assert_close(weights.sum(0), torch.ones(len(LENGTHS)))
-    assert weights.std() > 0.01
+    assert of_layers.shape == (LAYERS, len(LENGTHS), 2)
+    torch.testing.assert_close(of_layers.sum(0), torch.ones(len(LENGTHS), 2))
+    has_tokens = mask.any(1)[None, :, None].expand(LAYERS, -1, 2).float()
+    torch.testing.assert_close(of_tokens.sum(2), has_tokens)
+    assert not of_tokens[:, ~mask].any()
+    assert of_layers.std() > 0.01
 
 
 # --- prefixes
@@ -329,6 +332,68 @@ def test_every_prefix_teaches_the_weights_what_its_tokens_alone_would(
     one_by_one = [network.votes(hidden[:, :, :end], mask[:, :end]) for end in ENDS]
     wanted = gradient(torch.stack(one_by_one, dim=2))
     assert_equal(gradient(network.prefix_votes(hidden, mask, ENDS)), wanted, 1e-4)
+
+
+# --- depths
+
+DEPTHS = (1, 2, LAYERS)
+GATES = [variant for variant in VARIANTS if AGGREGATORS[variant[0]].network.depths]
+
+
+def first(network: Network, num_layers: int) -> Network:
+    """A network of the same weights that reads the first layers and no others."""
+    shape = Shape(num_layers, DIM, network.shape.num_outputs)
+    short = type(network)(shape, network.settings)  # type: ignore[call-arg]
+    own = network.state_dict()
+    short.load_state_dict(own | {"token_score": own["token_score"][:num_layers]})
+    return short.eval()
+
+
+@pytest.mark.parametrize("variant", GATES, ids=_ids)
+@each_output
+@each_side
+def test_votes_of_a_depth_are_those_of_its_layers_alone_and_what_the_fold_then_gives(
+    variant: Any, outputs: int, side: str, generator: torch.Generator
+) -> None:
+    network = make(variant, outputs)
+    hidden = padded(rows_of(states(generator)), TOKENS, side, 1e4)
+    mask = mask_of(LENGTHS, TOKENS, side)
+    found = network.depth_votes(hidden, mask, DEPTHS, inverse_rms(hidden))
+    fold = fold_of(network)
+    state = fold.summarise(tapped([network], hidden), mask)
+
+    for place, depth in enumerate(DEPTHS):
+        wanted = first(network, depth).votes(hidden[:depth], mask)
+        assert_equal(found[:, :, place], wanted)
+        assert_equal(fold.finish(first_layers(state, depth)), wanted.mean(0))
+    assert distance(found[:, :, 0], found[:, :, -1]) > 0.01
+
+
+@pytest.mark.parametrize("variant", GATES, ids=_ids)
+def test_every_depth_teaches_the_weights_what_its_layers_alone_would(
+    variant: Any, generator: torch.Generator
+) -> None:
+    network, hidden = make(variant), states(generator)
+    mask = mask_of(LENGTHS, TOKENS, "right")
+    network.depth_votes(hidden, mask, [2]).square().sum().backward()
+    short = first(network, 2)
+    short.votes(hidden[:2], mask).square().sum().backward()
+
+    for name, parameter in short.named_parameters():
+        grad = network.get_parameter(name).grad
+        assert grad is not None and parameter.grad is not None
+        if name == "token_score":
+            assert not grad[2:].any()  # a deeper layer has no say
+            grad = grad[:2]
+        assert_equal(grad, parameter.grad, 1e-4)
+
+
+@each_name
+def test_a_network_without_depths_says_so(name: str) -> None:
+    network = make((name, SMALL.get(name, {})))
+    if not network.depths:
+        with pytest.raises(NotImplementedError, match="nothing of its first layers alone"):
+            network.depth_votes(torch.zeros(LAYERS, 1, 1, DIM), torch.ones(1, 1).bool(), [1])
 
 
 # --- padding

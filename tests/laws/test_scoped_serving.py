@@ -30,6 +30,7 @@ from pillion.runtime import (
 from pillion.runtime import TokenEvent as Token
 from pillion.runtime.classifier import Classifier
 from pillion.sidecache import PagedGroup
+from pillion.sidecache.pages import Pages
 from talks import continued, talks
 from tiny_models import distance, full_states, make_artefact, offline, probs_of, tiny_model
 
@@ -228,21 +229,21 @@ def test_an_engine_that_kept_no_pages_of_answers_would_be_seen(
 ) -> None:
     """The control: a prompt that goes on from an answer asks for what was not kept."""
     probe = make_artefact("p", backend.identity, template="chat", scope="assistant")
-    whole = PagedGroup.take_each
+    whole = PagedGroup.plan
 
     def forget(*_: Any) -> None:
         pass
 
-    def forgetful(self: PagedGroup, rows: Any, chunks: Any, pages: Any, scripts: Any) -> Any:
+    def forgetful(self: PagedGroup, going: Any) -> Any:
         with monkeypatch.context() as patch:
-            patch.setattr(PagedGroup, "_close", forget)
-            return whole(self, rows, chunks, pages, scripts)
+            patch.setattr(Pages, "close", forget)
+            return whole(self, going)
 
     async def work(engine: ContinuousEngine) -> Any:
         later = going_on(backend, 0, await answer(engine, backend.encode_chat(TALKS[0]), 20))
         return later, await answer(engine, later)
 
-    monkeypatch.setattr(PagedGroup, "take_each", forgetful)
+    monkeypatch.setattr(PagedGroup, "plan", forgetful)
     later, events = serve(backend, [probe], sizes(4), work, own_pass=True)
     check(backend, [probe], later, events)
 

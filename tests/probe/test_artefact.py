@@ -560,3 +560,80 @@ def test_another_shape_is_never_allowed(change: dict[str, Any], words: str) -> N
     other = replace(MODEL, dtype="bfloat16", **change)
     with warnings.catch_warnings(), pytest.raises(MismatchError, match=words):
         artefact().check(other, allow_mismatch=True)
+
+
+# --- depths and exits
+
+READ = {"depth": 1, "bands": ((0.1, 0.9),)}
+CONFORMAL = {"method": "lac", "coverage": 0.9, "limit": 0.2}
+EXIT = {"reads": (READ,), "found": {"differing": 0.004}}
+
+
+def test_depths_and_exits_lie_on_the_card_and_come_back(tmp_path: Path) -> None:
+    saved = artefact(depths=(1,), exit=EXIT)
+    saved.save(tmp_path / "deep")
+    card = Artefact.load(tmp_path / "deep").card
+    assert card == saved.card
+    assert card.depths == (1,) and card.exit is not None and card.exit.depths == (1,)
+    assert card.num_layers_to(1) == 1 and card.num_layers_to(4) == 2
+
+
+def test_a_card_from_before_there_were_depths_has_none(folder: Path) -> None:
+    card = json.loads((folder / "card.json").read_text())
+    del card["depths"], card["exit"]
+    (folder / "card.json").write_text(json.dumps(card))
+    loaded = Artefact.load(folder)
+    assert loaded.card.depths == () and loaded.card.exit is None
+    assert loaded.whole is loaded
+
+
+def test_the_whole_of_a_probe_with_exits_is_the_probe_without_them() -> None:
+    probe = artefact(depths=(1,), exit=EXIT)
+    assert probe.whole.card == artefact(depths=(1,)).card
+    assert probe.whole is probe.whole and probe.whole.network is probe.network
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"depths": (4,)}, "depths [4] are not rising layers below the last it reads"),
+        ({"depths": (2,)}, "depths [2] are not rising"),
+        ({"depths": (1, 1)}, "depths [1, 1] are not rising"),
+        ({"exit": EXIT}, "depths [1] are not rising ones of the probe's []"),
+        ({"depths": (1,), "exit": {**EXIT, "reads": ()}}, "exit.reads"),
+        ({"depths": (1,), "exit": {**EXIT, "patience": 1}}, "exit.patience is 1"),
+        (
+            {"depths": (1,), "exit": {**EXIT, "reads": ({**READ, "bands": ()},)}},
+            "0 bands of depth 1 for 1 outputs",
+        ),
+        (
+            {"depths": (1,), "exit": {**EXIT, "reads": ({**READ, "bands": ((0.9, 0.1),)},)}},
+            "from low to high",
+        ),
+        (
+            {"depths": (1,), "exit": EXIT, "conformal": CONFORMAL},
+            "sets of labels keep their promise at full depth alone",
+        ),
+    ],
+)
+def test_a_card_whose_exits_do_not_fit_is_refused(facts: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        artefact(**facts)
+    assert words in str(caught.value)
+
+
+def test_a_probe_without_read_outs_at_depths_has_none_on_its_card() -> None:
+    network = build("mean", Shape(2, 6, 1))
+    with pytest.raises(ConfigError, match="probe 'mean' has no read-outs at depths"):
+        Artefact.of("mean", network, **{**FACTS, "probe": "mean", "depths": (1,)})
+
+
+def test_calibration_of_a_depth_is_its_own() -> None:
+    half = {"method": "platt", "scales": (0.5,), "offsets": (3.0,)}
+    exit = {**EXIT, "reads": ({**READ, "calibration": half},)}
+    probe, logits = artefact(depths=(1,), exit=exit), torch.tensor([[2.0]])
+    assert probe.probabilities_at(0, logits).item() == pytest.approx(1 / (1 + 2.718282**-4))
+    assert probe.probabilities(logits).item() == pytest.approx(1 / (1 + 2.718282**-2))
+    wrong = {**half, "scales": (0.5, 0.5)}
+    with pytest.raises(ConfigError, match="2 scales and 1 offsets of depth 1 do not fit"):
+        artefact(depths=(1,), exit={**EXIT, "reads": ({**READ, "calibration": wrong},)})

@@ -14,8 +14,8 @@ from pillion.backends.fake import FakeBackend
 from pillion.errors import RunError, StateError
 from pillion.runtime import LanguageModel
 from pillion.runtime.classifier import Classifier
-from pillion.runtime.pieces import Pieces
-from tiny_models import make_artefact
+from pillion.runtime.pieces import FIRST_TOKENS, Pieces
+from tiny_models import make_artefact, random_ids
 
 TEXTS = ["A short one.", "b", "A much longer one, of many more words than the others."]
 
@@ -95,3 +95,19 @@ def test_who_has_gone_does_not_keep_others_from_their_answer() -> None:
         assert len(await calls[2]) == 3
 
     asyncio.run(ask())
+
+
+def test_a_row_that_runs_in_pieces_is_read_whole_and_others_leave_early() -> None:
+    """Pieces of a row go through all layers one after the other: it cannot leave half-way."""
+    backend = FakeBackend()
+    probe = make_artefact("p", backend.identity)
+    read = {"depth": 1, "bands": ((0.5, 0.5),)}
+    leaving = probe.revised(depths=(1,), exit={"reads": (read,), "found": {}})
+    rows = [random_ids(FIRST_TOKENS + 40), random_ids(9, 1)]
+    pieces = Pieces(backend, nullcontext, step_seconds=lambda: 1.0)
+    found = asyncio.run(Classifier(pieces).classify(rows, [leaving]))
+    model = LanguageModel(backend)
+    whole, early = model.score_rows(rows, [probe]), model.score_rows(rows, [leaving])
+    for got, want in zip(found, (whole[0], early[1]), strict=True):
+        assert abs(got["p"].probs["yes"] - want["p"].probs["yes"]) < 1e-5
+    assert abs(whole[1]["p"].probs["yes"] - early[1]["p"].probs["yes"]) > 1e-3

@@ -38,10 +38,14 @@ class Counting(PlainEngine):
             yield event
 
     async def classify(
-        self, rows: Sequence[Sequence[int]], probes: Sequence[str] | None = None, owner: str = ""
+        self,
+        rows: Sequence[Sequence[int]],
+        probes: Sequence[str] | None = None,
+        owner: str = "",
+        whole: bool = False,
     ) -> list[dict[str, Any]]:
         self.texts.extend(rows)
-        return await super().classify(rows, probes, owner)
+        return await super().classify(rows, probes, owner, whole)
 
 
 def trained(name: str, scope: Scope, seed: int) -> Artefact:

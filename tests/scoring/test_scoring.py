@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pillion.backends import Backend
 from pillion.backends.fake import FakeBackend
 from pillion.core.lines import as_line, json_line
 from pillion.errors import Interrupted, StorageError
 from pillion.runtime import LanguageModel
-from pillion.scoring import LineStore, Scored, ScoreJob, Unit, cut, score, score_here
+from pillion.scoring import LineStore, ScoreJob, cut, score
 from tiny_models import make_artefact
 
 LENGTHS = [5, 300, 0, 41, 41, 7, 120, 0, 500, 64, 33, 2, 41]
@@ -36,7 +37,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def lines_of(job: ScoreJob, rows: list[list[int]], folder: Path | None = None) -> list[str | None]:
     backend = FakeBackend()
-    return score(score_here(backend), job, backend.identity, rows, LineStore(folder))
+    return score(backend, job, rows, LineStore(folder))
 
 
 def test_lines_are_those_of_all_rows_scored_at_once(
@@ -71,30 +72,34 @@ def test_names_change_with_rows_model_and_probes(
 
 
 def test_kept_shards_are_not_scored_again(
-    job: ScoreJob, rows: list[list[int]], small: None, tmp_path: Path
+    job: ScoreJob,
+    rows: list[list[int]],
+    small: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = lines_of(job, rows, tmp_path / "work")
-    kept = sorted((tmp_path / "work").iterdir())
+    kept = sorted((tmp_path / "work").glob("shard-*"))
     kept[0].unlink()
     kept[1].write_text(kept[1].read_text()[:-1])  # not whole: its last line has no end
-    asked: list[str] = []
+    scored: list[int] = []
+    lines = ScoreJob.lines
 
-    def counted(
-        job: ScoreJob, units: list[Unit], tell: Callable[[int], object]
-    ) -> Iterator[Scored]:
-        asked.extend(shard.name for shard, _ in units)
-        yield from score_here(FakeBackend())(job, units, tell)
+    def counted(job: ScoreJob, backend: Backend, rows: list[list[int]], *more: Any) -> list[str]:
+        scored.append(len(rows))
+        return lines(job, backend, rows, *more)
 
-    again = score(counted, job, FakeBackend().identity, rows, LineStore(tmp_path / "work"))
-    assert again == whole
-    assert asked == [path.name for path in kept[:2]]
+    monkeypatch.setattr(ScoreJob, "lines", counted)
+    assert lines_of(job, rows, tmp_path / "work") == whole
+    shards = {shard.name: shard for shard in cut(rows, job.key(FakeBackend().identity))}
+    assert scored == [len(shards[path.name].row_ids) for path in kept[:2]]
 
 
 def test_progress_counts_what_is_kept_as_done(
     job: ScoreJob, rows: list[list[int]], small: None, tmp_path: Path
 ) -> None:
     lines_of(job, rows, tmp_path / "work")
-    next((tmp_path / "work").iterdir()).unlink()
+    next((tmp_path / "work").glob("shard-*")).unlink()
     done: list[int] = []
 
     def note(stage: str, done_tokens: int, total_tokens: int, metric: float | None = None) -> None:
@@ -102,29 +107,28 @@ def test_progress_counts_what_is_kept_as_done(
         done.append(done_tokens)
 
     store = LineStore(tmp_path / "work")
-    score(score_here(FakeBackend()), job, FakeBackend().identity, rows, store, note)
+    score(FakeBackend(), job, rows, store, note)
     assert done == sorted(done) and done[0] > sum(LENGTHS) / 3 and done[-1] == sum(LENGTHS)
 
 
 def test_an_interrupted_run_says_how_it_is_finished(
-    job: ScoreJob, rows: list[list[int]], tmp_path: Path
+    job: ScoreJob, rows: list[list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(*_: object) -> Iterator[Scored]:
+    def stopped(*_: object) -> list[str]:
         raise KeyboardInterrupt
-        yield
 
-    identity = FakeBackend().identity
+    monkeypatch.setattr(ScoreJob, "lines", stopped)
     with pytest.raises(Interrupted, match="run the same command again"):
-        score(stopped, job, identity, rows, LineStore(tmp_path / "work"))
+        score(FakeBackend(), job, rows, LineStore(tmp_path / "work"))
     with pytest.raises(Interrupted, match="nothing is kept"):
-        score(stopped, job, identity, rows, LineStore(None))
+        score(FakeBackend(), job, rows, LineStore(None))
 
 
 def test_a_place_that_cannot_be_written_is_named(
     job: ScoreJob, rows: list[list[int]], tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="run the same command again"):
+    with pytest.raises(StorageError, match="Not a directory at "):
         lines_of(job, rows, tmp_path / "file" / "work")
 
 
@@ -132,3 +136,21 @@ def test_names_of_shards_tell_where_rows_end() -> None:
     """The same tokens cut into other rows have other verdicts; they had one name."""
     names = [cut(rows, "key")[0].name for rows in ([[1, 2], [3]], [[1], [2, 3]], [[1, 2, 3]])]
     assert len(set(names)) == 3
+
+
+def test_rows_are_batched_with_those_of_their_block_of_a_file_alone(
+    job: ScoreJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that whoever reads a piece of a file makes the batches that all others make."""
+    monkeypatch.setattr("pillion.scoring.shards.BLOCK_ROWS", 4)
+    rows = [[1] * length for length in (3, 1, 2, 9, 5, 7, 4, 0, 8, 6)]
+    scored: list[list[int]] = []
+
+    def noted(_: ScoreJob, backend: Backend, rows: list[list[int]], *more: Any) -> list[str]:
+        scored.append([len(row) for row in rows])
+        return ["{}"] * len(rows)
+
+    monkeypatch.setattr(ScoreJob, "lines", noted)
+    lines = score(FakeBackend(), job, rows, LineStore(None), counts=[6, 4])
+    assert scored == [[3, 1, 2, 9], [5, 7], [4, 8, 6]]
+    assert [row for row, line in enumerate(lines) if line is None] == [7]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -21,12 +23,12 @@ from pillion.select import (
     choose_layers,
     identify,
     layer_sets,
-    recommend,
     sample,
     smallest_good,
     study_layers,
 )
-from pillion.select.weights import learned_weights
+from pillion.select.rules import by_entropy, by_silhouette, by_weight
+from pillion.select.weights import UNREAD, Attention, entropy, learned_attention
 
 LAYERS, ROWS, DIM = 12, 120, 8
 
@@ -63,13 +65,13 @@ def test_the_study_shows_which_layers_hold_anything(generator: torch.Generator) 
 
     assert sorted(sorted(range(LAYERS), key=scores.__getitem__)[-2:]) == [3, 9]
     assert {one.layer for one in rows if one.inflection} >= {3, 9}
-    assert recommend(rows) in (3, 9)
+    assert by_silhouette(rows) in (3, 9)
 
 
 def test_the_recommended_layer_is_the_highest_bend_else_the_highest_layer() -> None:
-    assert recommend([row(0, 0.9), row(1, 0.1, True), row(2, 0.3, True), row(3, 0.5)]) == 2
-    assert recommend([row(0, -0.2), row(1, -0.1), row(2, -0.3)]) == 1
-    assert recommend([row(0, None), row(1, None)]) is None
+    assert by_silhouette([row(0, 0.9), row(1, 0.1, True), row(2, 0.3, True), row(3, 0.5)]) == 2
+    assert by_silhouette([row(0, -0.2), row(1, -0.1), row(2, -0.3)]) == 1
+    assert by_silhouette([row(0, None), row(1, None)]) is None
 
 
 def test_the_smallest_set_that_loses_half_a_point_at_most_is_taken() -> None:
@@ -105,7 +107,7 @@ def test_one_row_a_class_leaves_silhouettes_undefined_and_nothing_fails() -> Non
     rows = study_layers(states, Targets(np.arange(4), "multiclass", 4), range(3))
 
     assert all(one.silhouette is None and one.relative_change is None for one in rows)
-    assert recommend(rows) is None
+    assert by_silhouette(rows) is None
 
 
 @pytest.mark.parametrize("pool", ["mean", "mean-rms", "last"])
@@ -131,7 +133,9 @@ def test_a_whole_identification_is_the_same_again_and_auto_is_its_set() -> None:
 
     assert found.rows == again.rows and found.sets == again.sets
     assert found.auto == choose_layers(backend, tokens, targets)
-    assert found.lost is not None and found.lost >= 0
+    lost = found.lost["silhouette"]
+    assert lost is not None and lost.estimate >= 0
+    assert found.lost["weight"] is None and found.picked["weight"] is None
     assert [cost.state_bytes_a_token for cost in found.costs] == [64, 128, 256]
     assert [cost.blocks_share for cost in found.costs][-1] == 1
     assert all(cost.milliseconds > 0 for cost in found.costs)
@@ -144,7 +148,7 @@ def test_rows_are_drawn_in_the_same_random_order_every_time() -> None:
     assert sample(50, 50).tolist() != list(range(50))
 
 
-def test_a_layers_weight_is_the_mean_over_the_heads_of_a_gate() -> None:
+def test_what_a_gate_attends_to_is_the_mean_over_its_heads() -> None:
     """Of the first head alone, what the others read would be called unread."""
     backend = FakeBackend()
     network = build("gate", Shape(4, backend.identity.dim, 1), make_settings("gate", num_heads=3))
@@ -155,9 +159,9 @@ def test_a_layers_weight_is_the_mean_over_the_heads_of_a_gate() -> None:
         "g", network, model=backend.identity, training={}, metrics={}, scope="all", **facts
     )
     rows = [backend.encode(text, "raw") for text in ("a word", "another, longer one")]
-    found = list(learned_weights(backend, gate, rows).values())
-    wanted = torch.zeros(4, 3)
-    for ids in rows:
+    found = list(learned_attention(backend, gate, [*rows, rows[0][:1]]).values())
+    wanted, spread = torch.zeros(4, 3), torch.zeros(4, 3)
+    for ids in [*rows, rows[0][:1]]:
         hidden = LiveSource(backend, [ids], (0, 1, 2, 3)).read_batch([0])[0]
         mask = torch.ones(1, len(ids), dtype=torch.bool)
         tap = network.tap()
@@ -169,7 +173,37 @@ def test_a_layers_weight_is_the_mean_over_the_heads_of_a_gate() -> None:
         columns = torch.einsum("lbtd,ldk->lbtk", values, tap.per_layer)
         shared = values @ tap.shared
         both = torch.cat([columns, shared], -1)[..., : 2 * network.num_heads]
-        wanted += network._weights(both, mask)[1][:, 0]
-    wanted /= len(rows)
+        tokens, by_layer = network._weights(both, mask)
+        wanted += by_layer[:, 0]
+        if len(ids) > 1:
+            spread -= (tokens * tokens.log()).sum(2)[:, 0] / math.log(len(ids)) / len(rows)
+    wanted /= len(rows) + 1
     assert (wanted.max(1).values - wanted.min(1).values).max() > 1e-3
-    torch.testing.assert_close(torch.tensor(found), wanted.mean(1), atol=1e-4, rtol=1e-3)
+    assert (spread.max(1).values - spread.min(1).values).max() > 1e-4
+    for name, values in (("weight", wanted), ("entropy", spread)):
+        got = torch.tensor([getattr(one, name) for one in found])
+        torch.testing.assert_close(got, values.mean(1), atol=1e-4, rtol=1e-3)
+
+
+def test_entropy_is_one_of_equal_weights_none_of_a_single_token_and_of_short_rows_unknown() -> None:
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0]]).bool()
+    weights = torch.zeros(1, 3, 4, 1)
+    weights[0, 0, :3], weights[0, 1, 0], weights[0, 2, 0] = 1 / 3, 1, 1
+    torch.testing.assert_close(entropy(weights, mask), torch.tensor([[1.0, 0.0]]))
+
+
+def test_a_gate_picks_what_it_counts_most_and_where_it_reads_the_fewest_tokens() -> None:
+    rows = [
+        replace(row(0, 0.9), weight=0.2, entropy=0.9),
+        replace(row(1, 0.1), weight=0.5, entropy=0.8),
+        replace(row(2, 0.1), weight=0.3, entropy=0.7),
+        replace(row(3, 0.1), weight=UNREAD.weight, entropy=UNREAD.entropy),
+    ]
+    assert (by_weight(rows), by_entropy(rows)) == (1, 2)
+    assert by_weight([row(0, 0.9)]) is by_entropy([row(0, 0.9)]) is None
+
+
+def test_the_study_says_what_a_gate_does_with_each_layer(generator: torch.Generator) -> None:
+    attention = {3: Attention(1.0, 0.5)}
+    rows = study_layers(*material(generator), range(LAYERS), attention)
+    assert [(one.weight, one.entropy) for one in rows[3:5]] == [(1.0, 0.5), (0.0, None)]

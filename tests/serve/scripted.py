@@ -116,6 +116,7 @@ class ScriptedEngine(Engine):
         rows: Sequence[Sequence[int]],
         probes: Sequence[str] | None = None,
         owner: str = "",
+        whole: bool = False,
     ) -> list[dict[str, Verdict]]:
         await asyncio.sleep(self.seconds)
         return [self.verdicts(self.prompt_score) for _ in rows]

@@ -247,8 +247,8 @@ def test_what_is_held_is_the_sum_of_taps_pages_and_rows(num_rows: int) -> None:
     assert side.held_bytes == sum(one.held_bytes for one in side.groups)
     (whole,) = (one for one in side.groups if one.scope == "all")
     (answers,) = (one for one in side.groups if one.scope == "response")
-    taps, numbers = whole.group.num_values, page_numbers(whole.group)
-    rows = num_rows * (LAYERS * SIZE * taps + numbers) * 4
+    numbers = page_numbers(whole.group)
+    rows = num_rows * numbers * 4
     assert whole.row_bytes == answers.row_bytes == rows
     assert answers.held_bytes == whole.group.weight_bytes + rows
     assert whole.held_bytes == answers.held_bytes + NUM_PAGES * numbers * 4

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pillion.vllm.start import is_supported, vllm_version
+from pillion.vllm.versions import SUPPORTED, is_supported, vllm_version
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Engines of one test run in this process, where they can be looked into.
@@ -64,5 +64,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.filterwarnings("ignore"))
         if not is_supported(vllm_version()):
             found = vllm_version() or "none"
-            reason = f"needs vLLM 0.32, found {found}: tests/vllm/install.sh makes an environment"
+            wanted = " or ".join(SUPPORTED)
+            reason = (
+                f"needs vLLM {wanted}, found {found}: tests/vllm/install.sh makes an environment"
+            )
             item.add_marker(pytest.mark.skip(reason=reason))

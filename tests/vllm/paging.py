@@ -11,6 +11,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from pillion.core import Tokens
 from pillion.probe.group import Group
 from pillion.vllm.adapter import Rider
 from pillion.vllm.report import Read
-from pillion.vllm.step import Span, Step
+from pillion.vllm.step import Singles, Span, Step
 from pillion.vllm.taps import Taps
 
 
@@ -92,7 +93,7 @@ class PagedEngine:
         self.rng.shuffle(work)  # the runner's order is not the scheduler's
         self._forward(work)
         if spans:
-            for read, numbers in self.rider.read(Step(tuple(spans), finished)).rows():
+            for read, numbers in self.rider.read(self._told(spans, finished)).rows():
                 self._keep(read, numbers)
             lanes = self.rider.side.lanes
             self.lost |= {span.request: lanes[span.request].lost for span in spans}
@@ -102,6 +103,21 @@ class PagedEngine:
             self._release(request)
             self.live.remove(request)
             self.finished.append(request.id)
+
+    def _told(self, spans: list[Span], finished: tuple[str, ...]) -> Step:
+        """Single tokens now as spans, now together as vLLM's steps have them."""
+        alone = [s.prompt is None and s.end == s.begin + 1 for s in spans]
+        if self.rng.random() < 0.3:
+            alone = [False] * len(spans)
+        single = [span for span, one in zip(spans, alone, strict=True) if one]
+        others = [span for span, one in zip(spans, alone, strict=True) if not one]
+        self.rng.shuffle(single)
+        singles = Singles(
+            tuple(span.request for span in single),
+            np.array([span.begin for span in single], np.int64),
+            tuple((i, span.blocks) for i, span in enumerate(single) if span.blocks),
+        )
+        return Step(tuple(others), finished, singles=singles)
 
     def _may_run(self, request: Request) -> bool:
         if request.blocks and self.rng.random() < 0.1:

@@ -38,7 +38,11 @@ def save_chat_model(folder: Path, template: str = "chatml") -> Path:
 
 
 def save_tiny_model(
-    folder: Path, architecture: str = "llama", tokenizer: Any = None, vocab: int = 96
+    folder: Path,
+    architecture: str = "llama",
+    tokenizer: Any = None,
+    vocab: int = 96,
+    **others: Any,
 ) -> Path:
     """A random causal LM in fp32, with a tokenizer of one letter a token or another."""
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -57,6 +61,7 @@ def save_tiny_model(
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=None,
+        **others,
     )
     torch.manual_seed(0)
     model: Any = AutoModelForCausalLM.from_config(config)
@@ -100,7 +105,11 @@ class Ridden:
         self.folders = [probes_folder / probe.name for probe in self.probes]
 
     def options(
-        self, http: bool = False, allow_mismatch: bool = False, **others: Any
+        self,
+        http: bool = False,
+        allow_mismatch: bool = False,
+        policy: Path | None = None,
+        **others: Any,
     ) -> dict[str, Any]:
         """Options of vLLM that let the probes ride in a small engine."""
         small = {
@@ -114,7 +123,9 @@ class Ridden:
             "disable_log_stats": False,
         }
         names = self.backend.model.config.architectures
-        chosen = options(names, self.folders, http=http, allow_mismatch=allow_mismatch)
+        chosen = options(
+            names, self.folders, http=http, allow_mismatch=allow_mismatch, policy=policy
+        )
         return {**small, **chosen, **others}
 
     @contextmanager

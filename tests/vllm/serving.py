@@ -19,14 +19,18 @@ from pillion.vllm import option_file
 
 
 @contextmanager
-def serving(ridden: Ridden, folder: Path) -> Generator[str]:
+def serving(
+    ridden: Ridden, folder: Path, policy: Path | None = None, **others: Any
+) -> Generator[str]:
     """Address of a server in processes of its own, started as a user would.
 
     Args:
         ridden: model and probes.
         folder: for its options and its log.
+        policy: file of policies that it follows.
+        others: more options of vLLM.
     """
-    chosen = ridden.options(http=True)
+    chosen = ridden.options(http=True, policy=policy, **others)
     model = chosen.pop("model")
     chosen |= {"served_model_name": "tiny", "enable_prompt_tokens_details": True}
     del chosen["disable_log_stats"]

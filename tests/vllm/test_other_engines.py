@@ -116,6 +116,26 @@ def test_other_architectures_ride_with_the_same_class(tmp_path: Path, kind: str)
     assert sum(output.num_cached_tokens > 0 for output in outputs) > 0
 
 
+def test_a_model_with_sliding_windows_rides_in_one_group_of_caches(tmp_path: Path) -> None:
+    """A token of its first layer sees no farther than the window; its probes read them all."""
+    folder = save_tiny_model(tmp_path / "model", "mistral", sliding_window=24)
+    model = Ridden(folder, tmp_path / "probes")
+    with model.engine() as llm:
+        config = llm.llm_engine.vllm_config
+        assert config.scheduler_config.disable_hybrid_kv_cache_manager
+        outputs = llm.generate(random_prompts(LENGTHS[:6]), greedy(40))
+        outputs += llm.generate(random_prompts(LENGTHS[:6]), greedy(9))
+    assert max(map(model.error, outputs)) <= MARK
+    assert sum(output.num_cached_tokens > 0 for output in outputs) > 0
+    wide = load_backend(str(folder), dtype="float32", device="cpu")
+    for block in wide.model.model.layers:
+        block.self_attn.sliding_window = None
+    wide.model.config.sliding_window = None
+    ids = list(outputs[6 - 1].prompt_token_ids)
+    far, near = (model.logits(ids, 0, len(ids), one) for one in (wide, model.backend))
+    assert relative_error({name: one.tolist() for name, one in far.items()}, near) > 20 * MARK
+
+
 def test_requests_for_adapters_have_no_verdict_and_change_no_other(
     tiny: Ridden, tmp_path: Path
 ) -> None:

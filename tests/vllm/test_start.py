@@ -31,17 +31,6 @@ def configure(model: Ridden, **others: Any) -> Any:
 # -- what needs no vLLM
 
 
-@pytest.mark.parametrize("version", ["0.31.2", "0.33.0", "1.0"])
-def test_another_vllm_is_refused(version: str) -> None:
-    with pytest.raises(ConfigError, match=rf"vLLM {version} is installed.*0\.32\.\* only"):
-        start.check_version(version)
-
-
-def test_no_vllm_is_told_how_to_install() -> None:
-    with pytest.raises(ConfigError, match=r"pip install 'pillion\[vllm\]'"):
-        start.check_version("")
-
-
 def test_options_without_a_probe_or_with_two_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigError, match="no probe"):
         options(["LlamaForCausalLM"], [])
@@ -102,8 +91,8 @@ def test_a_good_configuration_is_taken(tiny: Ridden) -> None:
 
 @pytest.mark.vllm
 def test_another_vllm_is_refused_at_start(tiny: Ridden, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pillion.vllm.hook.vllm_version", lambda: "0.33.0")
-    with pytest.raises(ConfigError, match=r"vLLM 0\.33\.0"):
+    monkeypatch.setattr("pillion.vllm.hook.vllm_version", lambda: "0.31.0")
+    with pytest.raises(ConfigError, match=r"vLLM 0\.31\.0"):
         configure(tiny)
 
 
@@ -143,13 +132,17 @@ def test_a_probe_that_cannot_ride_is_refused(
 @pytest.mark.parametrize(
     ("others", "what"),
     [
-        ({"pipeline_parallel_size": 2}, "pipeline parallelism"),
+        (
+            {"pipeline_parallel_size": 2},
+            "pipeline_parallel_size=2, where no process has all layers; start vLLM without it",
+        ),
         (
             {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}},
-            "speculative decoding",
+            "speculative decoding, whose rejected tokens.*; start vLLM without it",
         ),
         ({"runner": "pooling", "convert": "embed"}, "runner=pooling"),
         ({"kv_offloading_size": 1.0}, "kv_offloading_size"),
+        ({"disable_hybrid_kv_cache_manager": False}, "several groups of KV caches"),
         ({"kv_sharing_fast_prefill": True}, "kv_sharing_fast_prefill"),
         ({"scheduler_cls": None}, "scheduler is None.*scheduler_cls=pillion"),
     ],
@@ -159,6 +152,20 @@ def test_what_probes_do_not_ride_with_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=what):
         configure(tiny, **others)
+
+
+@pytest.mark.vllm
+def test_riding_beside_other_connectors_is_refused(tiny: Ridden) -> None:
+    """What they load has the pages' bytes at best, and not which words those stand for."""
+    own = tiny.options()["kv_transfer_config"]
+    other = {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}
+    both = {
+        "kv_connector": "MultiConnector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {"connectors": [own, other]},
+    }
+    with pytest.raises(ConfigError, match=r"'MultiConnector'.*; give PillionConnector alone"):
+        configure(tiny, kv_transfer_config=both)
 
 
 @pytest.mark.vllm

@@ -16,6 +16,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from pillion.core import ModelIdentity
+from pillion.policies import make_policies
+from pillion.vllm.guard import MARK
 from pillion.vllm.ledger import KEY
 from pillion.vllm.metrics import UNREAD, VERDICTS
 from pillion.vllm.middleware import Telling
@@ -39,8 +41,8 @@ class Engine:
             }
             found = {"prompt": numbers(prompt), "seconds": 0.0, **answers["0"]}
             found |= {"choices": answers} if params.n > 1 else {}
-            yield SimpleNamespace(kv_transfer_params={KEY: found, "other": 1})
-        yield SimpleNamespace(kv_transfer_params=None)
+            yield SimpleNamespace(kv_transfer_params={KEY: found, "other": 1}, outputs=[])
+        yield SimpleNamespace(kv_transfer_params=None, outputs=[])
 
 
 def numbers(logit: float) -> dict[str, list[float]]:
@@ -236,6 +238,84 @@ def test_a_client_chooses_probes_and_gets_logits_only_if_it_asks() -> None:
         "choices": [{"index": 0}, {"index": 1}]
     }
     assert app.state.params[-2] == {"other": 1}
+
+
+def filtered(monkeypatch: pytest.MonkeyPatch, refusal: str | None = "No.") -> None:
+    """The engine ends every answer as a policy would have it."""
+    plain = Engine.generate
+
+    async def generate(self: Engine, prompt: int, params: Any, name: str) -> AsyncGenerator[Any]:
+        async for output in plain(self, prompt, params, name):
+            if output.kv_transfer_params:
+                said = {} if refusal is None else {"refusal": refusal}
+                output.kv_transfer_params[KEY] |= said
+                output.outputs = [SimpleNamespace(stop_reason=MARK, text="", finish_reason="stop")]
+                (answer,) = output.outputs
+            yield output
+        assert (answer.finish_reason, answer.stop_reason) == ("content_filter", None)
+        assert answer.text == (refusal or "")
+
+    monkeypatch.setattr(Engine, "generate", generate)
+
+
+@pytest.mark.parametrize("wish", [{}, {"pillion": {"probes": []}}])
+def test_a_refusal_is_the_content_whatever_parsers_made_of_it(
+    monkeypatch: pytest.MonkeyPatch, wish: dict[str, Any]
+) -> None:
+    filtered(monkeypatch)
+    policies = make_policies({"policies": [{"probe": "one", "action": "annotate"}]})
+    thought = {"content": None, "reasoning": "No.", "role": "assistant"}
+    called = {"content": "", "tool_calls": [{"function": {"arguments": "No."}}]}
+    for made in (thought, called):
+        app = whole({"choices": [{"index": 0, "message": made}]})
+        app.state.pillion_policies = policies
+        body = post(app, **wish).json()
+        said = body["choices"][0]["message"]
+        assert said["content"] == "No." and not said.keys() & {"reasoning", "tool_calls"}
+        assert ("verdicts" in body) is (not wish)
+        deltas = [made, {"content": ""}]
+        chunks = [f"data: {json.dumps({**HEAD, 'choices': [{'delta': d}]})}\n\n" for d in deltas]
+        app = stream(": keep-alive\n\n", *chunks, "data: [DONE]\n\n")
+        app.state.pillion_policies = policies
+        got = [
+            event["choices"][0] for event in events_of(post(app, **wish))[:-1] if event["choices"]
+        ]
+        assert [choice["delta"].get("content") for choice in got] == ["No.", ""]
+        assert not any(c["delta"].keys() & {"reasoning", "tool_calls"} for c in got)
+
+
+def test_a_response_or_a_message_that_was_ended_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    filtered(monkeypatch, None)
+    response = {"object": "response", "status": "completed", "incomplete_details": None}
+    body = post(whole(response)).json()
+    assert (body["status"], body["incomplete_details"]["reason"]) == (
+        "incomplete",
+        "content_filter",
+    )
+    assert post(whole({"type": "message", "stop_reason": None})).json()["stop_reason"] == "refusal"
+    end = {"type": "response.completed", "response": response}
+    app = stream(": begin\n\n", f"event: response.completed\ndata: {json.dumps(end)}\n\n")
+    answer = post(app)
+    (event,) = events_of(answer)
+    assert "event: response.incomplete\n" in answer.text
+    assert event["type"] == "response.incomplete" and event["response"]["status"] == "incomplete"
+    delta = {"type": "message_delta", "delta": {"stop_reason": None}}
+    app = stream(": begin\n\n", f"event: message_delta\ndata: {json.dumps(delta)}\n\n")
+    assert events_of(post(app))[0]["delta"]["stop_reason"] == "refusal"
+
+
+def test_what_policies_decide_is_told_and_beams_are_refused() -> None:
+    app = whole({"choices": [{"index": 0, "message": {"content": "said"}}]})
+    block = {"probe": "one", "action": "block", "fail": "closed", "threshold": 0.5}
+    stop = {"probe": "two", "action": "stop", "fail": "open", "threshold": 0.9}
+    app.state.pillion_policies = make_policies({"policies": [block, stop]})
+    body = post(app, pillion={"probes": ["two"]}).json()
+    assert set(body["verdicts"]["prompt"]) == {"two"}
+    told = post(app).json()["verdicts"]
+    assert told["prompt"]["one"]["decision"] == "block"
+    assert told["response"]["two"]["decision"] == told["prompt"]["two"]["decision"] == "allow"
+    refused = post(app, use_beam_search=True)
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "use_beam_search"
 
 
 @pytest.mark.parametrize(

@@ -82,12 +82,13 @@ def test_reading_every_token_would_be_seen(
 ) -> None:
     """The control."""
     row = chat.backend.encode_chat((Turn("user", "Not seen before"),))
-    plain = Script.bits
+    plain, pieces = Script.bits, Script.pieces
 
     def every(self: Script, scope: Any, *places: Any, **others: Any) -> int:
         return plain(self, "all", *places)
 
     monkeypatch.setattr(Script, "bits", every)
+    monkeypatch.setattr(Script, "pieces", lambda self, _, page: pieces(self, "all", page))
     (output,) = ask(llm, [row], 2)
     told = output.kv_transfer_params[KEY]["prompt"]
     states = full_states(chat.backend, row)

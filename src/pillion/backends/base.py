@@ -69,6 +69,24 @@ class Watcher(Protocol):
 
 
 @runtime_checkable
+class Leaver(Watcher, Protocol):
+    """A watcher that lets rows of the batch leave the pass between two blocks.
+
+    Attributes:
+        stops: layers behind which it may do so, of those that it is shown, below the last.
+    """
+
+    stops: tuple[int, ...]
+
+    def staying(self, layer: int) -> Int[Tensor, " row"]:
+        """Which rows go on, by their places among those that are left; asked once a stop is seen.
+
+        From there on it is shown these rows alone, in this order. Where none stays the pass ends.
+        """
+        ...
+
+
+@runtime_checkable
 class Coder(Protocol):
     """Texts and conversations to tokens and back: a backend, or a tokenizer alone."""
 
@@ -189,6 +207,36 @@ class Backend(ABC):
             watched_only: no block above the highest layer watched is run with a cache either, which
                 then serves nobody who wants more.
         """
+
+    def check_leaving(self) -> None:
+        """Returns if rows can leave a pass between two blocks; see `run_leaving`.
+
+        Raises:
+            ConfigError: they cannot, in this engine or with this model's architecture.
+        """
+        raise ConfigError(f"{type(self).__name__} cannot let texts leave early; turn exits off.")
+
+    def run_leaving(
+        self,
+        leaver: Leaver,
+        layers: Sequence[int],
+        token_ids: Int[Tensor, "batch token"],
+        mask: Bool[Tensor, "batch token"],
+    ) -> None:
+        """Shows the leaver one pass over whole rows, which leave it as the leaver says.
+
+        Law: what is shown of a row is what `watch` and `forward` show of it, whoever leaves.
+
+        Args:
+            leaver: who watches.
+            layers: that it is shown.
+            token_ids: padding anywhere (its ids do not matter).
+            mask: which positions hold a token.
+
+        Raises:
+            ConfigError: as of `check_leaving`.
+        """
+        self.check_leaving()
 
     def unembed(self, hidden: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead vocab"]:
         """Next-token logits of states of the last layer (before the final norm), in fp32.

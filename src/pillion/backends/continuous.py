@@ -27,6 +27,7 @@ from pillion.backends.faults import Faults, Scheduler
 from pillion.backends.paged import Chunk, Drawn, PagedSettings, PagedStep, PagedWatcher, Ticket
 from pillion.backends.prefixes import salt_prefixes
 from pillion.backends.rehearsal import Rehearsal, watcher_of
+from pillion.backends.routers import Router, in_order
 from pillion.backends.steps import cache_given, named
 from pillion.backends.transformers import TransformersBackend
 from pillion.errors import ConfigError, RunError
@@ -57,8 +58,10 @@ class ContinuousBatching:
         self._tickets: dict[str, Ticket] = {}
         self._cached: dict[str, int] = {}
         self._hooks: list[Any] = []
+        self._routed: dict[int, Tensor] = {}
         self._watchers: Sequence[PagedWatcher] = ()
         self._stepping: int | None = None  # the thread that runs a step of ours
+        self._shape = torch.Size()
         self._draws = Draws(self._tickets)
         self._manager = self._make_manager()
         cache = self._manager.batch_processor.cache
@@ -226,9 +229,13 @@ class ContinuousBatching:
                     self._hooks.append(
                         blocks[layer].register_forward_pre_hook(hook, with_kwargs=True)
                     )
-                else:
+                elif layer == len(blocks):
                     hook = self._after(watcher, layer)
                     self._hooks.append(blocks[-1].register_forward_hook(hook, with_kwargs=True))
+                else:
+                    router = self.backend.routers[layer - len(blocks) - 1]
+                    hook = self._after_router(layer, router)
+                    self._hooks.append(router.module.register_forward_hook(hook))
         if watchers:
             self._hooks.append(decoder.register_forward_hook(self._end, with_kwargs=True))
 
@@ -360,7 +367,8 @@ class ContinuousBatching:
             return
         self._step_began = time.perf_counter()
         self._check()
-        step = self._step(kwargs, args[0] if args else kwargs["input_ids"])
+        ids = args[0] if args else kwargs["input_ids"]
+        step, self._shape, self._routed = self._step(kwargs, ids), ids.shape, {}
         for chunk in step.chunks:
             if chunk.request in self._tickets:
                 self._cached.setdefault(chunk.request, chunk.start)
@@ -391,12 +399,25 @@ class ContinuousBatching:
 
         return show
 
+    def _after_router(self, layer: int, router: Router) -> Callable[..., None]:
+        dim = self.backend.identity.dim
+
+        def show(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            if self._in_step:
+                self._routed[layer] = router.state(output, self._shape, dim)
+
+        return show
+
     def _end(self, _: nn.Module, __: tuple[Any, ...], kwargs: dict[str, Any], ___: Any) -> None:
         if self._in_step:
             self._stepping = None
             self._check()
             self._faults.torn = True
+            last = len(self.backend.blocks)
             for watcher in self._watchers:
+                routers = (layer for layer in watcher.layers if layer > last)
+                for layer, state in in_order(routers, self._routed):
+                    watcher.see(layer, state)
                 watcher.end()
             self._faults.torn = False
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pillion.backends.base import Backend, Step, Tool, Watcher
+from pillion.backends.base import Backend, Leaver, Step, Tool, Watcher
 from pillion.backends.grammar import Grammars, Matcher
 from pillion.backends.watching import Passes, Watched
 from pillion.core import Conversation, ModelIdentity, Segment, Template, Tokens, Turn
@@ -83,6 +83,7 @@ class FakeBackend(Backend):
         self._grammars = Grammars(_guided, self.end_ids)
         self._passes = Passes()
         self._layers: dict[Watched, frozenset[int]] = {}
+        self._leaver: Leaver | None = None
 
     @property
     def identity(self) -> ModelIdentity:
@@ -164,13 +165,39 @@ class FakeBackend(Backend):
                     one.fail()
         return hidden[:, -1] @ self.embeddings.T if logits else None
 
+    def check_leaving(self) -> None:
+        """Returns: rows can leave."""
+
+    @torch.inference_mode()
+    def run_leaving(
+        self,
+        leaver: Leaver,
+        layers: Sequence[int],
+        token_ids: Int[Tensor, "batch token"],
+        mask: Bool[Tensor, "batch token"],
+    ) -> None:
+        """Runs whole rows, which leave as the leaver says; see `Backend.run_leaving`."""
+        with self._passes.lock, self.watch(leaver, layers):
+            self._leaver = leaver
+            try:
+                self.forward(token_ids, mask)
+            finally:
+                self._leaver = None
+
+    def _staying(self, layer: int) -> Int[Tensor, " row"] | slice:
+        if self._leaver is None or layer not in self._leaver.stops:
+            return slice(None)
+        staying = self._leaver.staying(layer)
+        self._passes.watched[-1].shrink(len(staying))
+        return staying
+
     def _run(
         self,
         token_ids: Int[Tensor, "batch chunk"],
         seen: Bool[Tensor, "batch chunk"],
         past: FakeCache,
         num_layers: int,
-    ) -> Float[Tensor, "batch chunk dim"]:
+    ) -> Float[Tensor, "left chunk dim"]:
         """The first layers: each mixes a state with the mean of the states before it."""
         weight = seen[..., None].float()
         count = weight.cumsum(1) + (0 if past.counts is None else past.counts)
@@ -179,6 +206,10 @@ class FakeBackend(Backend):
         self._show(0, hidden)
         mixers = zip(self.mixers[:num_layers], sums[:num_layers], strict=True)
         for layer, (mixer, before) in enumerate(mixers, start=1):
+            rows = self._staying(layer - 1)
+            hidden, weight, count = hidden[rows], weight[rows], count[rows]
+            if not len(hidden):
+                break
             total = (hidden * weight).cumsum(1) + before
             past.sums.append(total[:, -1:])
             hidden = hidden + torch.tanh(

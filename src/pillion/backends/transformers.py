@@ -26,11 +26,13 @@ from pillion.backends.adapters import (
     stance_of,
     unwrapped,
 )
-from pillion.backends.base import Backend, Step, Tool, Watcher
+from pillion.backends.base import Backend, Leaver, Step, Tool, Watcher
 from pillion.backends.codec import Codec
 from pillion.backends.grammar import Grammars, Matcher, guided_tokenizer
 from pillion.backends.identity import device_of, end_ids, find_blocks, identify
+from pillion.backends.leaving import RowDims, leaving, seen_to_leave
 from pillion.backends.prefill import Prefill, prefill_of
+from pillion.backends.routers import find_routers
 from pillion.backends.steps import CACHE_WORDS, cache_given, named, step_of
 from pillion.backends.watching import Passes, Watched, passes_of, uncompiled
 from pillion.core import Conversation, ModelIdentity, Template, Tokens
@@ -67,6 +69,7 @@ class TransformersBackend(Backend):
         model = unwrapped(model)
         self.model, self.tokenizer = model, tokenizer
         self.decoder, self.blocks = find_blocks(model)
+        self.routers = find_routers(self.decoder, self.blocks)
         self.device, self.dtype = device_of(model), next(model.parameters()).dtype
         self._name, self._stored_dtype = name, stored_dtype or self.dtype
         self._stance = stance_of(model)
@@ -95,7 +98,7 @@ class TransformersBackend(Backend):
         return Unchanged(self.model)
 
     def _identify(self) -> ModelIdentity:
-        return identify(
+        found = identify(
             self.model,
             self.tokenizer,
             self._name,
@@ -104,6 +107,7 @@ class TransformersBackend(Backend):
             fingerprint(self.model),
             self._stance,
         )
+        return replace(found, num_routers=len(self.routers))
 
     def encode(self, text: str, template: Template) -> Tokens:
         """Token ids of a text, wrapped as the template says; see `Codec.encode`."""
@@ -181,6 +185,45 @@ class TransformersBackend(Backend):
                 ) from error
         return None
 
+    def check_leaving(self) -> None:
+        """Returns if rows can leave a pass of this model; see `Backend.check_leaving`."""
+        if isinstance(self._leaving, str):
+            raise ConfigError(
+                f"Texts cannot leave {type(self.model).__name__} early: {self._leaving}; turn "
+                "exits off."
+            )
+
+    def run_leaving(
+        self,
+        leaver: Leaver,
+        layers: Sequence[int],
+        token_ids: Int[Tensor, "batch token"],
+        mask: Bool[Tensor, "batch token"],
+    ) -> None:
+        """Runs whole rows, which leave as the leaver says; see `Backend.run_leaving`."""
+        self.check_leaving()
+        assert not isinstance(self._leaving, str)
+        self._run_leaving(leaver, layers, token_ids, mask, self._leaving)
+
+    def _run_leaving(
+        self,
+        leaver: Leaver,
+        layers: Sequence[int],
+        token_ids: Int[Tensor, "batch token"],
+        mask: Bool[Tensor, "batch token"],
+        dims: RowDims,
+    ) -> None:
+        with self._passes.lock, self.watch(leaver, layers):
+            shown = self._passes.watched[-1]
+            with leaving(self.blocks, leaver, shown, dims, len(mask)):
+                self.forward(token_ids, mask)
+
+    @cached_property
+    def _leaving(self) -> RowDims | str:
+        """Where blocks are given rows, once it was seen that they can leave; or why they cannot."""
+        with self._passes.lock:
+            return seen_to_leave(self, self._run_leaving, self.blocks)
+
     @torch.inference_mode()
     def unembed(self, hidden: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead vocab"]:
         """Logits of states of the last layer; see `Backend.unembed`.
@@ -239,7 +282,10 @@ class TransformersBackend(Backend):
     @contextmanager
     def watch(self, watcher: Watcher, layers: Sequence[int]) -> Generator[None]:
         """Shows the watcher these layers of its own passes; leaves no hook behind."""
-        one = Watched(watcher, max(layers, default=len(self.blocks)))
+        last = len(self.blocks)
+        routers = [layer for layer in layers if layer > last]
+        tops = [self.routers[i - last - 1].block + 1 if i > last else i for i in layers]
+        one = Watched(watcher, max(tops, default=last), routers)
         decoder, passes = self.decoder, self._passes
         unchanged = partial(check_stance, self.model, stance_of(self.model))
         with passes.lock:
@@ -279,7 +325,7 @@ class TransformersBackend(Backend):
         finally:
             handle.remove()
         for one in mine:
-            one.watcher.end(None)
+            one.finish(None)
 
     @cached_property
     def _loops(self) -> bool:
@@ -300,6 +346,8 @@ class TransformersBackend(Backend):
         return len(runs) > 1
 
     def _show(self, one: Watched, layer: int) -> Any:
+        if layer > len(self.blocks):
+            return self._show_router(one, layer)
         if layer < len(self.blocks):
 
             def before(_: nn.Module, args: tuple[Any, ...], kwargs: Any = None) -> None:
@@ -313,6 +361,15 @@ class TransformersBackend(Backend):
                 one.see(layer, output)
 
         return self.blocks[-1].register_forward_hook(after)
+
+    def _show_router(self, one: Watched, layer: int) -> Any:
+        router, dim = self.routers[layer - len(self.blocks) - 1], self.identity.dim
+
+        def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if one.passing:
+                one.see_router(layer, lambda shape: router.state(output, shape, dim))
+
+        return router.module.register_forward_hook(after)
 
 
 def _to_the_left(

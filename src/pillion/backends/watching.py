@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pillion.backends.base import Step, Watcher
+from pillion.backends.routers import in_order
 from pillion.errors import StateError
 
 
@@ -96,11 +97,13 @@ class Watched:
 
     Args:
         watcher: who is shown them.
-        top: the highest layer that it is shown.
+        top: so many blocks have to run for all that it is shown.
+        routers: layers among them that are routers.
     """
 
-    def __init__(self, watcher: Watcher, top: int) -> None:
-        self.watcher, self.top = watcher, top
+    def __init__(self, watcher: Watcher, top: int, routers: Sequence[int] = ()) -> None:
+        self.watcher, self.top, self._routers = watcher, top, routers
+        self._routed: dict[int, Tensor] = {}
         self._owner = runner()
         self._follower = _CacheFollower(watcher)
         self._layer, self._tokens, self._shape = -1, 0, torch.Size()
@@ -129,6 +132,7 @@ class Watched:
                 "probes in each thread by itself."
             )
         self._thread = threading.get_ident()
+        self._routed = {}
         now = step()
         self._layer, self._shape, self._tokens = (
             -1,
@@ -161,12 +165,48 @@ class Watched:
             )
         self.watcher.see(layer, states)
 
+    def shrink(self, num_rows: int) -> None:
+        """So many rows of the batch are left in the pass that it is shown."""
+        self._shape = torch.Size((num_rows, *self._shape[1:]))
+
+    def see_router(self, layer: int, state: Callable[[torch.Size], Tensor]) -> None:
+        """What a router gives; it is shown behind the last layer, for layers come in their order.
+
+        Args:
+            layer: that it is read as.
+            state: its logits as states, for so many rows and tokens.
+
+        Raises:
+            StateError: it has given something in this pass already.
+        """
+        if layer in self._routed:
+            raise StateError(
+                "This model runs its routers more than once in a pass, so that there is no single "
+                "set of logits a token; use a probe that reads no routers."
+            )
+        self._routed[layer] = state(self._shape)
+
+    def finish(self, cache: object | None) -> None:
+        """Shows what routers gave, and that a pass is over.
+
+        Raises:
+            StateError: a router that is read gave nothing.
+        """
+        for layer, state in in_order(self._routers, self._routed):
+            self.watcher.see(layer, state)
+        self._routed = {}
+        self.watcher.end(cache)
+
     def end(self, cache: object | None, passes: Passes) -> None:
-        """A pass that it was shown is over, and this cache holds its tokens."""
+        """A pass that it was shown is over, and this cache holds its tokens.
+
+        Raises:
+            StateError: a router that is read gave nothing.
+        """
         if not self.passing:
             return
         self._thread = None
-        self.watcher.end(cache)
+        self.finish(cache)
         if cache is not None:
             passes.counted[cache] = self._tokens
             self._follower.follow(cache)

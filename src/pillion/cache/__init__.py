@@ -11,11 +11,12 @@ missing, and that states come back bit for bit. Does not know models, tokenizers
     └── manifest.json                      the spec and a hash of every shard, written last
 """
 
-from pillion.cache.disk import replacing
-from pillion.cache.manifest import read_spec
+from pillion.cache.disk import replacing, storage_errors
+from pillion.cache.manifest import is_of, read_spec
 from pillion.cache.reader import CacheReader, Workspace
+from pillion.cache.shard_writer import ShardWriter, Written
 from pillion.cache.spec import DTYPES, SHARD_BYTES, CacheSpec, SegmentFacts, Shard
-from pillion.cache.writer import CacheWriter, Written
+from pillion.cache.writer import CacheWriter
 
 __all__ = [
     "DTYPES",
@@ -25,8 +26,11 @@ __all__ = [
     "CacheWriter",
     "SegmentFacts",
     "Shard",
+    "ShardWriter",
     "Workspace",
     "Written",
+    "is_of",
     "read_spec",
     "replacing",
+    "storage_errors",
 ]

@@ -7,7 +7,9 @@ written or read.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,7 +42,22 @@ def write_spec(folder: Path, spec: CacheSpec) -> None:
     Raises:
         StorageError: the folder cannot be written.
     """
-    _write_json(folder / SPEC_NAME, {"format": _FORMAT, "spec": asdict(spec)})
+    with replacing(folder / SPEC_NAME) as file:
+        file.writelines(_beginning(spec))
+        file.write(b"}")
+
+
+def says(path: Path, spec: CacheSpec) -> bool:
+    """Whether one of the two files is there, and of a spec, as it is written today.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    with storage_errors(path):
+        if not path.exists():
+            return False
+        with open(path, "rb") as file:
+            return all(file.read(len(piece)) == piece for piece in _beginning(spec))
 
 
 def read_spec(folder: Path) -> CacheSpec | None:
@@ -53,8 +70,22 @@ def read_spec(folder: Path) -> CacheSpec | None:
     return None if content is None else _parsed_spec(folder / SPEC_NAME, content)
 
 
+def is_of(folder: Path, key: str) -> bool:
+    """Whether a cache of this key lies in a folder; its rows are not read.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    beginning = f'{{"format": {_FORMAT}, "spec": {{"key": {json.dumps(key)}'.encode()
+    with storage_errors(folder):
+        if not (folder / SPEC_NAME).exists():
+            return False
+        with open(folder / SPEC_NAME, "rb") as file:
+            return file.read(len(beginning)) == beginning
+
+
 def write_manifest(
-    folder: Path, spec: CacheSpec, files: list[ShardFile], digests: list[str]
+    folder: Path, spec: CacheSpec, files: Iterable[ShardFile], digests: Iterable[str]
 ) -> None:
     """Declares a cache complete.
 
@@ -71,8 +102,9 @@ def write_manifest(
         {"file": file.name, "bytes": file.num_bytes, "sha256": digest}
         for file, digest in zip(files, digests, strict=True)
     ]
-    content = {"format": _FORMAT, "spec": asdict(spec), "shards": shards}
-    _write_json(folder / MANIFEST_NAME, content)
+    with replacing(folder / MANIFEST_NAME) as file:
+        file.writelines(_beginning(spec))
+        file.write(f', "shards": {json.dumps(shards)}}}'.encode())
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -98,9 +130,25 @@ def remove_manifest(folder: Path) -> None:
         (folder / MANIFEST_NAME).unlink(missing_ok=True)
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with replacing(path) as file:
-        file.write(json.dumps(content).encode())
+_PIECE_ROWS = 10_000
+_json_of = lru_cache(maxsize=4096)(json.dumps)  # few lengths are many rows
+
+
+def _beginning(spec: CacheSpec) -> Iterator[bytes]:
+    """Both files up to the end of the spec, in pieces: a row has its place in them."""
+    yield f'{{"format": {_FORMAT}, "spec": {{'.encode()
+    for place, field in enumerate(fields(spec)):
+        yield f"{', ' if place else ''}{json.dumps(field.name)}: ".encode()
+        value = getattr(spec, field.name)
+        if field.name not in ("lengths", "segments"):
+            yield json.dumps(value).encode()
+            continue
+        yield b"["
+        for start in range(0, len(value), _PIECE_ROWS):
+            rows = ", ".join(map(_json_of, value[start : start + _PIECE_ROWS]))
+            yield f"{', ' if start else ''}{rows}".encode()
+        yield b"]"
+    yield b"}"
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

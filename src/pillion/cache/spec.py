@@ -5,7 +5,7 @@ Promises that equal specs give equal shards, on any machine. Does not touch the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import pairwise
@@ -36,7 +36,7 @@ class Shard:
 
     shard_id: int
     row_ids: range
-    lengths: tuple[int, ...]
+    lengths: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class CacheSpec:
         layers: the layers of every row, in the order in which they are stored.
         dim: width of a state.
         dtype: of the stored states, a name in `DTYPES`.
-        lengths: tokens of every row.
+        lengths: tokens of every row; an array of many rows takes the least memory.
         shard_bytes: most bytes of states in a shard, unless a single row has more.
         scope: whose tokens are kept.
         segments: of every row, whose words its kept tokens are; none for texts without turns.
@@ -61,10 +61,10 @@ class CacheSpec:
     layers: tuple[int, ...]
     dim: int
     dtype: str
-    lengths: tuple[int, ...]
+    lengths: Sequence[int]
     shard_bytes: int = SHARD_BYTES
     scope: Scope = "all"
-    segments: tuple[tuple[SegmentFacts, ...], ...] = ()
+    segments: Sequence[tuple[SegmentFacts, ...]] = ()
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:

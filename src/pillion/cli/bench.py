@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +12,10 @@ from pillion.cli.app import Json, OnceEach, app, err, out, print_json
 from pillion.cli.places import check_file, check_folder
 from pillion.cli.progress import progress_bar
 from pillion.core import Scope
+from pillion.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pillion.evals.episodes import EpisodeSettings
 
 bench = typer.Typer(
     cls=OnceEach,
@@ -60,6 +65,17 @@ def accuracy(
             "default: as the suite says."
         ),
     ] = None,
+    episodes: Annotated[
+        int,
+        typer.Option(min=0, help="Learn from few rows, drawn anew so often; 0: from all rows."),
+    ] = 0,
+    shots: Annotated[
+        str, typer.Option(help="With --episodes: rows of each label, numbers with commas.")
+    ] = "2,4,8,16,32",
+    ways: Annotated[
+        int | None,
+        typer.Option(min=2, help="With --episodes: labels of each, drawn; default: all."),
+    ] = None,
     page: Annotated[
         Path | None,
         typer.Option(help="Markdown page whose tables are written anew; plots go to plots/ there."),
@@ -77,7 +93,9 @@ def accuracy(
     A cell is one method on one data set with one seed; each is kept when it is done, and what is
     there is not done again unless its settings, data or model have changed. Hidden states are
     extracted once a data set. Everything is chosen on validation rows, and without --locked no test
-    row is read: decide what to build without it, then lock and measure once.
+    row is read: decide what to build without it, then lock and measure once. With --episodes every
+    method learns from a few rows of each label, drawn again and again, and means come with
+    intervals over the draws.
     """
     from pillion.evals.accuracy import RunSettings, bench_accuracy
     from pillion.evals.suite import load_suite
@@ -88,6 +106,7 @@ def accuracy(
         check_folder(states, "--states")
     if page is not None:
         check_file(page, "--page")
+    drawn = _episodes(episodes, shots, ways, page)
     with progress_bar() as bar:
         files = bench_accuracy(
             load_suite(suite),
@@ -99,6 +118,7 @@ def accuracy(
                 methods=tuple(method or ()),
                 times=times,
                 scope=scope,
+                episodes=drawn,
                 locked=locked,
                 progress=bar,
                 say=err.print,
@@ -109,7 +129,52 @@ def accuracy(
     if as_json:
         return print_json({"results": [str(file) for file in files]})
     for file in files:
-        _show(file)
+        _show(file) if drawn is None else _show_episodes(file)
+
+
+def _episodes(
+    count: int, shots: str, ways: int | None, page: Path | None
+) -> EpisodeSettings | None:
+    """How episodes are drawn; None for none.
+
+    Raises:
+        ConfigError: numbers that cannot be read or used, or a page, whose tables are of all rows.
+    """
+    from pillion.evals.episodes import EpisodeSettings
+
+    if not count:
+        return None
+    if page is not None:
+        raise ConfigError("--page holds tables of runs on all rows; leave it out with --episodes.")
+    numbers = [part.strip() for part in shots.split(",")]
+    if not all(re.fullmatch("[0-9]{1,6}", part) for part in numbers):
+        raise ConfigError(f"--shots is {shots!r}; write numbers with commas, such as 2,4,8.")
+    return EpisodeSettings(count, tuple(sorted({int(part) for part in numbers})), ways)
+
+
+def _show_episodes(file: Path) -> None:
+    """A line a method, a column a number of rows: means, and half the width of their intervals."""
+    from pillion.report import read_result
+
+    content = read_result(file)
+    settings, metric = content["settings"], content["settings"]["leading"][0]
+    shots = settings["episodes"]["shots"]
+    out.print(f"{settings['data_set']}, {metric} by rows a label ({file})")
+    found = {
+        (one["method"], one["shots"]): one for one in content["results"] if one["metric"] == metric
+    }
+    width = max((len(name) for name in settings["methods"]), default=0)
+    out.print(f"  {'':<{width}}  " + "  ".join(f"{number:>13}" for number in shots))
+    for name in settings["methods"]:
+        cells = [_spread(found.get((name, number))) for number in shots]
+        out.print(f"  {name:<{width}}  " + "  ".join(f"{cell:>13}" for cell in cells))
+
+
+def _spread(entry: dict[str, Any] | None) -> str:
+    if entry is None or entry["value"] is None:
+        return "-"
+    low, high = entry["interval"]
+    return f"{entry['value']:.3f} ± {(high - low) / 2:.3f}"
 
 
 def _show(file: Path) -> None:

@@ -99,6 +99,22 @@ def calibrate(
             metavar="SHARE", help="Add sets of labels that hold the true one this often, as 0.9."
         ),
     ] = None,
+    exit: Annotated[
+        float | None,
+        typer.Option(
+            "--exit",
+            metavar="SHARE",
+            help="Let texts that are only classified leave at a depth where the probe is sure: at "
+            "most this share is then decided otherwise, as 0.01. Takes a probe with depths.",
+        ),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            metavar="DEPTHS",
+            help="With --exit: so many depths in a row that decide alike let a text leave too.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=SEED_MAX, help="Of folds and resamples.")] = 0,
     how: RowOptions = USUAL_ROWS,
     contexts: Placed = "none",
@@ -119,9 +135,13 @@ def calibrate(
     from pillion.data import contexts_of
     from pillion.evals import (
         CalibrationSettings,
+        ExitWish,
         Labelled,
         Operating,
+        check_exit,
         check_wishes,
+        choose_exit,
+        depth_logits,
         in_contexts,
         largest_probs,
         probs_of,
@@ -142,6 +162,7 @@ def calibrate(
         **_abstain(abstain),
     )
     settings = CalibrationSettings(method, operating, coverage, seed)
+    leaving = _exit_wish(ExitWish, exit, method, patience, seed)
     artefact = resolve(probe)
     target = Path(probe) if out_folder is None else out_folder
     check_probe_folder(target)
@@ -150,6 +171,8 @@ def calibrate(
     labelled = Labelled.of(artefact.card, how.rows(data))
     say_own_rows(artefact.card, labelled)
     check_wishes(artefact.card, labelled.targets, method, operating)
+    if leaving is not None:
+        check_exit(artefact.card, leaving, len(labelled.targets), coverage)
     raw = raw_artefact(artefact)
     language_model = LanguageModel.load(model, dtype, device)
     skip = how.skip_bad_rows
@@ -168,8 +191,32 @@ def calibrate(
     probs = probs_of(raw.card, scored.verdicts)
     largest = None if scored.running is None else largest_probs(scored.running)
     revised, found = choose(artefact, probs, labelled.targets, settings, labelled.facts, largest)
+    if leaving is not None:
+        with progress_bar() as bar:
+            logits = depth_logits(
+                language_model,
+                raw,
+                labelled,
+                on_too_long,
+                partial(bar, "calibrate"),
+                allow_mismatch,
+            )
+        revised = choose_exit(revised, logits, labelled.targets, leaving, labelled.facts)
+    elif artefact.card.exit is not None:
+        err.print(
+            "The probe's exits were chosen beside other decisions, and are gone; ask for new ones."
+        )
     revised.save(target)
     _show({"out": str(target), **found, **_numbers(revised.card)}, as_json)
+
+
+def _exit_wish(wish: Any, share: float | None, method: str, patience: int | None, seed: int) -> Any:
+    """What is wanted of the exits; None for none."""
+    if share is not None:
+        return wish(share, method, patience, seed)
+    if patience is not None:
+        raise ConfigError("--patience is a rule of exits; give --exit too, such as --exit 0.01.")
+    return None
 
 
 def _abstain(words: str | None) -> dict[str, Any]:
@@ -193,7 +240,7 @@ def _abstain(words: str | None) -> dict[str, Any]:
 def _numbers(card: Any) -> dict[str, Any]:
     """What the card now holds, under its own keys."""
     content = card.model_dump(mode="json")
-    return {name: content[name] for name in ("calibration", "abstain", "conformal")}
+    return {name: content[name] for name in ("calibration", "abstain", "conformal", "exit")}
 
 
 def _show(found: dict[str, Any], as_json: bool) -> None:
@@ -219,6 +266,8 @@ def _show(found: dict[str, Any], as_json: bool) -> None:
     if found["conformal"] is not None:
         sets = found["conformal"]
         out.print(f"prediction sets: coverage {sets['coverage']:g}, from {sets['limit']:.4f} on")
+    if found["exit"] is not None:
+        _show_exit(found["exit"])
     out.print(f"Saved in {found['out']}.")
 
 
@@ -243,6 +292,18 @@ def _show_escalation(found: dict[str, Any]) -> None:
     costs = [f"{name.replace('_', ' ')} {_number(found[name])}" for name in COSTS if name in found]
     if costs:
         out.print("a row: " + ", ".join(costs))
+
+
+def _show_exit(exit: dict[str, Any]) -> None:
+    found = exit["found"]
+    left = ", ".join(f"{count:,} at {depth}" for depth, count in found["left_at"].items())
+    f1 = [_number(found[which]["f1"]) for which in ("at_full_depth", "with_exits")]
+    out.print(
+        f"exits: on rows left out of the choice {found['differing']:.4f} of the decisions differ "
+        f"(at most {found['differing_at_most']:.4f}, with {found['confidence']:.0%} confidence); "
+        f"F1 {f1[1]} for {f1[0]}\n"
+        f"  texts leave at layers: {left}; {found['share_of_layers']:.0%} of all layers are run"
+    )
 
 
 def _spread(found: dict[str, Any], name: str) -> str:

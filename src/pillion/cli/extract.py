@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,19 +25,22 @@ from pillion.cli.app import (
     print_json,
 )
 from pillion.cli.cluster import RayAddress, RayWorkers, open_crew, show_rates
-from pillion.cli.failures import all_failed, finish, write_failed
+from pillion.cli.failures import all_failed, check_some_left, finish, write_failed
 from pillion.cli.layers import parse_layers
-from pillion.cli.places import check_folder
+from pillion.cli.places import check_folder, clear, clear_inside
 from pillion.cli.progress import Bar, progress_bar
 from pillion.cli.rows import USUAL_TEXTS, TextOptions, takes_rows
-from pillion.core import OnTooLong, Scope, Template, Text
+from pillion.core import FailedRow, OnTooLong, Scope, Template
+from pillion.errors import DataError
 
 if TYPE_CHECKING:
-    from pillion.cache import CacheReader, CacheSpec
+    from pillion.cache import CacheSpec
     from pillion.cluster import Crew
-    from pillion.extract import Encoded
+    from pillion.data import SlicePlan, Texts
 
 FAILED_NAME = "failed.jsonl"
+WORK_NAME = ".work"
+"""Folder beside the states, for the tokens of a run on a cluster, until it ends."""
 
 
 @app.command()
@@ -67,81 +71,92 @@ def extract(
     again finishes what an interrupted one left. Rows that cannot be used hold no states; they are
     listed in failed.jsonl in the folder, and the exit code is then 1.
     """
-    from pillion.extract import cache_key, cache_spec, size_sentence
-    from pillion.fit import default_scope
-
     check_folder(out_folder, "--out")
     with open_crew(ray, ray_workers, model, dtype, device) as crew, progress_bar() as bar:
-        texts = how.texts(data)
-        engine = _Here(model, dtype, device) if crew is None else _OnCluster(crew, bar)
-        read = scope or default_scope([text for text in texts.texts if text], template)
-        encoded = engine.encode(texts.texts, template, on_too_long, read)
-        failed = all_failed(texts, encoded.failed)
-        chosen = _layers(layers, encoded.identity.num_layers)
-        key = cache_key(encoded.identity, template, on_too_long, encoded.token_ids)
-        spec = cache_spec(encoded.identity, chosen, key, encoded.token_ids, read)
-        err.print(size_sentence(spec))
-        with engine.fill(encoded, spec, out_folder / "train", bar) as reader:
-            spec = reader.spec
-        write_failed(failed, texts, out_folder / FAILED_NAME)
-    _show(spec, out_folder, len(failed), engine.rates, as_json)
+        asked = _Asked(data, out_folder, how, layers, template, scope, on_too_long, bar)
+        done = _here(asked, model, dtype, device) if crew is None else _on_cluster(asked, crew)
+        write_failed(done.failed, done.rows, out_folder / FAILED_NAME)
+    _show(done.spec, out_folder, len(done.failed), done.rates, as_json)
     where = f"their reasons are in {out_folder / FAILED_NAME}"
-    finish(failed, texts, where, how.skip_bad_rows)
+    finish(done.failed, done.rows, where, how.skip_bad_rows)
 
 
-class _Here:
-    """This process does the work."""
+@dataclass(frozen=True)
+class _Asked:
+    """What is wanted, wherever it is done."""
 
+    data: str
+    out: Path
+    how: TextOptions
+    layers: str | None
+    template: Template
+    scope: Scope | None
+    on_too_long: OnTooLong
+    bar: Bar
+
+    @property
+    def cache(self) -> Path:
+        """Folder of the states."""
+        return self.out / "train"
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What has become of it."""
+
+    spec: CacheSpec
+    rows: Texts | SlicePlan
+    failed: Sequence[FailedRow]
     rates: list[dict[str, Any]] | None = None
 
-    def __init__(self, model: str, dtype: str, device: str) -> None:
-        from pillion.backends import load_backend
 
-        self.backend = load_backend(model, dtype, device)
+def _here(asked: _Asked, model: str, dtype: str, device: str) -> _Done:
+    """This process does the work."""
+    from pillion.backends import load_backend
+    from pillion.extract import cache_key, cache_spec, encode, extract, size_sentence
+    from pillion.fit import default_scope
 
-    def encode(
-        self,
-        texts: Sequence[Text | None],
-        template: Template,
-        on_too_long: OnTooLong,
-        scope: Scope,
-    ) -> Encoded:
-        from pillion.extract import encode
-
-        return encode(self.backend, texts, template, on_too_long, [scope])
-
-    def fill(self, encoded: Encoded, spec: CacheSpec, folder: Path, bar: Bar) -> CacheReader:
-        from pillion.extract import extract
-
-        rows, scope = encoded.token_ids, spec.scope
-        return extract(self.backend, rows, spec.layers, folder, spec.key, bar, scope)
+    texts = asked.how.texts(asked.data)
+    backend = load_backend(model, dtype, device)
+    read = asked.scope or default_scope([one for one in texts.texts if one], asked.template)
+    encoded = encode(backend, texts.texts, asked.template, asked.on_too_long, [read])
+    failed, rows = all_failed(texts, encoded.failed), encoded.token_ids
+    chosen = _layers(asked.layers, backend.identity.num_layers)
+    key = cache_key(backend.identity, asked.template, asked.on_too_long, rows)
+    err.print(size_sentence(cache_spec(backend.identity, chosen, key, rows, read)))
+    with extract(backend, rows, chosen, asked.cache, key, asked.bar, read) as reader:
+        return _Done(reader.spec, texts, failed)
 
 
-class _OnCluster:
-    """The workers of a cluster do the work."""
+def _on_cluster(asked: _Asked, crew: Crew) -> _Done:
+    """The workers of a cluster do the work; no text comes here but those of the first slice."""
+    from pillion.cluster import Tally, Tokenise, extract_on, plan_on, tokenise_on
+    from pillion.extract import size_sentence
+    from pillion.fit import default_scope, scope_of_ends
 
-    def __init__(self, crew: Crew, bar: Bar) -> None:
-        self.crew, self.bar = crew, bar
-        self.rates: list[dict[str, Any]] | None = None
-
-    def encode(
-        self,
-        texts: Sequence[Text | None],
-        template: Template,
-        on_too_long: OnTooLong,
-        scope: Scope,
-    ) -> Encoded:
-        from pillion.cluster import encode_on
-
-        return encode_on(self.crew, texts, template, on_too_long, self.bar, [scope])
-
-    def fill(self, encoded: Encoded, spec: CacheSpec, folder: Path, bar: Bar) -> CacheReader:
-        from pillion.cluster import Tally, extract_on
-
-        tally = Tally()
-        reader = extract_on(self.crew, encoded, spec, folder, bar, tally)
-        self.rates = tally.rates()
-        return reader
+    work, how = asked.out.absolute() / WORK_NAME, asked.how
+    plan = plan_on(crew, asked.data, how.text_column, how.layout, work)
+    for note in plan.notes:
+        err.print(note)
+    first = [one for one in plan.slices[0].read()[0] if one]
+    read = asked.scope or default_scope(first, asked.template)
+    tokenise = Tokenise(work, asked.template, asked.on_too_long, read)
+    tokens = tokenise_on(crew, plan, tokenise, asked.bar)
+    if asked.scope is None and read != (all_read := scope_of_ends(tokens.ends, asked.template)):
+        # The first slice was not like the others.
+        read, tokenise = all_read, replace(tokenise, scope=all_read)
+        tokens = tokenise_on(crew, plan, tokenise, asked.bar)
+    try:
+        check_some_left(tokens.failed, plan)
+    except DataError:
+        clear_inside(work)
+        raise
+    spec = tokens.spec(_layers(asked.layers, tokens.identity.num_layers), read)
+    err.print(size_sentence(spec))
+    tally = Tally()
+    extract_on(crew, tokens, spec, asked.cache, asked.bar, tally)
+    clear(work)
+    return _Done(spec, plan, tokens.failed, tally.rates())
 
 
 def _layers(text: str | None, num_layers: int) -> tuple[int, ...]:

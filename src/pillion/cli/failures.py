@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from pillion.cli.app import err
 from pillion.cli.output import write_lines
 from pillion.core import FailedRow, OnTooLong, Scope, Template
 from pillion.core.lines import json_line
-from pillion.data import Rows, Texts
+from pillion.data import Rows, SlicePlan, Texts
 from pillion.errors import DataError, RunError
 
 if TYPE_CHECKING:
@@ -29,9 +30,20 @@ def all_failed(texts: Texts, failed: Sequence[FailedRow]) -> tuple[FailedRow, ..
         DataError: not a single row is left.
     """
     rows = tuple(sorted([*texts.failed, *failed], key=lambda one: one.row))
-    if len(rows) == len(texts):
-        raise DataError(f"{texts.path}: Row {rows[0].row}: {rows[0].reason}")
+    check_some_left(rows, texts)
     return rows
+
+
+def check_some_left(failed: Iterable[FailedRow], texts: Texts | SlicePlan) -> None:
+    """Returns if a row is left.
+
+    Raises:
+        DataError: all rows have failed; names the first.
+    """
+    each = iter(failed)
+    first = next(each, None)
+    if first is not None and 1 + sum(1 for _ in each) == len(texts):
+        raise DataError(f"{texts.path}: Row {first.row}: {first.reason}")
 
 
 def fitting(
@@ -92,20 +104,22 @@ def say_left_out(rows: Rows | Texts, out: Path | None, part: str = "") -> None:
         err.print(f"  ... and {len(rows.failed) - NUM_SHOWN:,} more")
 
 
-def write_failed(failed: Sequence[FailedRow], rows: Rows | Texts, path: Path) -> None:
+def write_failed(failed: Iterable[FailedRow], rows: Rows | Texts | SlicePlan, path: Path) -> None:
     """Writes `row`, `file`, `row_of_file` (both from 1) and `reason` of each; no file for none.
 
     Raises:
         StorageError: if the file cannot be written.
     """
-    if not failed:
+    lines = (json_line(_as_json(one, rows)) for one in failed)
+    first = next(lines, None)
+    if first is None:
         path.unlink(missing_ok=True)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_lines([json_line(_as_json(one, rows)) for one in failed], path)
+    write_lines(chain([first], lines), path)
 
 
-def finish(failed: Sequence[FailedRow], texts: Texts, where: str, skip: bool) -> None:
+def finish(failed: Iterable[FailedRow], texts: Texts | SlicePlan, where: str, skip: bool) -> None:
     """Returns if no row failed or they may; what could be done has been done for the others.
 
     Args:
@@ -117,19 +131,21 @@ def finish(failed: Sequence[FailedRow], texts: Texts, where: str, skip: bool) ->
     Raises:
         RunError: how many rows failed, and the first of them.
     """
-    if not failed:
+    each = iter(failed)
+    first = next(each, None)
+    if first is None:
         return
-    file, row = texts.place(failed[0].row)
+    file, row = texts.place(first.row)
     sentence = (
-        f"{len(failed):,} of {len(texts):,} rows failed and were left out, first row {row} of "
-        f"{file} ({failed[0].reason.rstrip('.')}); {where}."
+        f"{1 + sum(1 for _ in each):,} of {len(texts):,} rows failed and were left out, first row "
+        f"{row} of {file} ({first.reason.rstrip('.')}); {where}."
     )
     if not skip:
         raise RunError(sentence)
     err.print(sentence)
 
 
-def _as_json(one: FailedRow, rows: Rows | Texts) -> dict[str, str | int]:
+def _as_json(one: FailedRow, rows: Rows | Texts | SlicePlan) -> dict[str, str | int]:
     file, row_of_file = rows.place(one.row)
     return {"row": one.row, "file": file, "row_of_file": row_of_file, "reason": one.reason}
 

@@ -122,7 +122,7 @@ def _server(
     from pydantic import ValidationError
 
     from pillion.labelling import ServerJudge
-    from pillion.serve.policy import Judge as Server
+    from pillion.policies import Judge as Server
 
     model, question, key = given
     if model is None:

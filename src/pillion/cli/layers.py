@@ -36,12 +36,15 @@ if TYPE_CHECKING:
 AUTO = "auto"
 
 
-def parse_layers(text: str | None, num_layers: int) -> tuple[int, ...] | None:
+def parse_layers(
+    text: str | None, num_layers: int, option: str = "--layers"
+) -> tuple[int, ...] | None:
     """The layers that a text means, ascending; None for none given (all).
 
     Args:
         text: such as `0-15,30`.
         num_layers: of the model; its last layer's number.
+        option: that it was given by.
 
     Raises:
         ConfigError: for what is not a number, or a layer that the model does not have.
@@ -52,12 +55,12 @@ def parse_layers(text: str | None, num_layers: int) -> tuple[int, ...] | None:
     for part in text.split(","):
         numbers = re.fullmatch(r"\s*([0-9]{1,9})(?:\s*-\s*([0-9]{1,9}))?\s*", part)
         if numbers is None:
-            raise ConfigError(f"--layers has {part!r}; write numbers and ranges, such as 0-15,30.")
+            raise ConfigError(f"{option} has {part!r}; write numbers and ranges, such as 0-15,30.")
         first, last = int(numbers[1]), int(numbers[2] or numbers[1])
         if last < first:
-            raise ConfigError(f"--layers has {part!r}; write a range from low to high.")
+            raise ConfigError(f"{option} has {part!r}; write a range from low to high.")
         if last > num_layers:
-            raise ConfigError(f"--layers has {part!r}; this model has layers 0 to {num_layers}.")
+            raise ConfigError(f"{option} has {part!r}; this model has layers 0 to {num_layers}.")
         found.update(range(first, last + 1))
     return tuple(sorted(found))
 
@@ -79,7 +82,9 @@ def layers(
     ] = "mean",
     probe: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="A trained gate, whose layer weights are shown too."),
+        typer.Option(
+            metavar="DIR", help="A trained gate: which layers and tokens it weighs is shown, too."
+        ),
     ] = None,
     out_file: Annotated[
         Path | None, typer.Option("--out", help="Result file with all numbers, for pillion report.")
@@ -163,7 +168,7 @@ def _identify(
 
 def _show(study: dict[str, Any]) -> None:
     name = study["settings"]["score"]
-    out.print(f"layer  {name:>8}  silhouette  change  cosine   squared   fisher  weight")
+    out.print(f"layer  {name:>8}  silhouette  change  cosine   squared   fisher  weight entropy")
     for row in study["results"]:
         cells = [
             f"{row['layer']:>5}",
@@ -173,7 +178,7 @@ def _show(study: dict[str, Any]) -> None:
             f"{_number(row['cosine']):>8}",
             f"{_number(row['squared']):>8}",
             f"{_number(row['fisher']):>7}",
-            "" if row["weight"] is None else f"{row['weight']:>6.3f}",
+            _attention(row),
         ]
         out.print("  ".join(cells).rstrip())
     _show_singles(study["single"])
@@ -201,7 +206,17 @@ def _show_singles(single: dict[str, Any]) -> None:
     more = "" if lost is None else f", {_spread(lost)} more"
     picked_score, best_score = _number(picked["score"]), _number(best["score"])
     out.print(f"\nOne layer alone: {_layer(picked['layer'])} by its silhouette ({picked_score}),")
+    for by, words in (("by_weight", "the gate's weight"), ("by_entropy", "the gate's entropy")):
+        if single[by]["layer"] is not None:
+            out.print(f"  {single[by]['layer']} by {words} ({_number(single[by]['score'])}),")
     out.print(f"  {_layer(best['layer'])} by its score ({best_score}{more})")
+
+
+def _attention(row: dict[str, Any]) -> str:
+    """What a gate does with a layer; nothing where none was given."""
+    if row["weight"] is None:
+        return ""
+    return f"{row['weight']:>6.3f} {_number(row['entropy'], '.3f'):>7}"
 
 
 def _number(value: float | None, how: str = ".4f") -> str:

@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from pillion.errors import DataError, StorageError
@@ -27,19 +27,20 @@ def check_text(text: str, option: str) -> str:
     return text
 
 
-def write_lines(lines: Sequence[str], path: Path | None) -> None:
+def write_lines(lines: Iterable[str], path: Path | None) -> None:
     """Prints lines, or writes them to a file that is whole or not there at all.
 
     Raises:
         StorageError: if the file cannot be written; what was there before stays.
     """
-    text = "".join(f"{line}\n" for line in lines)
+    ended = (f"{line}\n" for line in lines)
     if path is None:
-        sys.stdout.write(text)
+        sys.stdout.writelines(ended)
         return
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.writelines(ended)
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pillion.errors import ConfigError, Interrupted
@@ -86,3 +86,10 @@ def work_folder(out_folder: Path, suffix: str = "") -> Generator[Path]:
 def clear(work: Path) -> None:
     """Deletes a work folder: states of texts are as sensitive as the texts."""
     shutil.rmtree(work, ignore_errors=True)
+
+
+def clear_inside(work: Path) -> None:
+    """Deletes a work folder, and the folder that it is in if nothing else is there."""
+    clear(work)
+    with suppress(OSError):
+        work.parent.rmdir()

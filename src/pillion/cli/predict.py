@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,20 +25,20 @@ from pillion.cli.app import (
     err,
 )
 from pillion.cli.cluster import RayAddress, RayWorkers, open_crew, show_rates
-from pillion.cli.failures import all_failed, finish, write_failed
+from pillion.cli.failures import all_failed, check_some_left, finish, write_failed
 from pillion.cli.output import check_text, write_lines
 from pillion.cli.places import check_file, clear
 from pillion.cli.progress import Bar, progress_bar
 from pillion.cli.rows import USUAL_TEXTS, TextOptions, takes_rows
-from pillion.core import FailedRow, OnTooLong, Scope, Template, Text
+from pillion.core import FailedRow, OnTooLong, Scope, Template
 from pillion.core.lines import failed_line, json_line
-from pillion.errors import ConfigError
+from pillion.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from pillion.backends import Backend
     from pillion.cluster import Crew
-    from pillion.data import Texts
-    from pillion.extract import Encoded
-    from pillion.scoring import LineStore, ScoreJob
+    from pillion.data import SlicePlan, Texts
+    from pillion.scoring import ScoreJob
 
 
 @app.command()
@@ -68,6 +71,12 @@ def predict(
             help="First run the probes' canaries: do they say what they said at training?",
         ),
     ] = False,
+    no_exit: Annotated[
+        bool,
+        typer.Option(
+            "--no-exit", help="Read every text to the last layer, whatever the probes' exits."
+        ),
+    ] = False,
     ray: RayAddress = None,
     ray_workers: RayWorkers = None,
     as_json: Annotated[
@@ -84,106 +93,132 @@ def predict(
     left.
     """
     from pillion.runtime import resolve
-    from pillion.scoring import LineStore, ScoreJob
+    from pillion.scoring import ScoreJob
 
     if out is not None:
         check_file(out, "--out")
-    work, skip = _work(out), how.skip_bad_rows
-    computed = dtype_of(dtype, exact)
-    with open_crew(ray, ray_workers, model, computed, device) as crew, progress_bar() as bar:
-        texts = _texts(text, input, how)
-        job = ScoreJob(tuple(resolve(folder) for folder in probe), allow_mismatch)
-        engine = _Here(model, computed, device) if crew is None else _OnCluster(crew)
-        if check:
-            engine.check(job)
-        wrapping = template or job.artefacts[0].card.template
-        scopes: list[Scope] = [artefact.card.scope for artefact in job.artefacts]
-        encoded = engine.encode(texts.texts, wrapping, on_too_long, scopes, bar)
-        failed = all_failed(texts, encoded.failed)
-        lines = engine.score(job, encoded, LineStore(work), bar)
-    write_lines(_with_failed(lines, failed), out)
-    if out is None or work is None:
-        return finish(failed, texts, "their lines hold the reason under error", skip)
-    clear(work)
-    side_file = out.with_name(f"{out.stem}.failed.jsonl")
-    write_failed(failed, texts, side_file)
-    finish(failed, texts, f"their reasons are in {side_file}", skip)
+    if (not text) == (input is None):
+        raise ConfigError("Give either --text or --input, and not both.")
+    work, skip, computed = _work(out), how.skip_bad_rows, dtype_of(dtype, exact)
+    with ExitStack() as stack:
+        with open_crew(ray, ray_workers, model, computed, device) as crew, progress_bar() as bar:
+            texts = _given(text) if text else None
+            probes = [resolve(folder) for folder in probe]
+            chosen = tuple(one.whole if no_exit else one for one in probes)
+            job = ScoreJob(chosen, allow_mismatch)
+            wrapping = template or job.artefacts[0].card.template
+            asked = _Asked(job, texts, input, how, wrapping, on_too_long, work, bar)
+            if crew is None:
+                done = _here(asked, model, computed, device, check)
+            else:
+                done = _on_cluster(asked, crew, check, stack)
+        write_lines(done.lines, out)
+        if out is None or work is None:
+            where = "their lines hold the reason under error"
+            return finish(done.failed(), done.rows, where, skip)
+        side_file = out.with_name(f"{out.stem}.failed.jsonl")
+        write_failed(done.failed(), done.rows, side_file)
+        try:
+            finish(done.failed(), done.rows, f"their reasons are in {side_file}", skip)
+        finally:
+            clear(work)
 
 
-class _Here:
+@dataclass(frozen=True)
+class _Asked:
+    """What is wanted, wherever it is done."""
+
+    job: ScoreJob
+    texts: Texts | None
+    input: str | None
+    how: TextOptions
+    template: Template
+    on_too_long: OnTooLong
+    work: Path | None
+    bar: Bar
+
+    @property
+    def scopes(self) -> tuple[Scope, ...]:
+        """What the probes read."""
+        return tuple(artefact.card.scope for artefact in self.job.artefacts)
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What has become of it.
+
+    Attributes:
+        lines: of all rows, in order.
+        rows: where each comes from.
+        failed: gives the rows that failed, in order.
+    """
+
+    lines: Iterable[str]
+    rows: Texts | SlicePlan
+    failed: Callable[[], Iterable[FailedRow]]
+
+
+def _here(asked: _Asked, model: str, dtype: str, device: str, check: bool) -> _Done:
     """This process does the work."""
+    from pillion.backends import load_backend
+    from pillion.extract import encode
+    from pillion.scoring import LineStore, score
 
-    def __init__(self, model: str, dtype: str, device: str) -> None:
-        from pillion.backends import load_backend
-
-        self.backend = load_backend(model, dtype, device)
-
-    def check(self, job: ScoreJob) -> None:
-        """Returns if the probes say what they said at training; notes on those who cannot tell."""
-        from pillion.runtime import LanguageModel, check_canaries
-
-        model = LanguageModel(self.backend)
-        for found in check_canaries(model, job.artefacts, job.allow_mismatch):
-            if found.note is not None:
-                err.print(found.note)
-
-    def encode(
-        self,
-        texts: Sequence[Text | None],
-        template: Template,
-        on_too_long: OnTooLong,
-        scopes: Sequence[Scope],
-        _: Bar,
-    ) -> Encoded:
-        from pillion.extract import encode
-
-        return encode(self.backend, texts, template, on_too_long, scopes)
-
-    def score(
-        self, job: ScoreJob, encoded: Encoded, store: LineStore, bar: Bar
-    ) -> list[str | None]:
-        from pillion.scoring import score, score_here
-
-        run = score_here(self.backend)
-        return score(run, job, encoded.identity, encoded.token_ids, store, bar)
+    texts = asked.texts
+    if texts is None:
+        assert asked.input is not None
+        texts = asked.how.texts(asked.input)
+    backend = load_backend(model, dtype, device)
+    if check:
+        _check(backend, asked.job)
+    encoded = encode(backend, texts.texts, asked.template, asked.on_too_long, asked.scopes)
+    failed = all_failed(texts, encoded.failed)
+    counts = [num_rows for _, num_rows in texts.files]
+    store, rows = LineStore(asked.work), encoded.token_ids
+    lines = score(backend, asked.job, rows, store, asked.bar, counts)
+    return _Done(_with_failed(lines, failed), texts, lambda: failed)
 
 
-class _OnCluster:
-    """The workers of a cluster do the work."""
+def _check(backend: Backend, job: ScoreJob) -> None:
+    """Returns if the probes say what they said at training; notes on those who cannot tell."""
+    from pillion.runtime import LanguageModel, check_canaries
 
-    def __init__(self, crew: Crew) -> None:
-        self.crew = crew
+    for found in check_canaries(LanguageModel(backend), job.artefacts, job.allow_mismatch):
+        if found.note is not None:
+            err.print(found.note)
 
-    def check(self, job: ScoreJob) -> None:
-        """Nobody can: each worker has a model of its own."""
+
+def _on_cluster(asked: _Asked, crew: Crew, check: bool, stack: ExitStack) -> _Done:
+    """The workers of a cluster do the work; no text comes here.
+
+    Args:
+        asked: what is wanted.
+        crew: who works.
+        check: nobody can: each worker has a model of its own.
+        stack: holds what is printed until it is.
+    """
+    from pillion.cluster import ReadAndScore, Tally, plan_on, predict_on
+    from pillion.data import hold
+
+    if check:
         raise ConfigError("--check runs the probes on this machine, and --ray on others; drop one.")
-
-    def encode(
-        self,
-        texts: Sequence[Text | None],
-        template: Template,
-        on_too_long: OnTooLong,
-        scopes: Sequence[Scope],
-        bar: Bar,
-    ) -> Encoded:
-        from pillion.cluster import encode_on
-
-        return encode_on(self.crew, texts, template, on_too_long, bar, scopes)
-
-    def score(
-        self, job: ScoreJob, encoded: Encoded, store: LineStore, bar: Bar
-    ) -> list[str | None]:
-        from pillion.cluster import Tally, score_on
-        from pillion.scoring import score
-
-        # What a worker warns of stays there.
-        for artefact in job.artefacts:
-            artefact.check(encoded.identity, job.allow_mismatch)
-        tally = Tally()
-        run = score_on(self.crew, tally)
-        lines = score(run, job, encoded.identity, encoded.token_ids, store, bar)
-        show_rates(tally.rates())
-        return lines
+    work = asked.work or Path(stack.enter_context(TemporaryDirectory()))
+    if asked.texts is not None:
+        plan = hold(asked.texts)
+    else:
+        assert asked.input is not None
+        plan = plan_on(crew, asked.input, asked.how.text_column, asked.how.layout, work)
+    for note in plan.notes:
+        err.print(note)
+    tally, job = Tally(), ReadAndScore(asked.job, asked.template, asked.on_too_long, asked.scopes)
+    lines = predict_on(crew, plan, job, work, tally, asked.bar)
+    show_rates(tally.rates())
+    try:
+        check_some_left(lines.failed(), plan)
+    except DataError:
+        clear(work)
+        raise
+    return _Done(lines, plan, lines.failed)
 
 
 def _work(out: Path | None) -> Path | None:
@@ -199,13 +234,8 @@ def _with_failed(lines: Sequence[str | None], failed: Sequence[FailedRow]) -> li
     ]
 
 
-def _texts(given: Sequence[str] | None, source: str | None, how: TextOptions) -> Texts:
+def _given(texts: Sequence[str]) -> Texts:
     from pillion.data import Texts
 
-    if (not given) == (source is None):
-        raise ConfigError("Give either --text or --input, and not both.")
-    if given:
-        texts = tuple(check_text(text, "--text") for text in given)
-        return Texts(texts, (), (("--text", len(texts)),), "--text")
-    assert source is not None
-    return how.texts(source)
+    checked = tuple(check_text(text, "--text") for text in texts)
+    return Texts(checked, (), (("--text", len(checked)),), "--text")

@@ -94,6 +94,12 @@ def serve(
             help="Run the probes' canaries first: do they say what they said at training?"
         ),
     ] = True,
+    no_exit: Annotated[
+        bool,
+        typer.Option(
+            "--no-exit", help="Classify every text to the last layer, whatever the probes' exits."
+        ),
+    ] = False,
     cache_tokens: Annotated[
         int,
         typer.Option(min=1, help="Tokens of all requests and cached prefixes that are held."),
@@ -138,11 +144,13 @@ def serve(
         log_prompts=log_prompts,
         share_prefixes=_share(share_prefixes),
         check=check,
+        exits=not no_exit,
         probe_folders=_folders(probe_folder or []),
     )
     place = Place(host, port, drain_seconds, notice_seconds)
     check_place(place, settings)
     artefacts = [_probe(one) for one in probe or []]
+    artefacts = [one.whole if no_exit else one for one in artefacts]
     settings.policies.check({a.name: a for a in artefacts})
     with bind(place) as bound:
         sizes = PagedSettings(cache_tokens=cache_tokens, max_requests=max_requests)

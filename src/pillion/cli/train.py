@@ -83,8 +83,8 @@ def train(
         typer.Option(
             metavar="NAME",
             help="gate (default), gate-mlp, gate-paper, attention, multimax, rolling, concat, "
-            "mean, first, last, mha, mha-causal, pooling, pooling-max or glot. This and the next "
-            "three may be repeated: every combination is trained.",
+            "mean, first, last, mha, mha-causal, pooling, pooling-max or glot; or auto, which "
+            "chooses. This and the next three may be repeated: every combination is trained.",
         ),
     ] = None,
     heads: Annotated[
@@ -139,6 +139,20 @@ def train(
             "hold nearly all, as pillion layers finds them; default: all."
         ),
     ] = None,
+    depths: Annotated[
+        str | None,
+        typer.Option(
+            help="Layers at which the probe can be read out, too, such as 8,16,24, or auto: texts "
+            "that are only classified may stop there, once calibrate --exit has chosen when."
+        ),
+    ] = None,
+    read: Annotated[
+        Literal["states", "router"],
+        typer.Option(
+            help="What is read: the layers' states, or beside them the logits of every router of a "
+            "mixture of experts."
+        ),
+    ] = "states",
     template: Wrapping = "chat",
     scope: Scoped = None,
     contexts: Placed = "none",
@@ -180,7 +194,7 @@ def train(
     shared: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     shared |= {"class_weights": "balanced" if balanced else "none", "refit": refit}
     train_settings = make_strict(TrainSettings, shared)
-    read = read_sets(rows, data, validation or [], maps or [], weights or [])
+    tables = read_sets(rows, data, validation or [], maps or [], weights or [])
     language_model = LanguageModel.load(model, dtype, device)
     num_layers = language_model.backend.identity.num_layers
     how = FitSettings(
@@ -189,6 +203,8 @@ def train(
         contexts=contexts_of(contexts),
         augment=_kinds(augment),
         layers="auto" if layers == AUTO else parse_layers(layers, num_layers),
+        depths=AUTO if depths == AUTO else parse_layers(depths, num_layers, "--depths") or (),
+        read=read,
         on_too_long=on_too_long,
         positive=positive,
         live=live,
@@ -196,11 +212,11 @@ def train(
         train=train_settings,
     )
     skip, backend = rows.skip_bad_rows, language_model.backend
-    words = scope or default_scope(read[0].texts, template)
-    read = [fitting(one, backend, template, on_too_long, words, skip) for one in read]
-    for one, part in zip(read, ("", ".validation"), strict=False):
+    words = scope or default_scope(tables[0].texts, template)
+    tables = [fitting(one, backend, template, on_too_long, words, skip) for one in tables]
+    for one, part in zip(tables, ("", ".validation"), strict=False):
         say_left_out(one, out_folder, part)
-    labelled, held = read[0], read[1] if len(read) > 1 else None
+    labelled, held = tables[0], tables[1] if len(tables) > 1 else None
     with work_folder(out_folder) as work:
         with progress_bar() as bar:
             fitted = fit(language_model, labelled, held, configs, work, how, bar, say=err.print)
@@ -281,13 +297,14 @@ def make_strict(settings: Any, options: dict[str, Any]) -> Any:
 
 
 def _show(fitted: list[Any], folder: Path, model: str, as_json: bool) -> None:
-    runs = [
+    runs: list[dict[str, Any]] = [
         {
             "probe": one.trained.config.probe,
             "settings": one.trained.config.settings,
-            "learning_rate": one.trained.config.rate,
+            "learning_rate": None if one.trained.solved else one.trained.config.rate,
             "seed": one.trained.config.seed,
-            "best_epoch": one.trained.best_epoch,
+            "best_epoch": None if one.trained.solved else one.trained.best_epoch,
+            "auto": one.artefact.card.training.get("auto"),
             "parameters": one.artefact.network.num_parameters,
             "layers": one.artefact.card.layers,
             "thresholds": one.artefact.card.thresholds,
@@ -303,10 +320,15 @@ def _show(fitted: list[Any], folder: Path, model: str, as_json: bool) -> None:
         numbers = {k: run["validation"][k] for k in ("accuracy", "f1", "auprc")}
         shown = "  ".join(f"{k} {number(v, k)}" for k, v in numbers.items())
         name = " ".join([run["probe"], *(f"{k}={v}" for k, v in run["settings"].items())])
-        out.print(
-            f"{name:<12} lr {run['learning_rate']:g}  seed {run['seed']}  "
-            f"epoch {run['best_epoch']}  validation: {shown}"
+        how = (
+            "in closed form"
+            if run["best_epoch"] is None
+            else f"lr {run['learning_rate']:g}  seed {run['seed']}  epoch {run['best_epoch']}"
         )
+        out.print(f"{name:<12} {how}  validation: {shown}")
+        if run["auto"] is not None:
+            tried = ", ".join(_tried(*one) for one in run["auto"]["tried"].items())
+            out.print(f"{'':<12} chosen by {run['auto']['by']}: {tried}")
         if run["settings"].get("prune", "none") != "none":
             left = ", ".join(map(str, run["layers"]))
             out.print(f"{'':<12} layers left after pruning: {left}")
@@ -315,6 +337,12 @@ def _show(fitted: list[Any], folder: Path, model: str, as_json: bool) -> None:
         f"Saved in {folder}. Next: "
         f"pillion predict --probe {shlex.quote(str(folder))} --text '...'{which}"
     )
+
+
+def _tried(name: str, found: dict[str, Any]) -> str:
+    """A candidate and its score."""
+    score = next(iter(found.values()))
+    return f"{name} {'undefined' if score is None else format(score, '.3f')}"
 
 
 def _show_labels(labels: Sequence[dict[str, Any]], num_rows: int) -> None:

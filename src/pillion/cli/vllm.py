@@ -23,6 +23,9 @@ def vllm(
     out_file: Annotated[
         Path, typer.Option("--out", help="Where the options go; vLLM wants a name in .yaml.")
     ] = Path("pillion.yaml"),
+    policy: Annotated[
+        Path | None, typer.Option(help="File of policies (block, stop, annotate), as serve has it.")
+    ] = None,
     dtype: Dtype = "auto",
     allow_mismatch: AllowMismatch = False,
     as_json: Json = False,
@@ -36,7 +39,7 @@ def vllm(
     from pillion.backends.checkpoint import read_checkpoint
     from pillion.runtime import resolve
     from pillion.vllm import option_file, options
-    from pillion.vllm.start import check_probes
+    from pillion.vllm.start import check_probes, policies_of
 
     if out_file.suffix not in {".yaml", ".yml"}:
         raise ConfigError(f"--out {out_file} is not what vLLM reads; give a name in .yaml.")
@@ -44,7 +47,10 @@ def vllm(
     artefacts = [resolve(folder) for folder in probe]
     checkpoint = read_checkpoint(model, dtype)
     check_probes(artefacts, checkpoint.identity, allow_mismatch)
-    chosen = options(checkpoint.architectures, probe, allow_mismatch=allow_mismatch, http=True)
+    policies_of(policy, True, artefacts)
+    chosen = options(
+        checkpoint.architectures, probe, allow_mismatch=allow_mismatch, http=True, policy=policy
+    )
     write_lines(option_file(chosen).splitlines(), out_file)
     start = f"VLLM_PLUGINS=pillion vllm serve {checkpoint.folder} --config {out_file}"
     if as_json:

@@ -6,10 +6,21 @@ is left of a run that was killed is finished by the same call. Workers run the f
 """
 
 from pillion.cluster.connect import connect
-from pillion.cluster.encode import encode_on
 from pillion.cluster.extract import extract_on
+from pillion.cluster.plan import plan_on
 from pillion.cluster.pool import Crew
-from pillion.cluster.score import score_on
+from pillion.cluster.predict import ReadAndScore, predict_on
 from pillion.cluster.tally import Tally
+from pillion.cluster.tokens import Tokenise, tokenise_on
 
-__all__ = ["Crew", "Tally", "connect", "encode_on", "extract_on", "score_on"]
+__all__ = [
+    "Crew",
+    "ReadAndScore",
+    "Tally",
+    "Tokenise",
+    "connect",
+    "extract_on",
+    "plan_on",
+    "predict_on",
+    "tokenise_on",
+]

@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pillion.backends import Backend
+from pillion.cluster.same_model import check_same
 from pillion.cluster.worker import Done, Job, Trouble, Worker, version
 from pillion.errors import MismatchError, PillionError, RunError, of_kind
+from pillion.extract import Maker, check_samples
 
 MOST_ATTEMPTS = 4
 """Workers that may be lost over one unit before it counts as what kills them."""
@@ -43,6 +46,7 @@ class Crew:
     device: str = "auto"
     workers: int | None = None
     say: Callable[[str], object] = lambda _: None
+    _first: Maker | None = None
     _idle: list[Any] = field(default_factory=list[Any])
     # Ray's promise of a first answer -> the worker who gives it, and whether it is a new one.
     _starting: dict[Any, tuple[Any, bool]] = field(default_factory=dict[Any, tuple[Any, bool]])
@@ -52,6 +56,19 @@ class Crew:
     def uses_gpus(self) -> bool:
         """Whether a worker holds a GPU."""
         return self.device != "cpu" and self._num("GPU") >= 1
+
+    @property
+    def maker(self) -> Maker:
+        """The first worker, whom all others agree with; starts one if there was none.
+
+        Raises:
+            PillionError: as `run` does.
+        """
+        if self._first is None:
+            for _ in self.run(_nothing, [None]):
+                pass
+        assert self._first is not None
+        return self._first
 
     @property
     def num_workers(self) -> int:
@@ -67,6 +84,7 @@ class Crew:
 
         Raises:
             PillionError: as a worker raised it, naming the worker.
+            MismatchError: workers have different models under one name, or round otherwise.
             RunError: no worker can be started, or a unit kills its workers.
         """
         shared = self.ray.put(job)
@@ -162,7 +180,16 @@ class Crew:
             return None
         if isinstance(result, Trouble):
             raise _error(result)
+        if result.maker is not None:
+            self._first = self._first or result.maker
+            check_same(self._first.identity, result.maker.identity)
+            check_samples(self._first.sample, result.maker.sample, result.maker.dtype)
         return result
+
+
+def _nothing(backend: Backend, unit: None) -> tuple[None, int]:
+    """The job of whoever only wants to know the workers."""
+    return None, 0
 
 
 def _error(trouble: Trouble) -> PillionError:

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from pillion.backends import Backend, load_backend
 from pillion.errors import PillionError
+from pillion.extract import Maker
 
 
 @runtime_checkable
@@ -34,12 +35,14 @@ class Done:
         tokens: how many it took.
         seconds: how long its worker was busy with it, the loading of the model left out.
         worker: address of the node and id of the process.
+        maker: what tells its states from others', with its first unit.
     """
 
     value: Any
     tokens: int
     seconds: float
     worker: str
+    maker: Maker | None = None
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,13 @@ class Worker:
         """
         # An error that is raised here would come back wrapped, with the stack as its text.
         try:
-            backend = self.backend = self.backend or _load(*self.names)
+            maker = None
+            if self.backend is None:
+                self.backend = _load(*self.names)
+                maker = Maker.of(self.backend)
             begin = time.perf_counter()
-            value, tokens = self._take(shared[0])(backend, unit)
-            return Done(value, tokens, time.perf_counter() - begin, _address())
+            value, tokens = self._take(shared[0])(self.backend, unit)
+            return Done(value, tokens, time.perf_counter() - begin, _address(), maker)
         except PillionError as error:
             return Trouble(type(error).__name__, str(error), _address())
 

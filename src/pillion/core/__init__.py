@@ -11,6 +11,7 @@ from pillion.core.conversation import (
     ROLES,
     SCOPES,
     Conversation,
+    Kind,
     Role,
     Scope,
     Segment,
@@ -22,6 +23,7 @@ from pillion.core.conversation import (
     as_text,
     as_tokens,
     in_reasoning,
+    last_role,
     role_of,
 )
 from pillion.core.events import Event, Finished, PromptRead, TokenEvent
@@ -40,6 +42,7 @@ __all__ = [
     "Event",
     "FailedRow",
     "Finished",
+    "Kind",
     "ModelIdentity",
     "OnTooLong",
     "PromptRead",
@@ -61,6 +64,7 @@ __all__ = [
     "as_tokens",
     "classification_json",
     "in_reasoning",
+    "last_role",
     "role_of",
     "verdict_json",
     "verdicts_json",

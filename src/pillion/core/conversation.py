@@ -157,6 +157,11 @@ def as_conversation(messages: Any) -> Conversation:
     return tuple(_turn(message, n) for n, message in enumerate(cast("Sequence[Any]", messages), 1))
 
 
+def last_role(text: Text) -> Role:
+    """Who speaks last; a text by itself is the user's."""
+    return "user" if isinstance(text, str) else text[-1].role
+
+
 def role_of(scope: Scope) -> str:
     """Whose turns a scope reads; `all` is everyone's and stays as it is."""
     return {"last-user": "user", "response": "assistant"}.get(scope, scope)

@@ -24,6 +24,7 @@ class ModelIdentity:
         context_tokens: longest text that the model takes, in tokens.
         adapters: names of the adapters that are active beside the base weights.
         float16_sha256: fingerprint of the weights' copy in float16; empty if nobody knows.
+        num_routers: of a mixture of experts whose logits can be read, as layers N + 1 and on.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ModelIdentity:
     context_tokens: int
     adapters: tuple[str, ...] = field(default=(), compare=False)
     float16_sha256: str = field(default="", compare=False)
+    num_routers: int = field(default=0, compare=False)
 
     def has_weights_of(self, other: ModelIdentity) -> bool:
         """Whether the weights are the same, or one model's are the other's in float16."""

@@ -14,15 +14,19 @@ from pillion.data.contexts import (
     shipped_contexts,
 )
 from pillion.data.examples import Origin, flat_text, said_in, with_words, words_in
+from pillion.data.file_slices import Slice
 from pillion.data.labels import LabelSpace
 from pillion.data.layout import TableLayout
 from pillion.data.marks import Label, Marks, Soft, names_of
 from pillion.data.rows import Rows, SetFacts, Texts, read_rows, read_texts
+from pillion.data.scan import BLOCK_ROWS, Scan, Scanned
 from pillion.data.sets import DataSet, join_sets, set_weights
+from pillion.data.slices import SlicePlan, hold, plan_slices
 from pillion.data.split import split_validation
 
 __all__ = [
     "AUGMENTS",
+    "BLOCK_ROWS",
     "Contexts",
     "DataSet",
     "Label",
@@ -31,7 +35,11 @@ __all__ = [
     "Marks",
     "Origin",
     "Rows",
+    "Scan",
+    "Scanned",
     "SetFacts",
+    "Slice",
+    "SlicePlan",
     "Soft",
     "TableLayout",
     "Texts",
@@ -40,10 +48,12 @@ __all__ = [
     "conflict_notes",
     "contexts_of",
     "flat_text",
+    "hold",
     "in_context",
     "join_sets",
     "label_counts",
     "names_of",
+    "plan_slices",
     "read_rows",
     "read_texts",
     "said_in",

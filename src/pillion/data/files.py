@@ -15,6 +15,9 @@ from typing import Any
 
 from pillion.errors import ConfigError, DataError
 
+_STAMPS = {"size", "mtime", "LastModified", "last_modified", "updated", "ETag", "etag", "md5Hash"}
+"""What file systems call the facts that change with a file's contents."""
+
 
 @dataclass(frozen=True)
 class DataFile:
@@ -41,8 +44,32 @@ class DataFile:
         Raises:
             DataError: it cannot be read.
         """
-        with _reading(self.name):
+        with reading(self.name):
             return self.system.cat_file(self.path)
+
+    def part(self, begin: int, end: int) -> bytes:
+        """Its bytes from `begin` up to `end`.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        with reading(self.name):
+            return self.system.cat_file(self.path, start=begin, end=end)
+
+    def open(self) -> Any:
+        """The file, to be read in pieces; reading may raise OSError (see `reading`)."""
+        return self.system.open(self.path, "rb")
+
+    def facts(self) -> tuple[int, str]:
+        """Its size in bytes, and what tells it from an earlier file of that name.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        with reading(self.name):
+            info = self.system.info(self.path)
+        known = sorted((key, str(value)) for key, value in info.items() if key in _STAMPS)
+        return int(info.get("size") or 0), repr((self.path, known))
 
 
 def find_files(source: str, suffixes: Collection[str]) -> list[DataFile]:
@@ -59,7 +86,7 @@ def find_files(source: str, suffixes: Collection[str]) -> list[DataFile]:
         ConfigError: a URL whose file system needs a package that is not installed.
     """
     system, path = _open_system(source)
-    with _reading(source):
+    with reading(source):
         kind = system.info(path)["type"] if system.exists(path) else None
         if kind == "file":
             found = [DataFile(source, system, path)]
@@ -99,7 +126,7 @@ def _arrow_system(source: str) -> tuple[Any, str] | None:
     from pyarrow.fs import FileSystem
 
     try:
-        with _reading(source):
+        with reading(source):
             system, path = FileSystem.from_uri(source)
     except ArrowInvalid:
         return None
@@ -145,7 +172,8 @@ def _unknown_kind(file: DataFile, source: str, suffixes: Collection[str]) -> str
 
 
 @contextmanager
-def _reading(source: str) -> Generator[None]:
+def reading(source: str) -> Generator[None]:
+    """Turns an OSError of the block into a DataError that names the source."""
     try:
         yield
     except FileNotFoundError:

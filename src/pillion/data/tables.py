@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import codecs
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -58,7 +59,7 @@ def read_columns(source: str, choose: Choose, layout: TableLayout) -> Table:
     files = find_files(source, _READERS)
     parts: list[tuple[DataFile, str, Part]] = []
     for file in files:
-        sha256, part = _read_file(file, choose, layout, may_be_empty=len(files) > 1)
+        sha256, part = read_file(file, choose, layout, may_be_empty=len(files) > 1)
         parts.append((file, sha256, part))
         if part.columns:
             choose = _the_same(list(part.columns))
@@ -92,12 +93,21 @@ def _joined(parts: list[Part]) -> tuple[dict[str, list[Any]], dict[int, str]]:
     return columns, broken
 
 
-def _read_file(
+def read_file(
     file: DataFile, choose: Choose, layout: TableLayout, may_be_empty: bool
 ) -> tuple[str, Part]:
     """The hash of a file's bytes, and its columns.
 
     Parallel writers leave an empty file where a part of theirs got no rows.
+
+    Args:
+        file: to be read.
+        choose: columns that are wanted.
+        layout: delimiter, encoding, and whether broken rows are set aside.
+        may_be_empty: whether a file without a byte has no rows.
+
+    Raises:
+        DataError: it cannot be read, or is broken or empty.
     """
     # Read once, so that the hash is of the very bytes that were parsed.
     data = file.read()
@@ -114,27 +124,41 @@ def _read_tsv(data: bytes, source: str, choose: Choose, layout: TableLayout) -> 
 
 
 def _read_parquet(data: bytes, source: str, choose: Choose, layout: TableLayout) -> Part:
-    try:
+    with readable_parquet(source):
         file = pq.ParquetFile(pa.BufferReader(data))
         names = choose(file.schema_arrow.names, source)
         table = file.read(columns=names)
+    columns = {name: parquet_values(table.column(name), name, source) for name in names}
+    return Part(columns, table.num_rows)
+
+
+@contextmanager
+def readable_parquet(source: str) -> Generator[None]:
+    """Turns what Arrow raises of a broken file into a DataError."""
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{source} is not a readable Parquet file ({_first_line(error)}); write it again."
         ) from error
-    columns = {name: _parquet_values(table.column(name), name, source) for name in names}
-    return Part(columns, table.num_rows)
 
 
-def _parquet_values(column: Iterable[Any], name: str, source: str) -> list[Any]:
-    """Arrow does not check strings when it reads them; Python does when it takes them."""
+def parquet_values(column: Iterable[Any], name: str, source: str, before: int = 0) -> list[Any]:
+    """Arrow does not check strings when it reads them; Python does when it takes them.
+
+    Args:
+        column: its cells.
+        name: of the column.
+        source: what errors call the file.
+        before: rows of the file before them.
+    """
     values: list[Any] = []
     try:
         for scalar in column:
             values.append(scalar.as_py())
     except UnicodeDecodeError:
         raise DataError(
-            f"{source} is not valid UTF-8 in column {name!r}, row {len(values) + 1}; "
+            f"{source} is not valid UTF-8 in column {name!r}, row {before + len(values) + 1}; "
             "write that text as UTF-8."
         ) from None
     return values
@@ -152,3 +176,6 @@ _READERS: dict[str, _Reader] = {
     ".json": read_json_lines,
     ".tsv": _read_tsv,
 }
+
+SUFFIXES = tuple(_READERS)
+"""Of the files that can be read."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -22,6 +22,9 @@ Choose = Callable[[Sequence[str], str], list[str]]
 
 DELIMITERS = (",", ";", "\t", "|")
 """Those that are tried on a header, the first that shows the wanted columns is taken."""
+
+MOST_HEADER = 2**24
+"""Characters of a column's name at most, while delimiters are tried."""
 
 
 @dataclass
@@ -44,22 +47,62 @@ class Part:
 def read_csv(data: bytes, source: str, choose: Choose, layout: TableLayout) -> Part:
     """The chosen columns of a CSV file, as strings."""
     text, note = decode(data, source, layout.encoding)
-    delimiter, guessed = _delimiter(text, source, choose, layout.delimiter)
-    lines = _csv_lines(text, source, delimiter)
-    header_line, header = next(lines)
-    names = choose(header, source)
-    places = {name: header.index(name) for name in names}
-    part = Part({name: [] for name in names}, 0, notes=[n for n in (note, guessed) if n])
-    for line, fields in lines:
-        if len(fields) != len(header):
+
+    def lines() -> Iterable[str]:
+        return io.StringIO(text, newline="")
+
+    delimiter, guessed = find_delimiter(lines, source, choose, layout.delimiter)
+    rows = csv_rows(lines(), source, delimiter, len(text))
+    header_line, fields = next(rows)
+    header = Header(tuple(fields), header_line, delimiter)
+    part = csv_part(rows, source, header, choose(fields, source), layout.skip_bad_rows)
+    part.notes = [one for one in (note, guessed) if one]
+    return part
+
+
+@dataclass(frozen=True)
+class Header:
+    """The first line of a CSV file.
+
+    Attributes:
+        names: of all columns, in order.
+        line: its number, from 1.
+        delimiter: between fields.
+    """
+
+    names: tuple[str, ...]
+    line: int
+    delimiter: str
+
+
+def csv_part(
+    rows: Iterable[tuple[int, list[str]]], source: str, header: Header, names: list[str], skip: bool
+) -> Part:
+    """The chosen columns of rows of `csv_rows` behind a header.
+
+    Args:
+        rows: number of the line where each begins, and its fields.
+        source: what errors call the file.
+        header: of the file.
+        names: columns that are wanted.
+        skip: whether rows of another number of fields are set aside.
+
+    Raises:
+        DataError: such a row, where it is not.
+    """
+    places = {name: header.names.index(name) for name in names}
+    part = Part({name: [] for name in names}, 0)
+    for line, fields in rows:
+        found: list[str] | None = fields
+        if len(fields) != len(header.names):
             why = (
-                f"has {len(fields)} fields at line {line}, but {len(header)} columns in its "
-                f"header (line {header_line}); put quotes around a field that holds a comma"
+                f"has {len(fields)} fields at line {line}, but {len(header.names)} columns in its "
+                f"header (line {header.line}); put quotes around a field that holds a comma"
             )
-            _set_aside(part, source, why, layout.skip_bad_rows)
-            fields = None
+            _set_aside(part, source, why, skip)
+            found = None
         for name, place in places.items():
-            part.columns[name].append(None if fields is None else fields[place])
+            part.columns[name].append(None if found is None else found[place])
         part.num_rows += 1
     return part
 
@@ -70,13 +113,22 @@ def _set_aside(part: Part, source: str, why: str, skip: bool) -> None:
     part.broken[part.num_rows] = f"the file {why}"
 
 
-def _delimiter(text: str, source: str, choose: Choose, given: str | None) -> tuple[str, str]:
-    """What stands between the fields, and a note where it is not a comma and was guessed."""
+def find_delimiter(
+    lines: Callable[[], Iterable[str]], source: str, choose: Choose, given: str | None
+) -> tuple[str, str]:
+    """What stands between the fields, and a note where it is not a comma and was guessed.
+
+    Args:
+        lines: the file's, from its beginning at each call.
+        source: what errors call the file.
+        choose: the wanted columns of a header; raises where they are not there.
+        given: what was asked for.
+    """
     if given is not None:
         return given, ""
     for delimiter in DELIMITERS:
         try:
-            _, header = next(_csv_lines(text, source, delimiter))
+            _, header = next(csv_rows(lines(), source, delimiter, MOST_HEADER))
             choose(header, source)
         except DataError:
             continue
@@ -86,13 +138,26 @@ def _delimiter(text: str, source: str, choose: Choose, given: str | None) -> tup
     return ",", ""
 
 
-def _csv_lines(text: str, source: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The fields of each line that is not blank, with the number of the line where they start."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
-    line = 1
+def csv_rows(
+    lines: Iterable[str], source: str, delimiter: str, longest: int, first_line: int = 1
+) -> Iterator[tuple[int, list[str]]]:
+    """The fields of each line that is not blank, with the number of the line where they start.
+
+    Args:
+        lines: with their ends.
+        source: what errors call the file.
+        delimiter: between the fields.
+        longest: no field has more characters.
+        first_line: number of the first of these lines.
+
+    Raises:
+        DataError: quotes that do not fit, with their line.
+    """
+    reader = csv.reader(lines, strict=True, delimiter=delimiter)
+    line = first_line
     while True:
         # The module's limit is for the whole process and below the length of a long document.
-        limit = csv.field_size_limit(len(text) + 1)
+        limit = csv.field_size_limit(longest + 1)
         try:
             fields = next(reader, None)
         except csv.Error as error:
@@ -105,27 +170,50 @@ def _csv_lines(text: str, source: str, delimiter: str) -> Iterator[tuple[int, li
             return
         if fields:
             yield line, fields
-        line = reader.line_num + 1
+        line = first_line + reader.line_num
 
 
 def read_json_lines(data: bytes, source: str, choose: Choose, layout: TableLayout) -> Part:
     """The chosen values of a file with one JSON object a line."""
     text, note = decode(data, source, layout.encoding, may_guess=False)
-    part = Part({}, 0, notes=[note] if note else [])
-    objects: list[dict[str, Any]] = []
     # Split at line feeds alone: strings in JSON may hold other line separators, such as U+2028.
-    for number, line in enumerate(text.split("\n"), start=1):
+    part = Part({}, 0, notes=[note] if note else [])
+    objects = list(json_rows(text.split("\n"), source, part, layout.skip_bad_rows))
+    present = list(dict.fromkeys(name for row in objects for name in row))
+    part.columns = json_columns(objects, choose(present, source))
+    return part
+
+
+def json_rows(
+    lines: Iterable[str], source: str, part: Part, skip: bool, first_line: int = 1
+) -> Iterator[dict[str, Any]]:
+    """The object of each line that is not blank; of a broken one an empty object.
+
+    Args:
+        lines: of the file.
+        source: what errors call the file.
+        part: its rows are counted, and those that are broken set aside.
+        skip: whether they are set aside.
+        first_line: number of the first of these lines.
+
+    Raises:
+        DataError: a broken line, where it is not set aside.
+    """
+    for number, line in enumerate(lines, start=first_line):
         if not line.strip():
             continue
+        row: dict[str, Any] = {}
         try:
-            objects.append(_json_object(line, number))
+            row = _json_object(line, number)
         except ValueError as error:
-            _set_aside(part, source, str(error), layout.skip_bad_rows)
-            objects.append({})
+            _set_aside(part, source, str(error), skip)
         part.num_rows += 1
-    present = list(dict.fromkeys(name for row in objects for name in row))
-    part.columns = {name: [row.get(name) for row in objects] for name in choose(present, source)}
-    return part
+        yield row
+
+
+def json_columns(objects: Sequence[dict[str, Any]], names: list[str]) -> dict[str, list[Any]]:
+    """Values by the name of the column; None where an object has none."""
+    return {name: [row.get(name) for row in objects] for name in names}
 
 
 def _json_object(line: str, number: int) -> dict[str, Any]:

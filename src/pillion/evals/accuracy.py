@@ -16,6 +16,8 @@ from pillion.core import Scope
 from pillion.errors import Interrupted, unknown_name
 from pillion.evals.baselines import Workplace, make_method
 from pillion.evals.cells import Entry, digest, fitted_cells, unused_cell
+from pillion.evals.episodes import EpisodeSettings
+from pillion.evals.episodic import episode_cells, summarise_episodes
 from pillion.evals.problem import Problem, open_problem
 from pillion.evals.run_folder import Cell, RunFolder, read_json, write_json
 from pillion.evals.states import States
@@ -37,6 +39,7 @@ class RunSettings:
         methods: names of methods; empty for all.
         times: texts a method's time is measured on; 0 leaves times as they are.
         scope: whose words are read in every data set; None: as the suite says.
+        episodes: how rows are drawn for learning from few of them; None to learn from all.
         locked: read test rows, too. Without it no test row is read, and all numbers are of
             validation rows.
         progress: told of long work.
@@ -50,6 +53,7 @@ class RunSettings:
     methods: Sequence[str] = ()
     times: int = 20
     scope: Scope | None = None
+    episodes: EpisodeSettings | None = None
     locked: bool = False
     progress: Progress = silent
     say: Callable[[str], object] = print
@@ -124,12 +128,22 @@ def _bench_data(
     with States(backend, problem, where, settings.progress, settings.say) as states:
         folder = RunFolder(settings.out, locked=settings.locked)
         run = _Run(settings, backend, problem, states, folder)
-        cells = {entry.name: own for entry in entries if (own := _cells(run, entry))}
-        times = _times(run, entries)
-    content = summarise(suite, problem, backend.identity, cells, times)
+        content = _measured(suite, run, entries)
     path = settings.out / f"{content['name']}.json"
     write_json(path, with_reads(content, read_json(path)))
     return path
+
+
+def _measured(suite: Suite, run: _Run, entries: Sequence[Entry]) -> dict[str, Any]:
+    """The content of the result file."""
+    problem, model, episodes = run.problem, run.backend.identity, run.settings.episodes
+    if episodes is None:
+        cells = {entry.name: own for entry in entries if (own := _cells(run, entry))}
+        return summarise(suite, problem, model, cells, _times(run, entries))
+    found = episode_cells(
+        run.place("episodes"), entries, run.folder, episodes, run.is_asked, run.settings.say
+    )
+    return summarise_episodes(suite, problem, model, episodes, found)
 
 
 def _check_names(suite: Suite, settings: RunSettings) -> None:

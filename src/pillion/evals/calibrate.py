@@ -61,7 +61,9 @@ class CalibrationSettings:
 
 def raw_artefact(artefact: Artefact) -> Artefact:
     """The probe as training left it but for its thresholds; what calibration starts from."""
-    return artefact.revised(calibration=None, abstain=None, conformal=None, decisions=None)
+    return artefact.revised(
+        calibration=None, abstain=None, conformal=None, exit=None, decisions=None
+    )
 
 
 # Hundreds of fits of two numbers: threads would only wait for each other.
@@ -134,6 +136,7 @@ def calibrate(
         thresholds=thresholds,
         abstain=bands,
         conformal=conformal,
+        exit=None,  # its bands were chosen beside other decisions
         decisions=found,
     )
     return revised, found

@@ -16,7 +16,15 @@ from pillion.core import OnTooLong, Verdict
 from pillion.data import Contexts, LabelSpace, Rows
 from pillion.errors import DataError
 from pillion.probe import Artefact, Card
-from pillion.runtime import LanguageModel, place_rows, taken_contexts
+from pillion.runtime import (
+    LanguageModel,
+    encode_rows,
+    pad_batch,
+    place_rows,
+    score_batches,
+    taken_contexts,
+    watch,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +110,33 @@ def score_rows(
         allow_mismatch=allow_mismatch,
     )
     return [row[artefact.name] for row in found]
+
+
+def depth_logits(
+    model: LanguageModel,
+    artefact: Artefact,
+    labelled: Labelled,
+    on_too_long: OnTooLong = "error",
+    progress: Callable[[int, int], None] | None = None,
+    allow_mismatch: bool = False,
+) -> Float[np.ndarray, "row depth output"]:
+    """Logits of every row at each of a probe's depths and, last, of all its layers."""
+    card = artefact.card
+    rows = encode_rows(
+        model.backend, labelled.rows.texts, card.template, on_too_long, scopes=[card.scope]
+    )
+    depths = (*card.depths, card.layers[-1])
+    found = np.empty((len(rows), len(depths), card.shape.num_outputs))
+    total, done = sum(map(len, rows)), 0
+    with watch(model.backend, [artefact], allow_mismatch) as reading:
+        for batch in score_batches([len(row) for row in rows]):
+            reading.expect([rows[i] for i in batch])
+            model.backend.forward(*pad_batch([rows[i] for i in batch]))
+            found[batch] = reading.logits_at(depths)[artefact.name].double().cpu().numpy()
+            done += sum(len(rows[i]) for i in batch)
+            if progress is not None:
+                progress(done, total)
+    return found
 
 
 def own_rows(card: Card, rows: Rows) -> str | None:

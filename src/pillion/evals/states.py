@@ -6,6 +6,7 @@ extracted before a method asks for it. Does not know what the states are used fo
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -80,6 +81,12 @@ class States:
 
     def __exit__(self, *_: object) -> None:
         self._opened.close()
+
+    def of(self, problem: Problem) -> States:
+        """The same states for other parts of the same stores; what is opened stays with these."""
+        view = copy.copy(self)
+        view.problem, view._pooled, view._last = problem, None, {}
+        return view
 
     def tokens(self, part: Part, template: Template | None = None) -> Sequence[Sequence[int]]:
         """Token ids of every row, wrapped by the data set's template or another one."""

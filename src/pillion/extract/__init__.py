@@ -6,10 +6,17 @@ Promises each state once, in the model's own dtype. Does not know labels, probes
 from pillion.core import OnTooLong
 from pillion.extract.beginnings import by_beginning
 from pillion.extract.encoded import Encoded, encode
-from pillion.extract.fill import ShardFiller, complete, extract, num_tokens
-from pillion.extract.identity import cache_key, cache_spec, size_sentence
+from pillion.extract.fill import ShardFiller, complete, extract, fill_cache, num_tokens
+from pillion.extract.identity import (
+    cache_key,
+    cache_spec,
+    key_of_model,
+    segment_bytes,
+    size_sentence,
+)
 from pillion.extract.kept import kept_states
 from pillion.extract.live import LiveSource
+from pillion.extract.makers import Maker, check_samples
 from pillion.extract.pooled import Pool, pooled_states
 from pillion.extract.progress import Progress, silent
 from pillion.extract.source import Batch, CachedSource, JoinedRows, SelectedRows, StateSource
@@ -21,6 +28,7 @@ __all__ = [
     "Encoded",
     "JoinedRows",
     "LiveSource",
+    "Maker",
     "OnTooLong",
     "Pool",
     "Progress",
@@ -30,13 +38,17 @@ __all__ = [
     "by_beginning",
     "cache_key",
     "cache_spec",
+    "check_samples",
     "complete",
     "encode",
     "encode_rows",
     "extract",
+    "fill_cache",
     "kept_states",
+    "key_of_model",
     "num_tokens",
     "pooled_states",
+    "segment_bytes",
     "silent",
     "size_sentence",
 ]

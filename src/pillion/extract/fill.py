@@ -14,12 +14,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pillion.backends import Backend
-from pillion.cache import DTYPES, CacheReader, CacheSpec, CacheWriter, Shard, Workspace
+from pillion.cache import (
+    DTYPES,
+    CacheReader,
+    CacheSpec,
+    CacheWriter,
+    Shard,
+    ShardWriter,
+    Workspace,
+)
 from pillion.core import Scope
 from pillion.errors import Interrupted
 from pillion.extract.beginnings import batches_by_beginning
 from pillion.extract.collector import BATCH_TOKENS, Collector, run_batch
 from pillion.extract.identity import cache_spec
+from pillion.extract.makers import Maker, forget_makers
 from pillion.extract.progress import Progress, silent
 from pillion.extract.scoped import read_part
 
@@ -50,6 +59,7 @@ def extract(
     Raises:
         StorageError: another cache lies there, or the disk is full.
         StateError: a state is not finite; the message names row, token and layer.
+        MismatchError: another machine has begun, whose states are not those of this one.
         Interrupted: by Ctrl-C; whole shards stay.
     """
     spec = cache_spec(backend.identity, layers, key, token_ids, scope)
@@ -63,7 +73,9 @@ def extract(
             done += batch_tokens
             progress("extract", done, total)
 
-        ShardFiller(backend, writer).fill(missing, token_ids, count)
+        if missing:
+            Maker.of(backend).meet(writer.path)
+        ShardFiller(backend, writer.shards).fill(missing, token_ids, count)
 
     return complete(path, spec, run)
 
@@ -82,16 +94,23 @@ def complete(
         StorageError: another cache lies there, the disk is full, or shards are missing in the end.
         Interrupted: by Ctrl-C; whole shards stay.
     """
-    writer = CacheWriter(path, spec)
+    fill_cache(CacheWriter(path, spec), run)
+    return CacheReader(path)
+
+
+def fill_cache(writer: CacheWriter, run: Callable[[CacheWriter], None]) -> None:
+    """Completes a cache; see `complete`, which reads it too."""
     try:
         run(writer)
         writer.finish()
+        forget_makers(writer.path)
     except KeyboardInterrupt as error:
-        left = f"{len(spec.shards) - len(writer.missing())} of {len(spec.shards)} shards are kept"
+        num_shards = len(writer.spec.shards)
+        left = f"{num_shards - len(writer.missing())} of {num_shards} shards are kept"
         raise Interrupted(
-            f"Extraction was interrupted ({left} in {path}); run the same command again to finish."
+            f"Extraction was interrupted ({left} in {writer.path}); run the same command again to "
+            "finish."
         ) from error
-    return CacheReader(path)
 
 
 def num_tokens(shards: Iterable[Shard]) -> int:
@@ -109,7 +128,7 @@ class ShardFiller:
         writer: of the cache.
     """
 
-    def __init__(self, backend: Backend, writer: CacheWriter) -> None:
+    def __init__(self, backend: Backend, writer: ShardWriter) -> None:
         self.backend, self.writer = backend, writer
         self.collector = Collector(writer.spec.layers)
         # Two places: one is filled while the other is written.

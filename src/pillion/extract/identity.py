@@ -10,9 +10,10 @@ import json
 from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, astuple
+from typing import Any
 
 from pillion.cache import CacheSpec, SegmentFacts
-from pillion.core import ModelIdentity, Scope, Template, as_tokens
+from pillion.core import ModelIdentity, Scope, Segment, Template, as_tokens
 from pillion.extract.scoped import num_kept
 
 
@@ -27,14 +28,26 @@ def cache_key(
     The model's name is left out: the same weights under another name give the same states. Whose
     words the tokens are is a part of it.
     """
-    facts = {name: value for name, value in asdict(model).items() if name != "name"}
-    facts |= {"template": template, "on_too_long": on_too_long}
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    digest = key_of_model(model, template, on_too_long)
     for row in token_ids:
         digest.update(len(row).to_bytes(8, "little") + array("q", row).tobytes())
-        for segment in as_tokens(row).segments:
-            digest.update(repr(astuple(segment)).encode())
+        digest.update(segment_bytes(as_tokens(row).segments))
     return digest.hexdigest()
+
+
+def key_of_model(model: ModelIdentity, template: Template, on_too_long: str) -> Any:
+    """The hash that becomes a key when it has seen the rows.
+
+    Of each row it has to see the length and the tokens in eight bytes each, and `segment_bytes`.
+    """
+    facts = {name: value for name, value in asdict(model).items() if name != "name"}
+    facts |= {"template": template, "on_too_long": on_too_long}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+
+
+def segment_bytes(segments: Sequence[Segment]) -> bytes:
+    """What a key sees of whose words a row's tokens are."""
+    return "".join(repr(astuple(segment)) for segment in segments).encode()
 
 
 def cache_spec(

@@ -10,8 +10,8 @@ import httpx
 from pillion.core import Text
 from pillion.data import flat_text
 from pillion.labelling.base import Answer, Judge, check_labels, digest, in_full
-from pillion.serve.policy import Judge as Server
-from pillion.serve.policy import Policies
+from pillion.policies import Judge as Server
+from pillion.policies import Policies
 from pillion.serve.upstream import UpstreamError, Upstreams
 
 TRIES = 3

@@ -79,7 +79,7 @@ class Artefact:
             network: as trained; later changes to its weights are refused by `save`.
             facts: the fields of `Card` that the network and the installation do not settle: probe,
                 task, labels, layers, template, model, data, seed, training, metrics; and where they
-                are not None: thresholds, calibration, abstain, conformal, decisions.
+                are not None: depths, thresholds, calibration, abstain, conformal, exit, decisions.
 
         Raises:
             ConfigError: a fact is unknown or missing, or contradicts another.
@@ -165,11 +165,30 @@ class Artefact:
         """
         return replace(self, card=revise_card(self.card, **facts))
 
+    @cached_property
+    def whole(self) -> Artefact:
+        """The same probe, which reads every text to its last layer whatever its exits."""
+        return self if self.card.exit is None else self.revised(exit=None)
+
     def probabilities(self, logits: Float[Tensor, "batch output"]) -> Float[Tensor, "batch output"]:
         """Probabilities in [0, 1], in fp32, of the network's logits; calibrated by the card."""
         if self._calibrator is None:
             return probabilities(self.card.task, logits)
         return self._calibrator(logits)
+
+    def probabilities_at(
+        self, place: int, logits: Float[Tensor, "batch output"]
+    ) -> Float[Tensor, "batch output"]:
+        """As `probabilities`, of logits at a depth where texts may leave.
+
+        Args:
+            place: of the depth among the card's.
+            logits: of the layers up to there.
+        """
+        calibrator = self._depth_calibrators[place]
+        if calibrator is None:
+            return probabilities(self.card.task, logits)
+        return calibrator(logits)
 
     def verdict(self, probs: list[float]) -> Verdict:
         """The decision that one row of `probabilities` stands for, by the card."""
@@ -186,6 +205,12 @@ class Artefact:
         calibration = self.card.calibration
         return None if calibration is None else Calibrator(self.card.task, calibration)
 
+    @cached_property
+    def _depth_calibrators(self) -> list[Calibrator | None]:
+        card = self.card
+        known = [read.calibration for read in card.exit.reads] if card.exit else []
+        return [None if one is None else Calibrator(card.task, one) for one in known]
+
     def _shape_differences(self, identity: ModelIdentity) -> list[str]:
         wanted, found = self.card.model, list[str]()
         if identity.dim != wanted.dim:
@@ -195,7 +220,13 @@ class Artefact:
                 f"It wants a model of {wanted.num_layers} layers, this one has "
                 f"{identity.num_layers}."
             )
-        if beyond := [layer for layer in self.card.layers if layer > identity.num_layers]:
+        if max(self.card.layers) > wanted.num_layers:
+            if identity.num_routers != wanted.num_routers:
+                found.append(
+                    f"It reads routers of a mixture of experts, {wanted.num_routers} in all, and "
+                    f"this model shows {identity.num_routers or 'none'}."
+                )
+        elif beyond := [layer for layer in self.card.layers if layer > identity.num_layers]:
             found.append(f"It reads layers {beyond}, beyond this model's last.")
         return found
 

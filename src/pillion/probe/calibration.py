@@ -96,8 +96,9 @@ class Calibrator:
             if isinstance(calibration, Affine)
             else [*calibration.logits, *calibration.probs]
         )
-        # In float64: knots may lie closer than fp32 can tell.
-        self._numbers = [torch.tensor(some, dtype=torch.float64) for some in numbers]
+        # In float64: knots may lie closer than fp32 can tell. Made in a pass, they serve elsewhere.
+        with torch.inference_mode(False):
+            self._numbers = [torch.tensor(some, dtype=torch.float64) for some in numbers]
 
     def __call__(self, logits: Float[Tensor, "batch output"]) -> Float[Tensor, "batch output"]:
         """Calibrated probabilities in [0, 1], in fp32."""

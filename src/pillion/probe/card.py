@@ -22,6 +22,7 @@ from pillion.errors import ArtefactError, ConfigError, unknown_name
 from pillion.probe.calibration import Affine, Calibration, Isotonic
 from pillion.probe.canaries import Canaries
 from pillion.probe.decisions import Band, Conformal
+from pillion.probe.exit import Exit, ExitRead
 from pillion.probe.facts import Facts
 from pillion.probe.network import Settings
 from pillion.probe.registry import aggregator, make_settings
@@ -106,7 +107,9 @@ class Card(Facts):
         settings: of the aggregator, every one of them, so that a later default changes nothing.
         task: what the logits mean.
         labels: (negative, positive) for a binary task, else one name a logit.
-        layers: the layers it reads, 0 (embeddings) to the model's last, in the weights' order.
+        layers: the layers it reads, 0 (embeddings) to the model's last, routers counted on behind
+            it, in the weights' order.
+        depths: those of them up to which it has learnt to be read out, too, below the last.
         template: how a text was wrapped.
         scope: which segments of a conversation it reads; cards of format 1 read all tokens.
         model: which model the states came from.
@@ -115,8 +118,9 @@ class Card(Facts):
         abstain: a band of probabilities an output, in which the probe does not decide; None if it
             always does.
         conformal: how the set of labels that a text may have is made; None if there is none.
-        decisions: how the four above were chosen, on which rows, and what they gave there; None if
-            training chose the thresholds.
+        exit: at which depths texts leave that are only classified; None if all read every layer.
+        decisions: how calibration, thresholds, bands and sets were chosen, on which rows, and what
+            they gave there; None if training chose the thresholds.
         canaries: short texts with what the probe said of them when it was trained; None on cards
             from before there were any.
         data: what it was trained on.
@@ -134,6 +138,7 @@ class Card(Facts):
     task: Task
     labels: tuple[str, ...]
     layers: tuple[int, ...]
+    depths: tuple[int, ...] = ()
     template: Template
     scope: Scope = "all"
     model: ModelIdentity
@@ -141,6 +146,7 @@ class Card(Facts):
     calibration: Calibration | None = None
     abstain: tuple[Band, ...] | None = None
     conformal: Conformal | None = None
+    exit: Exit | None = None
     decisions: dict[str, JsonValue] | None = None
     canaries: Canaries | None = None
     data: TrainingData
@@ -178,6 +184,7 @@ class Card(Facts):
         faults = (
             *(self._label_fault(), self._threshold_fault(), self._layer_fault()),
             *(self._scope_fault(), self._canary_fault()),
+            *(self._depth_fault(), self._exit_fault()),
             *(self._calibration_fault(), self._band_fault(), self._conformal_fault()),
         )
         for fault in faults:
@@ -242,9 +249,31 @@ class Card(Facts):
             return f"a model of width {self.model.dim} does not exist"
         if not self.layers or _repeats(self.layers):
             return f"layers {list(self.layers)} are not one or more different ones"
-        last = self.model.num_layers
+        last = self.model.num_layers + self.model.num_routers
         beyond = [layer for layer in self.layers if not 0 <= layer <= last]
         return f"layers {beyond} are not among the model's, 0 to {last}" if beyond else ""
+
+    def _depth_fault(self) -> str:
+        if not self.depths:
+            return ""
+        got = f"depths {list(self.depths)}"
+        if not aggregator(self.probe).network.depths:
+            return f"{got}: probe {self.probe!r} has no read-outs at depths"
+        rising = list(self.layers) == sorted(self.layers)
+        own = list(self.depths) == sorted({*self.depths} & {*self.layers[:-1]})
+        return "" if rising and own else f"{got} are not rising layers below the last it reads"
+
+    def _exit_fault(self) -> str:
+        if self.exit is None:
+            return ""
+        if self.conformal is not None:
+            return "exit: sets of labels keep their promise at full depth alone; one of the two"
+        fault = self.exit.fault(self.task, self.shape.num_outputs, self.depths)
+        return f"exit: {fault}" if fault else ""
+
+    def num_layers_to(self, depth: int) -> int:
+        """How many of the layers are read up to a depth."""
+        return sum(layer <= depth for layer in self.layers)
 
 
 def make_card(**facts: Any) -> Card:
@@ -350,6 +379,7 @@ def _known_keys(parents: tuple[int | str, ...]) -> list[str]:
         "calibration": sorted({*Affine.model_fields, *Isotonic.model_fields}),
         "canaries": list(Canaries.model_fields),
         "conformal": list(Conformal.model_fields),
+        "exit": sorted({*Exit.model_fields, *ExitRead.model_fields}),
     }
     return [prefix + name for name in inner[str(parents[0]) if parents else ""]]
 

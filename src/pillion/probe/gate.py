@@ -57,6 +57,8 @@ class Gate(Network):
     members have K heads each, and the logits are the mean of their M sums.
     """
 
+    depths = True
+
     def __init__(self, shape: Shape, settings: GateSettings) -> None:
         super().__init__()
         self.shape, self.settings = shape, settings
@@ -119,6 +121,36 @@ class Gate(Network):
         scale: Float[Tensor, "layer batch token"] | None = None,
     ) -> Float[Tensor, "member batch prefix output"]:
         """See `Network.prefix_votes`: the classes are read of every token, as the tap does."""
+        scores, content, mask = self._by_token(hidden, mask, scale)
+
+        def summarise(chunk: slice) -> State:
+            return softmax.summarise(scores[:, :, chunk], content[:, :, chunk], mask[:, chunk])
+
+        states = running(summarise, softmax.merge, ends)
+        return torch.stack([self._read_out(softmax.mean(state)) for state in states], dim=2)
+
+    def depth_votes(
+        self,
+        hidden: Float[Tensor, "layer batch token dim"],
+        mask: Bool[Tensor, "batch token"],
+        depths: Sequence[int],
+        scale: Float[Tensor, "layer batch token"] | None = None,
+    ) -> Float[Tensor, "member batch depth output"]:
+        """See `Network.depth_votes`: the layers' softmax is over the first ones."""
+        pooled = softmax.mean(softmax.summarise(*self._by_token(hidden, mask, scale)))
+        return torch.stack([self._read_out(pooled[:depth]) for depth in depths], dim=2)
+
+    def _by_token(
+        self,
+        hidden: Float[Tensor, "layer batch token dim"],
+        mask: Bool[Tensor, "batch token"],
+        scale: Float[Tensor, "layer batch token"] | None,
+    ) -> tuple[
+        Float[Tensor, "layer batch token head"],
+        Float[Tensor, "layer batch token head content"],
+        Bool[Tensor, "batch token"],
+    ]:
+        """Of each token and head: its score; layer score and classes; which tokens count."""
         heads = self.num_heads
         classes = self.weight.permute(1, 0, 2).flatten(1)
         values = self._read(hidden, torch.cat([self.layer_score.T, classes], dim=1))
@@ -127,15 +159,9 @@ class Gate(Network):
             values = values * scale[..., None]
         own, of_layers, of_classes = values.split([heads, heads, classes.shape[1]], dim=-1)
         content = torch.cat([of_layers[..., None], of_classes.unflatten(-1, (heads, -1))], dim=-1)
-        scores = self._bound(own)
         if self.training:
             mask = hide_tokens(mask, self.settings.token_dropout)
-
-        def summarise(chunk: slice) -> State:
-            return softmax.summarise(scores[:, :, chunk], content[:, :, chunk], mask[:, chunk])
-
-        states = running(summarise, softmax.merge, ends)
-        return torch.stack([self._read_out(softmax.mean(state)) for state in states], dim=2)
+        return self._bound(own), content, mask
 
     def _read_out(
         self, pooled: Float[Tensor, "layer batch head content"]
@@ -220,11 +246,11 @@ class Gate(Network):
         return torch.stack(each)
 
     @torch.no_grad()
-    def layer_weights(
+    def attention(
         self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
-    ) -> Float[Tensor, "layer batch"]:
-        """How much each layer counts in each row: its softmax weight, the mean over heads."""
-        return self._weights(values[..., : 2 * self.num_heads].float(), mask)[1].mean(2)
+    ) -> tuple[Float[Tensor, "layer batch token head"], Float[Tensor, "layer batch head"]]:
+        """How much each head counts each token within its layer, and each layer in each row."""
+        return self._weights(values[..., : 2 * self.num_heads].float(), mask)
 
     @property
     def fold_key(self) -> tuple[object, ...]:
@@ -259,15 +285,11 @@ class GateFold(Fold):
         self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
     ) -> State:
         """Maximum, denominator and weighted sums of one chunk."""
-        values = values.float()
-        scores, content = values[..., : self.num_heads], values[..., self.num_heads :]
-        if self.tanh:
-            scores = scores.tanh()
         # Asking an accelerator would wait for it: there every chunk takes the way with a mask.
         full = mask.device.type == "cpu" and bool(mask.all())
-        if full and scores.shape[2] == 1:
-            state = {"max": scores[:, :, 0], "denominator": torch.ones_like(scores[:, :, 0])}
-            return state | {"sum": content[:, :, 0]}
+        if full and values.shape[2] == 1:
+            return self.of_tokens(values[:, :, 0])
+        scores, content = self._split(values)
         if not full:
             seen = mask[None, :, :, None]
             scores, content = scores.masked_fill(~seen, FLOOR), content.masked_fill(~seen, 0.0)
@@ -279,6 +301,17 @@ class GateFold(Fold):
         product = weights.transpose(2, 3) @ content
         sums = product.flatten(2).index_select(2, self.diagonal)
         return {"max": top, "denominator": weights.sum(2), "sum": sums}
+
+    def of_tokens(self, values: Float[Tensor, "layer batch tap"]) -> State:
+        """A token's own scores and content, with a weight of 1."""
+        scores, content = self._split(values)
+        return {"max": scores, "denominator": torch.ones_like(scores), "sum": content}
+
+    def _split(self, values: Float[Tensor, "*lead tap"]) -> tuple[Tensor, Tensor]:
+        """Scores of tokens, bounded as they are to be, and content."""
+        values = values.float()
+        scores, content = values[..., : self.num_heads], values[..., self.num_heads :]
+        return scores.tanh() if self.tanh else scores, content
 
     def merge(self, first: State, second: State) -> State:
         """Rescales both to the larger maximum and adds."""

@@ -6,6 +6,7 @@ Turns hidden states into values and values into fold states. Knows folds, not en
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 from jaxtyping import Float
@@ -69,6 +70,15 @@ class Group:
         if not self.tapped:
             return 0
         return sum(t.nbytes for t in (self.own, self.common, self._beside))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that taps, fold and probes hold on the device, each under a name of its own."""
+        found = {f"tap.{name}": one for name, one in vars(self).items() if _is_tensor(one)}
+        found |= {f"fold.{name}": one for name, one in vars(self.fold).items() if _is_tensor(one)}
+        for place, artefact in enumerate(self.artefacts):
+            named = [*artefact.network.named_parameters(), *artefact.network.named_buffers()]
+            found |= {f"probe.{place}.{name}": one.data for name, one in named}
+        return found
 
     def empty_values(
         self, num_layers: int, batch: int, chunk: int
@@ -169,6 +179,10 @@ class Group:
         """Logits of each probe of the group."""
         out = self.fold.finish(state)
         return [out[:, columns] for columns in self.fold.columns]
+
+
+def _is_tensor(one: object) -> TypeGuard[Tensor]:
+    return isinstance(one, Tensor)
 
 
 def group(artefacts: Sequence[Artefact], device: torch.device, dtype: torch.dtype) -> list[Group]:

@@ -92,13 +92,21 @@ class Fold(ABC):
         `values`.
         """
 
+    def of_tokens(self, values: Float[Tensor, "layer batch tap"]) -> State:
+        """`summarise` of rows of one token each, all of them there."""
+        one = torch.ones(values.shape[1], 1, dtype=torch.bool, device=values.device)
+        return self.summarise(values[:, :, None], one)
+
     @abstractmethod
     def merge(self, first: State, second: State) -> State:
         """The state of two neighbouring chunks, `first` before `second`."""
 
     @abstractmethod
     def finish(self, state: State) -> Float[Tensor, "batch output"]:
-        """Logits of everything folded so far, in fp32. Only on a state of all layers."""
+        """Logits of everything folded so far, in fp32.
+
+        On a state of all layers; where networks have `depths`, of the first layers too.
+        """
 
 
 def join(states: Sequence[State]) -> State:
@@ -111,6 +119,11 @@ def join(states: Sequence[State]) -> State:
 def pick(state: State, rows: Tensor) -> State:
     """The state of some batch rows, repeated or reordered as `rows` says."""
     return {name: tensor.index_select(1, rows) for name, tensor in state.items()}
+
+
+def first_layers(state: State, num_layers: int) -> State:
+    """What the state says of the first layers alone."""
+    return {name: tensor[:num_layers] for name, tensor in state.items()}
 
 
 def join_rows(states: Sequence[State]) -> State:
@@ -129,10 +142,12 @@ class Network(nn.Module, ABC):
         settings: the configuration it was made from.
         tappable: whether its values are few (`Tap` columns) or the states themselves.
         streamable: whether a new token costs the same however long the sequence is.
+        depths: whether its first layers alone give logits, too; see `depth_votes`.
     """
 
     tappable: ClassVar[bool] = True
     streamable: ClassVar[bool] = True
+    depths: ClassVar[bool] = False
     fold_class: ClassVar[type[Fold]]
 
     shape: Shape
@@ -191,6 +206,29 @@ class Network(nn.Module, ABC):
             for end in ends
         )
         return torch.stack(list(each), dim=2)
+
+    def depth_votes(
+        self,
+        hidden: Float[Tensor, "layer batch token dim"],
+        mask: Bool[Tensor, "batch token"],
+        depths: Sequence[int],
+        scale: Float[Tensor, "layer batch token"] | None = None,
+    ) -> Float[Tensor, "member batch depth output"]:
+        """`votes` of the first layers alone, once for each of several numbers of layers.
+
+        Law: depth i equals `votes` of a network of the same weights that reads the first
+        `depths[i]` layers, and `finish` of the fold's state of these; all layers give `votes`.
+
+        Args:
+            hidden: states; what lies in the padding does not matter.
+            mask: which of them are tokens.
+            depths: numbers of layers, from 1, rising.
+            scale: as of `forward`.
+
+        Raises:
+            NotImplementedError: by a network without `depths`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} says nothing of its first layers alone.")
 
     @abstractmethod
     def tap(self) -> Tap | None:

@@ -17,6 +17,7 @@ from pillion.runtime.engine import (
 )
 from pillion.runtime.engine_check import check_engine
 from pillion.runtime.engines import ENGINES, load_engine
+from pillion.runtime.exits import ExitReading, may_leave
 from pillion.runtime.explanation import Explanation, explain
 from pillion.runtime.generation import Generation, Stream
 from pillion.runtime.in_context import place_rows, taken_contexts
@@ -33,6 +34,7 @@ __all__ = [
     "Engine",
     "EngineStats",
     "Event",
+    "ExitReading",
     "Explanation",
     "Finished",
     "Generation",
@@ -55,6 +57,7 @@ __all__ = [
     "encode_rows",
     "explain",
     "load_engine",
+    "may_leave",
     "pad_batch",
     "place_rows",
     "resolve",

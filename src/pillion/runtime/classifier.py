@@ -15,6 +15,8 @@ from pillion.core import Verdict, as_tokens
 from pillion.core.batching import batches_by_length
 from pillion.errors import PillionError
 from pillion.probe import Artefact
+from pillion.probe.group import Group, group
+from pillion.runtime.exits import ExitReading, may_leave
 from pillion.runtime.pieces import Crowded, Pieces
 from pillion.runtime.reading import Reading
 
@@ -62,6 +64,7 @@ class Classifier:
         self.pieces = pieces
         self._waiting: deque[Job] = deque()
         self._worker: asyncio.Task[None] | None = None
+        self._grouped: tuple[Sequence[Artefact], list[Group]] | None = None
 
     async def classify(
         self, rows: Sequence[Row], artefacts: Sequence[Artefact], owner: str = ""
@@ -154,10 +157,22 @@ class Classifier:
     def _read(self, batch: Sequence[Place]) -> Found:
         backend = self.pieces.backend
         artefacts = batch[0][0].artefacts
-        reading = Reading(artefacts, backend.device, backend.dtype, backend.reasoning_ids)
         rows = [job.rows[i] for job, i in batch]
+        # A row that runs in pieces goes through all layers piece by piece.
+        if may_leave(artefacts) and sum(map(len, rows)) <= self.pieces.budget():
+            return self._read_leaving(artefacts, rows)
+        reading = Reading(artefacts, backend.device, backend.dtype, backend.reasoning_ids)
         reading.expect([as_tokens(row) for row in rows])
         self.pieces.run(reading, reading.layers, rows)
+        return reading.verdicts()
+
+    def _read_leaving(self, artefacts: Sequence[Artefact], rows: Sequence[Row]) -> Found:
+        backend = self.pieces.backend
+        if self._grouped is None or list(self._grouped[0]) != list(artefacts):
+            self._grouped = (artefacts, group(artefacts, backend.device, backend.dtype))
+        own = [as_tokens(row) for row in rows]
+        reading = ExitReading(self._grouped[1], own, backend.reasoning_ids)
+        self.pieces.run_leaving(reading, reading.layers, rows)
         return reading.verdicts()
 
 

@@ -183,12 +183,14 @@ class ContinuousEngine(Engine):
         rows: Sequence[Sequence[int]],
         probes: Sequence[str] | None = None,
         owner: str = "",
+        whole: bool = False,
     ) -> list[dict[str, Verdict]]:
         """Verdicts of token rows; see `Engine.classify`. Calls that wait run together."""
         artefacts = chosen(self._probes, probes)
         check_rows(rows, self.identity.context_tokens, self.vocab_size)
         if not artefacts or not rows:
             return [{} for _ in rows]
+        artefacts = [one.whole for one in artefacts] if whole else artefacts
         return await self._classifier.classify(rows, artefacts, owner)
 
     async def explain(self, row: Tokens, probe: str) -> Explanation:
@@ -202,6 +204,8 @@ class ContinuousEngine(Engine):
     async def set_probes(self, probes: Sequence[Artefact]) -> None:
         """Replaces the riding probes; requests in flight begin again, with those that they had."""
         async with self._swap:
+            if any(probe.card.exit for probe in probes):
+                await asyncio.to_thread(self._check_leaving)
             named = self._checked(probes)
             reading = await asyncio.to_thread(self._new_reading, probes)
             await asyncio.to_thread(self._replace, named, reading)
@@ -260,7 +264,7 @@ class ContinuousEngine(Engine):
         if said.lost:
             probes = flight.reading.artefacts
             (more,) = await self._classifier.classify(
-                [flight.tokens], [probes[name] for name in said.lost]
+                [flight.tokens], [probes[name].whole for name in said.lost]
             )
             found = {n: v for n in probes if (v := (found | more).get(n)) is not None}
         return found
@@ -355,7 +359,14 @@ class ContinuousEngine(Engine):
         self._unchanged()
         for artefact in probes:
             artefact.check(self.identity)
+        if any(artefact.card.exit for artefact in probes):
+            self.backend.check_leaving()  # a look at what was found out, from the second time on
         return {artefact.name: artefact for artefact in probes}
+
+    def _check_leaving(self) -> None:
+        """Finds out whether texts can leave this model's passes, between two steps."""
+        with self._batching.alone():
+            self.backend.check_leaving()
 
     def _new_reading(self, probes: Sequence[Artefact]) -> PagedReading | None:
         if not probes:

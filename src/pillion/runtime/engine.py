@@ -146,13 +146,18 @@ class Engine(ABC):
         rows: Sequence[Sequence[int]],
         probes: Sequence[str] | None = None,
         owner: str = "",
+        whole: bool = False,
     ) -> list[dict[str, Verdict]]:
         """Verdicts of token rows without generating; no block above the highest layer read is run.
+
+        Where every probe's card says at which depths texts may leave, each row is read as deep as
+        it has to be, if the engine can.
 
         Args:
             rows: token ids of one or more texts.
             probes: names of those to read; None for all.
             owner: whoever asks; owners take turns where they would wait for each other.
+            whole: read every row to the last layer all the same.
         """
 
     async def explain(self, row: Tokens, probe: str) -> Explanation:

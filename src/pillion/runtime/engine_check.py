@@ -83,7 +83,10 @@ async def _prompts(engine: Engine, rows: Rows) -> Said:
 
 async def _texts(engine: Engine, rows: Rows) -> Said:
     once = _once(rows)
-    return dict(zip(once, await engine.classify(once, list(rows)), strict=True)) if once else {}
+    if not once:
+        return {}
+    # Canaries on the card were read whole, too.
+    return dict(zip(once, await engine.classify(once, list(rows), whole=True), strict=True))
 
 
 def _once(rows: Rows) -> list[Tokens]:

@@ -7,7 +7,7 @@ after it. Knows no engine's insides and no HTTP.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from pillion.backends import EMBEDDED, Backend, load_backend
 from pillion.core import (
@@ -23,10 +23,13 @@ from pillion.core import (
 )
 from pillion.core.batching import batches_by_length
 from pillion.errors import ConfigError, DataError
-from pillion.runtime.attach import ProbeLike, resolve, watch
+from pillion.probe import Artefact
+from pillion.probe.group import group
+from pillion.runtime.attach import ProbeLike, checked, resolve, watch
 from pillion.runtime.canaries import Checked, check_canaries
 from pillion.runtime.decoding import answer_events
 from pillion.runtime.encoding import encode_row, encode_rows
+from pillion.runtime.exits import ExitReading, may_leave
 from pillion.runtime.generation import Generation, Stream
 from pillion.runtime.padding import pad_batch
 from pillion.runtime.reading import Reading
@@ -68,6 +71,9 @@ class LanguageModel:
     ) -> list[dict[str, Verdict]]:
         """Verdicts of every probe for every text, in input order, in one pass a text.
 
+        Where every probe's card says at which depths texts may leave, each is read as deep as it
+        has to be; `artefact.whole` reads every text to its last layer.
+
         Args:
             texts: texts or conversations, one or more.
             probes: artefacts or folders; each reads the turns of its scope.
@@ -77,7 +83,7 @@ class LanguageModel:
             allow_mismatch: only warn of probes trained on other weights or another template.
 
         Raises:
-            ConfigError: if no probe is given.
+            ConfigError: if no probe is given, or texts may leave early and cannot in this model.
             DataError: for a text that is empty, too long, or without a turn of a probe's scope.
             MismatchError: if a probe belongs to another model.
             StateError: if a hidden state is not finite.
@@ -109,18 +115,44 @@ class LanguageModel:
         """
         out: list[dict[str, Verdict]] = [{} for _ in rows]
         total, done = sum(map(len, rows)), 0
-        with watch(self.backend, probes, allow_mismatch) as reading:
+        artefacts = [resolve(probe) for probe in probes]
+        with self._scorer(artefacts, allow_mismatch) as read:
             for batch in score_batches([len(row) for row in rows]):
                 some = [as_tokens(rows[i]) for i in batch]
-                ids, mask = pad_batch(some)
-                reading.expect(some)
-                self.backend.forward(ids, mask)
-                for row, verdicts in zip(batch, reading.verdicts(), strict=True):
+                for row, verdicts in zip(batch, read(some), strict=True):
                     out[row] = verdicts
-                done += int(mask.sum())
+                done += sum(map(len, some))
                 if progress:
                     progress(done, total)
         return out
+
+    @contextmanager
+    def _scorer(
+        self, artefacts: Sequence[Artefact], allow_mismatch: bool
+    ) -> Generator[Callable[[Sequence[Tokens]], list[dict[str, Verdict]]]]:
+        """Reads batches of whole rows."""
+        backend = self.backend
+        if may_leave(artefacts):
+            for artefact in artefacts:
+                checked(backend, artefact, allow_mismatch)
+            backend.check_leaving()
+            groups = group(artefacts, backend.device, backend.dtype)
+
+            def leaving(rows: Sequence[Tokens]) -> list[dict[str, Verdict]]:
+                reading = ExitReading(groups, rows, backend.reasoning_ids)
+                backend.run_leaving(reading, reading.layers, *pad_batch(rows))
+                return reading.verdicts()
+
+            yield leaving
+            return
+        with watch(backend, artefacts, allow_mismatch) as reading:
+
+            def whole(rows: Sequence[Tokens]) -> list[dict[str, Verdict]]:
+                reading.expect(rows)
+                backend.forward(*pad_batch(rows))
+                return reading.verdicts()
+
+            yield whole
 
     def check(self, probe: ProbeLike) -> Checked:
         """Runs the canaries on a probe's card: whether it says here what it said at training.

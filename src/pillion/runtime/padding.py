@@ -13,10 +13,10 @@ def pad_batch(
     rows: Sequence[Sequence[int]],
 ) -> tuple[Int[Tensor, "batch token"], Bool[Tensor, "batch token"]]:
     """Rows of token ids as one batch, padded on the left, and its mask."""
-    longest = max(len(row) for row in rows)
+    lengths = torch.tensor([len(row) for row in rows])
+    longest = int(lengths.max())
+    mask = torch.arange(longest) >= longest - lengths[:, None]
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask = torch.zeros(len(rows), longest, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        ids[i, longest - len(row) :] = torch.tensor(row)
-        mask[i, longest - len(row) :] = True
+    # At once: a tensor a row takes longer than what a small model does with it.
+    ids[mask] = torch.tensor([one for row in rows for one in row], dtype=torch.long)
     return ids, mask

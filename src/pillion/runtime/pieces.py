@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from pillion.backends import Backend, Watcher
+from pillion.backends import Backend, Leaver, Watcher
 from pillion.runtime.padding import pad_batch
 
 BATCH_TOKENS = 2048
@@ -84,6 +84,24 @@ class Pieces:
             if ids.numel() > self.budget():
                 raise Crowded
             self._pass(watcher, layers, ids, mask, None)
+
+    def run_leaving(
+        self, leaver: Leaver, layers: Sequence[int], rows: Sequence[Sequence[int]]
+    ) -> None:
+        """Shows the leaver one pass over the rows, which leave it as the leaver says.
+
+        Raises:
+            Crowded: as of `run`, and for a single row.
+        """
+        ids, mask = pad_batch(rows)
+        with self.alone():
+            if ids.numel() > self.budget():
+                raise Crowded
+            begin = time.perf_counter()
+            self.backend.run_leaving(leaver, layers, ids, mask)
+            seconds = time.perf_counter() - begin
+            self.seconds += seconds
+            self.learn(ids.numel(), seconds)
 
     def _run_row(self, watcher: Watcher, layers: Sequence[int], row: Sequence[int]) -> None:
         cache, done = None, 0

@@ -32,6 +32,7 @@ from pillion.runtime.engine import (
     check_rows,
     chosen,
 )
+from pillion.runtime.exits import may_leave, score_leaving
 from pillion.runtime.explanation import Explanation, explain_row
 from pillion.runtime.language_model import BATCH_TOKENS, LanguageModel
 from pillion.runtime.padding import pad_batch
@@ -100,9 +101,11 @@ class PlainEngine(Engine):
         rows: Sequence[Sequence[int]],
         probes: Sequence[str] | None = None,
         owner: str = "",
+        whole: bool = False,
     ) -> list[dict[str, Verdict]]:
         """Verdicts of token rows; see `Engine.classify`. The backend may run every block."""
         artefacts = chosen(self._probes, probes)
+        artefacts = [one.whole for one in artefacts] if whole else artefacts
         check_rows(rows, self.identity.context_tokens, self.vocab_size)
         if not artefacts:
             return [{} for _ in rows]
@@ -149,6 +152,8 @@ class PlainEngine(Engine):
         self._unchanged()
         for artefact in probes:
             artefact.check(self.identity)
+        if any(artefact.card.exit for artefact in probes):
+            self.backend.check_leaving()
         return {artefact.name: artefact for artefact in probes}
 
     def _count(self, **changes: int | float) -> None:
@@ -165,6 +170,8 @@ class PlainEngine(Engine):
     def _score(
         self, rows: Sequence[Sequence[int]], artefacts: Sequence[Artefact]
     ) -> list[dict[str, Verdict]]:
+        if may_leave(artefacts):
+            return score_leaving(self.backend, artefacts, rows)
         reading = self._reading(artefacts)
         assert reading is not None
         reading.expect([as_tokens(row) for row in rows])

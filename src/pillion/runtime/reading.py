@@ -20,7 +20,7 @@ from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Scope, TextLike, 
 from pillion.errors import ConfigError, StateError
 from pillion.probe import Artefact
 from pillion.probe.group import MOST_CHOSEN, Group, group
-from pillion.probe.network import State, inverse_rms, inverse_rms_of, join
+from pillion.probe.network import State, first_layers, inverse_rms, inverse_rms_of, join
 from pillion.runtime.held import Held
 from pillion.runtime.padding import pad_batch
 from pillion.runtime.places import Places
@@ -251,6 +251,25 @@ class Reading:
             StateError: no pass of the model was seen.
         """
         return self._read_out(self._seen().states)
+
+    def logits_at(self, depths: Sequence[int]) -> dict[str, Float[Tensor, "batch depth output"]]:
+        """Logits a probe of the first layers alone, up to each depth, of what was read.
+
+        Args:
+            depths: layers that each probe has learnt to be read out at, or its last.
+
+        Raises:
+            StateError: no pass of the model was seen.
+        """
+        found: dict[str, Float[Tensor, "batch depth output"]] = {}
+        for one, state in zip(self.groups, self._seen().states, strict=True):
+            if state is None:
+                continue
+            counts = [one.artefacts[0].card.num_layers_to(depth) for depth in depths]
+            each = [one.logits(first_layers(state, count)) for count in counts]
+            for artefact, logits in zip(one.artefacts, zip(*each, strict=True), strict=True):
+                found[artefact.name] = torch.stack(logits, dim=1)
+        return found
 
     def verdicts(self) -> list[dict[str, Verdict]]:
         """One mapping a batch row: probe name -> verdict of what was read since the last cut.

@@ -4,17 +4,7 @@ Promises one line a row, in the order of the rows, and the same lines wherever a
 Does not know where the model runs, nor what the lines are written to in the end.
 """
 
-from pillion.scoring.score import Scored, ScoreJob, Scorer, Unit, score, score_here
-from pillion.scoring.shards import LineStore, ScoreShard, cut
+from pillion.scoring.score import ScoreJob, score
+from pillion.scoring.shards import LineStore, ScoreShard, blocks, cut, keep
 
-__all__ = [
-    "LineStore",
-    "ScoreJob",
-    "ScoreShard",
-    "Scored",
-    "Scorer",
-    "Unit",
-    "cut",
-    "score",
-    "score_here",
-]
+__all__ = ["LineStore", "ScoreJob", "ScoreShard", "blocks", "cut", "keep", "score"]

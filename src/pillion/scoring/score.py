@@ -12,7 +12,7 @@ from pillion.backends import Backend
 from pillion.core import ModelIdentity
 from pillion.core.lines import as_line, json_line
 from pillion.errors import Interrupted
-from pillion.extract import Progress, silent
+from pillion.extract import Maker, Progress, silent
 from pillion.probe import Artefact
 from pillion.runtime import LanguageModel
 from pillion.scoring.shards import LineStore, ScoreShard, cut
@@ -20,16 +20,10 @@ from pillion.scoring.shards import LineStore, ScoreShard, cut
 Rows = Sequence[Sequence[int]]
 """Token ids of every row."""
 
-Unit = tuple[ScoreShard, Rows]
-"""A shard, and the token ids of its rows."""
-
-Scored = tuple[ScoreShard, list[str]]
-"""A shard, and one line a row of it."""
-
 
 @dataclass(frozen=True, eq=False)
 class ScoreJob:
-    """From the rows of a shard to their lines; the same function here and on a cluster.
+    """From rows to their lines; the same function here and on a cluster.
 
     Attributes:
         artefacts: the probes, read in one pass.
@@ -39,27 +33,25 @@ class ScoreJob:
     artefacts: tuple[Artefact, ...]
     allow_mismatch: bool = False
 
-    def __call__(
-        self, backend: Backend, unit: Unit, progress: Callable[[int, int], None] | None = None
-    ) -> tuple[Scored, int]:
-        """The shard with one line a row, and its tokens.
+    def lines(
+        self, backend: Backend, rows: Rows, progress: Callable[[int, int], None] | None = None
+    ) -> list[str]:
+        """One line a row.
 
         Args:
             backend: the model.
-            unit: the shard, and the token ids of its rows.
-            progress: called with the tokens done so far, and all of the shard's.
+            rows: that are batched together, with one token or more each.
+            progress: called with the tokens done so far, and all of these rows'.
 
         Raises:
             MismatchError: a probe belongs to another model.
             StateError: a hidden state is not finite.
         """
-        shard, rows = unit
         multilabel = {a.name for a in self.artefacts if a.card.task == "multilabel"}
         verdicts = LanguageModel(backend).score_rows(
             rows, self.artefacts, progress, self.allow_mismatch
         )
-        lines = [json_line(as_line(row, multilabel)) for row in verdicts]
-        return (shard, lines), sum(map(len, rows))
+        return [json_line(as_line(row, multilabel)) for row in verdicts]
 
     def key(self, identity: ModelIdentity) -> str:
         """What the lines of some token ids depend on; not the name of the model."""
@@ -68,63 +60,51 @@ class ScoreJob:
         return hashlib.sha256(json.dumps([model, probes], sort_keys=True).encode()).hexdigest()
 
 
-Scorer = Callable[[ScoreJob, list[Unit], Callable[[int], object]], Iterator[Scored]]
-"""Scores shards, here or elsewhere; gives each when it is done, and tells how many tokens are."""
-
-
-def score_here(backend: Backend) -> Scorer:
-    """A scorer that runs a model in this process."""
-
-    def run(job: ScoreJob, units: list[Unit], tell: Callable[[int], object]) -> Iterator[Scored]:
-        before = 0
-
-        def tell_all(done_tokens: int, _: int) -> None:
-            tell(before + done_tokens)
-
-        for unit in units:
-            scored, num_tokens = job(backend, unit, tell_all)
-            before += num_tokens
-            yield scored
-
-    return run
-
-
 def score(
-    scorer: Scorer,
+    backend: Backend,
     job: ScoreJob,
-    identity: ModelIdentity,
     token_ids: Rows,
     store: LineStore,
     progress: Progress = silent,
+    counts: Sequence[int] | None = None,
 ) -> list[str | None]:
     """One line of JSON a row, None for a row without tokens; kept shards are not scored again.
 
     Args:
-        scorer: who runs the missing shards.
-        job: what is done with them.
-        identity: of the model.
+        backend: the model.
+        job: what is done with the rows.
         token_ids: of every row.
         store: of finished shards.
         progress: told how many tokens are done.
+        counts: rows of every file; None for those of one.
 
     Raises:
         StorageError: the disk is full; what is done is kept.
+        MismatchError: another machine has begun, whose states are not those of this one; or a probe
+            belongs to another model.
+        StateError: a hidden state is not finite.
         Interrupted: by Ctrl-C; what is done is kept.
-        PillionError: as the scorer raised it.
     """
     lines: list[str | None] = [None] * len(token_ids)
     total = sum(map(len, token_ids))
-    missing: list[Unit] = []
-    for shard in cut(token_ids, job.key(identity)):
+    missing: list[ScoreShard] = []
+    for shard in cut(token_ids, job.key(backend.identity), counts):
         kept = store.get(shard)
         if kept is None:
-            missing.append((shard, [token_ids[row] for row in shard.row_ids]))
+            missing.append(shard)
         else:
             _place(lines, shard, kept)
-    kept_tokens = total - sum(sum(map(len, rows)) for _, rows in missing)
-    tell = partial(_tell, progress, kept_tokens, total)
+    missing_tokens = sum(len(token_ids[row]) for shard in missing for row in shard.row_ids)
+    done = total - missing_tokens
     try:
-        for shard, found in scorer(job, missing, tell):
+        if missing and store.folder is not None:
+            Maker.of(backend).meet(store.folder)
+        for shard in missing:
+            found: list[str] = []
+            for rows in _parts(shard):
+                some = [token_ids[row] for row in rows]
+                found += job.lines(backend, some, partial(_tell, progress, done, total))
+                done += sum(map(len, some))
             store.put(shard, found)
             _place(lines, shard, found)
     except KeyboardInterrupt as error:
@@ -133,10 +113,18 @@ def score(
     return lines
 
 
+def _parts(shard: ScoreShard) -> Iterator[tuple[int, ...]]:
+    """The rows of a shard that are batched together."""
+    start = 0
+    for size in shard.sizes:
+        yield shard.row_ids[start : start + size]
+        start += size
+
+
 def _place(lines: list[str | None], shard: ScoreShard, found: Sequence[str]) -> None:
     for row, line in zip(shard.row_ids, found, strict=True):
         lines[row] = line
 
 
-def _tell(progress: Progress, kept_tokens: int, total: int, done_tokens: int) -> None:
-    progress("predict", kept_tokens + done_tokens, total)
+def _tell(progress: Progress, before: int, total: int, done_tokens: int, _: int) -> None:
+    progress("predict", before + done_tokens, total)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from pillion.cache import replacing
 from pillion.core import as_tokens
+from pillion.data import BLOCK_ROWS
 from pillion.errors import StorageError
 from pillion.runtime import score_batches
 
@@ -28,44 +29,65 @@ class ScoreShard:
     Attributes:
         name: carries the identity of rows, model and probes.
         row_ids: ascending places among all rows.
+        sizes: how many of them each time are scored together, in this order.
     """
 
     name: str
     row_ids: tuple[int, ...]
+    sizes: tuple[int, ...]
 
 
-def cut(token_ids: Sequence[Sequence[int]], key: str) -> list[ScoreShard]:
+def blocks(counts: Sequence[int]) -> Iterator[range]:
+    """Rows that are batched together: so many consecutive ones of a file, whoever reads them.
+
+    Args:
+        counts: rows of every file.
+    """
+    start = 0
+    for count in counts:
+        for first in range(start, start + count, BLOCK_ROWS):
+            yield range(first, min(first + BLOCK_ROWS, start + count))
+        start += count
+
+
+def cut(
+    token_ids: Sequence[Sequence[int]], key: str, counts: Sequence[int] | None = None
+) -> list[ScoreShard]:
     """All rows that have tokens, in shards of whole batches.
 
     Args:
         token_ids: of every row.
         key: identity of everything else that the lines depend on.
+        counts: rows of every file; None for those of one.
     """
-    filled = [row for row, ids in enumerate(token_ids) if len(ids)]
     shards: list[ScoreShard] = []
-    row_ids: list[int] = []
+    parts: list[list[int]] = []
     num_tokens = 0
-    for batch in score_batches([len(token_ids[row]) for row in filled]):
-        row_ids += [filled[place] for place in batch]
-        num_tokens += sum(len(token_ids[filled[place]]) for place in batch)
-        if num_tokens >= SHARD_TOKENS:
-            shards.append(_shard(len(shards), row_ids, token_ids, key))
-            row_ids, num_tokens = [], 0
-    return [*shards, _shard(len(shards), row_ids, token_ids, key)] if row_ids else shards
+    for block in blocks([len(token_ids)] if counts is None else counts):
+        filled = [row for row in block if len(token_ids[row])]
+        parts.append([])
+        for batch in score_batches([len(token_ids[row]) for row in filled]):
+            parts[-1] += [filled[place] for place in batch]
+            num_tokens += sum(len(token_ids[filled[place]]) for place in batch)
+            if num_tokens >= SHARD_TOKENS:
+                shards.append(_shard(len(shards), parts, token_ids, key))
+                parts, num_tokens = [[]], 0
+    return [*shards, _shard(len(shards), parts, token_ids, key)] if num_tokens else shards
 
 
 def _shard(
-    number: int, row_ids: list[int], token_ids: Sequence[Sequence[int]], key: str
+    number: int, parts: list[list[int]], token_ids: Sequence[Sequence[int]], key: str
 ) -> ScoreShard:
     digest = hashlib.sha256(key.encode())
     # Batches are cut from the rows in the order of their places.
-    ordered = tuple(sorted(row_ids))
+    ordered = tuple(row for part in parts for row in sorted(part))
+    sizes = tuple(len(part) for part in parts if part)
     for row in ordered:
         ids = array("q", token_ids[row])
         digest.update(len(ids).to_bytes(8, "little") + ids.tobytes())
         for segment in as_tokens(token_ids[row]).segments:
             digest.update(repr(astuple(segment)).encode())
-    return ScoreShard(f"shard-{number:05d}-{digest.hexdigest()[:10]}.jsonl", ordered)
+    return ScoreShard(f"shard-{number:05d}-{digest.hexdigest()[:10]}.jsonl", ordered, sizes)
 
 
 class LineStore:
@@ -94,14 +116,22 @@ class LineStore:
         """
         if self.folder is None:
             return
-        content = "".join(f"{line}\n" for line in lines).encode()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with replacing(self.folder / shard.name) as file:
-                file.write(content)
-        except (OSError, StorageError) as error:
-            why = getattr(error.__cause__ or error, "strerror", None) or str(error)
-            raise StorageError(
-                f"Verdicts cannot be kept in {self.folder} ({why}); what is there is kept: make "
-                "room, and run the same command again."
-            ) from error
+        keep(self.folder / shard.name, "".join(f"{line}\n" for line in lines).encode())
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Writes a file of verdicts, whole or not at all, in a folder that is made if need be.
+
+    Raises:
+        StorageError: the disk is full, or cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            file.write(content)
+    except (OSError, StorageError) as error:
+        why = getattr(error.__cause__ or error, "strerror", None) or str(error)
+        raise StorageError(
+            f"Results cannot be kept in {path.parent} ({why}); what is there is kept: make "
+            "room, and run the same command again."
+        ) from error

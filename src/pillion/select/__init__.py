@@ -10,14 +10,15 @@ from pillion.select.identify import (
     choose_layers,
     identify,
     identify_states,
-    recommend,
     sample,
     smallest_good,
 )
+from pillion.select.rules import RULES
 from pillion.select.study import LayerRow, Targets, study_layers
 
 __all__ = [
     "MAX_ROWS",
+    "RULES",
     "Identification",
     "LayerRow",
     "LayerSet",
@@ -26,7 +27,6 @@ __all__ = [
     "identify",
     "identify_states",
     "layer_sets",
-    "recommend",
     "sample",
     "smallest_good",
     "study_layers",

@@ -1,14 +1,13 @@
 """Which layers to read: pooled states of some rows, a study of every layer, a choice by rule.
 
-The rules are two sentences. The recommended set, which `--layers auto` takes, is the smallest of 4,
-8 and all layers whose ridge classifier scores within `TOLERANCE` of the best set's. The layer that
-silhouettes pick is the inflection point of their curve with the highest silhouette coefficient;
-where nothing bends, the layer with the highest one. Knows no files and no command line.
+The recommended set, which `--layers auto` takes, is the smallest of 4,
+8 and all layers whose ridge classifier scores within `TOLERANCE` of the best set's. Of one layer
+alone, `rules` has several. Knows no files and no command line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +22,9 @@ from pillion.probe import Artefact
 from pillion.select.cost import ReadCost, read_costs
 from pillion.select.economics import LayerSet, layer_sets
 from pillion.select.ridge import leave_one_out, standardised
+from pillion.select.rules import RULES
 from pillion.select.study import LayerRow, OnLayer, Targets, study_layers
-from pillion.select.weights import learned_weights
+from pillion.select.weights import Attention, learned_attention
 
 TOLERANCE = 0.005
 """Score that a smaller set of layers may lose: half a point."""
@@ -34,7 +34,7 @@ classifier sees pooled tokens where a probe chooses among them."""
 MAX_ROWS = 2000
 """Rows that a study reads unless told otherwise."""
 WEIGHT_ROWS = 256
-"""Rows on which a trained gate's layer weights are averaged."""
+"""Rows on which what a trained gate attends to is averaged."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Identification:
     Attributes:
         score_name: what `score` stands for: `accuracy` or `auprc`.
         rows: a row of numbers for every layer.
-        recommended: the layer that silhouettes pick; None where they are undefined.
-        swept: the layer with the highest score; None where scores are undefined.
-        loss: how much worse the first of these two scores; None where one is undefined.
+        picked: the layer of each of `RULES`; None where what it goes by is undefined.
+        lost: how much worse each rule's layer scores than the best of the sweep; None where either
+            is undefined.
         sets: 1, 2, 4, 8 and all layers, with their scores.
         leads: what each set scores more than the recommended one.
         costs: of reading each set.
@@ -55,18 +55,12 @@ class Identification:
 
     score_name: str
     rows: tuple[LayerRow, ...]
-    recommended: int | None
-    swept: int | None
-    loss: Interval | None
+    picked: Mapping[str, int | None]
+    lost: Mapping[str, Interval | None]
     sets: tuple[LayerSet, ...]
     leads: tuple[Interval | None, ...]
     costs: tuple[ReadCost, ...]
     auto: tuple[int, ...]
-
-    @property
-    def lost(self) -> float | None:
-        """How much worse the recommended layer scores than the best of the sweep; 0 or more."""
-        return None if self.loss is None else self.loss.estimate
 
 
 def sample(num_rows: int, max_rows: int) -> Int[np.ndarray, " some"]:
@@ -90,7 +84,7 @@ def identify(
         token_ids: of the rows, in random order (`sample`).
         targets: their labels.
         pool: how a row's tokens become one vector.
-        gate: a trained gate whose layer weights are shown beside the rest.
+        gate: a trained gate: what it attends to is shown beside the rest.
         progress: told of every batch and layer.
         scope: whose tokens are read.
 
@@ -100,18 +94,15 @@ def identify(
     """
     layers = range(backend.identity.num_layers + 1)
     states = pooled_states(backend, token_ids, layers, pool, progress, scope)
-    weights = None
-    if gate is not None:
-        known = learned_weights(backend, gate, token_ids[:WEIGHT_ROWS])
-        weights = [known.get(layer, 0.0) for layer in layers]
-    return identify_states(backend, states, targets, weights, progress)
+    attention = gate and learned_attention(backend, gate, token_ids[:WEIGHT_ROWS])
+    return identify_states(backend, states, targets, attention, progress)
 
 
 def identify_states(
     backend: Backend,
     states: Float[Tensor, "layer row dim"],
     targets: Targets,
-    weights: Sequence[float] | None = None,
+    attention: Mapping[int, Attention] | None = None,
     progress: Progress = silent,
 ) -> Identification:
     """The same from pooled states of all layers, for a caller who has them.
@@ -120,20 +111,19 @@ def identify_states(
         backend: the model that they are of; it is not run.
         states: pooled, one a row, rows in random order.
         targets: their labels.
-        weights: mean layer weights of a trained gate.
+        attention: of a trained gate, by layer.
         progress: told of every layer.
     """
     layers = range(len(states))
-    rows = study_layers(states, targets, layers, weights, _as(progress, "study"))
+    rows = study_layers(states, targets, layers, attention, _as(progress, "study"))
     sets = layer_sets(states, targets, layers, _as(progress, "choose"))
     auto = smallest_good(sets)
-    picked, swept = recommend(rows), _best(rows)
+    picked = {name: rule(rows) for name, rule in RULES.items()}
     return Identification(
         targets.score_name,
         tuple(rows),
         picked,
-        swept,
-        _loss(states, targets, picked, swept),
+        _lost(states, targets, picked),
         tuple(sets),
         _leads(sets, targets, auto),
         tuple(read_costs(backend, [one.layers for one in sets], targets.signs.shape[1])),
@@ -158,17 +148,21 @@ def choose_layers(
     return smallest_good(layer_sets(states, targets, layers, _as(progress, "choose")))
 
 
-def _loss(
-    states: Float[Tensor, "layer row dim"], targets: Targets, picked: int | None, swept: int | None
-) -> Interval | None:
-    """Of the layer that was picked against the best of the sweep."""
-    if picked is None or swept is None:
-        return None
-    best, found = (
-        leave_one_out(standardised(states[layer]), targets.signs).scores
-        for layer in (swept, picked)
-    )
-    return targets.difference(best, found)
+def _lost(
+    states: Float[Tensor, "layer row dim"], targets: Targets, picked: Mapping[str, int | None]
+) -> dict[str, Interval | None]:
+    """Of the layer that each rule picks against the best of the sweep."""
+    scores = {
+        layer: leave_one_out(standardised(states[layer]), targets.signs).scores
+        for layer in {layer for layer in picked.values() if layer is not None}
+    }
+    swept = picked["sweep"]
+    best = None if swept is None else scores[swept]
+    return {
+        name: None if best is None or layer is None else targets.difference(best, scores[layer])
+        for name, layer in picked.items()
+        if name != "sweep"
+    }
 
 
 def _leads(
@@ -184,14 +178,6 @@ def _leads(
     )
 
 
-def recommend(rows: Sequence[LayerRow]) -> int | None:
-    """The layer that silhouettes alone recommend; None where they are undefined."""
-    known = [(row.silhouette, row) for row in rows if row.silhouette is not None]
-    bends = [pair for pair in known if pair[1].inflection]
-    found = max(bends or known, key=lambda pair: pair[0], default=None)
-    return None if found is None else found[1].layer
-
-
 def smallest_good(sets: Sequence[LayerSet]) -> tuple[int, ...]:
     """The smallest set of `LEAST` layers or more within `TOLERANCE` of the best such set.
 
@@ -202,11 +188,6 @@ def smallest_good(sets: Sequence[LayerSet]) -> tuple[int, ...]:
         return sets[-1].layers
     best = max(score for score, _ in known)
     return next(one.layers for score, one in known if score >= best - TOLERANCE)
-
-
-def _best(rows: Sequence[LayerRow]) -> int | None:
-    known = [(row.score, -row.layer) for row in rows if row.score is not None]
-    return -max(known)[1] if known else None
 
 
 def _as(progress: Progress, stage: str) -> OnLayer:

@@ -28,7 +28,6 @@ def study_result(
     """
     scores = {row.layer: row.score for row in found.rows}
     chosen = next(one for one in found.sets if one.layers == found.auto)
-    single = {"by_silhouette": found.recommended, "by_sweep": found.swept}
     return {
         "name": f"{KIND}-{name}",
         "kind": KIND,
@@ -45,10 +44,10 @@ def study_result(
             for one, lead, cost in zip(found.sets, found.leads, found.costs, strict=True)
         ],
         "single": {
-            by: {"layer": layer, "score": None if layer is None else scores[layer]}
-            for by, layer in single.items()
+            f"by_{rule}": {"layer": layer, "score": None if layer is None else scores[layer]}
+            for rule, layer in found.picked.items()
         }
-        | {"lost_by_silhouette": _difference(found.loss)},
+        | {f"lost_by_{rule}": _difference(lost) for rule, lost in found.lost.items()},
     }
 
 

@@ -6,7 +6,7 @@ ridge classifier on rows that it has not seen. Knows no engine and no files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,6 +26,7 @@ from pillion.metrics import (
 )
 from pillion.select.curve import inflections, relative_changes
 from pillion.select.ridge import leave_one_out, standardised
+from pillion.select.weights import UNREAD, Attention
 
 OnLayer = Callable[[int, int], object]
 """Told how many layers are done, and of how many."""
@@ -107,6 +108,7 @@ class LayerRow:
         fisher: Fisher's ratio.
         score: of a ridge classifier on this layer, each row scored by a fit on all others.
         weight: mean layer weight of a trained gate; None where none is given.
+        entropy: of that gate's token weights, see `Attention`; None where it does not read here.
     """
 
     layer: int
@@ -118,13 +120,14 @@ class LayerRow:
     fisher: float | None
     score: float | None
     weight: float | None = None
+    entropy: float | None = None
 
 
 def study_layers(
     states: Float[Tensor, "layer row dim"],
     targets: Targets,
     layers: Sequence[int],
-    weights: Sequence[float] | None = None,
+    attention: Mapping[int, Attention] | None = None,
     on_layer: OnLayer = lambda done, total: None,
 ) -> list[LayerRow]:
     """A row of numbers for every layer.
@@ -133,14 +136,16 @@ def study_layers(
         states: pooled, one a row of text.
         targets: their labels.
         layers: the numbers of the layers.
-        weights: mean layer weights of a trained gate.
+        attention: of a trained gate, by layer.
         on_layer: told of every layer.
     """
     measured: list[LayerRow] = []
     for place, (layer, layer_states) in enumerate(zip(layers, states, strict=True)):
         row = _measure(layer, layer_states, targets)
-        weight = None if weights is None else weights[place]
-        measured.append(replace(row, weight=weight))
+        if attention is not None:
+            own = attention.get(layer, UNREAD)
+            row = replace(row, weight=own.weight, entropy=own.entropy)
+        measured.append(row)
         on_layer(place + 1, len(layers))
     # Undefined for one layer is undefined for all: it depends on the labels alone.
     curve = [row.silhouette for row in measured if row.silhouette is not None]

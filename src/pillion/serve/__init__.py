@@ -3,9 +3,9 @@
 Knows engines by their contract only; does not know training.
 """
 
+from pillion.policies import Policies, make_policies, read_policies
 from pillion.serve.app import create_app
 from pillion.serve.keys import Keys, load_keys
-from pillion.serve.policy import Policies, make_policies, read_policies
 from pillion.serve.settings import Limits, Settings
 
 __all__ = [

@@ -15,11 +15,20 @@ from typing import Any, Literal
 
 from pillion.core import Scope, Verdict, absences
 from pillion.errors import PillionError
+from pillion.policies import (
+    Answer,
+    Block,
+    Escalate,
+    Outcome,
+    Policy,
+    decide,
+    fails_closed,
+    hold_back,
+    label_of,
+)
 from pillion.runtime import Event, Finished, PromptRead, Request, Sampling, TokenEvent
 from pillion.serve.answers import Closed, Opened, Part, Piece, asked, tell
 from pillion.serve.call import Call
-from pillion.serve.decide import Answer, Outcome, decide, fails_closed, hold_back, label_of
-from pillion.serve.policy import Block, Escalate, Policy
 from pillion.serve.refusal import Refused, refusal_of
 from pillion.serve.service import Service
 from pillion.serve.stops import StopFinder

@@ -12,8 +12,8 @@ from itertools import accumulate
 from typing import Any
 
 from pillion.core import Verdict, verdicts_json
+from pillion.policies import ALLOW
 from pillion.runtime import TokenEvent
-from pillion.serve.decide import ALLOW
 from pillion.serve.tool_calls import ToolCall
 
 Decode = Callable[[Sequence[int]], str]

@@ -22,11 +22,10 @@ from pillion.core import (
     classification_json,
 )
 from pillion.errors import PillionError
+from pillion.policies import ALLOW, Escalate, applies, decide
 from pillion.serve.answers import tell
 from pillion.serve.body import BodyRoute
 from pillion.serve.call import Call, call_of
-from pillion.serve.decide import ALLOW, applies, decide
-from pillion.serve.policy import Escalate
 from pillion.serve.refusal import Refused, refusal_of
 from pillion.serve.requests import ClassificationRequest, ClassifyRequest, ModerationRequest
 from pillion.serve.service import Service

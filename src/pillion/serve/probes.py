@@ -123,7 +123,8 @@ async def _load(service: Service, path: str, name: str | None) -> Artefact:
             "path",
         )
     try:
-        return await asyncio.to_thread(Artefact.load, folder, name)
+        artefact = await asyncio.to_thread(Artefact.load, folder, name)
+        return artefact if service.settings.exits else artefact.whole
     except PillionError as error:
         raise refusal_of(error) from error
 

@@ -12,10 +12,10 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
+from pillion.policies import Route
 from pillion.serve.answering import Ask, Opening, answer, answer_again, open_prompt
 from pillion.serve.answers import Choice, ChoiceShape, Closed, Json, Opened, Part, Shape, usage
 from pillion.serve.call import Call, call_of
-from pillion.serve.policy import Route
 from pillion.serve.refusal import Refused
 from pillion.serve.service import Service
 from pillion.serve.streaming import EventStream, merge, until_gone

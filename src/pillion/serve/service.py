@@ -17,13 +17,13 @@ import httpx
 
 from pillion.backends.tokenizer_lock import LONG_CHARS
 from pillion.errors import ConfigError, PillionError
+from pillion.policies import Policies
 from pillion.probe import Artefact
 from pillion.runtime import Engine, check_engine
 from pillion.serve.call import Call
 from pillion.serve.health import Health
 from pillion.serve.logs import Log
 from pillion.serve.metrics import Metrics
-from pillion.serve.policy import Policies
 from pillion.serve.quotas import Accounts
 from pillion.serve.refusal import Refused, refusal_of
 from pillion.serve.settings import Settings

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from pillion.errors import ConfigError
+from pillion.policies import Policies
 from pillion.serve.keys import Keys
-from pillion.serve.policy import Policies
 
 Share = Literal["off", "key", "all"]
 SHARES: tuple[Share, ...] = get_args(Share)
@@ -62,6 +62,7 @@ class Settings:
         share_prefixes: whose cached prefixes a prompt may begin with: nobody's (`off`), those of
             the same key, or those of all.
         check: canaries are run when the server starts and when a probe is loaded.
+        exits: texts that are only classified may leave early, as the probes' cards say.
         probe_folders: probes may be loaded from inside these, and from nowhere else.
     """
 
@@ -73,4 +74,5 @@ class Settings:
     log_prompts: bool = False
     share_prefixes: Share = "key"
     check: bool = True
+    exits: bool = True
     probe_folders: tuple[Path, ...] = ()

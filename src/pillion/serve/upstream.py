@@ -13,8 +13,7 @@ from typing import Any
 import httpx
 
 from pillion.errors import RunError
-from pillion.serve.decide import Answer
-from pillion.serve.policy import Judge, Policies, Upstream, api_key
+from pillion.policies import Answer, Judge, Policies, Upstream, api_key
 
 LOGPROBS = {"logprobs": True, "top_logprobs": 20}
 """Asks for the words that a judge might have begun with; 20 is OpenAI's most."""

@@ -4,17 +4,21 @@ Knows probes and their folds, requests, pages and chunks; knows no engine.
 """
 
 from pillion.sidecache.folds import Folds, reduce_rows
-from pillion.sidecache.lanes import Lane, Probs
+from pillion.sidecache.lanes import Due, Going, Lane, Numbers, Probs
 from pillion.sidecache.paged_group import PagedGroup
 from pillion.sidecache.pages import page_numbers
 from pillion.sidecache.script import Script
-from pillion.sidecache.side_cache import Heard, SideCache, tapped_groups
+from pillion.sidecache.side_cache import Heard, SideCache
+from pillion.sidecache.tapped import tapped_groups
 from pillion.sidecache.upload import upload
 
 __all__ = [
+    "Due",
     "Folds",
+    "Going",
     "Heard",
     "Lane",
+    "Numbers",
     "PagedGroup",
     "Probs",
     "Script",

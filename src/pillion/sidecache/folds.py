@@ -1,4 +1,4 @@
-"""Fold states of many requests, a row each: in one batch where states are of one size.
+"""Fold states of many requests, a row each: in one block of memory where states are of one size.
 
 Knows folds and rows, nothing of what they stand for.
 """
@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pillion.probe.network import Fold, State, join_rows, pick
+from pillion.probe.network import Fold, State
+from pillion.sidecache.packing import Packing
 from pillion.sidecache.upload import upload
 
 
@@ -24,6 +25,8 @@ class Folds:
 
     Attributes:
         alike: whether states have one size, however many tokens they were folded from.
+        packing: how states of one size lie in memory.
+        memory: where they are so: the state of no token first, then one for every row.
     """
 
     def __init__(self, fold: Fold, example: Float[Tensor, "layer 1 1 tap"]) -> None:
@@ -32,41 +35,40 @@ class Folds:
         few = fold.summarise(example, one)
         many = fold.summarise(example.expand(-1, -1, 3, -1), one.expand(-1, 3))
         self.alike = all(few[name].shape == many[name].shape for name in few)
-        self._empty = {n: t.clone() for n, t in fold.summarise(example, ~one).items()}
-        self._batch = {name: tensor[:, []] for name, tensor in self._empty.items()}
+        self.packing = Packing(few)
+        self.memory = self.packing.pack(fold.summarise(example, ~one) if self.alike else few)
         self._single: dict[int, State] = {}
 
     @property
     def held_bytes(self) -> int:
         """Memory of all states, in bytes."""
-        states = [self._batch, *self._single.values()]
-        return sum(tensor.nbytes for state in states for tensor in state.values())
+        rows = self.memory[1:].nbytes
+        return rows + sum(t.nbytes for state in self._single.values() for t in state.values())
 
     def make_room(self, num_rows: int) -> None:
         """From now on there are so many rows, or more."""
-        have = next(iter(self._batch.values())).shape[1]
+        have = len(self.memory) - 1
         if self.alike and num_rows > have:
-            more = {n: t.expand(-1, num_rows - have, *t.shape[2:]) for n, t in self._empty.items()}
-            self._batch = join_rows([self._batch, more])
+            self.memory = torch.cat([self.memory, self.memory[:1].expand(num_rows - have, -1)])
 
     def reset(self, row: int) -> None:
         """The state of no token."""
-        self._single.pop(row, None)
         if self.alike:
-            self.put(row, self._empty)
+            self.memory[row + 1].copy_(self.memory[0])
+        else:
+            self._single.pop(row, None)
 
     def put(self, row: int, state: State) -> None:
         """A state in the place of what was there."""
         if not self.alike:
             self._single[row] = state
             return
-        for name, tensor in state.items():
-            self._batch[name][:, row] = tensor.squeeze(1)
+        self.packing.put(self.memory[row + 1 : row + 2], state)
 
     def add(self, row: int, state: State) -> None:
         """Merges one row with what follows."""
         if self.alike:
-            before = {name: tensor[:, row : row + 1] for name, tensor in self._batch.items()}
+            before = self.packing.unpack(self.memory[row + 1 : row + 2])
             self.put(row, self.fold.merge(before, state))
         else:
             before = self._single.get(row)
@@ -78,18 +80,22 @@ class Folds:
             for place, row in enumerate(rows):
                 self.add(row, {n: t[:, place : place + 1].clone() for n, t in new.items()})
             return self.logits(rows)
-        index = upload(rows, next(iter(new.values())).device)
-        state = self.fold.merge(pick(self._batch, index), new)
-        for name, tensor in state.items():
-            self._batch[name].index_copy_(1, index, tensor)
-        return self.fold.finish(state)
+        index = upload([row + 1 for row in rows], self.memory.device)
+        before = self.packing.unpack(self.memory.index_select(0, index))
+        after = self.packing.pack(self.fold.merge(before, new))
+        self.memory.index_copy_(0, index, after)
+        return self.finish(after)
 
     def logits(self, rows: Sequence[int]) -> Float[Tensor, "row output"]:
         """Logits of what some rows hold."""
-        if self.alike:
-            some = next(iter(self._batch.values()))
-            return self.fold.finish(pick(self._batch, upload(rows, some.device)))
-        return torch.cat([self.fold.finish(self._single[row]) for row in rows])
+        if not self.alike:
+            return torch.cat([self.fold.finish(self._single[row]) for row in rows])
+        index = upload([row + 1 for row in rows], self.memory.device)
+        return self.finish(self.memory.index_select(0, index))
+
+    def finish(self, packed: Float[Tensor, "row number"]) -> Float[Tensor, "row output"]:
+        """Logits of states that lie in rows of their own."""
+        return self.fold.finish(self.packing.unpack(packed))
 
 
 def reduce_rows(fold: Fold, rows: State) -> State:

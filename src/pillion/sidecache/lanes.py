@@ -5,15 +5,21 @@ Knows neither states nor pages.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pillion.backends.paged import Chunk
 from pillion.sidecache.script import Script
 
 Probs = Mapping[str, list[float]]
 """Probabilities by probe; without those that have read no token of their scope."""
+Numbers = NDArray[np.int64]
+"""Whole numbers of the host, one a token, row or page."""
 
 
 @dataclass
@@ -42,15 +48,81 @@ class Lane:
     fault: str | None = None
 
 
+@dataclass
+class Going:
+    """Answers that go on by one token: the next that their folds take in.
+
+    Attributes:
+        requests: their ids.
+        lanes: of each.
+        rows: of each.
+        starts: position of each one's token.
+        pages: where it lies in the engine's cache.
+        tokens: its place in the step, or its slot where values are shown by slots.
+        page_tokens: tokens a page.
+        ids: the tokens; none where the step has them among its own.
+    """
+
+    requests: Sequence[str]
+    lanes: Sequence[Lane]
+    rows: Numbers
+    starts: Numbers
+    pages: Numbers
+    tokens: Numbers
+    page_tokens: int
+    ids: Sequence[int] = ()
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    @cached_property
+    def every(self) -> Numbers:
+        """Their indices."""
+        return np.arange(len(self.requests))
+
+    @cached_property
+    def offsets(self) -> Numbers:
+        """Place of each token in its page."""
+        return self.starts % self.page_tokens
+
+    @cached_property
+    def beginning(self) -> list[int]:
+        """Which of them begin a page."""
+        return np.flatnonzero(self.offsets == 0).tolist()
+
+    @cached_property
+    def filling(self) -> list[tuple[int, int, int]]:
+        """Which of them fill one: their index, the engine's number of the page, the request's."""
+        some = np.flatnonzero(self.offsets == self.page_tokens - 1)
+        indices = self.starts[some] // self.page_tokens
+        return list(zip(some.tolist(), self.pages[some].tolist(), indices.tolist(), strict=True))
+
+
 class Due(NamedTuple):
-    """Whose verdicts are due after a step, and the chunks that they read.
+    """Whose verdicts are due after a step, in this order, and the chunks that they read.
 
     Attributes:
         prompts: prompts that are now whole.
-        answers: answers whose fold was brought up to date.
-        tokens: answers that go on by one token.
+        answers: answers whose fold was brought up to date by a chunk.
+        going: answers that went on by one token; None for none.
     """
 
     prompts: list[tuple[Lane, Chunk]]
     answers: list[tuple[Lane, Chunk]]
-    tokens: list[tuple[Lane, Chunk]]
+    going: Going | None
+
+    @property
+    def lanes(self) -> list[Lane]:
+        """Of all of them."""
+        chunks = [lane for lane, _ in (*self.prompts, *self.answers)]
+        return chunks if self.going is None else [*chunks, *self.going.lanes]
+
+    def chunk(self, index: int) -> Chunk:
+        """What the index-th of all has read."""
+        chunks = [chunk for _, chunk in (*self.prompts, *self.answers)]
+        if index < len(chunks):
+            return chunks[index]
+        assert self.going is not None
+        one, going = index - len(chunks), self.going
+        place = int(going.tokens[one])
+        return Chunk(going.requests[one], int(going.starts[one]), 1, place, draws=True)

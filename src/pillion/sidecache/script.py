@@ -22,10 +22,12 @@ class Piece:
     Attributes:
         bits: which of the page's tokens they are.
         wanted: whether the scope reads them in this request; of `last-user`, only the last turn.
+        goes_on: whether tokens of the answer are among them, or will be.
     """
 
     bits: int
     wanted: bool = True
+    goes_on: bool = False
 
 
 class Script:
@@ -101,7 +103,7 @@ class Script:
         None for `response`: an answer is read by its own request alone, from its first token on.
         """
         if scope == "all":
-            return [Piece(_ones(self._size))]
+            return [Piece(_ones(self._size), goes_on=True)]
         if scope == "response":
             return []
         begin, end = page * self._size, (page + 1) * self._size
@@ -110,7 +112,7 @@ class Script:
             return found
         first = max(begin, self.prompt_tokens)
         answered = self._answered(first, end) << (first - begin)
-        return [*found, Piece(answered)] if answered else found
+        return [*found, Piece(answered, goes_on=True)] if answered else found
 
     # -- inside
 

@@ -8,25 +8,20 @@ Knows no engine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from math import isfinite
 from typing import NamedTuple
 
-import torch
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from pillion.backends.paged import Chunk, PagedStep
 from pillion.core import ANSWER_SCOPES, Tokens
-from pillion.errors import ConfigError
-from pillion.probe import Artefact
-from pillion.probe.group import Group, group
-from pillion.sidecache.lanes import Due, Lane
+from pillion.sidecache.going import Grower, Grown
+from pillion.sidecache.lanes import Due, Going, Lane
 from pillion.sidecache.paged_group import PagedGroup
 from pillion.sidecache.script import Script
-
-Said = tuple[Lane, Chunk, bool]
-"""A lane, the chunk that it read, and whether its prompt is meant."""
 
 
 class Heard(NamedTuple):
@@ -34,12 +29,12 @@ class Heard(NamedTuple):
 
     Attributes:
         group: who says it.
-        said: of whom.
+        said: of whom: indices into all that is `Due`.
         logits: of all probes of the group, still on the device.
     """
 
     group: PagedGroup
-    said: list[Said]
+    said: Sequence[int]
     logits: Float[Tensor, "row output"]
 
 
@@ -57,6 +52,7 @@ class SideCache:
 
     Attributes:
         groups: as given.
+        grower: reads the answers that go on by one token.
         lanes: requests that are followed, by id.
     """
 
@@ -69,6 +65,7 @@ class SideCache:
     ) -> None:
         self.page_tokens, self._reasoning = page_tokens, reasoning
         self.groups = list(groups)
+        self.grower = Grower(groups)
         self.lanes: dict[str, Lane] = {}
         self._entered: dict[str, tuple[Script, bool]] = {}
         self._left: set[str] = set()
@@ -76,7 +73,19 @@ class SideCache:
         self._num_rows = 0
         self._pages: list[int] = []
         self._step: PagedStep | None = None
+        self._going: Going | None = None
+        self._longer: list[int] = []
         self._make_room(num_rows)
+
+    def renew(self, groups: Sequence[PagedGroup]) -> None:
+        """Takes groups of the same probes that hold nothing yet, as no page of the engine does.
+
+        The engine runs all requests again, from their first token on.
+        """
+        self.groups = list(groups)
+        self.grower = Grower(groups)
+        for one in self.groups:
+            one.make_room(self._num_rows)
 
     @property
     def held_bytes(self) -> int:
@@ -103,31 +112,38 @@ class SideCache:
 
     # -- in the order of a step
 
-    def begin(self, step: PagedStep) -> None:
-        """A step begins: who runs, and which groups have something to read."""
+    def begin(self, step: PagedStep, going: Going | None = None) -> None:
+        """A step begins: who runs, and which groups have something to read.
+
+        Args:
+            step: its chunks.
+            going: answers that go on by one token and are no chunks of the step; None to find them
+                among the chunks.
+        """
         self._step = step
-        running = {chunk.request for chunk in step.chunks}
-        # Who left but is in the step fills pages that others may get: it is followed to the end.
-        for request in self._left - running:
-            self._left.discard(request)
-            self._entered.pop(request, None)
-            if (lane := self.lanes.pop(request, None)) is not None:
-                self._free.append(lane.row)
-        for request in running - self.lanes.keys():
-            nobody = Script(None, self.page_tokens), False
-            self.lanes[request] = Lane(self._new_row(), *self._entered.get(request, nobody))
-        scripts = [self.lanes[chunk.request].script for chunk in step.chunks]
+        if self._left:
+            self._go(step, going)
+        for chunk in step.chunks:
+            if chunk.request not in self.lanes:
+                nobody = Script(None, self.page_tokens), False
+                entered = self._entered.get(chunk.request, nobody)
+                self.lanes[chunk.request] = Lane(self._new_row(), *entered)
+        self._pages = (step.slots // self.page_tokens).tolist() if step.chunks else []
+        self._longer, self._going = list(range(len(step.chunks))), going
+        if going is None:
+            self._split(step)
+        chunks = [step.chunks[index] for index in self._longer]
+        scripts = [self.lanes[chunk.request].script for chunk in chunks]
         if self._reasoning is not None and any(one.scope in ANSWER_SCOPES for one in self.groups):
-            ids = step.ids.tolist()
-            for chunk, script in zip(step.chunks, scripts, strict=True):
-                script.hear(chunk.start, ids[chunk.first : chunk.first + chunk.num_tokens])
+            self._hear(step, chunks)
         for one in self.groups:
-            one.begin(step.chunks, scripts)
+            one.begin(chunks, scripts, self._going)
 
     def end(self) -> None:
         """The groups have seen all layers: keeps what was computed, and reads out what is due."""
-        for heard in self.read()[1]:
-            self._tell(*heard)
+        due, every = self.read()
+        for heard in every:
+            self._tell(due, heard)
 
     def again(self, request: str, tokens: Tokens) -> None:
         """An answer that was put back runs again from its first token on, and is read anew."""
@@ -146,32 +162,68 @@ class SideCache:
         """
         step, self._step = self._step, None
         assert step is not None
-        due, longer = self._due(step)
+        due, tokens = Due([], [], self._going or None), list[Grown]()
         # First of all: whoever begins in this step may share the pages that these tokens fill.
-        tokens = [self._heard_each(one, due) for one in self.groups]
-        for index in longer:
+        if self._going:
+            tokens = self.grower.go_on(self._going)
+            ends = (self._going.starts + 1).tolist()
+            for lane, end in zip(self._going.lanes, ends, strict=True):
+                lane.read_tokens = end
+        for index in self._longer:
             chunk = step.chunks[index]
             lane = self.lanes[chunk.request]
             self._take(step, index, lane)
             if chunk.draws and lane.wanted:
                 (due.prompts if lane.prompt is None else due.answers).append((lane, chunk))
-        return due, self._say(due) + [one for one in tokens if one is not None]
+        heard, before = self._say(due), len(due.prompts) + len(due.answers)
+        heard += [Heard(one, (who + before).tolist(), logits) for one, who, logits in tokens]
+        return due, heard
 
     # -- inside
 
-    def _due(self, step: PagedStep) -> tuple[Due, list[int]]:
-        """Single tokens of answers, which go together; indices of the other chunks."""
-        due, longer = Due([], [], []), list[int]()
-        self._pages = (step.slots // self.page_tokens).tolist()
-        for index, chunk in enumerate(step.chunks):
-            lane = self.lanes[chunk.request]
-            is_next = lane.prompt is not None and chunk.start == lane.read_tokens
-            if is_next and chunk.num_tokens == 1:
-                due.tokens.append((lane, chunk))
-                lane.read_tokens = chunk.end
-            else:
-                longer.append(index)
-        return due, longer
+    def _go(self, step: PagedStep, going: Going | None) -> None:
+        """Drops who has left; who is in the step still fills pages that others may get."""
+        running = {chunk.request for chunk in step.chunks}
+        running |= set(() if going is None else going.requests)
+        for request in self._left - running:
+            self._left.discard(request)
+            self._entered.pop(request, None)
+            if (lane := self.lanes.pop(request, None)) is not None:
+                self._free.append(lane.row)
+
+    def _split(self, step: PagedStep) -> None:
+        """Finds the single tokens of answers, which go together, among the chunks."""
+        lanes = [self.lanes[chunk.request] for chunk in step.chunks]
+        single = [
+            chunk.num_tokens == 1 and lane.prompt is not None and chunk.start == lane.read_tokens
+            for chunk, lane in zip(step.chunks, lanes, strict=True)
+        ]
+        self._longer = [index for index, is_single in enumerate(single) if not is_single]
+        if len(self._longer) == len(lanes):
+            return
+        some = [index for index, is_single in enumerate(single) if is_single]
+        chunks = [step.chunks[index] for index in some]
+        places = [chunk.first for chunk in chunks]
+        self._going = Going(
+            [chunk.request for chunk in chunks],
+            [lanes[index] for index in some],
+            np.array([lanes[index].row for index in some]),
+            np.array([chunk.start for chunk in chunks]),
+            np.array([self._pages[place] for place in places]),
+            np.array(places),
+            self.page_tokens,
+        )
+
+    def _hear(self, step: PagedStep, chunks: Sequence[Chunk]) -> None:
+        """Tells the scripts what runs, for answers may hold reasoning."""
+        ids = step.ids.tolist()
+        for chunk in chunks:
+            script = self.lanes[chunk.request].script
+            script.hear(chunk.start, ids[chunk.first : chunk.first + chunk.num_tokens])
+        if (going := self._going) is not None:
+            told = going.ids or [ids[place] for place in going.tokens.tolist()]
+            for lane, start, token in zip(going.lanes, going.starts.tolist(), told, strict=True):
+                lane.script.hear(start, [token])
 
     def _take(self, step: PagedStep, index: int, lane: Lane) -> None:
         chunk = step.chunks[index]
@@ -199,51 +251,37 @@ class SideCache:
         for lane, _ in due.prompts:
             lane.prompt = {}
         for one in self.groups:
-            said: list[Said] = [
-                (lane, chunk, True)
-                for lane, chunk in due.prompts
+            said = [
+                index
+                for index, (lane, _) in enumerate(due.prompts)
                 if lane.script.has(one.scope) and one.artefacts[0].name not in lane.lost
             ]
-            said += [(*lane_chunk, False) for lane_chunk in self._answered(one, due)]
+            said += [
+                index
+                for index, (lane, chunk) in enumerate(due.answers, len(due.prompts))
+                if lane.script.bits(one.scope, lane.script.prompt_tokens, chunk.end)
+            ]
             if said:
-                found.append(Heard(one, said, one.logits([lane.row for lane, _, _ in said])))
+                rows = [(*due.prompts, *due.answers)[index][0].row for index in said]
+                found.append(Heard(one, said, one.logits(rows)))
         for lane, _ in due.prompts:  # what follows is the answer
             for one in self.groups:
                 one.reset(lane.row)
         return found
 
-    def _heard_each(self, one: PagedGroup, due: Due) -> Heard | None:
-        """What a group has to say of the answers that go on by one token."""
-        if not due.tokens:
-            return None
-        lanes, chunks = zip(*due.tokens, strict=True)
-        pages = [self._pages[chunk.first] for chunk in chunks]
-        rows, scripts = [lane.row for lane in lanes], [lane.script for lane in lanes]
-        heard, logits = one.take_each(rows, chunks, pages, scripts)
-        if logits is None:
-            return None
-        return Heard(one, [(lanes[i], chunks[i], False) for i in heard], logits)
-
-    @staticmethod
-    def _answered(one: PagedGroup, due: Due) -> Iterator[tuple[Lane, Chunk]]:
-        """Answers of several tokens of which the group has read one or more."""
-        for lane, chunk in due.answers:
-            if lane.script.bits(one.scope, lane.script.prompt_tokens, chunk.end):
-                yield lane, chunk
-
-    def _tell(
-        self, one: PagedGroup, said: Sequence[Said], logits: Float[Tensor, "row output"]
-    ) -> None:
+    def _tell(self, due: Due, heard: Heard) -> None:
         """Gives the lanes the probabilities of a group's probes."""
+        one, lanes = heard.group, due.lanes
         named = [
-            (artefact.name, artefact.probabilities(logits[:, columns]).tolist())
+            (artefact.name, artefact.probabilities(heard.logits[:, columns]).tolist())
             for artefact, columns in zip(one.artefacts, one.columns, strict=True)
         ]
-        for place, (lane, chunk, is_prompt) in enumerate(said):
+        for place, index in enumerate(heard.said):
+            lane = lanes[index]
             numbers = {name: rows[place] for name, rows in named}
             if not all(isfinite(number) for row in numbers.values() for number in row):
-                lane.fault = lane.fault or self._fault(chunk)
-            elif is_prompt:
+                lane.fault = lane.fault or self._fault(due.chunk(index))
+            elif index < len(due.prompts):
                 lane.prompt = {**(lane.prompt or {}), **numbers}
             else:  # a mapping of its own: whoever holds the one before may look at it later
                 lane.answer = {**lane.answer, **numbers}
@@ -267,31 +305,3 @@ class SideCache:
         self._num_rows = num_rows
         for one in self.groups:
             one.make_room(num_rows)
-
-
-def tapped_groups(
-    artefacts: Sequence[Artefact], device: torch.device, dtype: torch.dtype
-) -> list[Group]:
-    """Probes that an engine can serve, sorted into those that share taps and a fold.
-
-    Args:
-        artefacts: the probes; their names must differ.
-        device: where the model runs.
-        dtype: of the model's states.
-
-    Raises:
-        ConfigError: two probes of one name, or one that reads whole states.
-    """
-    if len({a.name for a in artefacts}) < len(artefacts):
-        names = ", ".join(a.name for a in artefacts)
-        raise ConfigError(f"Probe names must differ; got {names}. Rename a folder.")
-    groups = group(artefacts, device, dtype)
-    for one in groups:
-        if not one.tapped:
-            names = ", ".join(a.name for a in one.artefacts)
-            raise ConfigError(
-                f"Probe {names} reads whole hidden states, which a serving engine cannot keep for "
-                "every token; serve a probe that can be tapped, such as gate, and use this one "
-                "with predict."
-            )
-    return groups

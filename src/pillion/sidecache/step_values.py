@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pillion.probe.group import MOST_CHOSEN, Group
+from pillion.sidecache.lanes import Numbers
 
 
 class StepValues:
@@ -19,23 +20,33 @@ class StepValues:
 
     Args:
         one: the taps.
+
+    Attributes:
+        shared: values of every step, [layer, place, tap], where they are tapped elsewhere.
+        places: of each slot the place of its values in `shared`; None where it is not.
     """
+
+    shared: Float[Tensor, "layer place tap"]
 
     def __init__(self, one: Group) -> None:
         self._group = one
         self._place = {layer: i for i, layer in enumerate(one.layers)}
         self._values = one.empty_values(len(one.layers), 1, 0)
+        self.places: Int[Tensor, " slot"] | None = None
         self._order: Int[Tensor, " token"] | None = None
+        self._places: Int[Tensor, " place"] | None = None
         self._read: Sequence[tuple[int, int]] | None = None
+        self._single: Numbers | None = None
         self._chosen: Int[Tensor, " some"] | None = None
 
-    def choose(self, read: Sequence[tuple[int, int]]) -> None:
+    def choose(self, read: Sequence[tuple[int, int]], single: Numbers | None = None) -> None:
         """Says which tokens of the next step are read; without it, all are.
 
         Args:
             read: where pieces of the step begin, and a bit for each of their tokens.
+            single: places of other tokens.
         """
-        self._read = read
+        self._read, self._single = read, single
 
     def see(
         self,
@@ -70,18 +81,24 @@ class StepValues:
         if (found := self._group.own_values(layers, every)) is None:
             return
         own, values = found
-        self._order = None
+        self._order = self._places = None
         first = self._place[own[0]] == 0
         self._values = values if first else torch.cat([self._values, values])
 
-    def show(self, values: Float[Tensor, "layer place tap"], order: Int[Tensor, " token"]) -> None:
-        """Takes the values of a step that were tapped elsewhere.
+    def share(self, values: Float[Tensor, "layer place tap"], places: Int[Tensor, " slot"]) -> None:
+        """Takes the memory into which values of all steps are tapped elsewhere.
 
         Args:
             values: of the group's layers.
-            order: of each token of the step, the place of its values.
+            places: of each slot of the engine's cache, the place of its values; single tokens are
+                named by their slots then.
         """
-        self._values, self._order = values[:, None], order
+        self.shared, self.places = values, places
+        self._values, self._places = values[:, None], places
+
+    def show(self, order: Int[Tensor, " token"]) -> None:
+        """Takes the values of a step from the shared memory: of each of its chunks' tokens one."""
+        self._order = order
 
     def between(self, begin: int, end: int) -> Float[Tensor, "layer 1 token tap"]:
         """Of neighbouring tokens of the step."""
@@ -91,15 +108,18 @@ class StepValues:
 
     def at(self, tokens: Int[Tensor, " token"]) -> Float[Tensor, "layer token tap"]:
         """Of some tokens of the step."""
-        places = tokens if self._order is None else self._order.index_select(0, tokens)
+        places = tokens if self._places is None else self._places.index_select(0, tokens)
         return self._values[:, 0].index_select(1, places)
 
     # -- inside
 
     def _begin(self, num_tokens: int) -> None:
         """Room for a step; those of its tokens that are not read share a place of zeros."""
-        self._order, self._chosen, num_layers = None, None, len(self._place)
-        tokens = None if self._read is None else list(_places(self._read))
+        self._order = self._places = self._chosen = None
+        num_layers, tokens = len(self._place), None
+        if self._read is not None:
+            tokens = list(_places(self._read))
+            tokens += [] if self._single is None else self._single.tolist()
         if tokens is None or len(tokens) > MOST_CHOSEN * num_tokens:
             self._values = self._group.empty_values(num_layers, 1, num_tokens)
             return
@@ -109,6 +129,7 @@ class StepValues:
         self._chosen = torch.tensor(tokens, dtype=torch.long, device=device)
         self._order = self._chosen.new_full((num_tokens,), len(tokens))
         self._order[self._chosen] = torch.arange(len(tokens), device=device)
+        self._places = self._order
 
 
 def _places(read: Sequence[tuple[int, int]]) -> Iterator[int]:

@@ -3,17 +3,24 @@
 Promises that seeds decide the weights and that an interrupted run can go on. Does not know engines.
 """
 
+from pillion.train.auto import Chosen, choose_probe
+from pillion.train.depths import check_depths, counts_of
 from pillion.train.evaluate import choose_thresholds, evaluate_networks, evaluate_source
 from pillion.train.loop import Examples, Trained, train
-from pillion.train.settings import FEW_ROWS, ProbeConfig, TrainSettings
+from pillion.train.settings import AUTO, FEW_ROWS, ProbeConfig, TrainSettings
 
 __all__ = [
+    "AUTO",
     "FEW_ROWS",
+    "Chosen",
     "Examples",
     "ProbeConfig",
     "TrainSettings",
     "Trained",
+    "check_depths",
+    "choose_probe",
     "choose_thresholds",
+    "counts_of",
     "evaluate_networks",
     "evaluate_source",
     "train",

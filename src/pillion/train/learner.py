@@ -19,6 +19,7 @@ from pillion.core import Shape
 from pillion.errors import StateError
 from pillion.probe import Network, build, make_settings
 from pillion.probe.task import Task, loss
+from pillion.train.depths import depth_losses
 from pillion.train.prefixes import Prefixes, prefix_losses, prefixes_there
 from pillion.train.settings import ProbeConfig
 
@@ -41,6 +42,7 @@ class Part:
         targets: of the rows.
         share: 1 / rows of the whole step: pieces add up to the mean over the step.
         prefixes: those of the step to learn from; None for whole rows.
+        depths: numbers of layers to learn read-outs of, all of them last; empty for that alone.
         row_weights: what each row counts; None where all count the same.
     """
 
@@ -50,16 +52,28 @@ class Part:
     targets: Num[Tensor, " batch"] | Num[Tensor, "batch output"]
     share: float
     prefixes: Prefixes | None = None
+    depths: tuple[int, ...] = ()
     row_weights: Float[Tensor, " batch"] | None = None
 
     def losses(
         self, network: Network, task: Task, weights: Float[Tensor, " label"]
     ) -> Float[Tensor, "member batch"]:
         """What every row and member of a network has to learn."""
-        found = self._losses(network, task, weights)
+        found = self._of_all_depths(network, task, weights)
         return found if self.row_weights is None else found * self.row_weights
 
-    def _losses(
+    def _of_all_depths(
+        self, network: Network, task: Task, weights: Float[Tensor, " label"]
+    ) -> Float[Tensor, "member batch"]:
+        if not self.depths:
+            return self._of_all_layers(network, task, weights)
+        votes = network.depth_votes(self.hidden, self.mask, self.depths, self.scale)
+        found = depth_losses(task, votes, self.targets, weights, self.depths)
+        if self.prefixes is None:
+            return found
+        return (found + self._of_all_layers(network, task, weights)) / 2
+
+    def _of_all_layers(
         self, network: Network, task: Task, weights: Float[Tensor, " label"]
     ) -> Float[Tensor, "member batch"]:
         if self.prefixes is None:

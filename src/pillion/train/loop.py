@@ -23,6 +23,7 @@ from pillion.extract import JoinedRows, Progress, StateSource, silent
 from pillion.probe import Network
 from pillion.probe.task import Task, class_weights, num_outputs
 from pillion.train.checkpoint import load_checkpoint, save_checkpoint
+from pillion.train.depths import check_depths, counts_of
 from pillion.train.evaluate import evaluate_networks, score, shared_scale, validate
 from pillion.train.learner import Curve, Learner, Part, learning_rate
 from pillion.train.order import epoch_batches, parts
@@ -73,6 +74,7 @@ class Trained:
         curve: validation metrics of every epoch.
         best_epoch: from 1.
         seconds: spent on its own steps, without reading states.
+        solved: whether its weights were solved for, so that it has neither steps nor a rate.
     """
 
     config: ProbeConfig
@@ -81,6 +83,7 @@ class Trained:
     curve: Curve
     best_epoch: int
     seconds: float
+    solved: bool = False
 
 
 def train(
@@ -108,14 +111,16 @@ def train(
         device: where the probes are trained.
 
     Raises:
-        ConfigError: no configuration, prefixes that do not fit the task, or the checkpoint is of
-            another run.
+        ConfigError: no configuration, prefixes that do not fit the task, depths that do not fit
+            the layers or a probe, or the checkpoint is of another run.
         StateError: a loss is not finite.
         Interrupted: by Ctrl-C.
     """
     require_configs(list(configs))
     settings = settings or TrainSettings()
     check_weighing(settings.prefixes or "none", task)
+    for config in configs if settings.depths else ():
+        check_depths(config.probe)
     shape = Shape(len(training.source.layers), training.source.dim, num_outputs(task, num_labels))
     folder = Path(checkpoint) if checkpoint is not None else None
     place = torch.device(device)
@@ -135,7 +140,7 @@ def train(
         try:
             chosen = last = learnt(training, validation, (), folder)
             if settings.refit and validation is not training:
-                every, epochs = _together(training, validation), [one.best_epoch for one in chosen]
+                every, epochs = together(training, validation), [one.best_epoch for one in chosen]
                 last = learnt(every, None, epochs, folder and folder / "refit")
         except KeyboardInterrupt as error:
             kept = "the same command resumes it" if checkpoint is not None else "nothing was kept"
@@ -150,7 +155,8 @@ def _trained(chosen: Learner, last: Learner) -> Trained:
     )
 
 
-def _together(training: Examples, validation: Examples) -> Examples:
+def together(training: Examples, validation: Examples) -> Examples:
+    """The rows of both, one after the other."""
     has_goals = training.goals is not None or validation.goals is not None
     return Examples(
         JoinedRows(training.source, validation.source),
@@ -196,6 +202,7 @@ class _Run:
         if settings.class_weights == "balanced":
             self.weights = class_weights(task, self.targets.cpu(), num_labels).to(device)
         self.batch_size = settings.rows_a_step(len(training.targets))
+        self.depths = counts_of(settings.depths, training.source.layers)
         self.steps_an_epoch = -(-len(training.targets) // self.batch_size)
 
     def finish(self, progress: Progress, folder: Path | None) -> None:
@@ -255,7 +262,7 @@ class _Run:
                 scale = shared_scale(networks, hidden)
                 own = None if self.row_weights is None else self.row_weights[piece]
                 targets, share = self.goals[piece], 1 / len(every)
-                yield Part(hidden, mask, scale, targets, share, prefixes, own)
+                yield Part(hidden, mask, scale, targets, share, prefixes, self.depths, own)
 
         for step, (row_ids, pieces) in enumerate(zip(batches, cut, strict=True), first):
             yield row_ids, pieces_of(pieces, step)

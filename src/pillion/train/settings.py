@@ -13,6 +13,9 @@ from pillion.errors import ConfigError
 from pillion.probe import aggregator, make_settings
 from pillion.train.prefixes import Weighing
 
+AUTO = "auto"
+"""In the place of a probe's name: the choice of `choose_probe`."""
+
 FEW_ROWS = 1000
 """Below this many training rows, batches of 32 leave too few steps to learn much."""
 
@@ -34,6 +37,8 @@ class TrainSettings(_Strict):
         max_tokens: padded tokens that are held at once; longer batches are split, exactly.
         prefixes: learn from prefixes of a row, too: `uniform` or `softmax`, see
             `pillion.train.prefixes`; `none` from whole rows; None: the choice of whoever trains.
+        depths: layers up to which the probe learns to be read out, too, rising and below its last;
+            what calls that only classify may stop at.
         refit: learn once more, from training and validation rows together, for as many epochs as
             were best; what is said of validation rows is said by the probe before that.
     """
@@ -46,6 +51,7 @@ class TrainSettings(_Strict):
     order_seed: int = 0
     max_tokens: int = Field(default=4096, ge=1)
     prefixes: Weighing | None = None
+    depths: tuple[int, ...] = ()
     refit: bool = False
 
     def rows_a_step(self, num_rows: int) -> int:
@@ -57,7 +63,7 @@ class ProbeConfig(_Strict):
     """One configuration: a probe and how its weights are moved.
 
     Attributes:
-        probe: a name of `pillion.probe.AGGREGATORS`.
+        probe: a name of `pillion.probe.AGGREGATORS`, or `auto`.
         settings: of that probe, on top of what the name stands for.
         learning_rate: the highest one; None: the probe's own default.
         weight_decay: of AdamW; what keeps a probe of few rows from learning them by heart.
@@ -76,12 +82,18 @@ class ProbeConfig(_Strict):
     @field_validator("probe")
     @classmethod
     def _known(cls, probe: str) -> str:
-        aggregator(probe)
+        if probe != AUTO:
+            aggregator(probe)
         return probe
 
     def model_post_init(self, _context: Any) -> None:
         """Refuses settings that the probe does not take."""
-        make_settings(self.probe, **self.settings)
+        if self.probe != AUTO:
+            make_settings(self.probe, **self.settings)
+        elif self.settings or self.learning_rate is not None:
+            raise ConfigError(
+                "Probe 'auto' chooses among probes with their own settings and rates; give it none."
+            )
 
     @property
     def rate(self) -> float:

@@ -7,16 +7,17 @@ Nothing here waits for the device. Imports no vLLM.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from pillion.backends.paged import Chunk, PagedStep
 from pillion.probe.group import Group
-from pillion.sidecache import PagedGroup, SideCache, page_numbers, upload
-from pillion.vllm.report import Read, Report
+from pillion.sidecache import Going, Numbers, PagedGroup, SideCache, page_numbers, upload
+from pillion.vllm.report import Report
+from pillion.vllm.singles import Goer, Track
 from pillion.vllm.step import Span, Step
 from pillion.vllm.taps import Taps
 
@@ -26,12 +27,10 @@ SLOT_BYTES = 4
 """What a token costs beside its share of its block's state: which token of the step it was."""
 
 
-@dataclass
-class Track:
-    """The blocks of a request, in the order of its text, and its prompt's length."""
-
-    blocks: list[int]
-    prompt_tokens: int
+NO_CHUNKS = PagedStep(
+    (), torch.zeros(0, dtype=torch.long), lambda _: torch.zeros(0), torch.zeros(0, dtype=torch.long)
+)
+"""A step of nothing but answers that go on."""
 
 
 class Rider:
@@ -55,15 +54,21 @@ class Rider:
     ) -> None:
         self.taps, self.size, self.max_requests = taps, block_tokens, max_requests
         self._memory, self._num_pages, self._reasoning = pages.view(-1), len(pages), reasoning
-        slots = len(pages) * block_tokens
-        self._token_of_slot = torch.zeros(slots, dtype=torch.int32, device=taps.device)
-        self._order = torch.arange(taps.max_tokens, dtype=torch.int32, device=taps.device)
+        self._find_places()
         self._ride()
 
     def use(self, groups: list[Group]) -> None:
         """Other probes; only between requests, and with an empty prefix cache."""
         self.taps.use(groups)
         self._ride()
+
+    def sleep(self) -> None:
+        """All memory on the device may go from here on, and come back with anything in it."""
+        self.side.renew([])
+
+    def wake(self) -> None:
+        """The memory is back: pages are cleared as the KV cache was, and requests begin again."""
+        self._memory.zero_()
 
     @property
     def buffer_bytes(self) -> int:
@@ -72,49 +77,73 @@ class Rider:
 
     def read(self, step: Step) -> Report:
         """After the forward pass: keeps its values, reads out what is due."""
-        paged = self._paged(step)
-        written = self.taps.slots[: step.num_tokens]
-        self._token_of_slot[written] = self._order[: step.num_tokens]
-        slots = upload(paged.slots.tolist(), self.taps.device)
-        order = self._token_of_slot.index_select(0, slots)
-        for group, values in zip(self.side.groups, self.taps.values, strict=True):
-            group.values.show(values, order)
-        self.side.begin(paged)
-        due, heard = self.side.read()
-        reads = [Read.of(*one, is_prompt=True) for one in due.prompts]
-        reads += [Read.of(*one, is_prompt=False) for one in (*due.answers, *due.tokens)]
-        return Report.of(reads, heard)
+        if not self.side.groups:  # the first after a sleep: by now everything is back
+            self._find_places()
+            self.side.renew(self._paged_groups())
+            self._goer = Goer(self.size)
+        paged, going = self._paged(step)
+        if (num_tokens := step.num_tokens) != len(self._written[0]):
+            self._written = self.taps.slots[:num_tokens], self._order[:num_tokens]
+        self._token_of_slot.index_copy_(0, *self._written)
+        if paged.chunks:
+            slots = upload(paged.slots.numpy(), self.taps.device)
+            order = self._token_of_slot.index_select(0, slots)
+            for group in self.side.groups:
+                group.values.show(order)
+        self.side.begin(paged, going)
+        return Report.of(*self.side.read())
 
     # -- inside
 
+    def _find_places(self) -> None:
+        device = self.taps.device
+        slots = self._num_pages * self.size
+        self._token_of_slot = torch.zeros(slots, dtype=torch.int32, device=device)
+        self._order = torch.arange(self.taps.max_tokens, dtype=torch.int32, device=device)
+        self._written = self.taps.slots[:0], self._order[:0]
+
     def _ride(self) -> None:
+        self.side = SideCache(self._paged_groups(), self.size, self._reasoning, self.max_requests)
+        self._tracks, self._goer = dict[str, Track](), Goer(self.size)
+
+    def _paged_groups(self) -> list[PagedGroup]:
         begin, paged = 0, list[PagedGroup]()
         for group in self.taps.groups:
             size = page_numbers(group) * self._num_pages
             memory = self._memory[begin : begin + size]
             paged.append(PagedGroup(group, self._num_pages, self.size, memory))
             begin += size
-        self.side = SideCache(paged, self.size, self._reasoning, self.max_requests)
-        self._tracks = dict[str, Track]()
+        for one, values in zip(paged, self.taps.values, strict=True):
+            one.values.share(values, self._token_of_slot)
+        return paged
 
-    def _paged(self, step: Step) -> PagedStep:
+    def _paged(self, step: Step) -> tuple[PagedStep, Going]:
+        """The chunks of a step, and the answers that go on by one token."""
         for request in step.finished:
             self._tracks.pop(request, None)
             self.side.leave(request)
-        slots: list[int] = []
+        singles = step.singles
+        for index, blocks in singles.blocks:
+            self._tracks[singles.requests[index]].blocks += blocks
+        going, others = self._goer.going(singles, self.side.lanes, self._tracks)
+        spans = [*(singles.span(index) for index in others), *step.spans]
+        if not spans:
+            return NO_CHUNKS, going
+        num_tokens, slots = 0, [going.tokens[:0]]
         chunks: list[Chunk] = []
-        for span in step.spans:
+        for span in spans:
             track = self._follow(span)
-            chunks += self._chunks(span, track, first=len(slots))
-            slots += self._slots(track, span.begin, span.end)
+            chunks += self._chunks(span, track, first=num_tokens)
+            slots.append(self._slots(track, span.begin, span.end))
+            num_tokens += span.end - span.begin
 
         def history(index: int) -> Int[Tensor, " past"]:
             chunk = chunks[index]
-            return torch.tensor(list(self._slots(self._tracks[chunk.request], 0, chunk.end)))
+            return torch.from_numpy(self._slots(self._tracks[chunk.request], 0, chunk.end))
 
-        told = [token for span in step.spans for token in span.ids]
-        ids = torch.tensor(told) if told else torch.full((len(slots),), -1)
-        return PagedStep(tuple(chunks), torch.tensor(slots), history, ids)
+        ids = torch.tensor([token for span in spans for token in span.ids] or [-1] * num_tokens)
+        every = torch.from_numpy(np.concatenate(slots))
+        return PagedStep(tuple(chunks), every, history, ids), going
 
     def _follow(self, span: Span) -> Track:
         """A request begins, begins again, or goes on."""
@@ -143,8 +172,9 @@ class Rider:
             place = first + begin - span.begin
             yield Chunk(span.request, begin, end - begin, place, news <= end == span.end)
 
-    def _slots(self, track: Track, begin: int, end: int) -> Iterator[int]:
+    def _slots(self, track: Track, begin: int, end: int) -> Numbers:
         """Places in the KV cache of some tokens of a request."""
-        for page in range(begin // self.size, -(-end // self.size)):
-            own, start = page * self.size, track.blocks[page] * self.size
-            yield from range(start + max(begin - own, 0), start + min(end - own, self.size))
+        first = begin // self.size
+        blocks = np.array(track.blocks[first : -(-end // self.size)], np.int64)
+        places = np.arange(begin, end)
+        return blocks[places // self.size - first] * self.size + places % self.size

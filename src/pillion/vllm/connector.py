@@ -88,6 +88,16 @@ class PillionConnector(KVConnectorBase_V1):
         layer.rider = Rider(layer.taps, pages, self.block_tokens, requests, self._reasoning)
         logger.info("%s", self._footprint(layer.rider))
 
+    def unregister_kv_caches(self) -> None:
+        """Before a sleep: the memory of pages and rows goes, and with it what they hold."""
+        if self._layer is not None and self._layer.rider is not None:
+            self._layer.rider.sleep()
+
+    def restore_kv_caches(self) -> None:
+        """After a sleep: the prefix cache is empty, and so is the side cache."""
+        if self._layer is not None and self._layer.rider is not None:
+            self._layer.rider.wake()
+
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         """Nothing: prefixes come from vLLM's own cache."""
 
@@ -108,7 +118,7 @@ class PillionConnector(KVConnectorBase_V1):
         # States are the same on every rank of a tensor-parallel group: the first one reads.
         if get_tensor_model_parallel_rank() != 0:
             return
-        if metadata.step.spans:
+        if metadata.step.is_read:
             begin = time.perf_counter()
             self._report = report = self._layer.rider.read(metadata.step)
             report.seconds = time.perf_counter() - begin + self._layer.taps.take_seconds()

@@ -20,11 +20,12 @@ from pillion.backends.checkpoint import load_codec
 from pillion.errors import PillionError
 from pillion.probe import Artefact
 from pillion.vllm.classify import Classifier
+from pillion.vllm.guard import Guard
 from pillion.vllm.middleware import Telling
 from pillion.vllm.rendering import Rendering
 from pillion.vllm.seen import Json, listen
 from pillion.vllm.settings import PLUGIN, ProbeSettings, has_settings
-from pillion.vllm.start import check_template
+from pillion.vllm.start import check_template, policies_of
 
 
 class Endpoint:
@@ -71,6 +72,12 @@ class Endpoint:
             check_template(probes, codec.tokenizer.chat_template, given)
         Rendering(codec, scoped).watch(state.online_renderer, engine_client)
         listen(engine_client)
+        state.pillion_policies = policies = policies_of(settings.policy, settings.http, probes)
+        if policies.policies:
+            from vllm.v1.engine import FinishReason
+
+            guard = Guard(probes, policies, FinishReason.STOP)
+            guard.watch(engine_client.output_processor)
         model = engine_client.vllm_config.model_config
         names = args.served_model_name or [args.model]
         sizes = model.max_model_len, model.get_vocab_size()

@@ -47,10 +47,11 @@ from pillion.vllm.inbox import Inbox
 from pillion.vllm.logprobs import logprobs, logs
 from pillion.vllm.report import Numbers
 from pillion.vllm.settings import PLUGIN, options
-from pillion.vllm.start import check_probes, check_version, hears_reasoning, vllm_version
+from pillion.vllm.start import check_probes, hears_reasoning
 from pillion.vllm.taps import Room
 from pillion.vllm.turns import turns_args
 from pillion.vllm.verdicts import verdicts_by_name
+from pillion.vllm.versions import check_version, vllm_version
 
 CPU = torch.device("cpu")
 ALONE = "alone-"
@@ -69,7 +70,8 @@ class VllmEngine(Engine):
         others: more options of vLLM, such as `max_model_len` or `tensor_parallel_size`.
 
     Raises:
-        ConfigError: no vLLM, or not 0.32; a model or probe that it cannot serve.
+        ConfigError: no vLLM, or one that probes do not ride in; a model or probe that it cannot
+            serve.
         MismatchError: a probe of another model.
     """
 
@@ -130,7 +132,7 @@ class VllmEngine(Engine):
     def repeats_draws(self) -> bool:
         """Not on a CPU.
 
-        vLLM 0.32 moves the random source of a chunk that samples nothing; one of a CPU cannot be.
+        vLLM moves the random source of a chunk that samples nothing; one of a CPU cannot be.
         """
         from vllm.platforms import current_platform
 
@@ -184,6 +186,7 @@ class VllmEngine(Engine):
         rows: Sequence[Sequence[int]],
         probes: Sequence[str] | None = None,
         owner: str = "",
+        whole: bool = False,
     ) -> list[dict[str, Verdict]]:
         """Verdicts of token rows; see `Engine.classify`. vLLM runs every block all the same."""
         artefacts = chosen(self._probes, probes)

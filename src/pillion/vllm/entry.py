@@ -12,7 +12,8 @@ def __getattr__(name: str) -> Any:
     if name != "PillionConnector":
         raise AttributeError(name)
     from pillion.vllm import plugin
-    from pillion.vllm.start import check_plugin, check_version, vllm_version
+    from pillion.vllm.start import check_plugin
+    from pillion.vllm.versions import check_version, vllm_version
 
     check_version(vllm_version())
     check_plugin(plugin.registered)

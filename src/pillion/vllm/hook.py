@@ -15,6 +15,7 @@ from vllm.model_executor.models.registry import ModelRegistry
 
 from pillion.backends.checkpoint import read_checkpoint
 from pillion.errors import ConfigError
+from pillion.vllm.guard import expect
 from pillion.vllm.ledger import KEY
 from pillion.vllm.settings import PREFIX, SCHEDULER, ProbeSettings, digest
 from pillion.vllm.siblings import watch
@@ -22,10 +23,10 @@ from pillion.vllm.start import (
     check_aux_states,
     check_http_plugin,
     check_probes,
-    check_version,
     hears_reasoning,
-    vllm_version,
+    policies_of,
 )
+from pillion.vllm.versions import check_version, says_when_it_sleeps, vllm_version
 
 
 def install(architecture: str) -> None:
@@ -62,6 +63,7 @@ def check_config(vllm_config: Any) -> None:
     checkpoint = read_checkpoint(model.model, dtype, model.revision, tokenizer)
     probes = settings.load()
     check_probes(probes, checkpoint.identity, settings.allow_mismatch)
+    has_policies = bool(policies_of(settings.policy, settings.http, probes).policies)
     # vLLM keeps compiled graphs under a key of its settings, and the folders alone do not tell
     # which layers a graph hands out.
     vllm_config.additional_config[KEY] |= {"digest": digest(probes)}
@@ -69,7 +71,7 @@ def check_config(vllm_config: Any) -> None:
     if hears_reasoning(probes, reasoning, scheduler.async_scheduling):
         scheduler.async_scheduling = False
         vllm_config.additional_config[KEY] |= {"reasoning": reasoning}
-    _watch_siblings()
+    _watch_outputs(has_policies)
 
 
 def check_engine(config: Any) -> None:
@@ -79,20 +81,35 @@ def check_engine(config: Any) -> None:
         ConfigError: naming what they do not ride with.
     """
     parallel, cache = config.parallel_config, config.cache_config
-    connector = config.kv_transfer_config
+    connector, version = config.kv_transfer_config, vllm_version()
     refused = {
-        "pipeline parallelism": parallel.pipeline_parallel_size > 1,
+        f"pipeline_parallel_size={parallel.pipeline_parallel_size}, where no process has all "
+        "layers": parallel.pipeline_parallel_size > 1,
         "context parallelism": parallel.decode_context_parallel_size > 1
         or parallel.prefill_context_parallel_size > 1,
         "micro-batches (enable_dbo)": parallel.enable_dbo,
-        "speculative decoding": config.speculative_config is not None,
+        "speculative decoding, whose rejected tokens they would have read": (
+            config.speculative_config is not None
+        ),
+        "disable_hybrid_kv_cache_manager=False, which makes several groups of KV caches": (
+            config.scheduler_config.disable_hybrid_kv_cache_manager is False
+        ),
         "kv_offloading_size": cache.kv_offloading_size is not None,
         "kv_sharing_fast_prefill, which skips layers of a prompt": cache.kv_sharing_fast_prefill,
+        f"sleep mode in vLLM {version}, which does not say when it sleeps": (
+            config.model_config.enable_sleep_mode and not says_when_it_sleeps(version)
+        ),
         "runner=pooling, which generates nothing": config.model_config.runner_type != "generate",
     }
     for what, is_on in refused.items():
         if is_on:
             raise ConfigError(f"Probes do not ride with {what}; start vLLM without it.")
+    if connector is not None and connector.kv_connector == "MultiConnector":
+        raise ConfigError(
+            "vLLM's KV connector is 'MultiConnector', and what others in it bring back of a prompt "
+            "(KV offloading, prefill in another engine) comes without what probes keep of it; give "
+            "PillionConnector alone."
+        )
     if connector is None or connector.kv_connector != "PillionConnector":
         raise ConfigError(
             f"vLLM's KV connector is {connector and connector.kv_connector!r}, and probes need "
@@ -142,9 +159,10 @@ def check_numbers(config: Any) -> None:
             )
 
 
-def _watch_siblings() -> None:
+def _watch_outputs(has_policies: bool) -> None:
     """In the process that makes a configuration, which is vLLM's frontend."""
     # Not above: every process of vLLM imports this module, and early.
     from vllm.v1.engine.output_processor import OutputProcessor
 
     watch(OutputProcessor)
+    expect(OutputProcessor, has_policies)

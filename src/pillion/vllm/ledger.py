@@ -57,27 +57,29 @@ class Ledger:
     def add(self, rows: Iterable[tuple[Read, Numbers]], seconds: float = 0.0) -> None:
         """Takes in the read-outs of a step; those of requests that have left are not theirs."""
         self._seconds += seconds
-        for read, numbers in rows:
-            if read.request not in self._answers:
+        for (request, num_tokens, is_prompt), numbers in rows:
+            known = self._answers.get(request)
+            if known is None:
                 continue
-            if read.is_prompt:
-                self._prompts[read.request] = numbers
-            else:
-                # Who has heard nothing new says what it said before; where the answer was run
-                # again, all of it has been heard again.
-                count, before = self._answers[read.request]
-                kept = before if count < read.num_tokens else {}
-                self._answers[read.request] = read.num_tokens, {**kept, **numbers}
+            if is_prompt:
+                self._prompts[request] = numbers
+                continue
+            # Who has heard nothing new says what it said before; where the answer was run again,
+            # all of it has been heard again.
+            count, before = known
+            if count < num_tokens and not before.keys() <= numbers.keys():
+                numbers = {**before, **numbers}
+            self._answers[request] = num_tokens, numbers
 
     def params(self, request: str) -> dict[str, Any]:
         """What an output of the request carries."""
-        num_read, response = self._answers.get(request, (0, Numbers()))
+        num_read, response = self._answers.get(request) or (0, Numbers())
         found: dict[str, Any] = {
             "prompt": self._prompts.get(request, {}),
             "response": response,
             "read": num_read,
             "seconds": self._seconds,
         }
-        if request in self._adapters:
+        if self._adapters and request in self._adapters:
             found["adapter"] = self._adapters[request]
         return {KEY: found}

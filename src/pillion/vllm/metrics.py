@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Histogram
 
 from pillion.core import Verdict
 
@@ -12,6 +12,16 @@ VERDICTS = Counter(
     "pillion_verdicts",
     "Verdicts on whole prompts, whole responses and texts.",
     ["probe", "part", "label"],
+)
+SCORES = Histogram(
+    "pillion_score",
+    "Probabilities in those verdicts; for binary probes of the positive label only.",
+    ["probe", "part", "label"],
+    buckets=tuple(i / 20 for i in range(1, 21)),
+)
+ACTIONS = Counter("pillion_policy_actions", "Policies that acted.", ["probe", "action", "dry_run"])
+SECONDS = Counter(
+    "pillion_probe_seconds", "Time that the engine has spent in taps, folds and read-outs."
 )
 UNREAD = Counter(
     "pillion_unread", "Answers without verdicts: adapters, beam search, states not finite."
@@ -23,3 +33,20 @@ def count_verdicts(part: str, verdicts: Mapping[str, Verdict]) -> None:
     for name, verdict in verdicts.items():
         for label in verdict.labels:
             VERDICTS.labels(name, part, label).inc()
+        # Of two labels the second is the positive one, and the first says the same.
+        scored = list(verdict.probs.items())
+        for label, prob in scored[-1:] if len(scored) == 2 else scored:
+            SCORES.labels(name, part, label).observe(prob)
+
+
+class Spent:
+    """Seconds that an engine says it has spent since its start, in the counter."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+
+    def hear(self, seconds: float) -> None:
+        """Takes the latest; of several engines the one that has spent most counts."""
+        if seconds > self._seconds:
+            SECONDS.inc(seconds - self._seconds)
+            self._seconds = seconds

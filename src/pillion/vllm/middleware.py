@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from pillion.errors import ConfigError
+from pillion.policies import Policies
 from pillion.vllm.asked import Asked
 from pillion.vllm.ledger import KEY
 from pillion.vllm.seen import BEAMS, SEEN, Seen
@@ -45,10 +46,17 @@ class Telling:
             await _refuse(send, str(error))
             return
         has_beams = isinstance(body, dict) and bool(body.get("use_beam_search"))
-        seen = Seen(probes, asked, BEAMS if has_beams else None)
+        policies: Policies | None = getattr(state, "pillion_policies", None)
+        has_policies = policies is not None and bool(policies.policies)
+        if has_beams and has_policies:
+            why = "use_beam_search: no policy can be followed there; ask without it."
+            await _refuse(send, why, "use_beam_search")
+            return
+        seen = Seen(probes, asked, BEAMS if has_beams else None, policies)
         token = SEEN.set(seen)
         try:
-            await self.app(scope, again, _Answer(send, seen).send if seen.probes else send)
+            changes = bool(seen.probes) or has_policies
+            await self.app(scope, again, _Answer(send, seen).send if changes else send)
         finally:
             SEEN.reset(token)
             seen.count()
@@ -110,9 +118,9 @@ async def _read(receive: Receive) -> tuple[bytes, Receive]:
     return body, again
 
 
-async def _refuse(send: Send, why: str) -> None:
+async def _refuse(send: Send, why: str, param: str = KEY) -> None:
     """Answers with an error, in the shape of vLLM's."""
-    error = {"message": why, "type": "BadRequestError", "param": KEY, "code": 400}
+    error = {"message": why, "type": "BadRequestError", "param": param, "code": 400}
     body = json.dumps({"error": error}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 400, "headers": headers})

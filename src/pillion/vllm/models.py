@@ -45,6 +45,16 @@ class SideCacheLayer(CacheOnlyAttentionLayer):
         super().__init__(num_heads=1, head_size=1, cache_config=config, prefix=prefix)
         self.taps = taps
         self.rider: Rider | None = None
+        self.hold()
+
+    def hold(self) -> None:
+        """Shows vLLM what probes hold: where weights sleep, it keeps the buffers of a model."""
+        for name in [name for name in self._buffers if name.startswith("probes_")]:
+            delattr(self, name)
+        for place, one in enumerate(self.taps.groups):
+            for name, tensor in one.tensors().items():
+                own = f"probes_{place}_{name.replace('.', '_')}"
+                self.register_buffer(own, tensor, persistent=False)
 
     def get_kv_cache_spec(self, vllm_config: Any) -> Any:
         """A page a block, as wide as its folded states.

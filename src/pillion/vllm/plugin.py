@@ -7,7 +7,7 @@ Cheap: nothing is imported but vLLM's registry, and classes are made when they a
 from __future__ import annotations
 
 from pillion.vllm.settings import PREFIX
-from pillion.vllm.start import is_supported, vllm_version
+from pillion.vllm.versions import is_supported, vllm_version
 
 registered = False
 """Whether vLLM has called us in this process."""

@@ -7,22 +7,23 @@ scheduler's thread, or where the report is pickled for another process.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from itertools import repeat
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
-from pillion.backends.paged import Chunk
-from pillion.sidecache import Heard, Lane
+from pillion.sidecache import Due, Heard
 
 Numbers = dict[str, list[float]]
 """Probe name -> its logits; without probes that have read no token of their scope."""
 
 
-@dataclass(frozen=True)
-class Read:
+class Read(NamedTuple):
     """One read-out after a step.
 
     Attributes:
@@ -35,25 +36,22 @@ class Read:
     num_tokens: int
     is_prompt: bool
 
-    @classmethod
-    def of(cls, lane: Lane, chunk: Chunk, is_prompt: bool) -> Read:
-        """What is due of a request after a chunk."""
-        before = 0 if is_prompt else lane.script.prompt_tokens
-        return cls(chunk.request, chunk.end - before, is_prompt)
+
+_read: Any = partial(tuple.__new__, Read)
+"""`Read._make` without a frame of its own: most reads are many of a step."""
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """What the probes of a group have said.
 
     Attributes:
-        reads: of whom, a row each.
-        columns: name -> where a probe's logits are in a row.
+        said: of whom: indices of reads, a row each.
+        columns: (name, first, behind the last): where a probe's logits are in a row.
         width: of a row.
     """
 
-    reads: tuple[Read, ...]
-    columns: dict[str, tuple[int, int]]
+    said: Sequence[int]
+    columns: Sequence[tuple[str, int, int]]
     width: int
 
 
@@ -74,7 +72,7 @@ class Report:
         logits: Float[Tensor, " number"],
         seconds: float = 0.0,
     ) -> None:
-        self.reads, self.parts, self.seconds = tuple(reads), tuple(parts), seconds
+        self.reads, self.parts, self.seconds = reads, parts, seconds
         self._wait: Callable[[], None] = lambda: None
         self._logits = logits
         if logits.device.type not in {"cpu", "meta"}:
@@ -85,34 +83,44 @@ class Report:
             self._wait = event.synchronize
 
     @classmethod
-    def of(cls, reads: Sequence[Read], heard: Sequence[Heard]) -> Report:
+    def of(cls, due: Due, heard: Sequence[Heard]) -> Report:
         """What the groups of a side cache have heard."""
-        parts = [
-            Part(
-                tuple(Read.of(*said) for said in one.said),
-                {
-                    a.name: (columns.start, columns.stop)
-                    for a, columns in zip(one.group.artefacts, one.group.columns, strict=True)
-                },
-                one.logits.shape[1],
-            )
-            for one in heard
+        reads = [Read(chunk.request, chunk.end, True) for _, chunk in due.prompts]
+        reads += [
+            Read(chunk.request, chunk.end - lane.script.prompt_tokens, False)
+            for lane, chunk in due.answers
         ]
+        if (going := due.going) is not None:
+            prompts = [lane.script.prompt_tokens for lane in going.lanes]
+            counts = (going.starts + 1 - prompts).tolist()
+            reads += map(_read, zip(going.requests, counts, repeat(False)))
+        parts = [Part(one.said, one.group.places, one.logits.shape[1]) for one in heard]
         flat = [one.logits.flatten() for one in heard]
+        if len(flat) == 1:
+            return cls(reads, parts, flat[0])
         return cls(reads, parts, torch.cat(flat) if flat else torch.zeros(0))
 
     def rows(self) -> list[tuple[Read, Numbers]]:
         """What was read, with the logits of each probe that had something to read."""
         self._wait()
-        found = {read: Numbers() for read in self.reads}
-        numbers, begin = self._logits.tolist(), 0
+        found = [Numbers() for _ in self.reads]
+        logits, begin = self._logits.numpy(), 0
         for part in self.parts:
-            for read in part.reads:
-                row = numbers[begin : begin + part.width]
-                begin += part.width
-                found[read] |= {n: row[i:j] for n, (i, j) in part.columns.items()}
-        return list(found.items())
+            end = begin + len(part.said) * part.width
+            rows = logits[begin:end].reshape(-1, part.width).tolist()
+            begin = end
+            for name, first, last in part.columns:
+                for index, row in zip(part.said, rows, strict=True):
+                    found[index][name] = row[first:last]
+        return list(zip(self.reads, found, strict=True))
 
     def __reduce__(self) -> tuple[Any, ...]:
         self._wait()
-        return Report, (self.reads, self.parts, self._logits, self.seconds)
+        # Pickling a tensor takes longer than all the rest.
+        return _report, (self.reads, self.parts, self._logits.numpy(), self.seconds)
+
+
+def _report(
+    reads: Sequence[Read], parts: Sequence[Part], logits: NDArray[np.float32], seconds: float
+) -> Report:
+    return Report(reads, parts, torch.from_numpy(logits), seconds)

@@ -14,10 +14,12 @@ from functools import partial
 from typing import Any
 
 from pillion.errors import PillionError, RunError
+from pillion.policies import Policies
 from pillion.probe import Artefact
 from pillion.vllm.asked import Asked
+from pillion.vllm.guard import FILTERED, MARK, REFUSAL
 from pillion.vllm.ledger import KEY
-from pillion.vllm.metrics import UNREAD, count_verdicts
+from pillion.vllm.metrics import UNREAD, Spent, count_verdicts
 from pillion.vllm.verdicts import Verdicts, answer_json, read_of, verdicts_of
 
 Json = dict[str, Any]
@@ -31,10 +33,29 @@ class Call:
     Attributes:
         choices: answers to it.
         found: the latest that outputs carried of it.
+        filtered: whether a policy has ended an answer to it.
     """
 
     choices: int
     found: Mapping[str, Any] | None = None
+    filtered: bool = False
+
+    @property
+    def refusal(self) -> str | None:
+        """What was said in the place of every answer; None if they were given."""
+        return self.found[REFUSAL] if self.found and REFUSAL in self.found else None
+
+    def hear(self, output: Any) -> None:
+        """Takes what is ours out of an output."""
+        others = dict(output.kv_transfer_params or {})
+        # An output that tells of an abort carries nothing.
+        self.found = others.pop(KEY, self.found)
+        output.kv_transfer_params = others or None
+        for answer in output.outputs:
+            if answer.stop_reason != MARK:
+                continue
+            self.filtered, answer.finish_reason, answer.stop_reason = True, FILTERED, None
+            answer.text = self.refusal or answer.text
 
 
 class Seen:
@@ -44,13 +65,18 @@ class Seen:
         probes: that ride.
         asked: what the client wants to be told.
         unread: why no probe reads the answer as a whole, if none does.
+        policies: that decide.
     """
 
     def __init__(
-        self, probes: Sequence[Artefact], asked: Asked | None = None, unread: str | None = None
+        self,
+        probes: Sequence[Artefact],
+        asked: Asked | None = None,
+        unread: str | None = None,
+        policies: Policies | None = None,
     ) -> None:
         self.asked, self.unread, self.calls = asked or Asked(), unread, list[Call]()
-        self._riding, wanted = probes, self.asked.probes
+        self._riding, self._policies, wanted = probes, policies, self.asked.probes
         self.probes = [a for a in probes if wanted is None or a.name in wanted]
 
     def begin(self, choices: int) -> Call:
@@ -62,6 +88,16 @@ class Seen:
     def has_read(self) -> bool:
         """Whether the first prompt has been read."""
         return bool(self.calls) and self.calls[0].found is not None
+
+    def refusal(self, place: int) -> str | None:
+        """What is said in the place of an answer; None if it is given."""
+        index = place // self.calls[0].choices if self.calls else 0
+        return self.calls[index].refusal if index < len(self.calls) else None
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether a policy has ended the last answer."""
+        return bool(self.calls) and self.calls[-1].filtered
 
     def places(self) -> list[int]:
         """Of every answer: counted over all prompts, as vLLM counts its choices."""
@@ -107,11 +143,17 @@ class Seen:
 
     def _told(self, call: Call, choice: int) -> Json:
         try:
-            told = answer_json(self._verdicts(call, choice, self.probes), self.probes)
+            every = answer_json(
+                self._verdicts(call, choice, self._riding), self._riding, self._policies
+            )
         except PillionError as error:  # given up early, or states that are not finite
             return {"error": str(error)}
+        names = {probe.name for probe in self.probes}
+        told = every | {
+            part: {name: said for name, said in every[part].items() if name in names}
+            for part in ("prompt", "response")
+        }
         if self.asked.logits and call.found:
-            names = {probe.name for probe in self.probes}
             parts = {
                 "prompt": call.found["prompt"],
                 "response": read_of(call.found, choice if call.choices > 1 else None)["response"],
@@ -125,6 +167,8 @@ class Seen:
 
 SEEN: ContextVar[Seen | None] = ContextVar("pillion_seen", default=None)
 """Of the HTTP request that is being answered."""
+SPENT = Spent()
+"""Of the engine behind this server."""
 
 
 def listen(engine: Any) -> None:
@@ -141,8 +185,7 @@ async def _heard(outputs: AsyncGenerator[Any], call: Call) -> AsyncGenerator[Any
     """The outputs, without what is ours."""
     async with aclosing(outputs):
         async for output in outputs:
-            others = dict(output.kv_transfer_params or {})
-            # An output that tells of an abort carries nothing.
-            call.found = others.pop(KEY, call.found)
-            output.kv_transfer_params = others or None
+            call.hear(output)
+            if call.found:
+                SPENT.hear(call.found["seconds"])
             yield output

@@ -49,6 +49,7 @@ class ProbeSettings(BaseModel):
         probes: name -> folder of a saved probe.
         allow_mismatch: only warn of probes trained on other weights, tokenizer or template.
         http: whether answers over HTTP carry verdicts; needs the plugin in `VLLM_PLUGINS`.
+        policy: file of policies that the server follows.
         reasoning: tokens around the reasoning in an answer, which scopes leave out; found out at
             start, None where no probe has to know.
         digest: of what the probes read and compute; found out at start.
@@ -59,6 +60,7 @@ class ProbeSettings(BaseModel):
     probes: dict[str, str] = Field(min_length=1)
     allow_mismatch: bool = False
     http: bool = False
+    policy: str | None = None
     reasoning: tuple[int, int] | None = None
     digest: str = ""
 
@@ -108,6 +110,7 @@ def options(
     *,
     allow_mismatch: bool = False,
     http: bool = False,
+    policy: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Keyword arguments of `vllm.LLM` or `AsyncEngineArgs` that make probes ride.
 
@@ -116,6 +119,7 @@ def options(
         probes: folders of saved probes (each named after its folder), or name -> folder.
         allow_mismatch: only warn of probes trained on other weights, tokenizer or template.
         http: whether `vllm serve` is to put verdicts into its answers.
+        policy: file of policies that it is to follow.
 
     Raises:
         ConfigError: no probe, or two of one name.
@@ -127,6 +131,7 @@ def options(
         probes={name: str(Path(folder).absolute()) for name, folder in folders.items()},
         allow_mismatch=allow_mismatch,
         http=http,
+        policy=None if policy is None else str(Path(policy).absolute()),
     )
     return {
         # The plain architecture stands behind ours: without our plugin vLLM takes it, comes to our
@@ -138,7 +143,9 @@ def options(
             "kv_role": "kv_both",
         },
         "scheduler_cls": SCHEDULER,
-        "additional_config": {KEY: settings.model_dump(exclude={"reasoning", "digest"})},
+        "additional_config": {
+            KEY: settings.model_dump(exclude={"reasoning", "digest"}, exclude_none=True)
+        },
     }
 
 

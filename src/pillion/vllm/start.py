@@ -7,45 +7,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from importlib import metadata
+from pathlib import Path
 
 import torch
 
 from pillion.core import ANSWER_SCOPES, ModelIdentity
 from pillion.errors import ConfigError
+from pillion.policies import Escalate, Policies, Route, read_policies
 from pillion.probe import Artefact
 from pillion.vllm.settings import PLUGIN
-
-SUPPORTED = "0.32."
-"""Connectors and schedulers are no stable interface of vLLM: others are refused."""
-
-
-def vllm_version() -> str:
-    """Of the vLLM that is installed; empty if none is."""
-    try:
-        return metadata.version("vllm")
-    except metadata.PackageNotFoundError:
-        return ""
-
-
-def is_supported(version: str) -> bool:
-    """Whether this is a vLLM that probes ride in."""
-    return version.startswith(SUPPORTED)
-
-
-def check_version(version: str) -> None:
-    """Returns if vLLM is there and of the right version.
-
-    Raises:
-        ConfigError: if it is not.
-    """
-    if not version:
-        raise ConfigError("vLLM is not installed; run `pip install 'pillion[vllm]'`.")
-    if not is_supported(version):
-        raise ConfigError(
-            f"vLLM {version} is installed, and probes ride in {SUPPORTED}* only; run "
-            f"`pip install 'vllm=={SUPPORTED}*'`."
-        )
 
 
 def check_plugin(is_registered: bool) -> None:
@@ -74,6 +44,37 @@ def check_http_plugin() -> None:
             f"VLLM_PLUGINS is {named!r}, and vLLM puts verdicts into its answers only if it names "
             f"{PLUGIN!r}; start it with VLLM_PLUGINS={f'{named},' if named else ''}{PLUGIN}."
         )
+
+
+def policies_of(
+    path: str | os.PathLike[str] | None, http: bool, artefacts: Sequence[Artefact]
+) -> Policies:
+    """The policies that vLLM's server follows; none without a file.
+
+    Args:
+        path: of the file.
+        http: whether our plugin of its HTTP server is asked for.
+        artefacts: the probes.
+
+    Raises:
+        ConfigError: the file, or a policy in it, cannot be followed.
+    """
+    if path is None:
+        return Policies()
+    if not http:
+        raise ConfigError(
+            "Policies are followed where vLLM's answers carry verdicts over HTTP, which is not "
+            "asked for; make the options with `pillion vllm`, or leave the policies out."
+        )
+    found = read_policies(Path(path))
+    found.check({artefact.name: artefact for artefact in artefacts})
+    for number, policy in enumerate(found.policies, start=1):
+        if isinstance(policy, Route | Escalate):
+            raise ConfigError(
+                f"Policy {number} ({policy.action}) asks another server, which vLLM's own does "
+                "not; take it out, or serve with `pillion serve` and vLLM as its engine."
+            )
+    return found
 
 
 def check_aux_states(are_offered: bool, model_class: str) -> None:

@@ -6,8 +6,11 @@ Imports no vLLM.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pillion.core import Tokens
 from pillion.vllm.turns import Told, told_tokens
@@ -38,25 +41,55 @@ class Span:
 
 
 @dataclass(frozen=True)
+class Singles:
+    """Requests that go on by one token: no object each, as most steps are many of them.
+
+    Attributes:
+        requests: their ids.
+        begins: position of each one's token.
+        blocks: (index, block ids) of those that got blocks since their last span.
+        ids: the tokens, where answers may hold reasoning; none otherwise.
+    """
+
+    requests: tuple[str, ...] = ()
+    begins: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    blocks: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    ids: tuple[int, ...] = ()
+
+    def span(self, index: int) -> Span:
+        """One of them, whose blocks are known already."""
+        begin = int(self.begins[index])
+        return Span(self.requests[index], begin, begin + 1, ids=self.ids[index : index + 1])
+
+
+@dataclass(frozen=True)
 class Step:
     """What a step computes, and who has left since the one before.
 
-    A span may begin behind blocks that spans before it fill.
+    A span may begin behind blocks that singles and spans before it fill.
 
     Attributes:
-        spans: of the requests that are read.
+        spans: of the requests that are read, but for the singles.
         finished: ids of those that have left.
         unread_tokens: that the step computes of requests that are not read.
+        singles: requests that are read and go on by one token.
     """
 
     spans: tuple[Span, ...] = ()
     finished: tuple[str, ...] = ()
     unread_tokens: int = 0
+    singles: Singles = Singles()
 
     @property
     def num_tokens(self) -> int:
         """All that the step computes."""
-        return sum(span.end - span.begin for span in self.spans) + self.unread_tokens
+        read = sum(span.end - span.begin for span in self.spans) + len(self.singles.requests)
+        return read + self.unread_tokens
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the step computes anything that is read."""
+        return bool(self.spans or self.singles.requests)
 
 
 class Steps:
@@ -100,22 +133,46 @@ class Steps:
             if new.req_id not in self._unread
         ]
         known = output.scheduled_cached_reqs
-        for request, begin, blocks in zip(
-            known.req_ids, known.num_computed_tokens, known.new_block_ids, strict=True
-        ):
-            if request in self._unread:
-                continue
-            again = request in known.resumed_req_ids
+        others, singles = list(range(len(known.req_ids))), Singles()
+        if known.req_ids:
+            others, singles = self._split(known, counts)
+        for index in others:
+            request, blocks = known.req_ids[index], known.new_block_ids[index]
+            begin, again = known.num_computed_tokens[index], request in known.resumed_req_ids
             spans.append(self._span(request, begin, counts, blocks[0] if blocks else (), again))
-        # In the order in which they were given out: who begins may share what others fill just now.
-        places = {request: place for place, request in enumerate(counts)}
-        spans.sort(key=lambda span: places[span.request])
+        if len(spans) > 1:
+            # As they were given out: who begins may share what others fill just now.
+            places = {request: place for place, request in enumerate(counts)}
+            spans.sort(key=lambda span: places[span.request])
         self._finished += output.finished_req_ids
-        if not spans:  # workers read nothing then, or are not even asked
+        if not spans and not singles.requests:  # workers read nothing then, or are not even asked
             return Step()
         finished, self._finished = self._finished, []
-        unread = sum(count for request, count in counts.items() if request in self._unread)
-        return Step(tuple(spans), tuple(finished), unread)
+        unread = 0
+        if self._unread:
+            unread = sum(count for request, count in counts.items() if request in self._unread)
+        return Step(tuple(spans), tuple(finished), unread, singles)
+
+    def _split(self, known: Any, counts: Mapping[str, int]) -> tuple[list[int], Singles]:
+        """Who of the requests that run already goes on otherwise than by one token; who by one."""
+        ids, again = known.req_ids, known.resumed_req_ids
+        single = [count == 1 for count in map(counts.__getitem__, ids)]
+        if self._unread or again:
+            apart = self._unread | set(again)
+            each = zip(single, ids, strict=True)
+            single = [one and request not in apart for one, request in each]
+        others = [] if all(single) else [i for i, one in enumerate(single) if not one]
+        read = [i for i in others if ids[i] not in self._unread]
+        begins, given = known.num_computed_tokens, known.new_block_ids
+        if others:
+            some = [i for i, one in enumerate(single) if one]
+            ids, begins, given = ([every[i] for i in some] for every in (ids, begins, given))
+        blocks = tuple([(i, tuple(own[0])) for i, own in enumerate(given) if own])
+        told: tuple[int, ...] = ()
+        if self._with_ids:
+            each = zip(ids, begins, strict=True)
+            told = tuple(self._requests[request].all_token_ids[begin] for request, begin in each)
+        return read, Singles(tuple(ids), np.array(begins, np.int64), blocks, told)
 
     def _span(
         self,

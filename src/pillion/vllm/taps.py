@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pillion.probe.group import Group
+from pillion.probe.network import inverse_rms
 from pillion.sidecache import page_numbers
 
 STACKED_TOKENS = 256
@@ -54,6 +55,76 @@ class Room:
         )
 
 
+class _Bundle:
+    """Groups on the same layers: the same few operations for all of them.
+
+    Args:
+        groups: the groups.
+        memory: for the values of a step.
+        max_tokens: most tokens of a step.
+
+    Attributes:
+        layers: the model's layers that are read, ascending.
+        values: of all groups, [layer, token, tap]; what is normalised comes first.
+        of_group: each group's part of them.
+        num_normalised: how many of a layer's values are normalised.
+        size: numbers of the memory that are taken.
+    """
+
+    def __init__(
+        self, groups: Sequence[Group], memory: Float[Tensor, " number"], max_tokens: int
+    ) -> None:
+        self.layers, num_layers = groups[0].layers, len(groups[0].layers)
+        each = sorted(groups, key=lambda one: not one.normalise)
+        alone = each[0] if len(each) == 1 else None
+        # Columns that all layers share are kept once: copies would be more to read than to launch.
+        self._own = alone.own if alone else torch.cat([one.own for one in each], -1)
+        self._common = alone.common if alone else torch.cat([one.common for one in each], -1)
+        self._order = None if alone else _by_group(each).to(self._own.device)
+        self.num_normalised = sum(one.num_values for one in each if one.normalise)
+        num_values = sum(one.num_values for one in each)
+        self.size = num_layers * max_tokens * num_values
+        self.values = memory[: self.size].view(num_layers, max_tokens, num_values)
+        self.of_group: dict[Group, Tensor] = {}
+        begin = 0
+        for one in each:
+            self.of_group[one] = self.values[:, :, begin : begin + one.num_values]
+            begin += one.num_values
+
+    def see(
+        self,
+        index: slice,
+        states: Float[Tensor, "layer chunk dim"],
+        scale: Float[Tensor, "layer chunk"] | None,
+    ) -> None:
+        """Values of some layers.
+
+        Args:
+            index: which of `layers`.
+            states: in fp32.
+            scale: `inverse_rms` of them; None if nothing is normalised.
+        """
+        product = torch.cat([torch.bmm(states, self._own[index]), states @ self._common], -1)
+        if self._order is not None:
+            product = product.index_select(-1, self._order)
+        num, out = self.num_normalised, self.values[index, : states.shape[1]]
+        if scale is not None and num:
+            out[..., :num] = product[..., :num] * scale[..., None]
+        if num < product.shape[-1]:
+            out[..., num:] = product[..., num:]
+
+
+def _by_group(groups: Sequence[Group]) -> Int[Tensor, " tap"]:
+    """Places of each group's values, one group after the other, among all own and then common."""
+    own, common = 0, sum(one.own.shape[-1] for one in groups)
+    found: list[int] = []
+    for one in groups:
+        num_own, num_common = one.own.shape[-1], one.common.shape[-1]
+        found += [*range(own, own + num_own), *range(common, common + num_common)]
+        own, common = own + num_own, common + num_common
+    return torch.tensor(found)
+
+
 class Taps:
     """Values of the tokens of a step, in the order in which vLLM runs them.
 
@@ -79,13 +150,16 @@ class Taps:
 
     def use(self, groups: Sequence[Group]) -> None:
         """Other probes, for which there is room."""
-        self.groups, self.values = tuple(groups), list[Tensor]()
-        begin = 0
+        self.groups, self._bundles = tuple(groups), list[_Bundle]()
+        by_layers: dict[tuple[int, ...], list[Group]] = {}
         for one in groups:
-            shape = len(one.layers), self.max_tokens, one.num_values
-            size = shape[0] * shape[1] * shape[2]
-            self.values.append(self._memory[begin : begin + size].view(shape))
-            begin += size
+            by_layers.setdefault(one.layers, []).append(one)
+        begin = 0
+        for some in by_layers.values():
+            self._bundles.append(_Bundle(some, self._memory[begin:], self.max_tokens))
+            begin += self._bundles[-1].size
+        values = {one: own for some in self._bundles for one, own in some.of_group.items()}
+        self.values = [values[one] for one in groups]
 
     @property
     def held_bytes(self) -> int:
@@ -104,22 +178,40 @@ class Taps:
             slots: place of each token in the KV cache; None in a run that only warms up.
         """
         begin, num_tokens = time.perf_counter(), len(hidden[0])
-        # Widened once, for products and norms alike.
-        stacked = torch.stack(list(hidden)).float() if num_tokens <= STACKED_TOKENS else None
-        for one, values in zip(self.groups, self.values, strict=True):
-            places = [self._place[layer] for layer in one.layers]
-            if stacked is None:
-                for index, place in enumerate(places):
-                    states = hidden[place].float()[None]
-                    one.layer_values(index, states, values[index, None, :num_tokens])
-                continue
-            whole = len(places) == len(self.room.layers)
-            own = stacked if whole else torch.stack([stacked[place] for place in places])
-            # Tokens as batch rows of one token each: nothing then depends on their number.
-            values[:, :num_tokens] = one.all_values(own[:, :, None])[:, :, 0]
+        if num_tokens <= STACKED_TOKENS:
+            # Widened and measured once, for all of them.
+            stacked = torch.stack(list(hidden)).float()
+            self._see_stacked(stacked)
+        else:
+            for layer, states in zip(self.room.layers, hidden, strict=True):
+                self._see_layer(layer, states.float()[None])
         if slots is not None:
             self.slots[:num_tokens].copy_(slots[:num_tokens])
         self._seconds += time.perf_counter() - begin
+
+    def _scale(
+        self, states: Float[Tensor, "layer chunk dim"]
+    ) -> Float[Tensor, "layer chunk"] | None:
+        normalised = any(one.num_normalised for one in self._bundles)
+        return inverse_rms(states) if normalised else None
+
+    def _see_stacked(self, stacked: Float[Tensor, "layer chunk dim"]) -> None:
+        scale = self._scale(stacked)
+        for one in self._bundles:
+            own, of_own = stacked, scale
+            if len(one.layers) < len(self.room.layers):
+                places = [self._place[layer] for layer in one.layers]
+                own = torch.stack([stacked[place] for place in places])
+                if scale is not None:
+                    of_own = torch.stack([scale[place] for place in places])
+            one.see(slice(None), own, of_own)
+
+    def _see_layer(self, layer: int, states: Float[Tensor, "1 chunk dim"]) -> None:
+        scale = self._scale(states)
+        for one in self._bundles:
+            if layer in one.layers:
+                index = one.layers.index(layer)
+                one.see(slice(index, index + 1), states, scale)
 
     def take_seconds(self) -> float:
         """Seconds that the host has spent in `see` since the last call."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from pillion.vllm.guard import FILTERED
 from pillion.vllm.seen import Json, Seen
 
 ENDS = {
@@ -32,14 +33,43 @@ def put(seen: Seen, content: bytes) -> bytes:
     is_one = body.get("object") == "response" or body.get("type") == "message"
     choices = body.get("choices")
     if isinstance(choices, list):
-        body["verdicts"] = seen.verdicts()
-        for choice in choices if len(choices) > 1 else ():
+        for choice in choices:
+            refuse(choice, seen.refusal(choice.get("index", 0)))
+        told = {"verdicts": seen.verdicts()} if seen.probes else {}
+        body |= told
+        for choice in choices if told and len(choices) > 1 else ():
             choice["verdicts"] = seen.verdicts(choice["index"])
     elif is_one and seen.has_read:  # one that runs in the background has only begun
-        body["verdicts"] = seen.last()
+        body |= {"verdicts": seen.last()} if seen.probes else {}
+        if seen.is_filtered:
+            filter_whole(body)
     else:
         return content
     return _dumps(body)
+
+
+def refuse(choice: Json, refusal: str | None) -> None:
+    """Puts a refusal where a client looks for an answer, whatever vLLM's parsers made of it.
+
+    Args:
+        choice: of a body or of a chunk.
+        refusal: what is said; None for an answer that is given.
+    """
+    said: Any = choice.get("message", choice.get("delta"))
+    if refusal is None or not isinstance(said, dict):
+        return
+    parsed = [said.pop(key, None) for key in ("reasoning", "reasoning_content", "tool_calls")]
+    if "message" in choice or any(parsed):
+        said["content"] = refusal
+
+
+def filter_whole(body: Json) -> None:
+    """A response or a message that a policy has ended says so as its kind does."""
+    if body.get("type") == "message":
+        body["stop_reason"] = "refusal"
+    else:
+        why = {"reason": FILTERED}
+        body |= {"status": "incomplete", "incomplete_details": why}
 
 
 class Stream:
@@ -67,6 +97,9 @@ class Stream:
             return self._typed(event)
         if not event.startswith(_DATA) or not self._seen.has_read:
             return event
+        event = self._refused(event)
+        if not self._seen.probes:
+            return event
         if self._head is None:
             self._head = _head(event)
             if self._head is None:
@@ -76,6 +109,14 @@ class Stream:
         if event.startswith(b"data: [DONE]"):
             return _DATA + _dumps(self._last(self._head)) + b"\n\n" + event
         return event
+
+    def _refused(self, event: bytes) -> bytes:
+        if self._seen.calls[0].refusal is None or event.startswith(b"data: [DONE]"):
+            return event
+        content: Any = json.loads(event.removeprefix(_DATA))
+        for choice in content.get("choices", ()):
+            refuse(choice, self._seen.refusal(choice.get("index", 0)))
+        return _DATA + _dumps(content)
 
     def _last(self, head: Json) -> Json:
         """Verdicts of all answers; of several, each with its own."""
@@ -102,8 +143,20 @@ class Stream:
         self._told = True
         inner = content.get(ENDS[kind]) if is_end and ENDS[kind] else None
         target = content if inner is None else inner
-        target["verdicts"] = self._seen.last()
+        target |= {"verdicts": self._seen.last()} if self._seen.probes else {}
+        if is_end and self._seen.is_filtered:
+            name = _end_filtered(name, content)
         return name + b"\n" + _DATA + _dumps(content)
+
+
+def _end_filtered(name: bytes, content: Json) -> bytes:
+    """The last event of an answer that a policy has ended, and its first line."""
+    if content["type"] == "message_delta":
+        content["delta"]["stop_reason"] = "refusal"
+        return name
+    filter_whole(content["response"])
+    content["type"] = "response.incomplete"
+    return _EVENT + b"response.incomplete"
 
 
 def _head(event: bytes) -> Json | None:

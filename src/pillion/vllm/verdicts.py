@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from pillion.core import ABSTAIN, ANSWER_SCOPES, PROMPT_SCOPES, Verdict, absences, verdicts_json
+from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, Verdict, absences, verdicts_json
 from pillion.errors import ConfigError, StateError
+from pillion.policies import ALLOW, Part, Policies, decide
 from pillion.probe import Artefact
 from pillion.vllm.ledger import KEY
 from pillion.vllm.report import Numbers
@@ -79,19 +80,29 @@ def read_of(found: Mapping[str, Any], choice: int | None = None) -> Mapping[str,
     return found["choices"].get(str(choice), {"response": {}, "read": 0})
 
 
-def answer_json(verdicts: Verdicts, artefacts: Sequence[Artefact]) -> dict[str, Any]:
+def answer_json(
+    verdicts: Verdicts, artefacts: Sequence[Artefact], policies: Policies | None = None
+) -> dict[str, Any]:
     """The `verdicts` object of an answer over HTTP, as pillion's own server has it.
 
     A probe that had to say something of the prompt and could not is there without a label; so are
     all probes of a request that was not read.
+
+    Args:
+        verdicts: of the request.
+        artefacts: the probes that ride.
+        policies: that decide.
     """
     multilabel = {a.name for a in artefacts if a.card.task == "multilabel"}
 
-    def told(part: Mapping[str, Verdict], missing: Mapping[str, str]) -> dict[str, Any]:
-        abstained = {name for name, verdict in part.items() if verdict.abstained}
+    def told(
+        part: Part, found: Mapping[str, Verdict], missing: Mapping[str, str]
+    ) -> dict[str, Any]:
+        count = verdicts.response_tokens if part == "response" else None
+        decided = decide((policies or Policies()).of(part), found, num_tokens=count).decisions
         return {
-            name: said | {"decision": ABSTAIN if name in abstained else "allow"}
-            for name, said in verdicts_json(part, multilabel, missing).items()
+            name: said | {"decision": decided.get(name, ALLOW)}
+            for name, said in verdicts_json(found, multilabel, missing).items()
         }
 
     missing = absences({a.name: a.card.scope for a in artefacts}, verdicts.prompt, None)
@@ -100,8 +111,8 @@ def answer_json(verdicts: Verdicts, artefacts: Sequence[Artefact]) -> dict[str, 
         missing = {a.name: why for a in artefacts if a.card.scope in PROMPT_SCOPES}
         unread = {a.name: why for a in artefacts if a.card.scope in ANSWER_SCOPES}
     return {
-        "prompt": told(verdicts.prompt, missing),
-        "response": told(verdicts.response, unread),
+        "prompt": told("prompt", verdicts.prompt, missing),
+        "response": told("response", verdicts.response, unread),
         "response_tokens": verdicts.response_tokens,
     }
 

@@ -30,3 +30,4 @@ class ProbeWorker:
         assert layer.rider is not None
         artefacts = [Artefact.load(folder, name) for name, folder in folders.items()]
         layer.rider.use(tapped_groups(artefacts, layer.taps.device, torch.float32))
+        layer.hold()

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pillion.errors import unknown_name
+from pillion.evals.baselines.auto import AutoMethod
 from pillion.evals.baselines.base import Method, Outcome, Role, Serving, Workplace
 from pillion.evals.baselines.classifier import Classifier
 from pillion.evals.baselines.lora import Lora
@@ -17,12 +18,14 @@ from pillion.evals.baselines.muli import Muli
 from pillion.evals.baselines.pooled import AllLayers, BestLayer
 from pillion.evals.baselines.probe import ProbeMethod
 from pillion.evals.baselines.prompting import Prompting
+from pillion.evals.baselines.setfit import SetFit
 from pillion.evals.baselines.shuffled import Shuffled
 from pillion.evals.baselines.texts import Embeddings, Length, Tfidf
 from pillion.evals.suite import checked
 
 METHODS: dict[str, type[Method]] = {
     "probe": ProbeMethod,
+    "auto": AutoMethod,
     "best-layer": BestLayer,
     "all-layers": AllLayers,
     "muli": Muli,
@@ -31,6 +34,7 @@ METHODS: dict[str, type[Method]] = {
     "tfidf": Tfidf,
     "embeddings": Embeddings,
     "classifier": Classifier,
+    "setfit": SetFit,
     "lora": Lora,
     "length": Length,
     "shuffled": Shuffled,

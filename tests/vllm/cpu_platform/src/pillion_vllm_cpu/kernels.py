@@ -1,4 +1,4 @@
-"""Plain versions of the `torch.ops._C` kernels that vLLM 0.32 calls on a CPU.
+"""Plain versions of the `torch.ops._C` kernels that vLLM calls on a CPU.
 
 Correct before fast: in fp32 attention gives the numbers of torch's own. Names and schemas are those
 of `vllm/_custom_ops.py` and `vllm/utils/cpu_triton_utils.py`.

@@ -273,7 +273,7 @@ def _parse(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--policy {path} cannot be read ({error}).") from error
+        raise ConfigError(f"Policies in {path} cannot be read ({error}).") from error
     kinds: dict[str, tuple[str, Callable[[str], Any]]] = {
         ".yaml": ("YAML", load_yaml),
         ".yml": ("YAML", load_yaml),
@@ -282,7 +282,9 @@ def _parse(path: Path) -> Any:
     }
     kind, parse = kinds.get(path.suffix, ("", None))
     if parse is None:
-        raise ConfigError(f"--policy {path} ends in {path.suffix!r}; .yaml, .yml or .toml is read.")
+        raise ConfigError(
+            f"The file of policies {path} ends in {path.suffix!r}; .yaml, .yml or .toml is read."
+        )
     try:
         return parse(text)
     except (ValueError, RecursionError) as error:

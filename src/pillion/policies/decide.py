@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pillion.core import ABSTAIN, Verdict
-from pillion.serve.policy import Annotate, Escalate, Policy, Stop
+from pillion.policies.policy import Annotate, Escalate, Policy, Stop
 
 ALLOW = "allow"
 Answer = Literal["yes", "no", "failed"]

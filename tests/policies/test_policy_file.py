@@ -10,7 +10,15 @@ from pydantic import ValidationError
 
 from pillion.backends.fake import FakeBackend
 from pillion.errors import ConfigError
-from pillion.serve.policy import Block, Escalate, Route, Stop, api_key, make_policies, read_policies
+from pillion.policies.policy import (
+    Block,
+    Escalate,
+    Route,
+    Stop,
+    api_key,
+    make_policies,
+    read_policies,
+)
 from tiny_models import make_artefact
 
 YAML = """

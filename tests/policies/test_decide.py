@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from pillion.core import Verdict
-from pillion.serve.decide import applies, decide, fails_closed, hold_back, label_of
-from pillion.serve.policy import Annotate, Block, Escalate, Route, Stop
+from pillion.policies.decide import applies, decide, fails_closed, hold_back, label_of
+from pillion.policies.policy import Annotate, Block, Escalate, Route, Stop
 
 BLOCK = Block(probe="p", action="block", fail="closed")
 STOP = Stop(probe="p", action="stop", fail="open", hold_back=3)

@@ -1,0 +1,198 @@
+"""Open pages of folds whose states have one size: they grow in the pages' places.
+
+Knows pages, pieces and values; neither requests nor steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pillion.core import Scope
+from pillion.probe.network import State, pick
+from pillion.sidecache.folds import Folds, reduce_rows
+from pillion.sidecache.lanes import Going, Numbers
+from pillion.sidecache.pages import Pages
+from pillion.sidecache.pieces import Plan, ones, summary
+from pillion.sidecache.script import Piece, Script
+from pillion.sidecache.step_values import StepValues
+from pillion.sidecache.upload import upload
+
+NONE, NEXT = -1, -2
+"""In the place of a place: not kept; none yet, for no token of the piece has run."""
+
+
+class OpenStates:
+    """Pieces of open pages have their places already, and their states grow there.
+
+    Args:
+        folds: of the rows, whose states have one size.
+        pages: where pieces lie.
+        scope: whose words they are.
+        page_tokens: tokens a page.
+    """
+
+    def __init__(self, folds: Folds, pages: Pages, scope: Scope, page_tokens: int) -> None:
+        self._folds, self._pages, self._size = folds, pages, page_tokens
+        self._scope: Scope = scope
+        # Of each row's open page, the place of the piece that its answer goes on with.
+        self._answers = np.zeros(0, np.int64)
+
+    nbytes = 0
+
+    def make_room(self, num_rows: int) -> None:
+        """From now on there are so many rows, or more."""
+        more = max(num_rows - len(self._answers), 0)
+        self._answers = np.append(self._answers, np.full(more, NEXT))
+
+    def turn_page(self, row: int) -> None:
+        """The row's next token begins a page."""
+        self._answers[row] = NEXT
+
+    def take(
+        self,
+        row: int,
+        page: int,
+        values: StepValues,
+        first: int,
+        begin: int,
+        end: int,
+        script: Script,
+    ) -> State | None:
+        """Reads neighbouring tokens of one page.
+
+        Args:
+            row: of their request.
+            page: the engine's number.
+            values: of the step.
+            first: place in the step of the request's first token, if it were there.
+            begin: position of the first of them.
+            end: position behind the last.
+            script: of the request.
+
+        Returns:
+            The state of those that the scope reads; None for none.
+        """
+        index, offset = divmod(begin, self._size)
+        bits = ones(end - begin) << offset
+        if not offset and self._scope != "all":
+            self._pages.begin(page)
+        pieces = script.pieces(self._scope, index)
+        some = [(i, piece) for i, piece in enumerate(pieces) if piece.bits & bits]
+        state = None
+        self.turn_page(row)
+        if some:
+            own = values.between(first + begin, first + end).expand(-1, len(some), -1, -1)
+            of_each = [(piece.bits & bits) >> offset for _, piece in some]
+            states = summary(self._folds.fold, own, of_each)
+            wanted: list[int] = []
+            for at, (i, piece) in enumerate(some):
+                one = {name: tensor[:, at : at + 1] for name, tensor in states.items()}
+                self._merge(page, i, one, begins=not piece.bits & ones(offset))
+                wanted += [at] if piece.wanted else []
+            if len(wanted) < len(some):
+                states = pick(states, upload(wanted, own.device)) if wanted else {}
+            state = reduce_rows(self._folds.fold, states) if wanted else None
+        if end % self._size == 0:
+            self._close(page, pieces)
+        elif pieces and pieces[-1].goes_on and pieces[-1].bits & ones(offset + end - begin):
+            self._answers[row] = self._place(page, len(pieces) - 1)
+        return state
+
+    def plan(self, going: Going, heard: Numbers) -> Plan:
+        """Finds the places of one token of each answer.
+
+        Args:
+            going: the answers.
+            heard: which of them the scope reads.
+        """
+        tokens, rows = going.tokens[heard], going.rows[heard]
+        if self._scope == "response":  # which keeps no pages
+            return Plan(heard, tokens, rows, np.full(len(rows), NONE), [])
+        return Plan(heard, tokens, rows, *self._places(going, heard, rows))
+
+    def numbers(self, plan: Plan) -> list[Numbers]:
+        """What the device has to know of a plan.
+
+        Returns:
+            Tokens of each row, then of each piece that begins, then of each that goes on; where the
+            states before the first two kinds lie among the rows; and before the third among the
+            pages; places of the second and third.
+        """
+        tokens, rows, places, begins = plan.tokens, plan.rows + 1, plan.places, plan.begins
+        goes_on = places >= 0
+        goes_on[begins] = False
+        kept, of_kept = places[goes_on], tokens[goes_on]
+        if not len(begins):
+            return [np.concatenate([tokens, of_kept]), rows, kept, kept]
+        # The rows' memory begins with the state of no token.
+        before = np.concatenate([rows, np.zeros(len(begins), np.int64)])
+        every = np.concatenate([tokens, tokens[begins], of_kept])
+        return [every, before, kept, np.concatenate([places[begins], kept])]
+
+    def _places(
+        self, going: Going, heard: Numbers, rows: Numbers
+    ) -> tuple[Numbers, Numbers | list[int]]:
+        """Where the pieces of those that are heard lie, and which of them begin and are kept."""
+        if self._scope == "all":
+            for _, page, _ in going.filling:
+                self._pages.keep(page, ones(self._size))
+            return going.pages, going.beginning
+        for i in going.beginning:
+            self._pages.begin(int(going.pages[i]))
+        places = self._answers[rows]
+        begins = np.flatnonzero(places == NEXT)
+        if len(begins):
+            for i in begins.tolist():
+                places[i] = self._place(int(going.pages[heard[i]]))
+            self._answers[rows] = places
+        for i, page, index in going.filling:
+            lane = going.lanes[i]
+            self._close(page, lane.script.pieces(self._scope, index))
+            self._answers[lane.row] = NEXT
+        return places, begins[places[begins] >= 0]
+
+    def grow(
+        self, going: Going, values: StepValues, plan: Plan, numbers: Sequence[Tensor]
+    ) -> Float[Tensor, "heard output"] | None:
+        """Merges one token of each answer into its row and into its page; logits of the rows."""
+        if not len(plan.heard):
+            return None
+        tokens, before, goes_on, pages = numbers
+        states = self._folds.memory.index_select(0, before)
+        if len(goes_on):
+            states = torch.cat([states, self._pages.memory.index_select(0, goes_on)])
+        packing, num_rows = self._folds.packing, len(plan.heard)
+        new = self._folds.fold.of_tokens(values.at(tokens))
+        after = packing.pack(self._folds.fold.merge(packing.unpack(states), new))
+        rows = after[:num_rows]
+        self._folds.memory.index_copy_(0, before[:num_rows], rows)
+        if len(pages):
+            self._pages.memory.index_copy_(0, pages, after[num_rows:])
+        return self._folds.finish(rows)
+
+    def _place(self, page: int, piece: int | None = None) -> int:
+        """Where a piece lies that has begun, or (None) the next one to begin."""
+        if self._scope == "all":  # whose only piece is the page
+            return page
+        place = self._pages.add(page) if piece is None else self._pages.place(page, piece)
+        return NONE if place is None else place
+
+    def _close(self, page: int, pieces: Sequence[Piece]) -> None:
+        if self._scope == "all":
+            self._pages.keep(page, pieces[0].bits)
+        else:
+            self._pages.close(page, [piece.bits for piece in pieces])
+
+    def _merge(self, page: int, piece: int, state: State, begins: bool) -> None:
+        """A piece begins with a state, or goes on by it."""
+        place = self._place(page, None if begins else piece)
+        if place == NONE:
+            return
+        if not begins:
+            state = self._folds.fold.merge(self._pages.states([place]), state)
+        self._pages.put(place, state)

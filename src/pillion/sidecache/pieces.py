@@ -1,0 +1,59 @@
+"""What open pages have in common: plans of single tokens, and folds of the pieces of a page.
+
+Knows places, values and bits; neither pages nor rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from pillion.probe.network import Fold, State
+from pillion.sidecache.lanes import Numbers
+from pillion.sidecache.upload import upload
+
+
+class Plan(NamedTuple):
+    """Where one token of each answer goes in a group: a place of each answer that is heard.
+
+    Attributes:
+        heard: which of the step's answers the scope reads.
+        tokens: their tokens, as the values of the step name them.
+        rows: of each.
+        places: where its piece of its page lies; negative where none is kept.
+        begins: indices of those whose piece begins, and is kept.
+    """
+
+    heard: Numbers
+    tokens: Numbers
+    rows: Numbers
+    places: Numbers
+    begins: Numbers | list[int]
+
+
+def summary(
+    fold: Fold,
+    values: Float[Tensor, "layer batch token tap"],
+    bits: Sequence[int] | None = None,
+) -> State:
+    """Folds rows of values; of each, the tokens of its bits."""
+    batch, tokens = values.shape[1:3]
+    mask = torch.ones(batch, tokens, dtype=torch.bool, device=values.device)
+    if bits is None or all(one == ones(tokens) for one in bits):
+        return fold.summarise(values, mask)
+    mask = _mask(bits, tokens, values.device)
+    # What is left out may be of another step or not finite.
+    return fold.summarise(values.masked_fill(~mask[None, :, :, None], 0), mask)
+
+
+def _mask(bits: Sequence[int], tokens: int, device: torch.device) -> Bool[Tensor, "row token"]:
+    return upload([[bool(one >> i & 1) for i in range(tokens)] for one in bits], device)
+
+
+def ones(count: int) -> int:
+    """So many bits."""
+    return (1 << count) - 1
