@@ -58,7 +58,11 @@ class ServerJudge(Judge):
                 for start in range(0, len(texts), at_once):
                     yield from runner.run(self._several(start, texts[start : start + at_once]))
             finally:
-                runner.run(self.servers.close())
+                runner.run(self._close())
+
+    async def _close(self) -> None:
+        await self.servers.close()
+        await asyncio.sleep(0.01)  # sockets are closed in a turn of the loop after that
 
     async def _several(self, start: int, texts: Sequence[Text]) -> list[Answer]:
         asked = (self._one(place, text) for place, text in enumerate(texts, start))
