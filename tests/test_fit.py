@@ -10,7 +10,7 @@ from pillion.backends.fake import FakeBackend
 from pillion.backends.transformers import TransformersBackend
 from pillion.cache import CacheReader
 from pillion.core import Turn, as_conversation
-from pillion.data import Contexts, Rows, in_context
+from pillion.data import Contexts, DataSet, Rows, TableLayout, in_context, join_sets
 from pillion.errors import DataError, MismatchError
 from pillion.fit import FitSettings, Fitted, fit
 from pillion.probe import Artefact
@@ -247,3 +247,89 @@ def test_a_probe_of_a_model_with_an_adapter_belongs_to_both(tmp_path: Path) -> N
     assert model.score(["a lovely day"], [again])
     with wrapped.disable_adapter(), pytest.raises(MismatchError, match="adapters tone, this model"):
         model.score(["a lovely day"], [again])
+
+
+def against(share: float) -> Rows:
+    """Two sets that call the same words by each other's labels; the share of the first."""
+    names = ["fine", "poor"] * 30
+    sides = [[WORDS[name].format(at * 100 + n) for n, name in enumerate(names)] for at in (0, 1)]
+    own = [Rows.of(texts, names, "rows.jsonl") for texts in sides]
+    swapped = {"fine": "poor", "poor": "fine"}
+    return join_sets([DataSet("right", own[0], share=share), DataSet("wrong", own[1], swapped)])
+
+
+@pytest.mark.parametrize(("share", "wanted"), [(0.95, "fine"), (0.05, "poor")])
+def test_of_sets_that_contradict_each_other_the_heavier_one_is_learnt(
+    model: LanguageModel, tmp_path: Path, share: float, wanted: str
+) -> None:
+    (best,), _ = fit_rows(model, tmp_path, against(share), rows(8, start=500))
+    verdicts = model.score([WORDS["fine"].format(900 + n) for n in range(6)], [best.artefact])
+    assert {verdict["gate"].label for verdict in verdicts} == {wanted}
+
+
+def test_validation_rows_of_no_set_are_refused_where_labels_are_masked(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    other = Rows.of(["a", "b"], ["fine", "odd"], "other.jsonl")
+    with pytest.raises(DataError, match=r"belongs to none of the sets a, b"):
+        fit_rows(
+            model, tmp_path, join_sets([DataSet("a", rows()), DataSet("b", other)]), rows(8, 500)
+        )
+
+
+def test_a_probe_of_probabilities_says_them(model: LanguageModel, tmp_path: Path) -> None:
+    """By marks of one half it would say nearly 1 and nearly 0."""
+    chance = {"fine": 0.7, "poor": 0.3}
+    names = ["fine", "poor"] * 60
+    texts = [WORDS[name].format(n) for n, name in enumerate(names)]
+    cells = [{"fine": chance[name], "poor": 1 - chance[name]} for name in names]
+    training = Rows.of(texts, cells, "rows.jsonl", TableLayout(soft=True))
+    settings = FitSettings(train=TrainSettings(epochs=20))
+    (best,), _ = fit_rows(model, tmp_path, training, None, settings)
+    assert (best.artefact.card.task, best.artefact.card.labels) == ("binary", ("fine", "poor"))
+    assert best.artefact.card.metrics["accuracy"] == 1
+    for name, wanted in chance.items():
+        (row,) = model.score([WORDS[name].format(900)], [best.artefact])
+        assert row["gate"].probs["fine"] == pytest.approx(wanted, abs=0.07)
+
+
+def test_probabilities_of_many_labels_are_learnt_too(model: LanguageModel, tmp_path: Path) -> None:
+    names = ["fine", "poor"] * 60
+    texts = [WORDS[name].format(n) for n, name in enumerate(names)]
+    cells = [
+        {"a": 0.8 if name == "fine" else 0.4, "b": None if n % 3 else 0.3}
+        for n, name in enumerate(names)
+    ]
+    training = Rows.of(texts, cells, "rows.jsonl", TableLayout(soft=True))
+    settings = FitSettings(train=TrainSettings(epochs=20, refit=True))
+    (best,), _ = fit_rows(model, tmp_path, training, None, settings)
+    said = {
+        name: model.score([WORDS[name].format(900)], [best.artefact])[0]["gate"].probs
+        for name in WORDS
+    }
+    assert said["fine"]["a"] == pytest.approx(0.8, abs=0.1)
+    assert said["poor"]["a"] == pytest.approx(0.4, abs=0.1)
+
+
+def test_changed_copies_are_learnt_from_and_not_counted(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    settings = FitSettings(augment=("leet", "case"), train=TrainSettings(epochs=1))
+    (with_copies,), _ = fit_rows(model, tmp_path / "a", rows(60), None, settings)
+    (plain,), _ = fit_rows(model, tmp_path / "b", rows(60), None, FitSettings(train=settings.train))
+    ours, theirs = with_copies.artefact.card, plain.artefact.card
+    assert ours.data == theirs.data  # rows, their split and labels
+    assert ours.training["augment"] == ["leet", "case"] and "augment" not in theirs.training
+    verdicts = [
+        model.score([WORDS["fine"].format(1)], [one.artefact]) for one in (with_copies, plain)
+    ]
+    assert verdicts[0] != verdicts[1]
+
+
+def test_copies_and_contexts_go_together(model: LanguageModel, tmp_path: Path) -> None:
+    contexts = Contexts("c", "0" * 64, (as_conversation([{"role": "system", "content": "Hi."}]),))
+    settings = FitSettings(contexts=contexts, augment=("typos",), train=TrainSettings(epochs=1))
+    (best,), _ = fit_rows(model, tmp_path, rows(60), None, settings)
+    data = best.artefact.card.data
+    assert data.num_rows == 48 and sum(one.validation for one in data.labels) == 12
+    assert sum(one.train for one in data.labels) == 48

@@ -33,6 +33,7 @@ class Probe:
         scope: whose words it reads; None: the last user's, or the answer's where rows end with one.
         contexts: turns that rows are put behind in training: `shipped`, the path of a file with a
             column of messages, or `none`.
+        augment: changes of `pillion.data.AUGMENTS`: each row is learnt from once more, changed.
         layers: the layers to read; None for all.
         learning_rate: None for the probe's own default.
         seed: of the weights.
@@ -53,6 +54,7 @@ class Probe:
         template: Template = "chat",
         scope: Scope | None = None,
         contexts: str = "none",
+        augment: Sequence[str] = (),
         layers: Sequence[int] | None = None,
         learning_rate: float | None = None,
         seed: int = 0,
@@ -68,6 +70,7 @@ class Probe:
             template=template,
             scope=scope,
             contexts=contexts_of(contexts),
+            augment=tuple(augment),
             layers=tuple(layers) if layers is not None else None,
             on_too_long=on_too_long,
             train=train or TrainSettings(),
@@ -100,27 +103,28 @@ class Probe:
     def fit(
         self,
         texts: Any,
-        labels: Any,
-        validation: tuple[Any, Any] | None = None,
+        labels: Any = None,
+        validation: tuple[Any, Any] | Rows | None = None,
         turn_labels: bool | None = None,
     ) -> Probe:
         """Trains on labelled texts; some choose the epoch if no validation rows are given.
 
         Args:
             texts: one or more strings or conversations (lists of messages), in anything that has
-                an order.
+                an order; or labelled `Rows`, such as `pillion.data.join_sets` gives.
             labels: one a text: strings, or lists of them for a multi-label probe, or a table of
-                zeros and ones. Numbers and booleans become their `str`.
-            validation: texts and labels that choose the epoch and the thresholds.
+                zeros and ones. Numbers and booleans become their `str`. None for `Rows`.
+            validation: texts and labels, or rows, that choose the epoch and the thresholds.
             turn_labels: whether a list holds a label for each turn of its conversation; None where
                 only one reading is possible.
 
         Raises:
             DataError: labels that cannot be learnt, or texts that do not fit the model.
+            ConfigError: rows that have labels of their own, and labels beside them.
         """
         layout = TableLayout(turn_labels=turn_labels)
-        rows = Rows.of(_several(texts), labels, "memory", layout)
-        held = Rows.of(*validation, "memory (validation)", layout) if validation else None
+        rows = _as_rows(texts, labels, "memory", layout)
+        held = _as_held(validation, layout)
         for note in rows.notes:
             warnings.warn(note, stacklevel=2)
         with tempfile.TemporaryDirectory(prefix="pillion-") as folder:
@@ -186,6 +190,20 @@ class Probe:
         )
         probe._artefact = artefact
         return probe
+
+
+def _as_rows(texts: Any, labels: Any, source: str, layout: TableLayout) -> Rows:
+    if not isinstance(texts, Rows):
+        return Rows.of(_several(texts), labels, source, layout)
+    if labels is not None:
+        raise ConfigError("Got rows, which have labels of their own, and labels; give one of them.")
+    return texts
+
+
+def _as_held(given: tuple[Any, Any] | Rows | None, layout: TableLayout) -> Rows | None:
+    if given is None or isinstance(given, Rows):
+        return given
+    return _as_rows(*given, "memory (validation)", layout)
 
 
 def _several(texts: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
@@ -21,10 +21,14 @@ from pillion.core import OnTooLong, Role, Scope, Template, Text, Tokens, last_ro
 from pillion.data import (
     Contexts,
     LabelSpace,
+    Marks,
     Rows,
+    SetFacts,
+    augmented,
     balance_notes,
     conflict_notes,
     label_counts,
+    set_weights,
     split_validation,
 )
 from pillion.errors import ConfigError, DataError
@@ -43,6 +47,7 @@ from pillion.runtime import (
     LanguageModel,
     encode_rows,
     place_rows,
+    sift_rows,
     taken_contexts,
     with_canaries,
 )
@@ -83,6 +88,8 @@ class FitSettings:
         scope: whose words the probe reads; None: see `default_scope`.
         contexts: turns that rows are put behind, two training rows of three and every validation
             row, which is read alone too; None to read rows as they are.
+        augment: changes of `pillion.data.AUGMENTS`: every training row is learnt from once more,
+            changed by one of them.
         layers: those to read; None for all, embeddings included; `auto` for those that
             `pillion.select` chooses on training rows.
         depths: layers up to which probes learn to be read out, too, see `TrainSettings.depths`;
@@ -102,6 +109,7 @@ class FitSettings:
     template: Template = "chat"
     scope: Scope | None = None
     contexts: Contexts | None = None
+    augment: tuple[str, ...] = ()
     layers: tuple[int, ...] | Literal["auto"] | None = None
     depths: tuple[int, ...] | Literal["auto"] = ()
     read: Literal["states", "router"] = "states"
@@ -111,6 +119,10 @@ class FitSettings:
     live: bool = False
     cache: Path | None = None
     train: TrainSettings = field(default_factory=TrainSettings)
+
+    def plain(self, training: Shaped[np.ndarray, "row ..."]) -> Shaped[np.ndarray, "kept ..."]:
+        """Of training rows or their targets those that are no changed copies."""
+        return training[: len(training) // 2] if self.augment else training
 
     def held_share(self, num_rows: int) -> float:
         """Share of so many rows that is held back for validation."""
@@ -160,8 +172,14 @@ def fit(
         StorageError: no room for the states.
         Interrupted: by Ctrl-C; the same call resumes from `work`.
     """
+    _check_sets(rows, validation)
     if len(configs) > 1 and any(config.probe == AUTO for config in configs):
         raise ConfigError("Probe 'auto' chooses among probes by itself; name no other beside it.")
+    if settings and settings.augment and any(config.probe == AUTO for config in configs):
+        raise ConfigError(
+            "Probe 'auto' leaves rows out in turns, and a changed copy would tell of its row; name "
+            "a probe, or learn from rows as they are."
+        )
     settings, identity = settings or FitSettings(), model.backend.identity
     if settings.read == "router" and not identity.num_routers:
         raise ConfigError(
@@ -176,7 +194,7 @@ def fit(
         training, held_out, space = _examples(reader, *_placed(reader, rows, validation))
         times = 1 if settings.contexts is None else 2
         learning = _at_depths(settings, training.source.layers)
-        told = _told(rows, space, training, held_out, times, say)
+        told = _told(rows, space, settings.plain(training.targets), held_out, times, say)
         trained, chosen = _trained(reader, training, held_out, space, configs, learning)
         facts = _facts(model, rows, validation, training, settings, space)
         facts |= {"depths": learning.depths}
@@ -186,6 +204,16 @@ def fit(
         kept = with_canaries(model, artefacts)
         fitted = [Fitted(*pair) for pair in zip(kept, trained, strict=True)]
     return sorted(fitted, key=_rank)
+
+
+def _check_sets(rows: Rows, validation: Rows | None) -> None:
+    """Refuses validation rows of no set: what nobody judged there would count as a no."""
+    masked = any(isinstance(label, Marks) for label in rows.labels or ())
+    if rows.sets and rows.several and masked and validation is not None and not validation.sets:
+        raise DataError(
+            f"{validation.path} belongs to none of the sets {', '.join(s.name for s in rows.sets)}"
+            ", which were judged on different labels; join it as a set of one of these names."
+        )
 
 
 def _trained(
@@ -200,6 +228,7 @@ def _trained(
     device = reader.model.backend.device
     task, num_labels, checkpoint = space.task, len(space.names), reader.work / "checkpoint"
     if configs[0].probe == AUTO:
+        _check_auto(training)
         found = choose_probe(
             *(training, held_out, task, num_labels, settings, configs[0].seed),
             *(reader.progress, checkpoint, device),
@@ -213,6 +242,15 @@ def _trained(
         device=device,
     )
     return trained, {}
+
+
+def _check_auto(training: Examples) -> None:
+    """Refuses what closed forms and neighbours do not know."""
+    if training.weights is not None or training.goals is not None:
+        raise ConfigError(
+            "Probe 'auto' compares probes that know neither weights of sets nor probabilities as "
+            "labels; name a probe."
+        )
 
 
 def _rank(fitted: Fitted) -> float:
@@ -242,6 +280,12 @@ class _Reader:
                 how.on_too_long,
                 scopes=[_scope(how)],
             )
+
+    def fits(self, text: Text) -> bool:
+        """Whether a text is within the model's context window."""
+        how = self.settings
+        backend = self.model.backend
+        return not sift_rows(backend, [text], how.template, scopes=[_scope(how)])[1]
 
     def choosing(
         self, space: LabelSpace, ids: Shaped[np.ndarray, "row ..."], tokens: Sequence[Tokens]
@@ -282,17 +326,20 @@ class _Reader:
 
 
 def _placed(reader: _Reader, rows: Rows, validation: Rows | None) -> tuple[Rows, Rows | None]:
-    """Training and validation rows in contexts, where there are any: then both are settled here.
+    """Training and validation rows as they are read: changed copies, contexts; both settled then.
 
-    Rows are encoded as they are before, so that errors name them by their own numbers.
+    Copies are of training rows alone. Rows are encoded as they are before, so that errors name them
+    by their own numbers.
 
     Raises:
         ConfigError: the model does not take the contexts, or the scope would read them.
     """
     how, backend = reader.settings, reader.model.backend
-    if how.contexts is None:
+    if how.contexts is None and not how.augment:
         return rows, validation
-    contexts, note = taken_contexts(backend, how.contexts, how.template, _scope(how))
+    contexts, note = None, None
+    if how.contexts is not None:
+        contexts, note = taken_contexts(backend, how.contexts, how.template, _scope(how))
     if note is not None:
         reader.say(note)
     for some in (rows, validation):
@@ -302,6 +349,10 @@ def _placed(reader: _Reader, rows: Rows, validation: Rows | None) -> tuple[Rows,
         rows, validation = _parted(rows, how)
         if validation is rows:
             reader.say(NONE_HELD)
+    if how.augment:
+        rows = augmented(rows, how.augment, _scope(how), reader.fits)
+    if contexts is None:
+        return rows, validation
     return (
         place_rows(backend, rows, contexts, seed=0, placing="some"),
         place_rows(backend, validation, contexts, seed=1, placing="both"),
@@ -332,15 +383,16 @@ def _examples(
         source = reader.source(tokens, "train")
         if not len(held_ids):
             reader.say(NONE_HELD)
-            training = _part(source, ids, train_ids)
+            training = _part(source, space, rows, train_ids)
             return training, training, space
-        return _part(source, ids, train_ids), _part(source, ids, held_ids), space
+        held_out = _part(source, space, rows, held_ids)
+        return _part(source, space, rows, train_ids), held_out, space
     with _naming(validation):
-        held_ids = space.encode(_labels(validation))
+        space.encode(_labels(validation))
     held_tokens = reader.encode(validation)
     reader = reader.choosing(space, ids, tokens)
-    training = Examples(reader.source(tokens, "train"), ids)
-    return training, Examples(reader.source(held_tokens, "validation"), held_ids), space
+    training = _of_rows(reader.source(tokens, "train"), space, rows)
+    return training, _of_rows(reader.source(held_tokens, "validation"), space, validation), space
 
 
 @contextmanager
@@ -359,9 +411,14 @@ def _labels(rows: Rows) -> tuple[Any, ...]:
 
 
 def _part(
-    source: StateSource, targets: Shaped[np.ndarray, "row ..."], row_ids: Int[np.ndarray, " some"]
+    source: StateSource, space: LabelSpace, rows: Rows, row_ids: Int[np.ndarray, " some"]
 ) -> Examples:
-    return Examples(SelectedRows(source, row_ids), targets[row_ids])
+    return _of_rows(SelectedRows(source, row_ids), space, rows.some(row_ids))
+
+
+def _of_rows(source: StateSource, space: LabelSpace, rows: Rows) -> Examples:
+    labels = _labels(rows)
+    return Examples(source, space.encode(labels), set_weights(rows), space.goals(labels))
 
 
 def all_layers(model: LanguageModel) -> tuple[int, ...]:
@@ -451,7 +508,8 @@ def _facts(
     space: LabelSpace,
 ) -> dict[str, Any]:
     """What the card says of every configuration of this run."""
-    is_cut = validation is None and len(training.targets) < len(rows)
+    num_rows = len(settings.plain(training.targets))
+    is_cut = validation is None and num_rows < len(rows)
     share = f"{1 - settings.held_share(len(rows)):.0%} of the rows, stratified"
     return {
         "task": space.task,
@@ -463,18 +521,25 @@ def _facts(
         "data": {
             "sha256": rows.sha256,
             "path": rows.path,
-            "num_rows": len(training.targets),
+            "num_rows": num_rows,
             "split": share if is_cut else "all rows",
             "validation_sha256": validation.sha256 if validation else None,
+            "sets": [_set_facts(one) for one in rows.sets],
         },
         "shared": settings.train.model_dump(exclude={"depths"}) | _contexts_facts(settings),
     }
 
 
+def _set_facts(one: SetFacts) -> dict[str, Any]:
+    """What a card says of one of several sets."""
+    known = asdict(one)
+    return {"weight": known.pop("share"), **known}
+
+
 def _told(
     rows: Rows,
     space: LabelSpace,
-    training: Examples,
+    training: Shaped[np.ndarray, "kept ..."],
     held_out: Examples,
     times: int,
     say: Say,
@@ -482,7 +547,7 @@ def _told(
     """The balance of the labels for the card; what is worth a word is said before any training."""
     assert rows.labels is not None
     once = held_out.targets[: len(held_out.targets) // times]  # those alone come first
-    counts = label_counts(space, training.targets, once)
+    counts = label_counts(space, training, once)
     notes = [*balance_notes(counts), *conflict_notes(rows.texts, rows.labels, rows.numbers)]
     for note in notes:
         say(note)
@@ -493,8 +558,13 @@ def _told(
 
 
 def _contexts_facts(settings: FitSettings) -> dict[str, JsonValue]:
-    """Which contexts rows stood behind, as a card keeps it; nothing for none."""
-    return {} if settings.contexts is None else {"contexts": dict(settings.contexts.facts)}
+    """Which contexts rows stood behind and how copies were changed; nothing for none."""
+    found: dict[str, JsonValue] = {}
+    if settings.contexts is not None:
+        found["contexts"] = dict(settings.contexts.facts)
+    if settings.augment:
+        found["augment"] = [*settings.augment]
+    return found
 
 
 def _artefact(trained: Trained, held_out: Examples, facts: dict[str, Any], times: int) -> Artefact:

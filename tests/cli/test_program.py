@@ -54,7 +54,7 @@ def test_the_version_is_the_packages(run: Run) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ("train", "--data", "a.csv", "--data=b.csv", "--out", "x"),
+        ("layers", "--data", "a.csv", "--data=b.csv"),
         ("explain", "--text", "a", "--text", "b", "--probe", "x"),
         ("evaluate", "--probe", "a", "--probe", "b", "--data", "a.csv"),
     ],

@@ -252,6 +252,15 @@ def test_long_texts_are_cut_where_asked(run: Run, tmp_path: Path, side: str) -> 
     assert len(ran.lines) == 9
 
 
+def test_changed_copies_are_named_on_the_card(
+    run: Run, refused: Refused, tmp_path: Path, data: Path
+) -> None:
+    train(run, data, tmp_path / "mood", "--augment", "case, padding,case", "--epochs", "1")
+    assert Artefact.load(tmp_path / "mood").card.training["augment"] == ["case", "padding"]
+    words = ("train", "--data", data, "--model", "fake", "--out", tmp_path / "other")
+    assert "Unknown change of texts 'cases'" in refused(*words, "--augment", "cases")
+
+
 def test_auto_saves_the_probe_that_it_chose_and_says_by_what(
     run: Run, tmp_path: Path, data: Path
 ) -> None:

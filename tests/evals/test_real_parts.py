@@ -14,6 +14,7 @@ import pytest
 from pillion.backends.fake import FakeBackend
 from pillion.core import Scope, Turn
 from pillion.data import LabelSpace, Rows, said_in
+from pillion.data.changes import PERTURBATIONS, TEMPLATES, perturbed
 from pillion.errors import DataError
 from pillion.evals.real.closed_forms import ClosedForm, DifferenceOfMeans, Lda, Ridge, columns
 from pillion.evals.real.duplicates import conflicts, find_duplicates, within
@@ -27,7 +28,7 @@ from pillion.evals.real.sets import (
     perturbed_sets,
 )
 from pillion.evals.real.settings import RealSettings
-from pillion.evals.real.texts import PERTURBATIONS, TEMPLATES, long_texts, perturbed
+from pillion.evals.real.texts import long_texts
 from pillion.extract import LiveSource, silent
 from pillion.runtime import LanguageModel, encode_rows
 

@@ -212,3 +212,15 @@ def test_a_label_that_nobody_judged_adds_no_loss_and_no_gradient() -> None:
 def test_the_weights_of_labels_are_of_the_rows_that_were_judged() -> None:
     targets = torch.tensor([[1, 0], [0, math.nan], [0, 1], [0, math.nan]])
     assert class_weights("multilabel", targets, 2).tolist() == [3.0, 1.0]
+
+
+@pytest.mark.parametrize("weights", [[1.0, 1.0], [0.4, 3.0]])
+def test_probabilities_of_0_and_1_cost_what_labels_do_and_others_lie_between(
+    weights: list[float],
+) -> None:
+    logits, each = torch.tensor([[2.0], [-1.0], [0.5]]), torch.tensor(weights)
+    sides = [loss("binary", logits, torch.full((3,), label), each) for label in (0, 1)]
+    ends = [loss("binary", logits, torch.full((3,), float(label)), each) for label in (0, 1)]
+    torch.testing.assert_close(ends, sides)
+    between = loss("binary", logits, torch.full((3,), 0.25), each)
+    torch.testing.assert_close(between, 0.75 * sides[0] + 0.25 * sides[1])

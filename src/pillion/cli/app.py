@@ -29,7 +29,17 @@ SEED_MAX = 2**32 - 1
 
 VERBS = (
     *("setup", "doctor", "demo"),
-    *("layers", "train", "predict", "explain", "evaluate", "calibrate", "report", "generate"),
+    *(
+        "layers",
+        "label",
+        "train",
+        "predict",
+        "explain",
+        "evaluate",
+        "calibrate",
+        "report",
+        "generate",
+    ),
     *("inspect", "extract", "serve", "vllm", "bench"),
 )
 """In the order in which a newcomer meets them."""

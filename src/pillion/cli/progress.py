@@ -28,10 +28,11 @@ class Bar:
     Args:
         bars: drawn on a terminal.
         lines: whether to print lines in their place.
+        unit: what is counted.
     """
 
-    def __init__(self, bars: Progress, *, lines: bool = False) -> None:
-        self.bars, self.lines = bars, lines
+    def __init__(self, bars: Progress, *, lines: bool = False, unit: str = "tokens") -> None:
+        self.bars, self.lines, self.unit = bars, lines, unit
         self.stages: dict[str, TaskID] = {}
         self._said = monotonic()
 
@@ -44,7 +45,7 @@ class Bar:
         task = self.stages[stage]
         self.bars.update(task, completed=done_tokens, total=total_tokens)
         speed = self.bars.tasks[task].speed
-        self.bars.update(task, rate=f"{speed:,.0f} tokens/s" if speed else "")
+        self.bars.update(task, rate=f"{speed:,.0f} {self.unit}/s" if speed else "")
         if metric is not None:
             self.bars.update(task, metric=f"validation {metric:.3f}")
         if self.lines and monotonic() >= self._said + LINE_SECONDS:
@@ -53,7 +54,7 @@ class Bar:
 
 
 @contextmanager
-def progress_bar() -> Generator[Bar]:
+def progress_bar(unit: str = "tokens") -> Generator[Bar]:
     """On standard error; a bar is gone when the work is done."""
     columns = (
         TextColumn("{task.description:<8}"),
@@ -67,7 +68,7 @@ def progress_bar() -> Generator[Bar]:
     )
     loud = not QUIET.get()
     with Progress(*columns, console=err, disable=not (loud and err.is_terminal)) as bars:
-        yield Bar(bars, lines=loud and not err.is_terminal)
+        yield Bar(bars, lines=loud and not err.is_terminal, unit=unit)
 
 
 def _line(task: Task) -> str:

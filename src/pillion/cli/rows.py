@@ -51,6 +51,14 @@ LabelColumns = Annotated[
         help="Columns of zeros and ones instead, one a label; an empty cell: nobody judged.",
     ),
 ]
+SoftColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--soft-column",
+        metavar="NAME",
+        help="Column of objects instead, label -> probability, as pillion label writes them.",
+    ),
+]
 TurnLabels = Annotated[
     bool | None,
     typer.Option(
@@ -169,6 +177,7 @@ def _row_options(
     response_column: ResponseColumn = None,
     label_column: LabelColumn = "label",
     label_columns: LabelColumns = None,
+    soft_column: SoftColumn = None,
     turn_labels: TurnLabels = None,
     multi_label: MultiLabel = None,
     delimiter: Delimiter = None,
@@ -188,8 +197,9 @@ def _row_options(
         _TABS.get(delimiter or "", delimiter),
         encoding,
         skip_bad_rows,
+        soft_column is not None,
     )
-    return RowOptions(text_column, layout, label_column)
+    return RowOptions(text_column, layout, soft_column or label_column)
 
 
 _MAKERS: dict[type, Callable[..., TextOptions]] = {

@@ -33,6 +33,7 @@ from pillion.cli.output import number
 from pillion.cli.places import check_folder, check_probe_folder, work_folder
 from pillion.cli.progress import progress_bar
 from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
+from pillion.cli.sets import read_sets
 from pillion.errors import ConfigError
 
 MAX_LABELS = 30
@@ -43,17 +44,37 @@ MAX_LABELS = 30
 @takes_rows
 def train(
     data: Annotated[
-        str,
-        typer.Option(help=f"Labelled texts: {SOURCES}."),
+        list[str],
+        typer.Option(
+            metavar="[NAME=]PATH",
+            help=f"Labelled texts: {SOURCES}. Repeat it for several sets in one probe.",
+        ),
     ],
     out_folder: Annotated[
         Path, typer.Option("--out", help="Folder for the probe; a probe there is replaced.")
     ],
     validation: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
+            metavar="[SET=]PATH",
             help="Rows that choose epoch and threshold; default: a tenth of --data, or a fifth "
-            "below 1,000 rows."
+            "below 1,000 rows. With several sets: of which set they are.",
+        ),
+    ] = None,
+    maps: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="SET.LABEL=NAME",
+            help="What a label of a set is called in the probe; repeat it for others.",
+        ),
+    ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--weight",
+            metavar="SET=SHARE",
+            help="Share of a set in the loss, 0 to 1; default: what its rows make of it.",
         ),
     ] = None,
     rows: RowOptions = USUAL_ROWS,
@@ -135,6 +156,14 @@ def train(
     template: Wrapping = "chat",
     scope: Scoped = None,
     contexts: Placed = "none",
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,C",
+            help="Learn from each row once more, changed by one of these: case, spaces, leet, "
+            "typos, padding.",
+        ),
+    ] = None,
     model: Model = "embedded",
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -165,13 +194,14 @@ def train(
     shared: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     shared |= {"class_weights": "balanced" if balanced else "none", "refit": refit}
     train_settings = make_strict(TrainSettings, shared)
-    tables = [rows.rows(source) for source in (data, validation) if source is not None]
+    tables = read_sets(rows, data, validation or [], maps or [], weights or [])
     language_model = LanguageModel.load(model, dtype, device)
     num_layers = language_model.backend.identity.num_layers
     how = FitSettings(
         template=template,
         scope=scope,
         contexts=contexts_of(contexts),
+        augment=_kinds(augment),
         layers="auto" if layers == AUTO else parse_layers(layers, num_layers),
         depths=AUTO if depths == AUTO else parse_layers(depths, num_layers, "--depths") or (),
         read=read,
@@ -201,6 +231,15 @@ def _check_places(out_folder: Path, cache: Path | None, live: bool) -> None:
     if live:
         raise ConfigError("--live keeps no states and --cache keeps them; give one of the two.")
     check_folder(cache, "--cache")
+
+
+def _kinds(given: str | None) -> tuple[str, ...]:
+    """Changes of texts, each once; checked before anything is read."""
+    from pillion.data.augment import check_kinds
+
+    kinds = tuple(dict.fromkeys(one.strip() for one in (given or "").split(",") if one.strip()))
+    check_kinds(kinds)
+    return kinds
 
 
 def _pairs(settings: list[str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ Promises texts exactly as the file holds them and every label under one name, wi
 bytes, or one clear sentence that says what is wrong and where. Does not know models or metrics.
 """
 
+from pillion.data.augment import AUGMENTS, augmented
 from pillion.data.balance import LabelCount, balance_notes, conflict_notes, label_counts
 from pillion.data.contexts import (
     Contexts,
@@ -16,15 +17,18 @@ from pillion.data.examples import Origin, flat_text, said_in, with_words, words_
 from pillion.data.file_slices import Slice
 from pillion.data.labels import LabelSpace
 from pillion.data.layout import TableLayout
-from pillion.data.marks import Label, Marks, names_of
-from pillion.data.rows import Rows, Texts, read_rows, read_texts
+from pillion.data.marks import Label, Marks, Soft, names_of
+from pillion.data.rows import Rows, SetFacts, Texts, read_rows, read_texts
 from pillion.data.scan import BLOCK_ROWS, Scan, Scanned
+from pillion.data.sets import DataSet, join_sets, set_weights
 from pillion.data.slices import SlicePlan, hold, plan_slices
 from pillion.data.split import split_validation
 
 __all__ = [
+    "AUGMENTS",
     "BLOCK_ROWS",
     "Contexts",
+    "DataSet",
     "Label",
     "LabelCount",
     "LabelSpace",
@@ -33,16 +37,20 @@ __all__ = [
     "Rows",
     "Scan",
     "Scanned",
+    "SetFacts",
     "Slice",
     "SlicePlan",
+    "Soft",
     "TableLayout",
     "Texts",
+    "augmented",
     "balance_notes",
     "conflict_notes",
     "contexts_of",
     "flat_text",
     "hold",
     "in_context",
+    "join_sets",
     "label_counts",
     "names_of",
     "plan_slices",
@@ -50,6 +58,7 @@ __all__ = [
     "read_texts",
     "said_in",
     "sample_contexts",
+    "set_weights",
     "shipped_contexts",
     "split_validation",
     "with_words",

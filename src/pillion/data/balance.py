@@ -14,7 +14,7 @@ from jaxtyping import Shaped
 from pillion.core import Text
 from pillion.data.examples import flat_text
 from pillion.data.labels import LabelSpace
-from pillion.data.marks import Label, names_of
+from pillion.data.marks import Label, Marks, names_of
 
 FEW = 20
 """Training rows of a label below which a probe hardly learns it."""
@@ -85,18 +85,25 @@ def conflict_notes(
         labels: one a row.
         rows: numbers of the rows.
     """
-    seen: dict[str, tuple[int, frozenset[str]]] = {}
+    seen: dict[str, tuple[int, Label]] = {}
     found: dict[str, tuple[int, int]] = {}
     for text, label, row in zip(texts, labels, rows, strict=True):
-        key, names = " ".join(flat_text(text).casefold().split()), frozenset(names_of(label))
-        first, own = seen.setdefault(key, (row, names))
-        if names != own:
+        key = " ".join(flat_text(text).casefold().split())
+        first, own = seen.setdefault(key, (row, label))
+        if _contradict(own, label):
             found.setdefault(key, (first, row))
     if not found:
         return []
     first, other = next(iter(found.values()))
     what = "text stands" if len(found) == 1 else "texts stand"
     return [f"{len(found):,} {what} under different labels, as in rows {first} and {other}."]
+
+
+def _contradict(one: Label, other: Label) -> bool:
+    """Whether rows of the same text cannot both be right."""
+    if isinstance(one, Marks) and isinstance(other, Marks):  # on what both were judged
+        return bool({*one} & {*other.lacks} or {*other} & {*one.lacks})
+    return {*names_of(one)} != {*names_of(other)}
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -6,13 +6,20 @@ Promises that every example knows its row and turn, and which others belong to i
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
 from pillion.core import Conversation, Scope, Text, Turn, role_of
 from pillion.data.cells import Fault
-from pillion.data.label_cells import Numbered, cell_fault, spelled_out, to_labels
+from pillion.data.label_cells import (
+    Numbered,
+    cell_fault,
+    soft_fault,
+    spelled_out,
+    to_labels,
+    to_soft,
+)
 from pillion.data.marks import Label
 from pillion.data.spelling import one_spelling
 from pillion.data.turn_labels import has_turn_labels, is_null, turn_fault
@@ -55,6 +62,7 @@ def as_examples(
     turn_labels: bool | None,
     multi_label: bool | None,
     source: str,
+    soft: bool = False,
 ) -> Examples:
     """Examples of rows that have a text.
 
@@ -63,6 +71,7 @@ def as_examples(
         turn_labels: whether lists label turns; None to tell where only one reading is possible.
         multi_label: whether a row may have any number of labels; None to tell by the cells.
         source: what errors call the table.
+        soft: whether cells are mappings of names to probabilities.
 
     Raises:
         DataError: labels of several kinds, or lists that can be read in two ways.
@@ -73,27 +82,35 @@ def as_examples(
         numbered, note = spelled_out(numbered, source)
         found.notes += [note] if note else []
     texts = [text for _, text, _ in rows]
+    if soft:
+        turn_labels = False
     if turn_labels is None:
         cells, numbers = [cell for _, cell in numbered], [row for row, _ in numbered]
         turn_labels = has_turn_labels(cells, texts, numbers, source)
         if turn_labels:
             found.notes.append(f"{source}: lists of labels hold one for each turn.")
-    cells = _add(found, numbered, texts, turn_labels)
+    cells = _add(found, numbered, texts, turn_labels, soft_fault if soft else cell_fault)
     if not cells:
         return found
-    labels, notes = to_labels(cells, multi_label, source)
+    labels, notes = (to_soft(cells), []) if soft else to_labels(cells, multi_label, source)
     found.labels, more = one_spelling(labels, [row for row, _ in cells])
     found.notes += [*notes, *(f"{source}: {note}" for note in more)]
     return found
 
 
-def _add(found: Examples, numbered: Numbered, texts: Sequence[Text], turn_labels: bool) -> Numbered:
+def _add(
+    found: Examples,
+    numbered: Numbered,
+    texts: Sequence[Text],
+    turn_labels: bool,
+    fault_of: Callable[[Any], Fault | None],
+) -> Numbered:
     """Adds texts and origins; gives the label cell of each."""
     cells: Numbered = []
     for (row, cell), text in zip(numbered, texts, strict=True):
         fault = turn_fault(cell, text) if turn_labels else None
         pairs = [(None, cell)] if not turn_labels or fault else _judged_turns(cell)
-        fault = fault or next((bad for _, one in pairs if (bad := cell_fault(one))), None)
+        fault = fault or next((bad for _, one in pairs if (bad := fault_of(one))), None)
         if fault:
             found.faults[row - 1] = fault
             continue

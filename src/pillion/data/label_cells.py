@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from pillion.data.cells import Fault, is_blank
-from pillion.data.marks import Label, Marks
+from pillion.data.marks import Label, Marks, Soft
 from pillion.data.turn_labels import is_null
 from pillion.errors import DataError
 
@@ -52,10 +52,41 @@ def _mapping_fault(cell: dict[Any, Any]) -> Fault | None:
         return Fault("a label that is no name", _WANTED, cell)
     bad = next((value for value in cell.values() if _flag(value) is NotImplemented), None)
     if bad is not None:
-        return Fault("a mark that is neither 0 nor 1", "write 0, 1 or nothing", bad)
+        remedy = "write 0, 1 or nothing; probabilities are read with --soft-column (soft=True)"
+        return Fault("a mark that is neither 0 nor 1", remedy, bad)
     if all(_flag(value) is None for value in cell.values()):
         return Fault("an empty or null label", "fill or remove them", cell)
     return None
+
+
+def soft_fault(cell: Any) -> Fault | None:
+    """What is wrong with the probabilities of a row; None if nothing is."""
+    if not isinstance(cell, dict):
+        return Fault("a label that is no mapping", "write names with their probabilities", cell)
+    each = cast("dict[Any, Any]", cell)
+    if not all(isinstance(name, str) and name.strip() for name in each):
+        return Fault("a label that is no name", "write names with their probabilities", cell)
+    given = [value for value in each.values() if not is_null(value)]
+    bad = next((value for value in given if _probability(value) is None), None)
+    if bad is not None:
+        return Fault("a value that is no probability", "write numbers from 0 to 1", bad)
+    return None if given else Fault("an empty or null label", "fill or remove them", cell)
+
+
+def _probability(value: Any) -> float | None:
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if 0 <= found <= 1 else None
+
+
+def to_soft(numbered: Numbered) -> list[Label]:
+    """The labels of mappings without a fault; of a null nobody said a probability."""
+    return [
+        Soft({name: float(value) for name, value in cell.items() if not is_null(value)})
+        for _, cell in numbered
+    ]
 
 
 def _flag(value: Any) -> Any:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 
-from pillion.data.marks import Label, Marks, judged, names_of
+from pillion.data.marks import Label, Marks, Soft, judged, names_of
 from pillion.errors import ConfigError, DataError, unknown_name
 
 Task = Literal["binary", "multiclass", "multilabel"]
@@ -60,7 +60,8 @@ class LabelSpace:
     ) -> LabelSpace:
         """The label space that holds these labels.
 
-        Tuples make it multi-label, unless each has exactly one name; marks always do. Two labels
+        Tuples make it multi-label, unless each has exactly one name; marks always do, unless they
+        are probabilities of two labels that add to one. Two labels
         are binary: the positive one is `positive`, else the one beside a usual negative (`no`,
         `safe`, `not toxic`, ...), else the second in sorted order.
 
@@ -79,7 +80,8 @@ class LabelSpace:
             raise DataError(
                 f"Wanted labels to tell apart, got {found}; a probe needs at least two."
             )
-        if several or any(isinstance(one, Marks) or len(names_of(one)) != 1 for one in labels):
+        soft = any(isinstance(one, Soft) for one in labels) and len(names) > 2
+        if several or soft or not all(_names_one(one) for one in labels):
             task: Task = "multilabel"
         else:
             task = "binary" if len(names) == 2 else "multiclass"
@@ -104,7 +106,7 @@ class LabelSpace:
             DataError: a name that is not in this space, or a row without exactly one label where
                 one is needed.
         """
-        rows = [names_of(label) for label in labels]
+        rows = [self._names_of(label) for label in labels]
         self._check_names([judged(label) for label in labels])
         ids = {name: label_id for label_id, name in enumerate(self.names)}
         if self.task != "multilabel":
@@ -117,6 +119,33 @@ class LabelSpace:
                 encoded[row_id, [ids[name] for name in row.lacks]] = 0
             encoded[row_id, [ids[name] for name in row]] = 1
         return encoded
+
+    def _names_of(self, label: Label) -> tuple[str, ...]:
+        """The names that a row has; of two equally probable ones the positive one is."""
+        if self.task != "binary" or not isinstance(label, Soft) or not label.is_pair:
+            return names_of(label)
+        return (self.names[int(label.probs.get(self.names[1], 0) >= 0.5)],)
+
+    def goals(self, labels: Sequence[Label]) -> Float[np.ndarray, "row ..."] | None:
+        """What the loss compares with: probabilities; None where labels are no probabilities.
+
+        Args:
+            labels: that can be encoded.
+
+        Returns:
+            float32 (row,) of the positive label for binary; (row, label) for multi-label, NaN where
+            nobody judged.
+        """
+        if not any(isinstance(label, Soft) for label in labels):
+            return None
+        found = self.encode(labels).astype(np.float32)
+        for row, label in enumerate(labels):
+            for name, value in label.probs.items() if isinstance(label, Soft) else ():
+                if self.task == "multilabel":
+                    found[row, self.names.index(name)] = value
+                elif name == self.names[1]:
+                    found[row] = value
+        return found
 
     def _check_names(self, rows: Iterable[tuple[str, ...]]) -> None:
         known = set(self.names)
@@ -139,6 +168,13 @@ class LabelSpace:
                     f"Got {len(row)} labels in row {number}, but each row of a {self.task} task "
                     "has one; remove the row, or train a multi-label probe."
                 )
+
+
+def _names_one(label: Label) -> bool:
+    """Whether a label says which one of all names its row has."""
+    if isinstance(label, Marks):
+        return isinstance(label, Soft) and label.is_pair
+    return len(names_of(label)) == 1
 
 
 def _check_positive(positive: str, names: Sequence[str], task: Task) -> None:

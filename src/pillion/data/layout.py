@@ -16,7 +16,7 @@ from pillion.errors import ConfigError, DataError
 Form = Literal["text", "messages", "prompt"]
 """Of a row: a text, a list of messages, or a prompt and its response."""
 
-TEXT, LABEL, TURN_LABELS = "text", "label", "turn_labels"
+TEXT, LABEL, TURN_LABELS, SOFT_LABELS = "text", "label", "turn_labels", "soft_labels"
 MESSAGES = ("messages", "conversations")
 PROMPT, RESPONSE = "prompt", "response"
 
@@ -37,6 +37,8 @@ class TableLayout:
         delimiter: between the fields of a CSV file, one character; None to tell by its header.
         encoding: of text files, a name that Python knows; None for UTF-8, or a guess that is said.
         skip_bad_rows: leave out rows that cannot be used, and keep their reasons.
+        soft: whether the label column holds mappings of names to probabilities.
+        some_columns: whether a table may lack label columns, though not all of them.
 
     Raises:
         ConfigError: options that contradict each other.
@@ -51,6 +53,8 @@ class TableLayout:
     delimiter: str | None = None
     encoding: str | None = None
     skip_bad_rows: bool = False
+    soft: bool = False
+    some_columns: bool = False
 
     def __post_init__(self) -> None:
         if self.delimiter is not None and len(self.delimiter) != 1:
@@ -62,6 +66,11 @@ class TableLayout:
             )
         if self.label_columns and self.turn_labels:
             raise ConfigError("Label columns hold labels of rows, not of turns; give one of them.")
+        if self.soft and (self.label_columns or self.turn_labels or self.multi_label is False):
+            raise ConfigError(
+                "Probabilities stand in one column, of any number of labels a row; leave out what "
+                "is said of other labels."
+            )
         if self.messages_column and (self.prompt_column or self.response_column):
             raise ConfigError("Rows are messages, or prompt and response; name columns of one.")
 
@@ -75,6 +84,7 @@ class Columns:
         text: its columns; two for prompt and response.
         labels: columns of labels; none where they are not asked for.
         turn_labels: whether the label column is one of labels a turn by its very name.
+        soft: whether it holds probabilities.
         notes: what was found out, for the user.
     """
 
@@ -82,6 +92,7 @@ class Columns:
     text: tuple[str, ...]
     labels: tuple[str, ...] = ()
     turn_labels: bool = False
+    soft: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -112,13 +123,18 @@ def choose_columns(
     """
     form, text, notes = _text_columns(present, source, text_column, layout)
     labels: tuple[str, ...] = ()
-    turn_labels = False
+    turn_labels, soft = False, layout.soft
     if label_column is not None:
         labels = layout.label_columns or (label_column,)
+        if layout.some_columns:
+            labels = tuple(name for name in labels if name in present) or labels
         if labels == (LABEL,) and LABEL not in present and TURN_LABELS in present:
             labels, turn_labels = (TURN_LABELS,), True
             notes += (f"{source}: labels are those of the turns, in column {TURN_LABELS!r}.",)
-    found = Columns(form, text, labels, turn_labels, notes)
+        elif labels == (LABEL,) and LABEL not in present and SOFT_LABELS in present:
+            labels, soft = (SOFT_LABELS,), True
+            notes += (f"{source}: labels are probabilities, in column {SOFT_LABELS!r}.",)
+    found = Columns(form, text, labels, turn_labels, soft, notes)
     check_columns(present, found.names, source)
     return found
 

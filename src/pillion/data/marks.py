@@ -5,7 +5,9 @@ Knows no files and no order of labels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+from pillion.errors import DataError
 
 
 class Marks(tuple[str, ...]):
@@ -37,11 +39,63 @@ class Marks(tuple[str, ...]):
             and set(self.lacks) == set(other.lacks)
         )
 
+    def __ne__(self, other: object) -> bool:
+        return not self == other  # not as a tuple has it
+
     def __hash__(self) -> int:
         return hash((tuple(self), frozenset(self.lacks)))
 
     def __repr__(self) -> str:
         return f"Marks({list(self)}, lacks={list(self.lacks)})"
+
+
+class Soft(Marks):
+    """Probabilities of labels: marks by one half, for everyone who does not ask for more.
+
+    Attributes:
+        probs: label -> probability that the row has it; others were not judged.
+    """
+
+    probs: Mapping[str, float]
+
+    def __new__(cls, probs: Mapping[str, float]) -> Soft:
+        """Of label -> probability, 0 to 1."""
+        has = [name for name, value in probs.items() if value >= 0.5]
+        own = tuple.__new__(cls, has)
+        own.lacks, own.probs = tuple(name for name in probs if name not in has), dict(probs)
+        return own
+
+    def __getnewargs__(self) -> tuple[Mapping[str, float]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """What a copy is made of."""
+        return (self.probs,)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Soft) and self.probs == other.probs
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.probs.items()))
+
+    def __repr__(self) -> str:
+        return f"Soft({dict(self.probs)})"
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether it says which of two labels a row has: their probabilities add to one."""
+        return len(self.probs) == 2 and abs(sum(self.probs.values()) - 1) < 1e-6
+
+    def renamed(self, common: Callable[[str], str]) -> Soft:
+        """The same under other names.
+
+        Raises:
+            DataError: two labels would be one, whose probability nobody has said.
+        """
+        found = {common(name): value for name, value in self.probs.items()}
+        if len(found) < len(self.probs):
+            raise DataError(
+                f"Labels {', '.join(map(repr, self.probs))} have probabilities of their own and "
+                "would get one name; leave one of them out."
+            )
+        return Soft(found)
 
 
 Label = str | tuple[str, ...]

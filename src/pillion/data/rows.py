@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -22,9 +22,32 @@ from pillion.data import hub, tables
 from pillion.data.cells import Fault, text_of
 from pillion.data.containers import label_cells, text_cells
 from pillion.data.examples import Origin, as_examples, groups_of, plain_turns
-from pillion.data.layout import Columns, TableLayout, choose_columns
-from pillion.data.marks import Label, Marks
+from pillion.data.layout import TEXT, Columns, TableLayout, choose_columns
+from pillion.data.marks import Label, Marks, Soft
 from pillion.errors import DataError
+
+
+@dataclass(frozen=True)
+class SetFacts:
+    """What is told of one of several sets of rows.
+
+    Attributes:
+        name: its own among the sets.
+        path: name of the file or folder.
+        sha256: as of `Rows`.
+        num_rows: of the set.
+        labels: on which its rows were judged, by their common names.
+        renamed: label of the file -> common name.
+        share: of the loss; None: what its rows make of it.
+    """
+
+    name: str
+    path: str
+    sha256: str
+    num_rows: int
+    labels: tuple[str, ...]
+    renamed: Mapping[str, str]
+    share: float | None
 
 
 @dataclass(frozen=True)
@@ -43,6 +66,8 @@ class Rows:
         files: name and number of rows of every file, in order, rows that failed among them.
         failed: rows that could not be used and were left out, in order.
         notes: what was found out or brought together, for the user.
+        sets: those that were joined, if the rows are of several.
+        set_ids: a number a row, its set's place among them; None where nothing was joined.
     """
 
     texts: tuple[Text, ...]
@@ -55,6 +80,8 @@ class Rows:
     files: tuple[tuple[str, int], ...] = ()
     failed: tuple[FailedRow, ...] = ()
     notes: tuple[str, ...] = ()
+    sets: tuple[SetFacts, ...] = ()
+    set_ids: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -81,9 +108,8 @@ class Rows:
         if not cells:
             raise DataError(f"{source} has no rows; give one or more texts.")
         made: list[Text | Fault] = [text_of("text", [cell]) for cell in cells]
-        return _rows(
-            made, marked, _Read(source, "", ((source, len(cells)),), {}, ()), layout, False
-        )
+        read = _Read(source, "", ((source, len(cells)),), {}, ())
+        return _rows(made, marked, read, layout, Columns("text", (TEXT,), soft=layout.soft))
 
     @property
     def numbers(self) -> list[int]:
@@ -100,6 +126,7 @@ class Rows:
             labels=self.labels and tuple(self.labels[row] for row in ids),
             origins=tuple(origins[row] for row in ids),
             groups=self.groups and tuple(self.groups[row] for row in ids),
+            set_ids=self.set_ids and tuple(self.set_ids[row] for row in ids),
         )
 
     def without(self, failed: Sequence[FailedRow]) -> Rows:
@@ -184,8 +211,8 @@ def read_rows(
         text_column: column of the texts; None for `text`, else `messages`, `conversations`, or
             `prompt` and `response`, which is noted.
         label_column: column of the labels, strings, numbers, booleans (the latter two become their
-            `str`), lists of them, or mappings of names to true, false or null (nobody judged); None
-            to read texts alone.
+            `str`), lists of them, or mappings of names to true, false or null (nobody judged) or,
+            where the layout says so, to probabilities; None to read texts alone.
         layout: other columns, and how the table is written.
 
     Raises:
@@ -197,7 +224,7 @@ def read_rows(
     table, columns = _table(source, text_column, label_column, layout)
     read = _Read(source, table.sha256, table.files, table.broken, (*columns.notes, *table.notes))
     marked = _label_cells(table, columns, layout) if columns.labels else None
-    return _rows(_texts(table, columns), marked, read, layout, columns.turn_labels)
+    return _rows(_texts(table, columns), marked, read, layout, columns)
 
 
 def read_texts(
@@ -266,7 +293,7 @@ def _rows(
     marked: list[Any] | None,
     read: _Read,
     layout: TableLayout,
-    turn_labels: bool,
+    columns: Columns,
 ) -> Rows:
     """Rows of texts and label cells, one conversation up to each turn that has a label."""
     texts = [(row, one) for row, one in enumerate(made) if not isinstance(one, Fault)]
@@ -274,9 +301,10 @@ def _rows(
     if marked is not None:
         found = as_examples(
             [(row, text, marked[row]) for row, text in texts],
-            True if turn_labels else layout.turn_labels,
+            True if columns.turn_labels else layout.turn_labels,
             layout.multi_label,
             read.path,
+            columns.soft,
         )
     faults = _all_faults(made, found.faults if found else None, read.broken)
     if faults and (not layout.skip_bad_rows or len(faults) == len(made)):
@@ -336,4 +364,6 @@ def _digest(texts: Sequence[Text], labels: Sequence[Label] | None) -> str:
 
 
 def _plain_label(label: Label) -> Any:
+    if isinstance(label, Soft):
+        return {"probs": label.probs}
     return {"has": label, "lacks": label.lacks} if isinstance(label, Marks) else label

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from pillion.data.marks import Label, Marks, judged
+from pillion.data.marks import Label, Marks, Soft, judged
 from pillion.errors import DataError
 
 _WHOLE = re.compile(r"([+-]?\d+)\.0+")
@@ -67,6 +67,8 @@ def _note(names: Sequence[str], taken: str, first_rows: dict[str, int]) -> str:
 def _renamed(label: Label, taken: Callable[[str], str]) -> Label:
     if isinstance(label, str):
         return taken(label)
+    if isinstance(label, Soft):
+        return label.renamed(taken)
     names = tuple(dict.fromkeys(map(taken, label)))
     if not isinstance(label, Marks):
         return names

@@ -141,7 +141,7 @@ def depth_logits(
 
 def own_rows(card: Card, rows: Rows) -> str | None:
     """A sentence where these are the rows that the probe was trained on; None for others."""
-    if rows.sha256 != card.data.sha256:
+    if rows.sha256 not in (card.data.sha256, *(one.sha256 for one in card.data.sets)):
         return None
     return (
         f"{rows.path} is the file that the probe was trained on: it is too sure and too good on "

@@ -40,6 +40,28 @@ class LabelRows(Facts):
     validation: int = Field(ge=0)
 
 
+class TrainingSet(Facts):
+    """One of several sets that a probe was trained on together.
+
+    Attributes:
+        name: its own among the sets.
+        path: name of the file or folder.
+        sha256: of the file.
+        num_rows: of the set, validation rows among them where no others were given.
+        labels: on which its rows were judged; on others they counted in no loss.
+        renamed: label of the file -> label of the probe.
+        weight: its share of the loss; None: what its rows make of it.
+    """
+
+    name: str
+    path: str
+    sha256: str
+    num_rows: int = Field(ge=0)
+    labels: tuple[str, ...]
+    renamed: dict[str, str] = Field(default_factory=dict[str, str])
+    weight: float | None = None
+
+
 class TrainingData(Facts):
     """Which data a probe was trained on, without a word of it.
 
@@ -51,6 +73,7 @@ class TrainingData(Facts):
         validation_sha256: of the validation file; None if its rows came from the same file.
         labels: rows of each label.
         notes: what was found out of the table, and what makes its numbers say little.
+        sets: those that were joined; none where there was one.
     """
 
     sha256: str
@@ -60,6 +83,7 @@ class TrainingData(Facts):
     validation_sha256: str | None = None
     labels: tuple[LabelRows, ...] = ()
     notes: tuple[str, ...] = ()
+    sets: tuple[TrainingSet, ...] = ()
 
     @field_validator("path")
     @classmethod

@@ -46,12 +46,15 @@ def loss(
         task: what the logits mean.
         logits: of the head.
         targets: label ids (binary, multi-class) or 0/1 per label (multi-label; NaN where nobody
-            judged, which adds nothing).
+            judged, which adds nothing). For binary and multi-label also probabilities.
         weights: one per label; for multi-label the weight of each label's positives.
     """
     logits = logits.float()
     if task == "multiclass":
         return F.cross_entropy(logits, targets.long(), weight=weights, reduction="none")
+    if task == "binary" and targets.is_floating_point():
+        positive, negative = F.logsigmoid(logits[:, 0]), F.logsigmoid(-logits[:, 0])
+        return -(weights[1] * targets * positive + weights[0] * (1 - targets) * negative)
     if task == "binary":
         per_row = F.binary_cross_entropy_with_logits(
             logits[:, 0], targets.float(), reduction="none"

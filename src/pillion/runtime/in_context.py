@@ -98,6 +98,7 @@ def place_rows(
         labels=rows.labels and rows.labels * 2,
         origins=rows.origins and rows.origins * 2,
         groups=rows.groups and rows.groups * 2,
+        set_ids=rows.set_ids and rows.set_ids * 2,
     )
 
 

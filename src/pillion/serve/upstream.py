@@ -6,6 +6,7 @@ What is sent comes from pure functions. Knows no verdicts.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
@@ -14,9 +15,21 @@ import httpx
 from pillion.errors import RunError
 from pillion.policies import Answer, Judge, Policies, Upstream, api_key
 
+LOGPROBS = {"logprobs": True, "top_logprobs": 20}
+"""Asks for the words that a judge might have begun with; 20 is OpenAI's most."""
+
 
 class UpstreamError(RunError):
-    """Another server could not be reached, or did not answer as it should."""
+    """Another server could not be reached, or did not answer as it should.
+
+    Attributes:
+        lasting: whether the next request would meet the same: it is not there, or refuses the key.
+        may_pass: whether the same request may be answered a little later.
+    """
+
+    def __init__(self, message: str, *, lasting: bool = False, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.lasting, self.may_pass = lasting, may_pass
 
 
 class Upstreams:
@@ -36,6 +49,7 @@ class Upstreams:
         self.upstreams, self.judges = policies.upstreams, policies.judges
         servers = [*self.upstreams.values(), *self.judges.values()]
         self._headers = {server: _headers(api_key(server)) for server in servers}
+        self._plain = set[str]()  # judges that refuse a request for log-probabilities
         self._client = httpx.AsyncClient(transport=transport, follow_redirects=False)
 
     async def close(self) -> None:
@@ -46,16 +60,49 @@ class Upstreams:
         """Whether a label applies to a text, by a judge; `failed` if it does not say."""
         judge = self.judges[name]
         try:
-            answer = await self._client.post(
-                f"{judge.url.rstrip('/')}/chat/completions",
-                json=judge_request(judge, label, text),
-                headers=self._headers[judge],
-                timeout=judge.seconds,
-            )
+            answer = await self._judged(judge, judge_request(judge, label, text))
             answer.raise_for_status()
             return read_answer(answer.json())
         except (httpx.HTTPError, ValueError):
             return "failed"
+
+    async def probability(self, name: str, label: str, text: str) -> float | None:
+        """How probable a judge finds it that a label applies to a text.
+
+        By the log-probabilities of its first word where it gives them, else 1 for yes and 0 for no;
+        None if it says neither.
+
+        Raises:
+            UpstreamError: it could not be reached, or refused.
+        """
+        judge = self.judges[name]
+        asked = judge_request(judge, label, text)
+        try:
+            if name not in self._plain:
+                answer = await self._judged(judge, {**asked, **LOGPROBS})
+                if answer.status_code not in (400, 422):
+                    answer.raise_for_status()
+                    return read_probability(answer.json())
+            answer = await self._judged(judge, asked)
+            answer.raise_for_status()
+            self._plain.add(name)
+            return read_probability(answer.json())
+        except (httpx.HTTPError, ValueError) as error:
+            status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 0
+            raise UpstreamError(
+                f"Judge {judge.url} did not answer ({_brief(error)}).",
+                lasting=isinstance(error, httpx.ConnectError) or status in (401, 403, 404),
+                may_pass=isinstance(error, httpx.TransportError)
+                or status in (429, *range(500, 600)),
+            ) from error
+
+    async def _judged(self, judge: Judge, body: Mapping[str, Any]) -> httpx.Response:
+        return await self._client.post(
+            f"{judge.url.rstrip('/')}/chat/completions",
+            json=body,
+            headers=self._headers[judge],
+            timeout=judge.seconds,
+        )
 
     async def post(self, name: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """The answer of an upstream to a body of ours.
@@ -130,6 +177,35 @@ def read_answer(body: Any) -> Answer:
     if said.startswith("yes"):
         return "yes"
     return "no" if said.startswith("no") else "failed"
+
+
+def read_probability(body: Any) -> float | None:
+    """What a judge's answer makes of yes against no; None if it is neither."""
+    said = read_answer(body)
+    if said == "failed":
+        return None
+    chances = {"yes": 0.0, "no": 0.0}
+    for word, logprob in _first_words(body):
+        if word in chances:
+            chances[word] += math.exp(logprob)
+    if not chances[said]:  # no log-probabilities, or its first token is a piece of the word
+        return float(said == "yes")
+    return chances["yes"] / (chances["yes"] + chances["no"])
+
+
+def _first_words(body: Any) -> list[tuple[str, float]]:
+    """The tokens that a judge may have begun with, and their log-probabilities."""
+    try:
+        tokens = body["choices"][0]["logprobs"]["content"]
+        first = next(one for one in tokens if one["token"].strip())
+        listed = first.get("top_logprobs") or [first]
+        return [(_word(one["token"]), min(float(one["logprob"]), 0.0)) for one in listed]
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, StopIteration):
+        return []
+
+
+def _word(token: str) -> str:
+    return token.strip(" \n\t.,!\"'*▁Ġ").lower()
 
 
 def upstream_request(server: Upstream, body: Mapping[str, Any]) -> dict[str, Any]:

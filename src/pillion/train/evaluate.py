@@ -78,10 +78,21 @@ def validate(
     task: Task,
     probs: Float[Tensor, "row output"],
     targets: Num[Tensor, " row"] | Num[Tensor, "row output"],
+    goals: Num[Tensor, " row"] | Num[Tensor, "row output"] | None = None,
 ) -> dict[str, float | None]:
-    """All metrics of `pillion.metrics.evaluate`, and `log_loss` (nats a row and decision)."""
+    """All metrics of `pillion.metrics.evaluate`, and `log_loss` (nats a row and decision).
+
+    Args:
+        task: what targets mean.
+        probs: of the network.
+        targets: of the rows.
+        goals: what the log-loss compares with, if not targets: probabilities.
+    """
     found = evaluate(probs.numpy(), targets.cpu().numpy(), task)
-    return {**found, "log_loss": _log_loss(task, probs.double(), targets)}
+    return {
+        **found,
+        "log_loss": _log_loss(task, probs.double(), targets if goals is None else goals),
+    }
 
 
 def score(metrics: dict[str, float | None]) -> float:

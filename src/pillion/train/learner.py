@@ -43,6 +43,7 @@ class Part:
         share: 1 / rows of the whole step: pieces add up to the mean over the step.
         prefixes: those of the step to learn from; None for whole rows.
         depths: numbers of layers to learn read-outs of, all of them last; empty for that alone.
+        row_weights: what each row counts; None where all count the same.
     """
 
     hidden: Float[Tensor, "layer batch token dim"]
@@ -52,11 +53,18 @@ class Part:
     share: float
     prefixes: Prefixes | None = None
     depths: tuple[int, ...] = ()
+    row_weights: Float[Tensor, " batch"] | None = None
 
     def losses(
         self, network: Network, task: Task, weights: Float[Tensor, " label"]
     ) -> Float[Tensor, "member batch"]:
         """What every row and member of a network has to learn."""
+        found = self._of_all_depths(network, task, weights)
+        return found if self.row_weights is None else found * self.row_weights
+
+    def _of_all_depths(
+        self, network: Network, task: Task, weights: Float[Tensor, " label"]
+    ) -> Float[Tensor, "member batch"]:
         if not self.depths:
             return self._of_all_layers(network, task, weights)
         votes = network.depth_votes(self.hidden, self.mask, self.depths, self.scale)

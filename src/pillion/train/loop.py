@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 
 from pillion.core import Shape
 from pillion.errors import DataError, Interrupted
@@ -39,10 +39,20 @@ class Examples:
     Attributes:
         source: their hidden states.
         targets: as `LabelSpace.encode` gives them.
+        weights: what each row counts in the loss, 1 on average; None where all count the same.
+        goals: probabilities that the loss compares with, of the shape of binary or multi-label
+            targets; None: the targets themselves. Thresholds and metrics are of targets alone.
     """
 
     source: StateSource
     targets: Shaped[np.ndarray, "row ..."]
+    weights: Float[np.ndarray, " row"] | None = None
+    goals: Float[np.ndarray, "row ..."] | None = None
+
+    @property
+    def wanted(self) -> Shaped[np.ndarray, "row ..."]:
+        """What the loss compares with."""
+        return self.targets if self.goals is None else self.goals
 
     def __post_init__(self) -> None:
         if len(self.targets) != len(self.source.lengths) or not len(self.targets):
@@ -147,10 +157,20 @@ def _trained(chosen: Learner, last: Learner) -> Trained:
 
 def together(training: Examples, validation: Examples) -> Examples:
     """The rows of both, one after the other."""
+    has_goals = training.goals is not None or validation.goals is not None
     return Examples(
         JoinedRows(training.source, validation.source),
         np.concatenate([training.targets, validation.targets]),
+        _joined_weights(training, validation),
+        np.concatenate([training.wanted, validation.wanted]) if has_goals else None,
     )
+
+
+def _joined_weights(*sides: Examples) -> Float[np.ndarray, " row"] | None:
+    if all(one.weights is None for one in sides):
+        return None
+    each = [np.ones(len(one.targets)) if one.weights is None else one.weights for one in sides]
+    return np.concatenate(each)
 
 
 class _Run:
@@ -174,6 +194,10 @@ class _Run:
         self.task: Task = task
         self.settings, self.learners, self.device = settings, learners, device
         self.targets = torch.as_tensor(training.targets).to(device)
+        self.goals = torch.as_tensor(training.wanted).to(device)
+        self.row_weights = None
+        if training.weights is not None:
+            self.row_weights = torch.as_tensor(training.weights, dtype=torch.float32).to(device)
         self.weights = torch.ones(num_labels, device=device)
         if settings.class_weights == "balanced":
             self.weights = class_weights(task, self.targets.cpu(), num_labels).to(device)
@@ -236,8 +260,9 @@ class _Run:
             for piece in pieces:
                 hidden, mask = next(states)
                 scale = shared_scale(networks, hidden)
-                share, targets = 1 / len(every), self.targets[piece]
-                yield Part(hidden, mask, scale, targets, share, prefixes, self.depths)
+                own = None if self.row_weights is None else self.row_weights[piece]
+                targets, share = self.goals[piece], 1 / len(every)
+                yield Part(hidden, mask, scale, targets, share, prefixes, self.depths, own)
 
         for step, (row_ids, pieces) in enumerate(zip(batches, cut, strict=True), first):
             yield row_ids, pieces_of(pieces, step)
@@ -251,8 +276,9 @@ class _Run:
         networks = [one.average for one in learners]
         probs = evaluate_networks(networks, self.validation.source, self.task)
         targets = torch.as_tensor(self.validation.targets)
+        goals = torch.as_tensor(self.validation.wanted)
         for learner, found in zip(learners, probs, strict=True):
-            metrics = validate(self.task, found, targets)
+            metrics = validate(self.task, found, targets, goals)
             metrics["loss"] = learner.loss_sum / self.steps_an_epoch
             learner.note(metrics, score(metrics))
 
@@ -270,4 +296,7 @@ class _Run:
         for examples in filter(None, (self.training, self.validation)):
             digest.update(np.asarray(examples.source.lengths, dtype=np.int64).tobytes())
             digest.update(np.ascontiguousarray(examples.targets).tobytes())
+            for more in (examples.weights, examples.goals):
+                if more is not None:
+                    digest.update(np.ascontiguousarray(more).tobytes())
         return digest.hexdigest()

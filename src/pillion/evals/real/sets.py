@@ -15,8 +15,9 @@ from jaxtyping import Int
 
 from pillion.core import Scope, Text
 from pillion.data import LabelSpace, Rows, said_in, with_words, words_in
+from pillion.data.changes import PERTURBATIONS, perturbed
 from pillion.errors import DataError
-from pillion.evals.real.texts import PERTURBATIONS, long_texts, perturbed
+from pillion.evals.real.texts import long_texts
 
 SHORT_WORDS = 40
 """Longest text that is hidden in a long one, in words."""
