@@ -22,7 +22,7 @@ from benchmarks.engines import engine
 from benchmarks.result_file import kind_of, write_result
 from pillion.backends import Backend
 from pillion.core import Scope, Segment, Shape, Tokens
-from pillion.probe import Artefact, build
+from pillion.probe import Artefact, build, make_settings
 from pillion.runtime import Sampler, Sampling, decode_steps, watch
 
 RIDERS: dict[str, list[tuple[str, int, Scope]]] = {
@@ -49,17 +49,22 @@ def probe(
     num_labels: int,
     scope: Scope = "all",
     layers: tuple[int, ...] | None = None,
+    **settings: Any,
 ) -> Artefact:
-    """An untrained probe, of all layers or some: time and memory do not depend on the weights."""
+    """An untrained probe, of all layers or some: time and memory do not depend on the weights.
+
+    Of one label it is a binary one; `settings` are the aggregator's.
+    """
     identity = backend.identity
     layers = tuple(range(identity.num_layers + 1)) if layers is None else layers
-    network = build(aggregator, Shape(len(layers), identity.dim, num_labels))
+    shape = Shape(len(layers), identity.dim, num_labels)
+    network = build(aggregator, shape, make_settings(aggregator, **settings))
     return Artefact.of(
         name,
         network,
         probe=aggregator,
-        task="multiclass",
-        labels=tuple("abcdefgh"[:num_labels]),
+        task="multiclass" if num_labels > 1 else "binary",
+        labels=tuple("abcdefgh"[: max(num_labels, 2)]),
         layers=layers,
         template="raw" if scope == "all" else "chat",
         scope=scope,

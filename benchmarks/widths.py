@@ -26,16 +26,15 @@ import torch
 
 from benchmarks.exits import FILES, shuffled
 from benchmarks.result_file import DATA, data_entry, write_result
-from benchmarks.ride import prompt
+from benchmarks.ride import probe, prompt
 from pillion.backends import Backend, Step
 from pillion.cache import Workspace
-from pillion.core import Shape
 from pillion.data import LabelSpace, Rows, read_rows
 from pillion.evals.bands import PRICES, DepthRows, choose_bands, likely_to_differ, sides_of
 from pillion.extract import SelectedRows, StateSource, kept_states
 from pillion.extract.source import Batch
 from pillion.metrics import evaluate
-from pillion.probe import Artefact, build, make_settings
+from pillion.probe import Artefact
 from pillion.runtime import LanguageModel, encode_rows, watch
 from pillion.runtime.paged_reading import PagedReading
 from pillion.train import (
@@ -127,29 +126,6 @@ def said_by(
     return found
 
 
-def untrained(backend: Backend, width: tuple[int, int, int]) -> Artefact:
-    """A probe of this width: time and memory do not depend on the weights."""
-    heads, step, end = width
-    layers, identity = tuple(range(0, end, step)), backend.identity
-    network = build(
-        "gate", Shape(len(layers), identity.dim, 1), make_settings("gate", num_heads=heads)
-    )
-    return Artefact.of(
-        "p",
-        network,
-        probe="gate",
-        task="binary",
-        labels=("no", "yes"),
-        layers=layers,
-        template="raw",
-        model=identity,
-        data={"sha256": "", "path": "none", "num_rows": 0, "split": "none"},
-        seed=0,
-        training={},
-        metrics={},
-    )
-
-
 def bytes_a_token(backend: Backend, artefact: Artefact) -> float:
     """What the side cache holds for each token that it has room for."""
     sizes = [
@@ -214,8 +190,10 @@ def measure(model: LanguageModel, data: Data, options: argparse.Namespace) -> li
     whole = pass_seconds(backend)
     cost = {}
     for name, width in WIDTHS.items():
-        probe = untrained(backend, width)
-        cost[name] = (bytes_a_token(backend, probe), probe_seconds(backend, probe))
+        heads, step, end = width
+        layers = tuple(range(0, end, step))
+        gate = probe(backend, "p", "gate", 1, layers=layers, num_heads=heads)
+        cost[name] = (bytes_a_token(backend, gate), probe_seconds(backend, gate))
         print(name, cost[name], flush=True)
     said: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for _, names in itertools.groupby(sorted(WIDTHS, key=_layers), key=_layers):

@@ -19,10 +19,9 @@ from pillion.evals.baselines import Workplace
 from pillion.evals.cells import Entry, digest, fitted_cells
 from pillion.evals.episodes import MOST_QUERIES, EpisodeSettings, episode_problem
 from pillion.evals.problem import Problem
-from pillion.evals.provenance import provenance
 from pillion.evals.run_folder import Cell, RunFolder, digest_of
 from pillion.evals.suite import Suite
-from pillion.evals.summary import split_of
+from pillion.evals.summary import result_file
 from pillion.metrics import interval
 
 EpisodeCells = Mapping[str, Mapping[int, Sequence[Cell]]]
@@ -134,41 +133,22 @@ def summarise_episodes(
         settings: how episodes were drawn.
         cells: of every method.
     """
-    split = split_of(problem)
-    return {
-        "name": f"{suite.name}-{problem.name}-episodes{'' if split == 'test' else f'-{split}'}",
-        "kind": "episodes",
-        "split": split,
-        **provenance(),
-        "seed": problem.spec.seed,
-        "data": list(problem.files),
-        "settings": {
-            "suite": suite.name,
-            "data_set": problem.name,
-            "data": problem.spec.model_dump(),
-            "task": problem.task,
-            "num_labels": len(problem.space.names),
-            "leading": list(problem.leading),
-            "rows": {part.name: len(part) for part in problem.parts},
-            "episodes": {**asdict(settings), "most_queries": MOST_QUERIES},
-            "model": {
-                "name": model.name,
-                "weights_sha256": model.weights_sha256,
-                "dtype": model.dtype,
-            },
-            "methods": {
-                name: {at: first.facts[at] for at in ("kind", "role", "settings")}
-                for name, own in cells.items()
-                for first in [next(iter(own.values()))[0]]
-            },
+    how = {
+        "episodes": {**asdict(settings), "most_queries": MOST_QUERIES},
+        "methods": {
+            name: {at: first.facts[at] for at in ("kind", "role", "settings")}
+            for name, own in cells.items()
+            for first in [next(iter(own.values()))[0]]
         },
-        "results": [
-            entry
-            for metric in problem.leading
-            for shots in settings.shots
-            for entry in _entries(metric, shots, cells)
-        ],
     }
+    results = [
+        entry
+        for metric in problem.leading
+        for shots in settings.shots
+        for entry in _entries(metric, shots, cells)
+    ]
+    told = result_file(suite, problem, model, how, results, part="-episodes")
+    return told | {"kind": "episodes"}
 
 
 def _entries(metric: str, shots: int, cells: EpisodeCells) -> Iterator[dict[str, Any]]:

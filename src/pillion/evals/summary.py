@@ -40,9 +40,38 @@ def summarise(
         cells: of every method that has any, one a seed.
         times: of every method whose time was measured.
     """
-    split, draws = split_of(problem), _Draws(problem, cells)
+    draws = _Draws(problem, cells)
+    settings = {
+        "positives": shares(problem),
+        "best_probe": best_probe(problem, draws.of_probes(problem.leading[0])),
+        "notes": list(problem.notes),
+        "methods": {name: _chosen(own) for name, own in cells.items()},
+    }
+    results = [*_quality(problem, cells, draws), *_prices(cells, times)]
+    return result_file(suite, problem, model, settings, results)
+
+
+def result_file(
+    suite: Suite,
+    problem: Problem,
+    model: ModelIdentity,
+    settings: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    part: str = "",
+) -> dict[str, Any]:
+    """Numbers of a data set, with everything needed to doubt or repeat them.
+
+    Args:
+        suite: what was measured.
+        problem: the data set.
+        model: whose states were read.
+        settings: beside those of suite, data and model.
+        results: a mapping a number.
+        part: what the file is of, for its name, where it is not all of the data set.
+    """
+    split = split_of(problem)
     return {
-        "name": f"{suite.name}-{problem.name}{'' if split == 'test' else f'-{split}'}",
+        "name": f"{suite.name}-{problem.name}{part}{'' if split == 'test' else f'-{split}'}",
         "split": split,
         **provenance(),
         "seed": problem.spec.seed,
@@ -54,18 +83,15 @@ def summarise(
             "task": problem.task,
             "num_labels": len(problem.space.names),
             "leading": list(problem.leading),
-            "rows": {part.name: len(part) for part in problem.parts},
-            "positives": shares(problem),
-            "best_probe": best_probe(problem, draws.of_probes(problem.leading[0])),
+            "rows": {rows.name: len(rows) for rows in problem.parts},
             "model": {
                 "name": model.name,
                 "weights_sha256": model.weights_sha256,
                 "dtype": model.dtype,
             },
-            "notes": list(problem.notes),
-            "methods": {name: _chosen(own) for name, own in cells.items()},
+            **settings,
         },
-        "results": [*_quality(problem, cells, draws), *_prices(cells, times)],
+        "results": list(results),
     }
 
 
