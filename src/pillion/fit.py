@@ -57,6 +57,7 @@ from pillion.train import (
     FEW_ROWS,
     Examples,
     ProbeConfig,
+    SettledTrainSettings,
     Trained,
     TrainSettings,
     check_depths,
@@ -193,11 +194,11 @@ def fit(
         reader = _Reader(model, work, settings, progress, say, opened)
         training, held_out, space = _examples(reader, *_placed(reader, rows, validation))
         times = 1 if settings.contexts is None else 2
-        learning = _at_depths(settings, training.source.layers)
+        counts = len(training.targets), len(held_out.targets)
+        learning = _at_depths(settings, training.source.layers).settled(*counts)
         told = _told(rows, space, settings.plain(training.targets), held_out, times, say)
         trained, chosen = _trained(reader, training, held_out, space, configs, learning)
-        facts = _facts(model, rows, validation, training, settings, space)
-        facts |= {"depths": learning.depths}
+        facts = _facts(model, rows, validation, training, settings, space, learning)
         facts["data"] |= told
         facts["shared"] |= chosen
         artefacts = [_artefact(one, held_out, facts, times) for one in trained]
@@ -222,7 +223,7 @@ def _trained(
     held_out: Examples,
     space: LabelSpace,
     configs: Sequence[ProbeConfig],
-    settings: TrainSettings,
+    settings: SettledTrainSettings,
 ) -> tuple[list[Trained], dict[str, Any]]:
     """The probes, and what the card says of their choice."""
     device = reader.model.backend.device
@@ -234,8 +235,7 @@ def _trained(
             *(reader.progress, checkpoint, device),
         )
         return [found.trained], {"auto": found.facts}
-    rows_a_step = settings.rows_a_step(len(training.targets))
-    every = [config.at_batch(rows_a_step) for config in configs]
+    every = [config.at_batch(settings.batch_size) for config in configs]
     trained = train(
         *(training, held_out, task, num_labels, every, settings, reader.progress),
         checkpoint=checkpoint,
@@ -506,6 +506,7 @@ def _facts(
     training: Examples,
     settings: FitSettings,
     space: LabelSpace,
+    learning: SettledTrainSettings,
 ) -> dict[str, Any]:
     """What the card says of every configuration of this run."""
     num_rows = len(settings.plain(training.targets))
@@ -526,7 +527,8 @@ def _facts(
             "validation_sha256": validation.sha256 if validation else None,
             "sets": [_set_facts(one) for one in rows.sets],
         },
-        "shared": settings.train.model_dump(exclude={"depths"}) | _contexts_facts(settings),
+        "depths": learning.depths,
+        "shared": learning.model_dump(exclude={"depths"}) | _contexts_facts(settings),
     }
 
 

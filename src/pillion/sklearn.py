@@ -60,7 +60,8 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
         num_layers: layers whose states lie side by side in a row of X; not used with `model`.
         learning_rate: None for the probe's own default; without `model` it grows as rows narrow,
             for a step moves a logit by rate times width.
-        epochs: passes over the rows; None for 5, and without `model` for at least 100 steps.
+        epochs: passes over the rows; None: as many as `pillion train` makes, and without `model`
+            5, or as many as make 100 steps.
         batch_size: rows a step.
         class_weight: None, `balanced`, or (without `model`) class -> weight.
         settings: of the aggregator, such as `{"num_heads": 1}`.
@@ -224,7 +225,7 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
             raise ConfigError("With texts, class_weight is None or 'balanced'.")
         config = self._config()
         train = TrainSettings(
-            epochs=self.epochs or 5,
+            epochs=self.epochs,
             batch_size=self.batch_size,
             class_weights="none" if self.class_weight is None else "balanced",
             order_seed=config.seed,

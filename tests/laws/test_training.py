@@ -274,6 +274,38 @@ def test_the_best_epochs_weights_are_kept() -> None:
     assert found == losses[trained.best_epoch - 1] == min(n for n in losses if n is not None)
 
 
+def test_the_last_epochs_weights_are_kept_where_epochs_are_not_chosen() -> None:
+    other = live(20, seed=1)
+    # The more is learnt, the worse it is on rows that are labelled the other way round.
+    turned = Examples(other.source, 1 - other.targets)
+
+    def trained(**options: Any) -> Trained:
+        settings = TrainSettings(epochs=5, batch_size=8, patience=1, **options)
+        return train(live(), turned, "binary", 2, [config()], settings)[0]
+
+    last, best = trained(keep="last"), trained(keep="best")
+    probs = evaluate_source(last.network, turned.source, "binary")
+    found = validate("binary", probs, torch.as_tensor(turned.targets))["log_loss"]
+    assert len(last.curve) == last.best_epoch == 5
+    assert found == last.curve[-1]["log_loss"]
+    assert best.best_epoch < 5
+
+
+def test_few_rows_are_learnt_by_default() -> None:
+    training, held_out = labelled("multiclass", 60, 0), labelled("multiclass", 60, 1)
+    sure = ProbeConfig(settings={"num_heads": 4}, learning_rate=0.05, weight_decay=0.0)
+
+    def accuracy(settings: TrainSettings) -> float:
+        trained = train(training, held_out, "multiclass", 4, [sure], settings)[0]
+        probs = evaluate_source(trained.network, held_out.source, "multiclass")
+        found = evaluate(probs.numpy(), held_out.targets, "multiclass")["accuracy"]
+        assert found is not None
+        return found
+
+    assert accuracy(TrainSettings()) > 0.9
+    assert accuracy(TrainSettings(epochs=4)) < 0.8
+
+
 def test_progress_counts_every_token_of_every_epoch() -> None:
     told: list[tuple[str, int, int]] = []
     run(

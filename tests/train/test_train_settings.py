@@ -14,15 +14,36 @@ from pillion.train import ProbeConfig, TrainSettings
 
 @pytest.mark.parametrize(
     "options",
-    [{"epochs": 101}, {"epochs": 0}, {"batch_size": 0}, {"warmup": 1.0}, {"epoch": 3}],
+    [{"epochs": 1001}, {"epochs": 0}, {"batch_size": 0}, {"warmup": 1.0}, {"epoch": 3}],
 )
 def test_settings_out_of_range_or_unknown_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         TrainSettings(**options)
 
 
-def test_a_run_without_settings_has_defaults_that_fit() -> None:
-    assert TrainSettings().epochs <= 100
+@pytest.mark.parametrize(
+    ("num_rows", "num_held", "epochs", "patience", "keep"),
+    [
+        (16_000, 2_000, 4, 3, "best"),
+        (800, 200, 4, 3, "best"),
+        (400, 100, 8, 3, "best"),
+        (400, 99, 8, 3, "last"),
+        (36, 12, 89, 22, "last"),
+    ],
+)
+def test_few_rows_are_gone_over_more_often_and_choose_no_epoch(
+    num_rows: int, num_held: int, epochs: int, patience: int, keep: str
+) -> None:
+    settled = TrainSettings().settled(num_rows, num_held)
+    assert (settled.epochs, settled.patience, settled.keep) == (epochs, patience, keep)
+
+
+def test_what_is_given_is_not_settled_otherwise() -> None:
+    given = TrainSettings(epochs=2, batch_size=5, patience=1)
+    settled = given.settled(36, 12)
+    assert (settled.epochs, settled.batch_size, settled.patience) == (2, 5, 1)
+    assert settled.keep == "best"
+    assert settled.settled(16_000, 2_000) == settled
 
 
 def test_an_unknown_probe_or_setting_is_refused_with_the_nearest_known() -> None:

@@ -25,7 +25,7 @@ from pillion.train.evaluate import evaluate_networks, validate
 from pillion.train.loop import Examples, Trained, together, train
 from pillion.train.settings import ProbeConfig, TrainSettings
 
-FOLDS = 5
+FOLDS = 3
 GATES: dict[str, dict[str, Any]] = {"gate": {}, "gates": {"members": 3}}
 """Candidates that are trained, with their settings on top of a gate's own."""
 

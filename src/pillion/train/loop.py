@@ -29,7 +29,12 @@ from pillion.train.learner import Curve, Learner, Part, learning_rate
 from pillion.train.order import epoch_batches, parts
 from pillion.train.prefixes import check_weighing, drawn
 from pillion.train.reading import read_batches
-from pillion.train.settings import ProbeConfig, TrainSettings, require_configs
+from pillion.train.settings import (
+    ProbeConfig,
+    SettledTrainSettings,
+    TrainSettings,
+    require_configs,
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class Trained:
         unbiased: the one that no validation row taught, whose metrics and thresholds on them count:
             `network` itself, unless that was fitted again with `TrainSettings.refit`.
         curve: validation metrics of every epoch.
-        best_epoch: from 1.
+        best_epoch: from 1; the one whose weights were kept.
         seconds: spent on its own steps, without reading states.
         solved: whether its weights were solved for, so that it has neither steps nor a rate.
     """
@@ -118,6 +123,7 @@ def train(
     """
     require_configs(list(configs))
     settings = settings or TrainSettings()
+    settled = settings.settled(len(training.targets), len(validation.targets))
     check_weighing(settings.prefixes or "none", task)
     for config in configs if settings.depths else ():
         check_depths(config.probe)
@@ -129,7 +135,7 @@ def train(
         training: Examples, held: Examples | None, epochs: Sequence[int], folder: Path | None
     ) -> list[Learner]:
         learners = [Learner.start(c, shape, place) for c in configs]
-        run = _Run(training, held, task, num_labels, settings, learners, place, epochs)
+        run = _Run(training, held, task, num_labels, settled, learners, place, epochs)
         run.finish(progress, folder)
         for learner in learners:
             learner.average.load_state_dict(learner.best)
@@ -185,7 +191,7 @@ class _Run:
         validation: Examples | None,
         task: Task,
         num_labels: int,
-        settings: TrainSettings,
+        settings: SettledTrainSettings,
         learners: list[Learner],
         device: torch.device,
         epochs: Sequence[int] = (),
@@ -201,7 +207,7 @@ class _Run:
         self.weights = torch.ones(num_labels, device=device)
         if settings.class_weights == "balanced":
             self.weights = class_weights(task, self.targets.cpu(), num_labels).to(device)
-        self.batch_size = settings.rows_a_step(len(training.targets))
+        self.batch_size = settings.batch_size
         self.depths = counts_of(settings.depths, training.source.layers)
         self.steps_an_epoch = -(-len(training.targets) // self.batch_size)
 
@@ -230,7 +236,7 @@ class _Run:
         done = sum(lengths) * epoch
         num_steps = self.steps_an_epoch * settings.epochs
         best = max(one.best_score for one in learners)
-        metric = best if epoch and self.validation else None
+        metric = best if epoch and self.validation and settings.keep == "best" else None
         for learner in learners:
             learner.loss_sum = 0.0
         first = epoch * self.steps_an_epoch
@@ -280,7 +286,8 @@ class _Run:
         for learner, found in zip(learners, probs, strict=True):
             metrics = validate(self.task, found, targets, goals)
             metrics["loss"] = learner.loss_sum / self.steps_an_epoch
-            learner.note(metrics, score(metrics))
+            latest = float(len(learner.curve))
+            learner.note(metrics, score(metrics) if self.settings.keep == "best" else latest)
 
     def _identity(self) -> str:
         """What a checkpoint has to agree in to be this run's."""

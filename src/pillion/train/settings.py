@@ -19,6 +19,12 @@ AUTO = "auto"
 FEW_ROWS = 1000
 """Below this many training rows, batches of 32 leave too few steps to learn much."""
 
+EPOCHS, VISITS = 4, 3200
+"""Passes over many rows; over few, as many as read so many rows in all (`docs/log.md`)."""
+
+ROWS_THAT_CHOOSE = 100
+"""Fewer validation rows say more about themselves than about which epoch is best."""
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -28,10 +34,14 @@ class TrainSettings(_Strict):
     """What all configurations of a run share.
 
     Attributes:
-        epochs: passes over the training rows, at most.
+        epochs: passes over the training rows, at most; None: `EPOCHS`, or where rows are few as
+            many as read `VISITS` rows in all.
         batch_size: rows a step; None: 32, or 8 where there are few rows and so would be few steps.
         warmup: share of all steps in which the learning rate rises; a cosine to 0 follows.
-        patience: epochs without a better validation score after which a configuration stops.
+        patience: epochs without a better validation score after which a configuration stops; None:
+            a quarter of all, 3 at least.
+        keep: the weights of the `best` epoch, by validation rows, or of the `last`; None: of the
+            last where the number of epochs is not given and validation rows are few, else the best.
         class_weights: `balanced` makes every label count the same.
         order_seed: of the order of the rows.
         max_tokens: padded tokens that are held at once; longer batches are split, exactly.
@@ -43,10 +53,11 @@ class TrainSettings(_Strict):
             were best; what is said of validation rows is said by the probe before that.
     """
 
-    epochs: int = Field(default=4, ge=1, le=100)
+    epochs: int | None = Field(default=None, ge=1, le=1000)
     batch_size: int | None = Field(default=None, ge=1)
     warmup: float = Field(default=0.1, ge=0, lt=1)
-    patience: int = Field(default=3, ge=1)
+    patience: int | None = Field(default=None, ge=1)
+    keep: Literal["best", "last"] | None = None
     class_weights: Literal["none", "balanced"] = "none"
     order_seed: int = 0
     max_tokens: int = Field(default=4096, ge=1)
@@ -57,6 +68,32 @@ class TrainSettings(_Strict):
     def rows_a_step(self, num_rows: int) -> int:
         """The batch size for so many training rows."""
         return self.batch_size or (8 if num_rows < FEW_ROWS else 32)
+
+    def settled(self, num_rows: int, num_held: int) -> SettledTrainSettings:
+        """These settings with what is None decided by how many rows there are.
+
+        Args:
+            num_rows: to learn from.
+            num_held: to validate on.
+        """
+        epochs = self.epochs or max(EPOCHS, -(-VISITS // num_rows))
+        few = self.epochs is None and num_held < ROWS_THAT_CHOOSE
+        given = self.model_dump() | {
+            "epochs": epochs,
+            "batch_size": self.rows_a_step(num_rows),
+            "patience": self.patience or max(3, epochs // 4),
+            "keep": self.keep or ("last" if few else "best"),
+        }
+        return SettledTrainSettings.model_validate(given)
+
+
+class SettledTrainSettings(TrainSettings):
+    """Settings of a run whose rows have been counted; see `TrainSettings`."""
+
+    epochs: int
+    batch_size: int
+    patience: int
+    keep: Literal["best", "last"]
 
 
 class ProbeConfig(_Strict):

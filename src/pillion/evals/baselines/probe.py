@@ -23,7 +23,15 @@ from pillion.evals.suite import checked
 from pillion.extract import StateSource
 from pillion.probe import Artefact, Network, build, make_settings
 from pillion.runtime import Reading, watch
-from pillion.train import Examples, ProbeConfig, Trained, TrainSettings, evaluate_networks, train
+from pillion.train import (
+    Examples,
+    ProbeConfig,
+    SettledTrainSettings,
+    Trained,
+    TrainSettings,
+    evaluate_networks,
+    train,
+)
 
 LONGEST = 32
 
@@ -88,20 +96,20 @@ class ProbeMethod(Method):
     ) -> tuple[list[Trained], dict[str, Any]]:
         """The same configuration with its seeds, trained for the number of epochs that is best."""
         runs: dict[int, list[Trained]] = {}
-        epochs = self.training.epochs
-        while not runs or (_wants_more(runs[max(runs)], max(runs)) and epochs <= self.longest):
+        settled = self._settled(place)
+        epochs, longest = settled.epochs, max(self.settings.longest, settled.epochs)
+        while not runs or (_wants_more(runs[max(runs)], settled, max(runs)) and epochs <= longest):
             runs[epochs] = self._train(place, configs, epochs)
             epochs *= 2
         found = {count: together(self._qualities(place, run)) for count, run in runs.items()}
         best = max(found, key=lambda count: found[count].rank)
         tried = {str(count): one.facts for count, one in found.items()}
-        at_edge = best == max(runs) and _wants_more(runs[best], best)
+        at_edge = best == max(runs) and _wants_more(runs[best], settled, best)
         return runs[best], {"epochs": best, "epochs_tried": tried, "at_edge": at_edge}
 
-    @property
-    def longest(self) -> int:
-        """Epochs at most."""
-        return max(self.settings.longest, self.training.epochs)
+    def _settled(self, place: Workplace) -> SettledTrainSettings:
+        training, held = place.problem.chosen_on
+        return self.training.settled(len(training), len(held))
 
     def _qualities(self, place: Workplace, trained: list[Trained]) -> list[Quality]:
         """How good each is on validation."""
@@ -155,17 +163,17 @@ class ProbeMethod(Method):
         training, held = (
             Examples(self._source(place, part), part.targets) for part in problem.chosen_on
         )
-        count = epochs or self.training.epochs
+        settled = self._settled(place)
+        count = epochs or settled.epochs
         # A second fit, from validation rows too, is for test rows alone.
         refit = self.training.refit and problem.test is not None
-        rows_a_step = self.training.rows_a_step(len(problem.train))
         return train(
             training,
             held,
             problem.task,
             len(problem.space.names),
-            [config.at_batch(rows_a_step) for config in configs],
-            self.training.model_copy(update={"epochs": count, "refit": refit}),
+            [config.at_batch(settled.batch_size) for config in configs],
+            settled.model_copy(update={"epochs": count, "refit": refit}),
             place.progress,
             checkpoint=place.folder / f"{len(configs)}-{configs[0].seed}-{count}",
             device=place.states.backend.device,
@@ -216,8 +224,10 @@ class ProbeMethod(Method):
         )
 
 
-def _wants_more(run: Sequence[Trained], epochs: int) -> bool:
-    """Whether the last epoch is the best of half of the seeds or more."""
+def _wants_more(run: Sequence[Trained], settled: SettledTrainSettings, epochs: int) -> bool:
+    """Whether the last epoch is the best of half of the seeds or more, where epochs are chosen."""
+    if settled.keep == "last":
+        return False
     return 2 * sum(one.best_epoch == epochs for one in run) >= len(run)
 
 

@@ -23,11 +23,9 @@ from pillion.evals.real.settings import RealSettings
 from pillion.extract import Progress, SelectedRows
 from pillion.metrics import evaluate, leading_metric
 from pillion.probe import Network
-from pillion.train import FEW_ROWS, Examples, Trained, TrainSettings, train
+from pillion.train import Examples, Trained, train
 
 SMALLEST = 8
-FEW_EPOCHS = 10
-"""Passes over few rows: four would be a handful of steps."""
 EVERYWHERE = ("probe", "shuffled")
 """Networks that are asked about all sets; the others are points of learning curves."""
 
@@ -82,31 +80,30 @@ def train_all(
     """
     found = Networks()
 
-    def fit(name: str, rows: np.ndarray, wanted: np.ndarray, how: TrainSettings) -> None:
+    def fit(name: str, rows: np.ndarray, wanted: np.ndarray) -> None:
         say(f"Training {name} on {len(rows):,} rows.")
         source = reading.train.source
         parts = [Examples(SelectedRows(source, ids), wanted[ids]) for ids in (rows, held_ids)]
-        config = settings.config.at_batch(how.rows_a_step(len(rows)))
+        config = settings.config.at_batch(settings.train.rows_a_step(len(rows)))
         (trained,) = train(
             parts[0],
             parts[1],
             space.task,
             len(space.names),
             [config],
-            how,
+            settings.train,
             progress,
             checkpoint=work / f"train-{name}",
         )
         found.add(name, trained)
 
-    fit("probe", fit_ids, targets, settings.train)
-    fit("shuffled", fit_ids, _dealt(targets, fit_ids, held_ids, settings.seed), settings.train)
-    few = settings.train.model_copy(update={"epochs": FEW_EPOCHS})
+    fit("probe", fit_ids, targets)
+    fit("shuffled", fit_ids, _dealt(targets, fit_ids, held_ids, settings.seed))
     for seed in range(settings.curve_seeds):
         for rows in nested_rows(targets[fit_ids], SMALLEST, settings.seed + seed)[:-1]:
             name = f"curve-{seed}-{len(rows)}"
             found.subsets[name] = fit_ids[rows]
-            fit(name, fit_ids[rows], targets, few if len(rows) < FEW_ROWS else settings.train)
+            fit(name, fit_ids[rows], targets)
     return found
 
 
