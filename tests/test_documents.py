@@ -75,7 +75,7 @@ def test_every_marked_number_is_the_one_in_its_result_file(path: Path) -> None:
     assert differences(text, RESULTS) == []
 
 
-NUMBERED = [ROOT / "docs" / f"{name}.md" for name in ("results", "real", "probes", "layers")]
+NUMBERED = [ROOT / "docs" / f"{name}.md" for name in ("results", "costs", "real", "probes", "layers")]
 ONCE = "<!-- numbers: once -->"
 """Below a heading of the log: all numbers of the section were measured once."""
 
