@@ -18,7 +18,7 @@ from pillion.probe import AGGREGATORS, Network, build
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/howto/*.md")])
 MARKED = re.compile(r"<!--=(.*?)-->(.*?)<!--/-->", re.S)
 EXCUSED = re.compile(r"<!--:(.*?)-->(.*?)<!--/-->", re.S)
 REASONS = ("wanted", "setting", "published", "once")
@@ -75,7 +75,9 @@ def test_every_marked_number_is_the_one_in_its_result_file(path: Path) -> None:
     assert differences(text, RESULTS) == []
 
 
-NUMBERED = [ROOT / "docs" / f"{name}.md" for name in ("results", "costs", "real", "probes", "layers")]
+NUMBERED = [
+    ROOT / "docs" / f"{name}.md" for name in ("results", "costs", "real", "probes", "layers")
+]
 ONCE = "<!-- numbers: once -->"
 """Below a heading of the log: all numbers of the section were measured once."""
 
@@ -220,3 +222,9 @@ def test_every_file_that_a_document_links_to_is_there(path: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)\)", prose(path))
     local = [link for link in links if "://" not in link]
     assert [link for link in local if not (path.parent / link).exists()] == []
+
+
+def test_every_document_is_in_the_index() -> None:
+    index = ROOT / "docs" / "index.md"
+    links = re.findall(r"\]\(([^)#:]+)\)", index.read_text(encoding="utf-8"))
+    assert {(index.parent / link).resolve() for link in links} == {*DOCUMENTS} - {index}

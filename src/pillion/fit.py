@@ -28,8 +28,11 @@ from pillion.data import (
     balance_notes,
     conflict_notes,
     label_counts,
+    said_in,
     set_weights,
     split_validation,
+    text_notes,
+    writings,
 )
 from pillion.errors import ConfigError, DataError
 from pillion.extract import (
@@ -195,6 +198,7 @@ def fit(
         times = 1 if settings.contexts is None else 2
         learning = _at_depths(settings, training.source.layers)
         told = _told(rows, space, settings.plain(training.targets), held_out, times, say)
+        told |= _texts_told(rows, scope, told["notes"], say)
         trained, chosen = _trained(reader, training, held_out, space, configs, learning)
         facts = _facts(model, rows, validation, training, settings, space)
         facts |= {"depths": learning.depths}
@@ -555,6 +559,16 @@ def _told(
     folder = rows.path.removesuffix(PurePath(rows.path).name)
     found = [note.removeprefix(folder) for note in rows.notes]
     return {"labels": [one._asdict() for one in counts], "notes": [*found, *notes]}
+
+
+def _texts_told(rows: Rows, scope: Scope, notes: Sequence[str], say: Say) -> dict[str, Any]:
+    """Languages and scripts for the card, and notes on the words that are read, said as well."""
+    words = [said_in(text, scope) for text in rows.texts]
+    shares = writings(words)
+    own = text_notes(words, shares)
+    for note in own:
+        say(note)
+    return {"notes": [*notes, *own], "writings": shares}
 
 
 def _contexts_facts(settings: FitSettings) -> dict[str, JsonValue]:

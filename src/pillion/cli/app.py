@@ -125,7 +125,12 @@ Layers = Annotated[
     typer.Option(help="Layers to read, such as 0-15 or 0,4,8 (0: embeddings); default: all."),
 ]
 Wrapping = Annotated[
-    Template, typer.Option("--template", help="chat wraps a text as a user's turn; raw leaves it.")
+    Template | None,
+    typer.Option(
+        "--template",
+        help="chat wraps a text as a user's turn, raw leaves it; default: chat, or raw where the "
+        "model has no chat template.",
+    ),
 ]
 Scoped = Annotated[
     Scope | None,

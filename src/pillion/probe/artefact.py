@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -153,9 +154,16 @@ class Artefact:
         if allow_mismatch and not shape:
             warnings.warn(f"{found} Its labels may be wrong.", stacklevel=2)
             return
-        ways = "Load the model that it was trained on, or train it again"
+        ways = f"{self._way_back(identity.name)}, or train it again"
         allow = "" if shape else ", or allow the mismatch (allow_mismatch)"
         raise MismatchError(f"{found} {ways}{allow}.")
+
+    def _way_back(self, got: str) -> str:
+        """How to load the model that the probe was trained on, in Python or by an option."""
+        wanted = self.card.model.name
+        if not wanted or wanted == got:
+            return "Load the model that it was trained on"
+        return f"Load the model that it was trained on (--model {shlex.quote(wanted)})"
 
     def revised(self, **facts: Any) -> Artefact:
         """The same probe with other facts on its card, such as `thresholds`.

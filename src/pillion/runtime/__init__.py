@@ -9,7 +9,7 @@ from pillion.runtime.attach import ProbeLike, attach, checked, resolve, watch
 from pillion.runtime.canaries import Checked, check_canaries, with_canaries
 from pillion.runtime.continuous_engine import ContinuousEngine
 from pillion.runtime.decoding import decode_steps
-from pillion.runtime.encoding import encode_rows, sift_rows
+from pillion.runtime.encoding import encode_rows, sift_rows, usual_template
 from pillion.runtime.engine import (
     Engine,
     EngineStats,
@@ -64,6 +64,7 @@ __all__ = [
     "score_batches",
     "sift_rows",
     "taken_contexts",
+    "usual_template",
     "watch",
     "with_canaries",
 ]
