@@ -25,6 +25,11 @@ def watch(
 ) -> Generator[Reading]:
     """A reading of everything that the backend runs inside the context.
 
+    Args:
+        backend: the model.
+        probes: artefacts, folders or `pillion.Probe`s.
+        allow_mismatch: only warn of probes trained on other weights or another template.
+
     Raises:
         MismatchError: if a probe belongs to another model.
     """
@@ -76,6 +81,11 @@ def _encoder(backend: Backend) -> Callable[[TextLike], Tokens]:
 
 def checked(backend: Backend, probe: ProbeLike, allow_mismatch: bool = False) -> Artefact:
     """The artefact that a user means, if it belongs to this model.
+
+    Args:
+        backend: the model.
+        probe: an artefact, a folder or a `pillion.Probe`.
+        allow_mismatch: only warn of one trained on other weights or another template.
 
     Raises:
         MismatchError: if it belongs to another model.

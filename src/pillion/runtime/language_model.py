@@ -57,6 +57,11 @@ class LanguageModel:
     ) -> LanguageModel:
         """A model by name, folder or hub name; the embedded one by default.
 
+        Args:
+            model: `embedded`, `fake`, a folder, a GGUF file or a hub name.
+            dtype: of the weights; `auto` is the one that they are stored in.
+            device: `cpu`, `cuda`, ...; `auto` takes a GPU where there is one.
+
         Raises:
             ConfigError: if it cannot be loaded, saying why and what to do.
         """
