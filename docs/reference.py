@@ -13,7 +13,14 @@ import pillion
 MODULES = (
     *("pillion", "pillion.core", "pillion.errors", "pillion.data", "pillion.examples"),
     *("pillion.metrics", "pillion.backends", "pillion.cache", "pillion.probe", "pillion.runtime"),
-    *("pillion.policies", "pillion.extract", "pillion.train", "pillion.select", "pillion.evals"),
+    *(
+        "pillion.policies",
+        "pillion.sharing",
+        "pillion.extract",
+        "pillion.train",
+        "pillion.select",
+        "pillion.evals",
+    ),
     *("pillion.scoring", "pillion.fit", "pillion.api", "pillion.sklearn", "pillion.labelling"),
     *("pillion.report", "pillion.serve", "pillion.vllm"),
 )

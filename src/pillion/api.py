@@ -19,7 +19,7 @@ from pillion.data.containers import text_cells
 from pillion.errors import ConfigError, Interrupted
 from pillion.fit import FitSettings, fit
 from pillion.probe import Artefact
-from pillion.runtime import LanguageModel, usual_template
+from pillion.runtime import LanguageModel, local_folder, usual_template
 from pillion.train import ProbeConfig, TrainSettings
 
 
@@ -173,11 +173,15 @@ class Probe:
     def load(cls, path: str | os.PathLike[str], model: LanguageModel | None = None) -> Probe:
         """A saved probe.
 
+        Args:
+            path: its folder, or the URL of a shared one (`hf://owner/name`).
+            model: the language model; None loads the embedded one when it is needed.
+
         Raises:
             ArtefactError: it cannot be read.
             MismatchError: if `model` is given and is not the one it was trained on.
         """
-        artefact = Artefact.load(path)
+        artefact = Artefact.load(local_folder(path))
         if model is not None:
             artefact.check(model.backend.identity)
         probe = cls(

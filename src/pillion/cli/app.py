@@ -40,7 +40,7 @@ VERBS = (
         "report",
         "generate",
     ),
-    *("inspect", "extract", "serve", "vllm", "bench"),
+    *("inspect", "push", "pull", "extract", "serve", "vllm", "bench"),
 )
 """In the order in which a newcomer meets them."""
 

@@ -5,7 +5,7 @@ Knows neither HTTP nor training.
 
 from pillion.backends.paged import PagedSettings
 from pillion.core import Event, Finished, PromptRead, TokenEvent
-from pillion.runtime.attach import ProbeLike, attach, checked, resolve, watch
+from pillion.runtime.attach import ProbeLike, attach, checked, local_folder, resolve, watch
 from pillion.runtime.canaries import Checked, check_canaries, with_canaries
 from pillion.runtime.continuous_engine import ContinuousEngine
 from pillion.runtime.decoding import decode_steps
@@ -57,6 +57,7 @@ __all__ = [
     "encode_rows",
     "explain",
     "load_engine",
+    "local_folder",
     "may_leave",
     "pad_batch",
     "place_rows",

@@ -16,7 +16,7 @@ from pillion.runtime.encoding import tokens_of
 from pillion.runtime.reading import Reading
 
 ProbeLike = Artefact | str | os.PathLike[str] | Any
-"""A loaded artefact, the folder of one, or an object with an `artefact` (as `pillion.Probe`)."""
+"""A loaded artefact, the folder or URL of one, or an object with an `artefact` (`pillion.Probe`)."""
 
 
 @contextmanager
@@ -107,10 +107,22 @@ def _comparable(identity: ModelIdentity, artefact: Artefact) -> ModelIdentity:
     )
 
 
+def local_folder(probe: str | os.PathLike[str]) -> Path:
+    """The folder of a probe on this machine; one named by a URL is fetched.
+
+    Raises:
+        ArtefactError: no shared probe lies at the URL, or it is not what was shared.
+        RunError: the place cannot be reached.
+    """
+    from pillion.sharing import fetched, is_url
+
+    return fetched(str(probe)) if is_url(probe) else Path(probe)
+
+
 def resolve(probe: ProbeLike) -> Artefact:
     """The artefact that a user means."""
     if isinstance(probe, Artefact):
         return probe
     if isinstance(probe, str | os.PathLike):
-        return Artefact.load(Path(probe))
+        return Artefact.load(local_folder(probe))
     return probe.artefact
