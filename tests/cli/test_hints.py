@@ -88,9 +88,10 @@ def test_a_probe_of_another_model_names_the_option_that_loads_it(
 ) -> None:
     make_artefact("mine", LanguageModel.load(str(base)).backend.identity).save(tmp_path / "mine")
     sentence = refused("predict", "--probe", tmp_path / "mine", "--text", "x", *FAKE)
-    assert f"Load the model that it was trained on (--model {base})" in sentence
+    assert f"Load the model that it was trained on ('{base}')" in sentence
+    assert sentence.endswith(f"Here: --model {base}.")
     again = refused("predict", "--probe", probe, "--text", "x", "--model", base)
-    assert "(--model fake" in again
+    assert again.endswith("Here: --model fake-0.")
 
 
 def test_doctor_says_what_a_model_is(run: Run, refused: Refused, base: Path) -> None:

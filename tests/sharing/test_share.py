@@ -1,4 +1,4 @@
-"""What is pulled is what was pushed, or a sentence says what is wrong; half a probe is never met."""
+"""What is pulled is what was pushed, or a sentence says what is wrong; none is met by halves."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_a_probe_comes_back_as_it_went(place: Any, tmp_path: Path) -> None:
 def test_a_probe_is_replaced_only_where_that_is_asked_for(place: Any, tmp_path: Path) -> None:
     url, _ = place
     first = push(made(), url)
-    with pytest.raises(ConfigError, match=r"A probe lies at .* already; replace it"):
+    with pytest.raises(ConfigError, match=r"A probe lies at .* already; have it replaced"):
         push(made(seed=1), url)
     pull(url, tmp_path / "mine")
     second = push(made(seed=1), url, replace=True)
@@ -377,7 +377,7 @@ def test_the_page_names_languages_the_hub_model_and_intervals() -> None:
     assert "- Only 40 rows: \\*few\\*." in page
     assert "| accuracy | 0.900 | [0.596, 0.982] |" in page  # of ten rows
     assert "| auprc | 0.800 | not known |" in page and "| f1 |" not in page
-    assert '--text "..." --model owner/model' in page
+    assert '--text "..." --model owner/model`' in page
 
 
 def test_measured_numbers_stand_with_their_intervals_and_foreign_ones_are_refused() -> None:

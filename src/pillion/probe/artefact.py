@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shlex
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -154,16 +153,18 @@ class Artefact:
         if allow_mismatch and not shape:
             warnings.warn(f"{found} Its labels may be wrong.", stacklevel=2)
             return
-        ways = f"{self._way_back(identity.name)}, or train it again"
+        wanted = self._other_name(identity.name)
+        named = f" ({wanted!r})" if wanted else ""
+        ways = f"Load the model that it was trained on{named}, or train it again"
         allow = "" if shape else ", or allow the mismatch (allow_mismatch)"
-        raise MismatchError(f"{found} {ways}{allow}.")
+        error = MismatchError(f"{found} {ways}{allow}.")
+        error.model = wanted
+        raise error
 
-    def _way_back(self, got: str) -> str:
-        """How to load the model that the probe was trained on, in Python or by an option."""
+    def _other_name(self, got: str) -> str | None:
+        """What the model that the probe was trained on is called; None if it is called the same."""
         wanted = self.card.model.name
-        if not wanted or wanted == got:
-            return "Load the model that it was trained on"
-        return f"Load the model that it was trained on (--model {shlex.quote(wanted)})"
+        return wanted if wanted and wanted != got else None
 
     def revised(self, **facts: Any) -> Artefact:
         """The same probe with other facts on its card, such as `thresholds`.

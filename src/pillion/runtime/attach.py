@@ -16,7 +16,7 @@ from pillion.runtime.encoding import tokens_of
 from pillion.runtime.reading import Reading
 
 ProbeLike = Artefact | str | os.PathLike[str] | Any
-"""A loaded artefact, the folder or URL of one, or an object with an `artefact` (`pillion.Probe`)."""
+"""A loaded artefact, its folder or URL, or an object with an `artefact` (`pillion.Probe`)."""
 
 
 @contextmanager

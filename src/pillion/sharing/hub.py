@@ -119,8 +119,16 @@ class HubStore:
                     f"Somebody else changed {self._repo!r} meanwhile; push again."
                 ) from error
             raise RunError(f"The hub answered with an error ({reason(error)}).") from error
-        except (errors.HTTPError, OSError) as error:
+        except (*_network_errors(), OSError) as error:
             raise RunError(
                 f"The hub could not be reached for {self._repo!r} ({reason(error)}); check the "
                 "network, or give the folder of a probe on this machine."
             ) from error
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    """What the hub's client raises where there is no network, beside OSError."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # Its HTTP library is its own affair: the first base of its errors is that library's.
+    return tuple(one for one in HfHubHTTPError.__bases__ if issubclass(one, Exception))

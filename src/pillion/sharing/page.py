@@ -104,10 +104,8 @@ def _use(card: Card, url: str) -> str:
         f"by the template {_code(card.template)}, read from {_code(card.model.name)} in "
         f"{card.model.dtype} (weights {_code(card.model.weights_sha256[:16])}) and no other model: "
         "pillion refuses any other. Somebody should see what it decides where a mistake hurts.\n\n"
-        "```console\n"
-        f"$ pillion pull {url} probe\n"
-        f'$ pillion predict --probe probe --text "..."{model}\n'
-        "```"
+        f"`pillion pull {url} probe` fetches it, and "
+        f'`pillion predict --probe probe --text "..."{model}` labels a text.'
     )
 
 
@@ -172,8 +170,8 @@ def _validation(card: Card) -> list[list[str]]:
 def _measured(card: Card, result: Mapping[str, Any]) -> list[str]:
     if result.get("kind") != "evaluation" or tuple(result.get("labels", ())) != card.labels:
         raise ConfigError(
-            "The result file is not of this probe: what pillion evaluate --out wrote, with the "
-            "same labels, is meant."
+            "The result file is not of this probe: what `pillion evaluate --out` wrote, with "
+            "the same labels, is meant."
         )
     (data, *_) = result["data"]
     rows = [

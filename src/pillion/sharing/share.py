@@ -94,7 +94,8 @@ def _check_free(store: Store, replace: bool) -> None:
         )
     if names & {CARD_NAME, MANIFEST_NAME} and not replace:
         raise ConfigError(
-            f"A probe lies at {store.url} already; replace it (--replace), or give another place."
+            f"A probe lies at {store.url} already; have it replaced (--replace, in "
+            "Python replace=True), or give another place."
         )
 
 
@@ -122,8 +123,8 @@ def pull(
     target = Path(os.path.realpath(folder))
     if target.exists() and not replace and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(
-            f"{folder} is there already; replace the probe in it (--replace), or give another "
-            "folder."
+            f"{folder} is there already; have it replaced (--replace, in Python replace=True), or "
+            "give another folder."
         )
     files, told = _fetch(store, wanted_sha256)
     with tempfile.TemporaryDirectory(prefix="pillion-") as place, storage_errors(target):
