@@ -14,7 +14,7 @@ PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
 RUNTIME := $(VENV)/.installed-runtime
 DEV := $(VENV)/.installed-dev
 
-.PHONY: run test test-extra test-architectures test-gpu mutants vllm test-vllm check bench install
+.PHONY: run test test-extra test-architectures test-gpu mutants vllm test-vllm check docs bench install
 .DELETE_ON_ERROR:
 
 run: $(RUNTIME)
@@ -57,6 +57,10 @@ check: $(DEV)
 	$(BIN)/ruff check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+
+# The reference of Python's names, from their docstrings: open build/reference/index.html.
+docs: $(DEV)
+	$(BIN)/python docs/reference.py build/reference
 
 bench: $(RUNTIME)
 	$(BIN)/python -m benchmarks

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
 import re
 import shlex
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 
 import pillion
 from pillion.cli.app import app
@@ -18,7 +21,7 @@ from pillion.probe import AGGREGATORS, Network, build
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/howto/*.md")])
 MARKED = re.compile(r"<!--=(.*?)-->(.*?)<!--/-->", re.S)
 EXCUSED = re.compile(r"<!--:(.*?)-->(.*?)<!--/-->", re.S)
 REASONS = ("wanted", "setting", "published", "once")
@@ -75,7 +78,9 @@ def test_every_marked_number_is_the_one_in_its_result_file(path: Path) -> None:
     assert differences(text, RESULTS) == []
 
 
-NUMBERED = [ROOT / "docs" / f"{name}.md" for name in ("results", "real", "probes", "layers")]
+NUMBERED = [
+    ROOT / "docs" / f"{name}.md" for name in ("results", "costs", "real", "probes", "layers")
+]
 ONCE = "<!-- numbers: once -->"
 """Below a heading of the log: all numbers of the section were measured once."""
 
@@ -215,8 +220,98 @@ def test_the_structure_names_every_part_once() -> None:
 # --- links
 
 
+def anchors(path: Path) -> set[str]:
+    """What headings are called in links, as GitHub makes it of their words."""
+    titles = re.findall(r"^#+ (.+)$", prose(path), re.M)
+    plain = [re.sub(r"<!--.*?-->|\[([^\]]*)\]\([^)]*\)", r"\1", title) for title in titles]
+    return {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in plain}
+
+
+def broken_links(path: Path) -> list[str]:
+    """Links of a document to files, and to headings in documents, that are not there."""
+    links = re.findall(r"\]\(([^)\s]+)\)", prose(path))
+    broken: list[str] = []
+    for link in (link for link in links if "://" not in link and not link.startswith("mailto:")):
+        name, _, anchor = link.partition("#")
+        target = path.parent / name if name else path
+        if not target.exists() or (
+            anchor and target.suffix == ".md" and anchor not in anchors(target)
+        ):
+            broken.append(link)
+    return broken
+
+
 @each_document
-def test_every_file_that_a_document_links_to_is_there(path: Path) -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", prose(path))
-    local = [link for link in links if "://" not in link]
-    assert [link for link in local if not (path.parent / link).exists()] == []
+def test_every_file_and_heading_that_a_document_links_to_is_there(path: Path) -> None:
+    assert broken_links(path) == []
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Keys, and *limits*\n\n[a](#keys-and-limits) [b](#keys) [c](gone.md#x)\n")
+    assert broken_links(page) == ["#keys", "gone.md#x"]
+
+
+# --- snippets
+
+
+def blocks(path: Path, kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```", path.read_text("utf-8"), re.M | re.S)
+
+
+def unknown_imports(snippet: str) -> list[str]:
+    """Names that a piece of Python takes from pillion, and that are not there."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(snippet)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pillion"):
+            module = importlib.import_module(node.module or "")
+            missing = [one.name for one in node.names if not hasattr(module, one.name)]
+            found += [f"{node.module}.{name}" for name in missing]
+    return found
+
+
+@each_document
+def test_every_piece_of_python_parses_and_imports_what_is_there(path: Path) -> None:
+    assert [name for piece in blocks(path, "python") for name in unknown_imports(piece)] == []
+
+
+def test_an_import_that_is_gone_is_found() -> None:
+    assert unknown_imports("from pillion import Probe, Porbe") == ["pillion.Porbe"]
+    with pytest.raises(SyntaxError):
+        unknown_imports("for x in:")
+
+
+COMMAND = re.compile(r"^(?:    |\$ )(?:\w+=\S+ )?pillion (.+?)(?:  +.*| *#.*)?$", re.M)
+"""A command line in a document, in a block of any kind; what is said behind it is cut off."""
+
+
+def unknown_words(line: str) -> list[str]:
+    """Verbs and options of a command line that the program does not have."""
+    group: Any = typer.main.get_command(app)
+    words = shlex.split(line.replace("...", "X"))
+    while words and not words[0].startswith("-") and hasattr(group, "commands"):
+        verb = words.pop(0)
+        if verb not in group.commands:
+            return [verb]
+        group = group.commands[verb]
+    known = {name for one in group.params for name in (*one.opts, *one.secondary_opts)}
+    given = [word.split("=")[0] for word in words if word.startswith("--")]
+    return [word for word in given if word not in known | {"--debug", "--quiet", "--help"}]
+
+
+@each_document
+def test_every_command_line_of_pillion_has_verbs_and_options_that_are_there(path: Path) -> None:
+    lines = COMMAND.findall(path.read_text("utf-8"))
+    assert {line: bad for line in lines if (bad := unknown_words(line))} == {}
+
+
+def test_an_option_that_is_gone_is_found() -> None:
+    assert unknown_words("train --data x.csv --uot y") == ["--uot"]
+    assert unknown_words("tain --data x.csv") == ["tain"]
+    assert unknown_words("bench accuracy --data x.csv --page=y.html") == []
+
+
+def test_every_document_is_in_the_index() -> None:
+    index = ROOT / "docs" / "index.md"
+    links = re.findall(r"\]\(([^)#:]+)\)", index.read_text(encoding="utf-8"))
+    assert {(index.parent / link).resolve() for link in links} == {*DOCUMENTS} - {index}

@@ -6,6 +6,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pillion.data.containers import text_cells
 from pillion.errors import ConfigError, Interrupted
 from pillion.fit import FitSettings, fit
 from pillion.probe import Artefact
-from pillion.runtime import LanguageModel
+from pillion.runtime import LanguageModel, local_folder, usual_template
 from pillion.train import ProbeConfig, TrainSettings
 
 
@@ -29,7 +30,8 @@ class Probe:
         kind: a name of `pillion.probe.AGGREGATORS`.
         model: the language model; None loads the embedded one when it is needed.
         name: what its verdicts are signed with.
-        template: `chat` wraps each text as a user's turn, `raw` leaves it.
+        template: `chat` wraps each text as a user's turn, `raw` leaves it; None: `chat`, or `raw`
+            where the model has no chat template, of which `fit` warns.
         scope: whose words it reads; None: the last user's, or the answer's where rows end with one.
         contexts: turns that rows are put behind in training: `shipped`, the path of a file with a
             column of messages, or `none`.
@@ -51,7 +53,7 @@ class Probe:
         *,
         model: LanguageModel | None = None,
         name: str = "probe",
-        template: Template = "chat",
+        template: Template | None = None,
         scope: Scope | None = None,
         contexts: str = "none",
         augment: Sequence[str] = (),
@@ -63,11 +65,11 @@ class Probe:
         **settings: Any,
     ) -> None:
         self._model, self.name = model, name
+        self._template: Template | None = template
         self._config = ProbeConfig(
             probe=kind, settings=settings, learning_rate=learning_rate, seed=seed
         )
         self._settings = FitSettings(
-            template=template,
             scope=scope,
             contexts=contexts_of(contexts),
             augment=tuple(augment),
@@ -127,12 +129,12 @@ class Probe:
         held = _as_held(validation, layout)
         for note in rows.notes:
             warnings.warn(note, stacklevel=2)
+        template = usual_template(self.model.backend.identity, self._template, _warn)
+        settings = replace(self._settings, template=template)
         with tempfile.TemporaryDirectory(prefix="pillion-") as folder:
             work = Path(folder)
             try:
-                (fitted,) = fit(
-                    self.model, rows, held, [self._config], work, self._settings, say=_quiet
-                )
+                (fitted,) = fit(self.model, rows, held, [self._config], work, settings, say=_quiet)
             except Interrupted as error:
                 raise Interrupted("Training was interrupted; nothing was kept.") from error
         best = fitted.artefact
@@ -171,11 +173,15 @@ class Probe:
     def load(cls, path: str | os.PathLike[str], model: LanguageModel | None = None) -> Probe:
         """A saved probe.
 
+        Args:
+            path: its folder, or the URL of a shared one (`hf://owner/name`).
+            model: the language model; None loads the embedded one when it is needed.
+
         Raises:
             ArtefactError: it cannot be read.
             MismatchError: if `model` is given and is not the one it was trained on.
         """
-        artefact = Artefact.load(path)
+        artefact = Artefact.load(local_folder(path))
         if model is not None:
             artefact.check(model.backend.identity)
         probe = cls(
@@ -210,6 +216,10 @@ def _several(texts: Any) -> Any:
     if isinstance(texts, str):
         raise ConfigError("Got one string where texts are meant; give a list: [text].")
     return texts
+
+
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, stacklevel=4)
 
 
 def _quiet(_: str) -> None:

@@ -47,7 +47,13 @@ class ArtefactError(InputError):
 
 
 class MismatchError(ArtefactError):
-    """A probe belongs to another model, tokenizer, template or shape."""
+    """A probe belongs to another model, tokenizer, template or shape.
+
+    Attributes:
+        model: name of the model that it belongs to, where another one was given.
+    """
+
+    model: str | None = None
 
 
 class RunError(PillionError):

@@ -28,8 +28,11 @@ from pillion.data import (
     balance_notes,
     conflict_notes,
     label_counts,
+    said_in,
     set_weights,
     split_validation,
+    text_notes,
+    writings,
 )
 from pillion.errors import ConfigError, DataError
 from pillion.extract import (
@@ -197,6 +200,7 @@ def fit(
         counts = len(training.targets), len(held_out.targets)
         learning = _at_depths(settings, training.source.layers).settled(*counts)
         told = _told(rows, space, settings.plain(training.targets), held_out, times, say)
+        told |= _texts_told(rows, scope, told["notes"], say)
         trained, chosen = _trained(reader, training, held_out, space, configs, learning)
         facts = _facts(model, rows, validation, training, settings, space, learning)
         facts["data"] |= told
@@ -557,6 +561,16 @@ def _told(
     folder = rows.path.removesuffix(PurePath(rows.path).name)
     found = [note.removeprefix(folder) for note in rows.notes]
     return {"labels": [one._asdict() for one in counts], "notes": [*found, *notes]}
+
+
+def _texts_told(rows: Rows, scope: Scope, notes: Sequence[str], say: Say) -> dict[str, Any]:
+    """Languages and scripts for the card, and notes on the words that are read, said as well."""
+    words = [said_in(text, scope) for text in rows.texts]
+    shares = writings(words)
+    own = text_notes(words, shares)
+    for note in own:
+        say(note)
+    return {"notes": [*notes, *own], "writings": shares}
 
 
 def _contexts_facts(settings: FitSettings) -> dict[str, JsonValue]:

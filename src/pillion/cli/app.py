@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shlex
 import sys
 import traceback
 import warnings
@@ -23,7 +24,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from pillion.core import OnTooLong, Scope, Template
 from pillion.core.lines import json_line
-from pillion.errors import ConfigError, Interrupted, PillionError
+from pillion.errors import ConfigError, Interrupted, MismatchError, PillionError
 
 SEED_MAX = 2**32 - 1
 
@@ -40,7 +41,7 @@ VERBS = (
         "report",
         "generate",
     ),
-    *("inspect", "extract", "serve", "vllm", "bench"),
+    *("inspect", "push", "pull", "extract", "serve", "vllm", "bench"),
 )
 """In the order in which a newcomer meets them."""
 
@@ -125,7 +126,12 @@ Layers = Annotated[
     typer.Option(help="Layers to read, such as 0-15 or 0,4,8 (0: embeddings); default: all."),
 ]
 Wrapping = Annotated[
-    Template, typer.Option("--template", help="chat wraps a text as a user's turn; raw leaves it.")
+    Template | None,
+    typer.Option(
+        "--template",
+        help="chat wraps a text as a user's turn, raw leaves it; default: chat, or raw where the "
+        "model has no chat template.",
+    ),
 ]
 Scoped = Annotated[
     Scope | None,
@@ -206,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with _warnings_as_sentences():
             sys.exit(_run(words))
     except PillionError as error:
-        _fail(str(error), error.exit_code, debug)
+        _fail(str(error) + _hint(error, words), error.exit_code, debug)
     except KeyboardInterrupt:
         _fail("Interrupted.", Interrupted.exit_code, debug)
     except BrokenPipeError:
@@ -219,6 +225,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _fail("No space is left where the output goes; send it somewhere else.", 1, debug)
         what = f"Unexpected {type(error).__name__}: {error}"
         _fail(f"{what} (run again with --debug for the traceback)", 1, debug)
+
+
+def _hint(error: PillionError, words: Sequence[str]) -> str:
+    """The option that brings the model of a probe that was read from another one."""
+    wanted = error.model if isinstance(error, MismatchError) else None
+    # `vllm` takes its model as an argument.
+    return f" Here: --model {shlex.quote(wanted)}." if wanted and "vllm" not in words[:1] else ""
 
 
 def _without(switch: str, words: list[str]) -> tuple[list[str], bool]:

@@ -74,7 +74,7 @@ def real(
         str | None, typer.Option(help="Which of two labels is positive; default: by their names.")
     ] = None,
     layers: Layers = None,
-    template: Wrapping = "chat",
+    template: Wrapping = None,
     scope: Annotated[
         Scope, typer.Option(help="Whose words are read, by probes and by methods of texts.")
     ] = "all",
@@ -98,7 +98,7 @@ def real(
     from pillion.evals.real.settings import RealSettings
     from pillion.evals.real.study import study
     from pillion.report.page import write_report
-    from pillion.runtime import LanguageModel
+    from pillion.runtime import LanguageModel, usual_template
     from pillion.train import ProbeConfig
 
     shown = page or out_file.with_suffix(".html")
@@ -112,14 +112,15 @@ def real(
         err.print(f"{test} holds the training rows: nothing measured on it is of new texts.")
     others = [_other(words, how) for words in other or []]
     language_model = LanguageModel.load(model, dtype, device)
+    wrapping = usual_template(language_model.backend.identity, template, err.print)
     if how.skip_bad_rows:
         backend = language_model.backend
-        rows = [fitting(one, backend, template, on_too_long, scope, True) for one in rows]
+        rows = [fitting(one, backend, wrapping, on_too_long, scope, True) for one in rows]
         for one, part in zip(rows, (".train", ".test"), strict=True):
             say_left_out(one, out_file, part)
     settings = RealSettings(
         config=config,
-        template=template,
+        template=wrapping,
         scope=scope,
         layers=parse_layers(layers, language_model.backend.identity.num_layers),
         on_too_long=on_too_long,

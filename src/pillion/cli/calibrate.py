@@ -150,6 +150,7 @@ def calibrate(
     )
     from pillion.evals import calibrate as choose
     from pillion.runtime import LanguageModel, resolve
+    from pillion.sharing import is_url
 
     operating = Operating(
         best_f1=best_f1,
@@ -163,6 +164,8 @@ def calibrate(
     )
     settings = CalibrationSettings(method, operating, coverage, seed)
     leaving = _exit_wish(ExitWish, exit, method, patience, seed)
+    if out_folder is None and is_url(probe):
+        raise ConfigError(f"--probe {probe} is not of this machine; give --out for the new one.")
     artefact = resolve(probe)
     target = Path(probe) if out_folder is None else out_folder
     check_probe_folder(target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -120,8 +121,9 @@ def evaluate(
     numbers = {**metrics, "rows": len(rows), "undecided": share, "data_sha256": rows.sha256}
     if as_json:
         more = {"labels": labels} | ({} if running is None else {"running": running})
-        return print_json(numbers | more)
+        return print_json(numbers | more | {"notes": artefact.card.data.notes})
     _show(numbers, labels, running)
+    _show_notes(artefact.card.data.notes)
     _show_next(out_file, probe, data, model)
 
 
@@ -168,6 +170,15 @@ def _fitted(label: str) -> str:
     """The label in sixteen columns of the terminal, cut with an ellipsis."""
     cut = set_cell_size(label, 15) + "…" if cell_len(label) > 16 else set_cell_size(label, 16)
     return " ".join(cut.split("\n"))
+
+
+def _show_notes(notes: Sequence[str]) -> None:
+    """What training noted of its rows, which bears on what the numbers mean."""
+    if notes:
+        out.print("Of the training rows its card says:")
+        for note in notes:
+            out.print(f"- {note}")
+        out.print("")
 
 
 def _show_next(out_file: Path | None, probe: str, data: str, model: str) -> None:

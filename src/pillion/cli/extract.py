@@ -55,7 +55,7 @@ def extract(
     ],
     how: TextOptions = USUAL_TEXTS,
     layers: Layers = None,
-    template: Wrapping = "chat",
+    template: Wrapping = None,
     scope: Scoped = None,
     model: Model = "embedded",
     dtype: Dtype = "auto",
@@ -89,7 +89,7 @@ class _Asked:
     out: Path
     how: TextOptions
     layers: str | None
-    template: Template
+    template: Template | None
     scope: Scope | None
     on_too_long: OnTooLong
     bar: Bar
@@ -115,14 +115,16 @@ def _here(asked: _Asked, model: str, dtype: str, device: str) -> _Done:
     from pillion.backends import load_backend
     from pillion.extract import cache_key, cache_spec, encode, extract, size_sentence
     from pillion.fit import default_scope
+    from pillion.runtime import usual_template
 
     texts = asked.how.texts(asked.data)
     backend = load_backend(model, dtype, device)
-    read = asked.scope or default_scope([one for one in texts.texts if one], asked.template)
-    encoded = encode(backend, texts.texts, asked.template, asked.on_too_long, [read])
+    template = usual_template(backend.identity, asked.template, err.print)
+    read = asked.scope or default_scope([one for one in texts.texts if one], template)
+    encoded = encode(backend, texts.texts, template, asked.on_too_long, [read])
     failed, rows = all_failed(texts, encoded.failed), encoded.token_ids
     chosen = _layers(asked.layers, backend.identity.num_layers)
-    key = cache_key(backend.identity, asked.template, asked.on_too_long, rows)
+    key = cache_key(backend.identity, template, asked.on_too_long, rows)
     err.print(size_sentence(cache_spec(backend.identity, chosen, key, rows, read)))
     with extract(backend, rows, chosen, asked.cache, key, asked.bar, read) as reader:
         return _Done(reader.spec, texts, failed)
@@ -138,11 +140,13 @@ def _on_cluster(asked: _Asked, crew: Crew) -> _Done:
     plan = plan_on(crew, asked.data, how.text_column, how.layout, work)
     for note in plan.notes:
         err.print(note)
+    # The model is not here: its workers refuse a chat where it has no template for one.
+    template: Template = asked.template or "chat"
     first = [one for one in plan.slices[0].read()[0] if one]
-    read = asked.scope or default_scope(first, asked.template)
-    tokenise = Tokenise(work, asked.template, asked.on_too_long, read)
+    read = asked.scope or default_scope(first, template)
+    tokenise = Tokenise(work, template, asked.on_too_long, read)
     tokens = tokenise_on(crew, plan, tokenise, asked.bar)
-    if asked.scope is None and read != (all_read := scope_of_ends(tokens.ends, asked.template)):
+    if asked.scope is None and read != (all_read := scope_of_ends(tokens.ends, template)):
         # The first slice was not like the others.
         read, tokenise = all_read, replace(tokenise, scope=all_read)
         tokens = tokenise_on(crew, plan, tokenise, asked.bar)

@@ -15,13 +15,12 @@ from pillion.cli.app import (
     Exact,
     Json,
     Model,
-    Wrapping,
     app,
     dtype_of,
     print_json,
 )
 from pillion.cli.talk import asked
-from pillion.core import verdicts_json
+from pillion.core import Template, verdicts_json
 from pillion.errors import ConfigError
 
 
@@ -51,7 +50,13 @@ def generate(
         ),
     ] = None,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="A system prompt.")] = None,
-    template: Wrapping = "chat",
+    template: Annotated[
+        Template | None,
+        typer.Option(
+            help="How the prompt is wrapped; default: as the (first) probe was trained, else by "
+            "the chat template, if the model has one."
+        ),
+    ] = None,
     model: Model = "embedded",
     dtype: Dtype = "auto",
     exact: Exact = False,

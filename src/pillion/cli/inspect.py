@@ -30,6 +30,16 @@ def inspect(
         if isinstance(value, dict):
             out.print(f"{name}:")
             for key, inner in value.items():
-                out.print(f"  {key:<18} {inner}")
+                if key == "notes":
+                    _show_notes(inner)
+                else:
+                    out.print(f"  {key:<18} {inner}")
         else:
             out.print(f"{name:<20} {value}")
+
+
+def _show_notes(notes: list[str]) -> None:
+    """A line each: they are sentences."""
+    out.print(f"  {'notes':<18} {'' if notes else 'none'}".rstrip())
+    for note in notes:
+        out.print(f"    - {note}")

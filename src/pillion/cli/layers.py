@@ -18,6 +18,7 @@ from pillion.cli.app import (
     TooLong,
     Wrapping,
     app,
+    err,
     out,
     print_json,
 )
@@ -26,7 +27,7 @@ from pillion.cli.output import write_lines
 from pillion.cli.places import check_file
 from pillion.cli.progress import progress_bar
 from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
-from pillion.core import Scope
+from pillion.core import Scope, Template
 from pillion.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def layers(
     plot: Annotated[
         Path | None, typer.Option(help="Draw score and silhouette over layers: a PNG file.")
     ] = None,
-    template: Wrapping = "chat",
+    template: Wrapping = None,
     scope: Scoped = None,
     model: Model = "embedded",
     dtype: Dtype = "auto",
@@ -118,7 +119,7 @@ def layers(
     )
     path = Path(data).name
     of = {"path": path, "sha256": read.sha256, "num_rows": facts.pop("rows"), "split": "all rows"}
-    study = study_result(found, Path(path).stem, of, {"pool": pool, "template": template} | facts)
+    study = study_result(found, Path(path).stem, of, {"pool": pool} | facts)
     if out_file is not None:
         write_lines([json.dumps(study, indent=1)], out_file)
     if plot is not None:
@@ -135,7 +136,7 @@ def _identify(
     max_rows: int,
     pool: Any,
     probe: str | None,
-    template: Any,
+    template: Template | None,
     engine: tuple[str, Any, str],
     on_too_long: Any,
     scope: Scope | None,
@@ -145,25 +146,27 @@ def _identify(
     """What was found, and on how many rows, of which words and model."""
     from pillion.data import LabelSpace
     from pillion.fit import default_scope
-    from pillion.runtime import LanguageModel, checked, encode_rows
+    from pillion.runtime import LanguageModel, checked, encode_rows, usual_template
     from pillion.select import Targets, identify, sample
 
     assert read.labels is not None
     space = LabelSpace.of(read.labels, several=read.several)
     backend = LanguageModel.load(*engine).backend
-    read_scope = scope or default_scope(read.texts, template)
-    read = fitting(read, backend, template, on_too_long, read_scope, how.skip_bad_rows)
+    wrapping = usual_template(backend.identity, template, err.print)
+    read_scope = scope or default_scope(read.texts, wrapping)
+    read = fitting(read, backend, wrapping, on_too_long, read_scope, how.skip_bad_rows)
     say_left_out(read, out_file)
     assert read.labels is not None
     taken = sample(len(read), max_rows)
     ids = space.encode(read.labels)[taken]
     gate = None if probe is None else checked(backend, probe)
     texts = [read.texts[row] for row in taken]
-    tokens = encode_rows(backend, texts, template, on_too_long, scopes=[read_scope])
+    tokens = encode_rows(backend, texts, wrapping, on_too_long, scopes=[read_scope])
     targets = Targets(ids, space.task, len(space.names))
     with progress_bar() as bar:
         found = identify(backend, tokens, targets, pool, gate, bar, read_scope)
-    return found, {"rows": len(taken), "scope": read_scope, "model": backend.identity.name}
+    settings = {"template": wrapping, "scope": read_scope, "model": backend.identity.name}
+    return found, {"rows": len(taken)} | settings
 
 
 def _show(study: dict[str, Any]) -> None:

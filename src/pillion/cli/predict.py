@@ -162,6 +162,7 @@ def _here(asked: _Asked, model: str, dtype: str, device: str, check: bool) -> _D
     """This process does the work."""
     from pillion.backends import load_backend
     from pillion.extract import encode
+    from pillion.runtime import checked
     from pillion.scoring import LineStore, score
 
     texts = asked.texts
@@ -169,14 +170,28 @@ def _here(asked: _Asked, model: str, dtype: str, device: str, check: bool) -> _D
         assert asked.input is not None
         texts = asked.how.texts(asked.input)
     backend = load_backend(model, dtype, device)
+    if not asked.job.allow_mismatch:  # before any text meets another model's template or window
+        for one in asked.job.artefacts:
+            checked(backend, one)
     if check:
         _check(backend, asked.job)
+    _say_foreign(texts, asked.job)
     encoded = encode(backend, texts.texts, asked.template, asked.on_too_long, asked.scopes)
     failed = all_failed(texts, encoded.failed)
     counts = [num_rows for _, num_rows in texts.files]
     store, rows = LineStore(asked.work), encoded.token_ids
     lines = score(backend, asked.job, rows, store, asked.bar, counts)
     return _Done(_with_failed(lines, failed), texts, lambda: failed)
+
+
+def _say_foreign(texts: Texts, job: ScoreJob) -> None:
+    """Says which share of the texts is in languages or scripts that a probe has hardly learnt."""
+    from pillion.data import flat_text, foreign_note
+
+    words = [flat_text(text) for text in texts.texts if text is not None]
+    notes = [foreign_note(words, one.card.data.writings, one.name) for one in job.artefacts]
+    for note in dict.fromkeys(note for note in notes if note is not None):
+        err.print(note)
 
 
 def _check(backend: Backend, job: ScoreJob) -> None:

@@ -182,11 +182,12 @@ def _say(address: tuple[str, int], model: str, probes: list[str], as_json: bool)
 def _probe(word: str) -> Any:
     """The probe of an option, `DIR` or `NAME=DIR`."""
     from pillion.probe import Artefact
+    from pillion.runtime import local_folder
 
     name, mark, folder = word.partition("=")
     if not mark or "/" in name:
-        return Artefact.load(word)
-    return Artefact.load(folder, name)
+        return Artefact.load(local_folder(word))
+    return Artefact.load(local_folder(folder), name)
 
 
 def _share(word: str) -> Any:

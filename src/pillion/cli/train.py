@@ -153,7 +153,7 @@ def train(
             "mixture of experts."
         ),
     ] = "states",
-    template: Wrapping = "chat",
+    template: Wrapping = None,
     scope: Scoped = None,
     contexts: Placed = "none",
     augment: Annotated[
@@ -185,7 +185,7 @@ def train(
     """
     from pillion.data import contexts_of
     from pillion.fit import FitSettings, default_scope, fit
-    from pillion.runtime import LanguageModel
+    from pillion.runtime import LanguageModel, usual_template
     from pillion.train import TrainSettings
 
     _check_places(out_folder, cache, live)
@@ -197,8 +197,9 @@ def train(
     tables = read_sets(rows, data, validation or [], maps or [], weights or [])
     language_model = LanguageModel.load(model, dtype, device)
     num_layers = language_model.backend.identity.num_layers
+    wrapping = usual_template(language_model.backend.identity, template, err.print)
     how = FitSettings(
-        template=template,
+        template=wrapping,
         scope=scope,
         contexts=contexts_of(contexts),
         augment=_kinds(augment),
@@ -212,8 +213,8 @@ def train(
         train=train_settings,
     )
     skip, backend = rows.skip_bad_rows, language_model.backend
-    words = scope or default_scope(tables[0].texts, template)
-    tables = [fitting(one, backend, template, on_too_long, words, skip) for one in tables]
+    words = scope or default_scope(tables[0].texts, wrapping)
+    tables = [fitting(one, backend, wrapping, on_too_long, words, skip) for one in tables]
     for one, part in zip(tables, ("", ".validation"), strict=False):
         say_left_out(one, out_folder, part)
     labelled, held = tables[0], tables[1] if len(tables) > 1 else None

@@ -37,19 +37,20 @@ def vllm(
     to the command or the file.
     """
     from pillion.backends.checkpoint import read_checkpoint
-    from pillion.runtime import resolve
+    from pillion.runtime import local_folder, resolve
     from pillion.vllm import option_file, options
     from pillion.vllm.start import check_probes, policies_of
 
     if out_file.suffix not in {".yaml", ".yml"}:
         raise ConfigError(f"--out {out_file} is not what vLLM reads; give a name in .yaml.")
     check_file(out_file, "--out")
-    artefacts = [resolve(folder) for folder in probe]
+    folders = [local_folder(one) for one in probe]  # as vLLM's processes will read them
+    artefacts = [resolve(folder) for folder in folders]
     checkpoint = read_checkpoint(model, dtype)
     check_probes(artefacts, checkpoint.identity, allow_mismatch)
     policies_of(policy, True, artefacts)
     chosen = options(
-        checkpoint.architectures, probe, allow_mismatch=allow_mismatch, http=True, policy=policy
+        checkpoint.architectures, folders, allow_mismatch=allow_mismatch, http=True, policy=policy
     )
     write_lines(option_file(chosen).splitlines(), out_file)
     start = f"VLLM_PLUGINS=pillion vllm serve {checkpoint.folder} --config {out_file}"

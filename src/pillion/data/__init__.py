@@ -23,6 +23,8 @@ from pillion.data.scan import BLOCK_ROWS, Scan, Scanned
 from pillion.data.sets import DataSet, join_sets, set_weights
 from pillion.data.slices import SlicePlan, hold, plan_slices
 from pillion.data.split import split_validation
+from pillion.data.text_notes import text_notes
+from pillion.data.writing import foreign_note, writings
 
 __all__ = [
     "AUGMENTS",
@@ -48,6 +50,7 @@ __all__ = [
     "conflict_notes",
     "contexts_of",
     "flat_text",
+    "foreign_note",
     "hold",
     "in_context",
     "join_sets",
@@ -61,6 +64,8 @@ __all__ = [
     "set_weights",
     "shipped_contexts",
     "split_validation",
+    "text_notes",
     "with_words",
     "words_in",
+    "writings",
 ]

@@ -120,7 +120,10 @@ def depth_logits(
     progress: Callable[[int, int], None] | None = None,
     allow_mismatch: bool = False,
 ) -> Float[np.ndarray, "row depth output"]:
-    """Logits of every row at each of a probe's depths and, last, of all its layers."""
+    """Logits of every row at each of a probe's depths and, last, of all its layers.
+
+    Arguments are those of `score_rows`.
+    """
     card = artefact.card
     rows = encode_rows(
         model.backend, labelled.rows.texts, card.template, on_too_long, scopes=[card.scope]

@@ -27,6 +27,12 @@ def cache_key(
 
     The model's name is left out: the same weights under another name give the same states. Whose
     words the tokens are is a part of it.
+
+    Args:
+        model: whose states they are.
+        template: how texts were wrapped.
+        on_too_long: what happened to texts beyond the context window.
+        token_ids: of every row.
     """
     digest = key_of_model(model, template, on_too_long)
     for row in token_ids:
@@ -39,6 +45,7 @@ def key_of_model(model: ModelIdentity, template: Template, on_too_long: str) -> 
     """The hash that becomes a key when it has seen the rows.
 
     Of each row it has to see the length and the tokens in eight bytes each, and `segment_bytes`.
+    See `cache_key`.
     """
     facts = {name: value for name, value in asdict(model).items() if name != "name"}
     facts |= {"template": template, "on_too_long": on_too_long}
@@ -57,7 +64,15 @@ def cache_spec(
     token_ids: Sequence[Sequence[int]],
     scope: Scope = "all",
 ) -> CacheSpec:
-    """The cache of these rows' tokens of a scope, in the model's own dtype."""
+    """The cache of these rows' tokens of a scope, in the model's own dtype.
+
+    Args:
+        model: whose states it holds.
+        layers: those that are kept.
+        key: of `cache_key`.
+        token_ids: of every row.
+        scope: whose tokens are kept.
+    """
     lengths = tuple(num_kept(row, scope) for row in token_ids)
     segments = tuple(_kept_segments(row, scope) for row in token_ids)
     if not any(segments):

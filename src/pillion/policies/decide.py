@@ -62,7 +62,13 @@ def decide(
 
 
 def applies(policy: Policy, verdict: Verdict | None, num_tokens: int | None = None) -> bool:
-    """Whether a verdict is one that the policy waits for; without one, `fail` tells."""
+    """Whether a verdict is one that the policy waits for; without one, `fail` tells.
+
+    Args:
+        policy: that looks at it.
+        verdict: None where one is missing.
+        num_tokens: of the answer that it covers; None for a prompt's.
+    """
     least = policy.after_tokens if isinstance(policy, Stop | Escalate) else 1
     if num_tokens is not None and num_tokens < least:
         return False  # of a response so short, no verdict is missing

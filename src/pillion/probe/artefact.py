@@ -153,9 +153,18 @@ class Artefact:
         if allow_mismatch and not shape:
             warnings.warn(f"{found} Its labels may be wrong.", stacklevel=2)
             return
-        ways = "Load the model that it was trained on, or train it again"
+        wanted = self._other_name(identity.name)
+        named = f" ({wanted!r})" if wanted else ""
+        ways = f"Load the model that it was trained on{named}, or train it again"
         allow = "" if shape else ", or allow the mismatch (allow_mismatch)"
-        raise MismatchError(f"{found} {ways}{allow}.")
+        error = MismatchError(f"{found} {ways}{allow}.")
+        error.model = wanted
+        raise error
+
+    def _other_name(self, got: str) -> str | None:
+        """What the model that the probe was trained on is called; None if it is called the same."""
+        wanted = self.card.model.name
+        return wanted if wanted and wanted != got else None
 
     def revised(self, **facts: Any) -> Artefact:
         """The same probe with other facts on its card, such as `thresholds`.

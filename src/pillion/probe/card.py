@@ -73,6 +73,8 @@ class TrainingData(Facts):
         validation_sha256: of the validation file; None if its rows came from the same file.
         labels: rows of each label.
         notes: what was found out of the table, and what makes its numbers say little.
+        writings: share of the texts in each language or script, as far as it can be told; none on
+            cards from before it was.
         sets: those that were joined; none where there was one.
     """
 
@@ -83,6 +85,7 @@ class TrainingData(Facts):
     validation_sha256: str | None = None
     labels: tuple[LabelRows, ...] = ()
     notes: tuple[str, ...] = ()
+    writings: dict[str, float] = Field(default_factory=dict[str, float])
     sets: tuple[TrainingSet, ...] = ()
 
     @field_validator("path")

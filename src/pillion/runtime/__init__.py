@@ -5,11 +5,11 @@ Knows neither HTTP nor training.
 
 from pillion.backends.paged import PagedSettings
 from pillion.core import Event, Finished, PromptRead, TokenEvent
-from pillion.runtime.attach import ProbeLike, attach, checked, resolve, watch
+from pillion.runtime.attach import ProbeLike, attach, checked, local_folder, resolve, watch
 from pillion.runtime.canaries import Checked, check_canaries, with_canaries
 from pillion.runtime.continuous_engine import ContinuousEngine
 from pillion.runtime.decoding import decode_steps
-from pillion.runtime.encoding import encode_rows, sift_rows
+from pillion.runtime.encoding import encode_rows, sift_rows, usual_template
 from pillion.runtime.engine import (
     Engine,
     EngineStats,
@@ -57,6 +57,7 @@ __all__ = [
     "encode_rows",
     "explain",
     "load_engine",
+    "local_folder",
     "may_leave",
     "pad_batch",
     "place_rows",
@@ -64,6 +65,7 @@ __all__ = [
     "score_batches",
     "sift_rows",
     "taken_contexts",
+    "usual_template",
     "watch",
     "with_canaries",
 ]

@@ -16,7 +16,7 @@ from pillion.runtime.encoding import tokens_of
 from pillion.runtime.reading import Reading
 
 ProbeLike = Artefact | str | os.PathLike[str] | Any
-"""A loaded artefact, the folder of one, or an object with an `artefact` (as `pillion.Probe`)."""
+"""A loaded artefact, its folder or URL, or an object with an `artefact` (`pillion.Probe`)."""
 
 
 @contextmanager
@@ -24,6 +24,11 @@ def watch(
     backend: Backend, probes: Sequence[ProbeLike], allow_mismatch: bool = False
 ) -> Generator[Reading]:
     """A reading of everything that the backend runs inside the context.
+
+    Args:
+        backend: the model.
+        probes: artefacts, folders or `pillion.Probe`s.
+        allow_mismatch: only warn of probes trained on other weights or another template.
 
     Raises:
         MismatchError: if a probe belongs to another model.
@@ -77,6 +82,11 @@ def _encoder(backend: Backend) -> Callable[[TextLike], Tokens]:
 def checked(backend: Backend, probe: ProbeLike, allow_mismatch: bool = False) -> Artefact:
     """The artefact that a user means, if it belongs to this model.
 
+    Args:
+        backend: the model.
+        probe: an artefact, a folder or a `pillion.Probe`.
+        allow_mismatch: only warn of one trained on other weights or another template.
+
     Raises:
         MismatchError: if it belongs to another model.
     """
@@ -97,10 +107,22 @@ def _comparable(identity: ModelIdentity, artefact: Artefact) -> ModelIdentity:
     )
 
 
+def local_folder(probe: str | os.PathLike[str]) -> Path:
+    """The folder of a probe on this machine; one named by a URL is fetched.
+
+    Raises:
+        ArtefactError: no shared probe lies at the URL, or it is not what was shared.
+        RunError: the place cannot be reached.
+    """
+    from pillion.sharing import fetched, is_url
+
+    return fetched(str(probe)) if is_url(probe) else Path(probe)
+
+
 def resolve(probe: ProbeLike) -> Artefact:
     """The artefact that a user means."""
     if isinstance(probe, Artefact):
         return probe
     if isinstance(probe, str | os.PathLike):
-        return Artefact.load(Path(probe))
+        return Artefact.load(local_folder(probe))
     return probe.artefact

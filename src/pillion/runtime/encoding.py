@@ -13,6 +13,7 @@ from pillion.backends import Backend, Coder
 from pillion.core import (
     Conversation,
     FailedRow,
+    ModelIdentity,
     OnTooLong,
     Scope,
     Template,
@@ -24,6 +25,27 @@ from pillion.core import (
     as_text,
 )
 from pillion.errors import DataError, unknown_name
+
+
+def usual_template(
+    identity: ModelIdentity, given: Template | None, say: Callable[[str], object]
+) -> Template:
+    """How texts are wrapped where nobody said so: by the chat template, if the model has one.
+
+    Args:
+        identity: of the model.
+        given: what was asked for; None for the usual.
+        say: told where a model without a chat template reads texts as they are.
+    """
+    if given is not None:
+        return given
+    if identity.template_sha256:
+        return "chat"
+    say(
+        f"Model {identity.name!r} has no chat template (a base model?): texts are read as they "
+        "are, as with template raw."
+    )
+    return "raw"
 
 
 def encode_rows(

@@ -6,6 +6,7 @@ after it. Knows no engine's insides and no HTTP.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -15,6 +16,7 @@ from pillion.core import (
     OnTooLong,
     Scope,
     Template,
+    Text,
     TextLike,
     Tokens,
     Verdict,
@@ -28,7 +30,7 @@ from pillion.probe.group import group
 from pillion.runtime.attach import ProbeLike, checked, resolve, watch
 from pillion.runtime.canaries import Checked, check_canaries
 from pillion.runtime.decoding import answer_events
-from pillion.runtime.encoding import encode_row, encode_rows
+from pillion.runtime.encoding import encode_row, encode_rows, usual_template
 from pillion.runtime.exits import ExitReading, may_leave
 from pillion.runtime.generation import Generation, Stream
 from pillion.runtime.padding import pad_batch
@@ -54,6 +56,11 @@ class LanguageModel:
         cls, model: str = EMBEDDED, dtype: str = "auto", device: str = "auto"
     ) -> LanguageModel:
         """A model by name, folder or hub name; the embedded one by default.
+
+        Args:
+            model: `embedded`, `fake`, a folder, a GGUF file or a hub name.
+            dtype: of the weights; `auto` is the one that they are stored in.
+            device: `cpu`, `cuda`, ...; `auto` takes a GPU where there is one.
 
         Raises:
             ConfigError: if it cannot be loaded, saying why and what to do.
@@ -169,7 +176,7 @@ class LanguageModel:
         probes: Sequence[ProbeLike] = (),
         max_tokens: int = 128,
         sampling: Sampling | None = None,
-        template: Template = "chat",
+        template: Template | None = None,
     ) -> Generation:
         """The model's answer to a prompt, with verdicts of both; see `stream`."""
         stream = self.stream(prompt, probes, max_tokens, sampling, template)
@@ -184,7 +191,7 @@ class LanguageModel:
         probes: Sequence[ProbeLike] = (),
         max_tokens: int = 128,
         sampling: Sampling | None = None,
-        template: Template = "chat",
+        template: Template | None = None,
         allow_mismatch: bool = False,
     ) -> Stream:
         """Answers token by token; when this returns, the prompt's verdicts are known.
@@ -194,7 +201,8 @@ class LanguageModel:
             probes: artefacts or folders, all read in the same passes.
             max_tokens: limit of the answer.
             sampling: how tokens are drawn; None takes the likeliest.
-            template: `chat` wraps the prompt as a user's turn.
+            template: `chat` wraps the prompt as a user's turn, `raw` leaves it; None: as the first
+                probe was trained, or without one by the chat template, if the model has one.
             allow_mismatch: only warn of probes trained on other weights or another template.
 
         Raises:
@@ -210,11 +218,20 @@ class LanguageModel:
             raise DataError(
                 "The conversation ends with an answer; end it with the turn that is to be answered."
             )
-        ids = encode_row(self.backend, told, template, "error", max_tokens, ())
+        how = template or self._usual(told, artefacts)
+        ids = encode_row(self.backend, told, how, "error", max_tokens, ())
         draw = Draw(sampling or Sampling(), self.backend.device, prompt=ids)
         attached = watch(self.backend, artefacts, allow_mismatch) if probes else nullcontext()
         scopes: dict[str, Scope] = {a.name: a.card.scope for a in artefacts}
         return Stream(self._events(ids, attached, max_tokens, draw), self.backend, ids, scopes)
+
+    def _usual(self, prompt: Text, artefacts: Sequence[Artefact]) -> Template:
+        """How a prompt is wrapped where nobody said so; turns have the chat template alone."""
+        if not isinstance(prompt, str):
+            return "chat"
+        if artefacts:
+            return artefacts[0].card.template
+        return usual_template(self.backend.identity, None, warnings.warn)
 
     def _events(
         self,

@@ -140,6 +140,13 @@ def choose_layers(
 ) -> tuple[int, ...]:
     """The layers of `--layers auto` alone: as `identify` finds them, without the study.
 
+    Args:
+        backend: the model.
+        token_ids: of training rows.
+        targets: of the same rows.
+        progress: told of every batch.
+        scope: whose tokens are pooled.
+
     Raises:
         StateError: a state is not finite.
     """

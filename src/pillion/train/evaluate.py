@@ -112,6 +112,11 @@ def choose_thresholds(
     """The thresholds of best expected F1 on these (validation) rows; None for multi-class.
 
     One an output: that of `f1_threshold`, or one half where the rows tell none.
+
+    Args:
+        task: what the outputs mean.
+        probs: in [0, 1].
+        targets: as `LabelSpace.encode` gives them; NaN where nobody judged.
     """
     if task == "multiclass":
         return None

@@ -124,7 +124,11 @@ class ProbeConfig(_Strict):
         return probe
 
     def model_post_init(self, _context: Any) -> None:
-        """Refuses settings that the probe does not take."""
+        """Refuses settings that the probe does not take.
+
+        Raises:
+            ConfigError: naming the setting.
+        """
         if self.probe != AUTO:
             make_settings(self.probe, **self.settings)
         elif self.settings or self.learning_rate is not None:

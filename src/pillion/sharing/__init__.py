@@ -1,0 +1,24 @@
+"""Probes sent to a hub or a file system elsewhere, and fetched from there.
+
+Promises that what is fetched is what was sent, byte by byte, or one sentence that says what is
+wrong; and that nobody meets half a probe. Does not know models, engines or HTTP.
+"""
+
+from pillion.sharing.manifest import MANIFEST_NAME, README_NAME, Manifest
+from pillion.sharing.page import model_page
+from pillion.sharing.share import Shared, fetched, is_url, pull, push
+from pillion.sharing.stores import Store, open_store
+
+__all__ = [
+    "MANIFEST_NAME",
+    "README_NAME",
+    "Manifest",
+    "Shared",
+    "Store",
+    "fetched",
+    "is_url",
+    "model_page",
+    "open_store",
+    "pull",
+    "push",
+]
