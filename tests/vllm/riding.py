@@ -16,9 +16,9 @@ from chat_templates import chat_tokenizer
 from pillion.backends import load_backend
 from pillion.core import ModelIdentity
 from pillion.probe import Artefact
+from pillion.riding.ledger import KEY
+from pillion.riding.verdicts import read_of
 from pillion.vllm import options
-from pillion.vllm.ledger import KEY
-from pillion.vllm.verdicts import read_of
 from tiny_models import full_states, make_artefact, tiny_tokenizer
 
 LIVING: list[Any] = []
