@@ -17,6 +17,7 @@ from pillion.cli import (
     report,
     serve,
     setup,
+    sglang,
     train,
     vllm,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "report",
     "serve",
     "setup",
+    "sglang",
     "train",
     "vllm",
 ]

@@ -1,3 +1,4 @@
-"""What riding in another project's engine takes, whichever engine: turns on their way in, logits on
-their way out, and verdicts in what its server sends. Knows no engine.
+"""What it takes to ride in an engine of another project, whichever it is.
+
+Turns on their way in, logits on their way out, verdicts in what its server sends. Knows no engine.
 """

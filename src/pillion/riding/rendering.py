@@ -1,8 +1,8 @@
 """Whose words are whose in conversations that an engine's own server renders.
 
-Such servers write what a turn says into the chat template as it is: a control token that is spelled
-there would end the turn. So such a request is refused. Of the others the turns are told, if what the
-server has made of them is what our own encoding makes. Knows no engine.
+Such servers write what a turn says into the chat template as it is: a control token that is
+spelled there would end the turn. So such a request is refused. Of the others the turns are told, if
+what the server has made of them is what our own encoding makes. Knows no engine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whose words a prompt's tokens are, on their way to an engine's scheduler: beside sampling parameters."""
+"""Whose words a prompt's tokens are, on their way to an engine: beside sampling parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pillion.core import Role, Segment, Tokens
 from pillion.core.conversation import Kind
 
 TURNS = "pillion_turns"
-"""Where they lie in `SamplingParams.extra_args`."""
+"""Under which name."""
 
 
 class Told(NamedTuple):

@@ -1,4 +1,4 @@
-"""Verdicts in what an engine sends back: the one way to read them, over HTTP, from Python, by a server."""
+"""Verdicts in what an engine sends back: the one way to read them, over HTTP or from Python."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def verdicts_of(
     """
     if not params or KEY not in params:
         raise ConfigError(
-            "The engine's answer carries no verdicts; start it as `pillion vllm` or `pillion sglang` "
-            "says."
+            "The engine's answer carries no verdicts; start it as `pillion vllm` or `pillion "
+            "sglang` says."
         )
     found = params[KEY]
     answer = read_of(found, choice)

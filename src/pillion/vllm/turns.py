@@ -1,4 +1,4 @@
-"""The turns of conversations that vLLM's server renders, handed to its scheduler. Imports no vLLM."""
+"""The turns of conversations that vLLM's server renders, for its scheduler. Imports no vLLM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that SGLang imports and never calls for a text model on a CPU: kernels, pictures, notebooks.
+"""Names that SGLang imports and never calls for a text on a CPU: kernels, pictures, notebooks.
 
 A module of these names holds any name. What it holds may be named, subclassed and used as a
 decorator; calling it for a number raises, so nothing is ever computed by a stand-in.

@@ -1,0 +1,90 @@
+# pyright: reportMissingImports=false
+"""Starts SGLang's own server with probes in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from pillion.backends.checkpoint import Checkpoint
+from pillion.errors import ConfigError
+from pillion.probe import Artefact
+from pillion.riding.middleware import Telling
+from pillion.sglang.doors import Doors
+from pillion.sglang.front import use_codec
+from pillion.sglang.settings import ProbeSettings
+from pillion.sglang.start import GRAPHS_OFF, PAGE_TOKENS, check_engine, check_numbers
+
+
+def options_of(checkpoint: Checkpoint, given: Sequence[str]) -> list[str]:
+    """Options of SGLang's server.
+
+    Args:
+        checkpoint: the model.
+        given: a user's, which come last and count.
+
+    Raises:
+        ConfigError: a user gives what is ours to give.
+    """
+    named = {one.partition("=")[0] for one in given if one.startswith("--")}
+    for name in ("--model-path", "--model", "--dtype", "--config"):
+        if name in named:
+            raise ConfigError(
+                f"{name} is among SGLang's options, and `pillion sglang` gives it; take it out "
+                "(the model stands first, --dtype before the first option of SGLang)."
+            )
+    own = ["--model-path", str(checkpoint.folder), "--dtype", checkpoint.dtype]
+    if "--page-size" not in named:
+        own += ["--page-size", str(PAGE_TOKENS)]
+    for name in GRAPHS_OFF:
+        if name not in named:
+            own += [name, "disabled"]
+    return [*own, *given]
+
+
+def run(
+    checkpoint: Checkpoint,
+    artefacts: Sequence[Artefact],
+    settings: ProbeSettings,
+    options: Sequence[str],
+) -> None:
+    """Serves until it is ended.
+
+    Args:
+        checkpoint: the model.
+        artefacts: the probes, checked against it.
+        settings: of them.
+        options: see `options_of`.
+
+    Raises:
+        ConfigError: SGLang is to run in a way that probes do not ride with.
+    """
+    os.environ |= settings.variables()
+    from sglang.srt.arg_groups.overrides import resolving_view
+    from sglang.srt.plugins import load_plugins
+    from sglang.srt.server_args import prepare_server_args
+    from sglang.srt.utils import kill_process_tree
+
+    load_plugins()
+    from sglang.srt.entrypoints.http_server import app, launch_server
+
+    from pillion.sglang.hooks import check_hooks
+
+    check_hooks()
+    if os.environ.get("SGLANG_RUST_SERVER", "").lower() in ("1", "true"):
+        raise ConfigError("SGLANG_RUST_SERVER is set, whose answers carry no verdicts; unset it.")
+    server_args: Any = prepare_server_args(list(options))
+    server_args.resolve_once()
+    chosen = resolving_view(server_args)
+    check_engine(chosen)
+    if not settings.allow_mismatch:
+        check_numbers(chosen, checkpoint.is_quantised)
+    use_codec(checkpoint.codec)
+    app.state.pillion_probes = tuple(artefacts)
+    app.add_middleware(Telling)
+    app.add_middleware(Doors)
+    try:
+        launch_server(server_args)
+    finally:
+        kill_process_tree(os.getpid(), include_parent=False)
