@@ -45,6 +45,8 @@ def served(
     folder = tmp_path_factory.mktemp("served")
     counts = folder / "counts"
     variables = {"PILLION_SGLANG_COUNTS": str(counts)}
+    if request.param == "little room":  # and SGLang puts a request back every few steps
+        variables |= {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "7"}
     with serving(chat, folder, *WAYS[request.param], variables=variables) as address:
         yield request.param, address, counts
 
@@ -108,8 +110,6 @@ def test_requests_that_are_put_back_are_read_once_more(
     chat: Ridden, served: tuple[str, str, Path]
 ) -> None:
     way, address, _ = served
-    if way != "little room":
-        return
     encode, rng = chat.backend.encode_chat, random.Random(8)
     rows = [[rng.randrange(256) for _ in range(15 + 3 * i)] for i in range(12)]
     bodies = [raw_request(row, 40 + 9 * i % 50) for i, row in enumerate(rows)]
@@ -118,7 +118,7 @@ def test_requests_that_are_put_back_are_read_once_more(
     prompts = [*map(Tokens, rows), *map(encode, TALKS)]
     for prompt, answer in zip(prompts, answers, strict=True):
         assert chat.worst(prompt, answer.ids, answer.verdicts) <= MARK
-    assert sum(answer.retractions for answer in answers) > 2, "nothing was put back"
+    assert (sum(answer.retractions for answer in answers) > 5) == (way == "little room")
 
 
 def test_an_answer_of_one_token_has_no_verdict(chat: Ridden, served: tuple[str, str, Path]) -> None:
