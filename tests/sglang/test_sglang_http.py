@@ -176,6 +176,14 @@ def test_other_routes_are_refused_in_a_sentence(path: str, address: str) -> None
     assert refused.status_code == 404 and "not served beside probes" in refused.text
 
 
+def test_the_probes_that_ride_are_listed(chat: Ridden, address: str) -> None:
+    import httpx
+
+    listed = httpx.get(f"{address}/v1/probes", timeout=60).json()["data"]
+    assert [entry["id"] for entry in listed] == [probe.name for probe in chat.probes]
+    assert httpx.get(f"{address}/release_memory_occupation", timeout=60).status_code == 404
+
+
 def test_requests_that_are_over_leave_nothing_behind(chat: Ridden, address: str) -> None:
     """A stream that its client drops, then the same prompt: it is exact."""
     import httpx

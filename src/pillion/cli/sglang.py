@@ -45,4 +45,5 @@ def sglang(
     reasoning = checkpoint.codec.reasoning_ids if of_answers else None
     architecture = checkpoint.architectures[0]
     settings = ProbeSettings.of(probe, architecture, allow_mismatch, reasoning)
-    run(checkpoint, artefacts, settings, options_of(checkpoint, context.args))
+    options = options_of(checkpoint.folder, checkpoint.dtype, context.args)
+    run(checkpoint, artefacts, settings, options)

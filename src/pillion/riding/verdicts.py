@@ -114,6 +114,21 @@ def answer_json(
     }
 
 
+def probes_json(artefacts: Sequence[Artefact]) -> dict[str, Any]:
+    """The body of `GET /v1/probes`: what rides."""
+    data = [
+        {
+            "id": artefact.name,
+            "object": "probe",
+            "task": artefact.card.task,
+            "labels": list(artefact.card.labels),
+            "layers": list(artefact.card.layers),
+        }
+        for artefact in artefacts
+    ]
+    return {"object": "list", "data": data}
+
+
 def verdicts_by_name(numbers: Numbers, artefacts: Sequence[Artefact]) -> dict[str, Verdict]:
     """Verdicts of the probes whose logits are there.
 

@@ -5,23 +5,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pillion.backends.checkpoint import Checkpoint
 from pillion.errors import ConfigError
 from pillion.probe import Artefact
 from pillion.riding.middleware import Telling
+from pillion.riding.verdicts import probes_json
 from pillion.sglang.doors import Doors
 from pillion.sglang.front import use_codec
 from pillion.sglang.settings import ProbeSettings
 from pillion.sglang.start import GRAPHS_OFF, PAGE_TOKENS, check_engine, check_numbers
 
 
-def options_of(checkpoint: Checkpoint, given: Sequence[str]) -> list[str]:
+def options_of(folder: Path, dtype: str, given: Sequence[str]) -> list[str]:
     """Options of SGLang's server.
 
     Args:
-        checkpoint: the model.
+        folder: of the model.
+        dtype: of its weights.
         given: a user's, which come last and count.
 
     Raises:
@@ -34,7 +37,7 @@ def options_of(checkpoint: Checkpoint, given: Sequence[str]) -> list[str]:
                 f"{name} is among SGLang's options, and `pillion sglang` gives it; take it out "
                 "(the model stands first, --dtype before the first option of SGLang)."
             )
-    own = ["--model-path", str(checkpoint.folder), "--dtype", checkpoint.dtype]
+    own = ["--model-path", str(folder), "--dtype", dtype]
     if "--page-size" not in named:
         own += ["--page-size", str(PAGE_TOKENS)]
     for name in GRAPHS_OFF:
@@ -82,6 +85,11 @@ def run(
         check_numbers(chosen, checkpoint.is_quantised)
     use_codec(checkpoint.codec)
     app.state.pillion_probes = tuple(artefacts)
+
+    @app.get("/v1/probes")
+    async def probes() -> dict[str, Any]:
+        return probes_json(artefacts)
+
     app.add_middleware(Telling)
     app.add_middleware(Doors)
     try:

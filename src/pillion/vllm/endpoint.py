@@ -22,6 +22,7 @@ from pillion.probe import Artefact
 from pillion.riding.middleware import Telling
 from pillion.riding.rendering import Rendering
 from pillion.riding.seen import Json
+from pillion.riding.verdicts import probes_json
 from pillion.vllm.classify import Classifier
 from pillion.vllm.guard import Guard
 from pillion.vllm.hearing import listen
@@ -42,7 +43,7 @@ class Endpoint:
         @app.get("/v1/probes")
         async def probes() -> Json:
             riding: Sequence[Artefact] = getattr(app.state, "pillion_probes", ())
-            return {"object": "list", "data": [_entry(a) for a in riding]}
+            return probes_json(riding)
 
         @app.post("/classify")
         async def classify(request: Request) -> JSONResponse:
@@ -99,14 +100,3 @@ def _refusal(why: str, status: int) -> JSONResponse:
     kind = "NotFoundError" if status == 404 else "BadRequestError"
     error = {"message": why, "type": kind, "param": None, "code": status}
     return JSONResponse({"error": error}, status)
-
-
-def _entry(artefact: Artefact) -> Json:
-    card = artefact.card
-    return {
-        "id": artefact.name,
-        "object": "probe",
-        "task": card.task,
-        "labels": list(card.labels),
-        "layers": list(card.layers),
-    }
