@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pillion.cli.app import AllowMismatch, Dtype, Probes, app
+from pillion.cli.app import AllowMismatch, Dtype, Json, Probes, app, out, print_json
 from pillion.errors import ConfigError
 
 
@@ -17,6 +17,7 @@ def sglang(
     probe: Probes,
     dtype: Dtype = "auto",
     allow_mismatch: AllowMismatch = False,
+    as_json: Json = False,
 ) -> None:
     """Serve with SGLang, with verdicts in its answers.
 
@@ -46,4 +47,12 @@ def sglang(
     architecture = checkpoint.architectures[0]
     settings = ProbeSettings.of(probe, architecture, allow_mismatch, reasoning)
     options = options_of(checkpoint.folder, checkpoint.dtype, context.args)
-    run(checkpoint, artefacts, settings, options)
+    names = list(settings.probes)
+    run(checkpoint, artefacts, settings, options, lambda url: _say(url, model, names, as_json))
+
+
+def _say(url: str, model: str, probes: list[str], as_json: bool) -> None:
+    if as_json:
+        print_json({"url": url, "model": model, "probes": probes})
+    else:
+        out.print(f"SGLang serves {model} with {', '.join(probes)} at {url}")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ def run(
     artefacts: Sequence[Artefact],
     settings: ProbeSettings,
     options: Sequence[str],
+    say: Callable[[str], None],
 ) -> None:
     """Serves until it is ended.
 
@@ -59,6 +60,7 @@ def run(
         artefacts: the probes, checked against it.
         settings: of them.
         options: see `options_of`.
+        say: told the server's address, as soon as it answers.
 
     Raises:
         ConfigError: SGLang is to run in a way that probes do not ride with.
@@ -93,6 +95,7 @@ def run(
     app.add_middleware(Telling)
     app.add_middleware(Doors)
     try:
-        launch_server(server_args)
+        url = f"http://{chosen.host}:{chosen.port}"
+        launch_server(server_args, launch_callback=lambda: say(url))
     finally:
         kill_process_tree(os.getpid(), include_parent=False)
