@@ -26,7 +26,7 @@ def address(chat: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
     """Where `pillion sglang` answers with that model."""
     from sglang_serving import serving
 
-    with serving(chat, tmp_path_factory.mktemp("serve")) as address:
+    with serving(chat, tmp_path_factory.mktemp("serve"), "--enable-metrics") as address:
         yield address
 
 

@@ -184,6 +184,16 @@ def test_the_probes_that_ride_are_listed(chat: Ridden, address: str) -> None:
     assert httpx.get(f"{address}/release_memory_occupation", timeout=60).status_code == 404
 
 
+def test_metrics_of_both_are_there(address: str) -> None:
+    """prometheus_client, imported before it is told where all processes write, is for one alone."""
+    import httpx
+
+    ask(address, [raw_request([1, 2, 3], 3)])
+    told = httpx.get(f"{address}/metrics", timeout=60).text
+    assert "sglang:prompt_tokens_total" in told
+    assert "pillion_verdicts_total{label=" in told and "pillion_probe_seconds_total" in told
+
+
 def test_requests_that_are_over_leave_nothing_behind(chat: Ridden, address: str) -> None:
     """A stream that its client drops, then the same prompt: it is exact."""
     import httpx

@@ -92,8 +92,8 @@ def test_options_are_ours_first_and_a_users_last() -> None:
         Path("/model"), "float32", ["--page-size=1", "--cuda-graph-backend-decode", "full"]
     )
     assert "16" not in given and given.count("disabled") == 1
-    with pytest.raises(ConfigError, match="--dtype is among SGLang's options"):
-        options_of(Path("/model"), "float32", ["--dtype", "half"])
+    with pytest.raises(ConfigError, match="--model is among SGLang's options"):
+        options_of(Path("/model"), "float32", ["--model", "x"])
 
 
 GRAPHS = {"decode": "disabled", "prefill": "disabled"}

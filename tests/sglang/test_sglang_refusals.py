@@ -16,10 +16,10 @@ pytestmark = pytest.mark.sglang
     ("options", "said"),
     [
         (("--enable-hierarchical-cache",), "a cache outside the device"),
-        (("--speculative-algorithm", "NGRAM"), "speculative_algorithm=NGRAM"),
+        (("--speculative-algorithm", "NGRAM", "--page-size", "1"), "speculative_algorithm=NGRAM"),
         (("--tokenizer-worker-num", "2"), "tokenizer_worker_num=2"),
         (("--load-format", "dummy"), "Load_format=dummy"),
-        (("--dtype=half",), "--dtype is among SGLang's options"),
+        (("--model-path=/x",), "--model-path is among SGLang's options"),
     ],
 )
 def test_ways_to_run_that_probes_do_not_ride_with(
@@ -37,6 +37,9 @@ def test_a_probe_of_another_model(chat: Ridden, tmp_path: Path) -> None:
     other: Any = Ridden(tmp_path, "qwen3")
     other.folder = chat.folder
     assert "was trained on" in refusal(other)
+    # SGLang takes what an option begins with for the whole.
+    own = Ridden(tmp_path / "own", "qwen3")
+    assert "change the model or its dtype to" in refusal(chat, "--model-pat", str(own.folder))
 
 
 def test_a_model_that_no_probe_rides_in(chat: Ridden, tmp_path: Path) -> None:
