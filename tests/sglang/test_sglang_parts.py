@@ -104,6 +104,7 @@ PLAIN_ARGS: dict[str, Any] = {
     "pp_size": 1,
     "dp_size": 1,
     "attn_cp_size": 1,
+    "dcp_size": 1,
     "nnodes": 1,
     "tokenizer_worker_num": 1,
     "load_format": "auto",
@@ -139,6 +140,8 @@ class Options(SimpleNamespace):
         ({"pp_size": 2}, "pp_size=2"),
         ({"dp_size": 2}, "dp_size=2"),
         ({"attn_cp_size": 2}, "attn_cp_size=2"),
+        ({"dcp_size": 2}, "dcp_size=2"),
+        ({"prefill_only_disable_kv_cache": True}, "prompts that are not cached"),
         ({"nnodes": 2}, "nnodes=2"),
         ({"speculative_algorithm": "EAGLE3"}, "speculative_algorithm=EAGLE3"),
         ({"disaggregation_mode": "prefill"}, "disaggregation_mode=prefill"),
@@ -353,7 +356,8 @@ def heard(outputs: list[Any], path: str | None = None, **asked: Any) -> list[Any
             yield one
 
     async def every() -> list[Any]:
-        about = SimpleNamespace(**{"is_single": True, "parallel_sample_num": 1} | asked)
+        single = {"is_single": True, "parallel_sample_num": 1, "sampling_params": None}
+        about = SimpleNamespace(**single | asked)
         return [one async for one in front("all").heard(engine(), about, path)]
 
     return asyncio.run(every())
@@ -385,6 +389,12 @@ def test_other_routes_keep_their_shape() -> None:
     assert one["meta_info"] == {}
     (one,) = heard([{"meta_info": {KEY: found(1.0, 0)}}], path="/generate")
     assert one["meta_info"]["verdicts"]["prompt"]["all"]["label"] == "yes"
+
+
+def test_beams_are_refused() -> None:
+    for params in ({"beam_width": 2}, [{"beam_width": 1}, {"beam_width": 3}]):
+        with pytest.raises(ValueError, match=r"beam_width=[23]: beam search"):
+            heard([], sampling_params=params)
 
 
 def test_a_request_given_up_before_it_was_read_says_so() -> None:

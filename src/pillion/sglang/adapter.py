@@ -66,12 +66,9 @@ class Rider:
         page_tokens: int,
         reasoning: tuple[int, int] | None = None,
     ) -> None:
-        places = num_pages, page_tokens
-        self.reading = PagedReading(artefacts, device, dtype, *places, reasoning)
-        self.ledger = Ledger()
-        self._size = page_tokens
+        self.reading = PagedReading(artefacts, device, dtype, num_pages, page_tokens, reasoning)
+        self.ledger, self._size, self._num_steps = Ledger(), page_tokens, 0
         self._left, self._unsettled = deque[str](), deque[tuple[int, Report]]()
-        self._num_steps = 0
 
     def leave(self, request: str) -> None:
         """A request is over; may be called at any time, from any thread."""
@@ -93,8 +90,7 @@ class Rider:
             ids: the tokens.
         """
         self._drop()
-        chunks, owners = list[Chunk](), list[int]()
-        first = 0
+        chunks, owners, first = list[Chunk](), list[int](), 0
         for index, row in enumerate(rows):
             self._follow(row)
             own = list(self._chunks(row, first))
@@ -134,8 +130,7 @@ class Rider:
     def _follow(self, row: Row) -> None:
         """A request begins, begins again after it was retracted, or goes on."""
         side, prompt = self.reading.side, row.told.tokens
-        lane = side.lanes.get(row.request)
-        if lane is None:
+        if (lane := side.lanes.get(row.request)) is None:
             assert row.begin % self._size == 0, "a prefix is shared in whole pages"
             side.enter(row.request, prompt, answering=row.told.answering)
             self.ledger.enter(row.request)

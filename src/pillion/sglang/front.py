@@ -80,9 +80,8 @@ class Front:
         Args:
             asked: SGLang's request to its engine, of one prompt or several.
         """
-        given = asked.sampling_params
-        for params in given if isinstance(given, list) else [given]:
-            others = (params or {}).get("custom_params")
+        for params in _every(asked):
+            others = params.get("custom_params")
             if isinstance(others, dict) and others.get(SECRET) != self._secret:
                 others.pop(TURNS, None)
                 others.pop(SECRET, None)
@@ -98,7 +97,16 @@ class Front:
             outputs: of SGLang's engine: a mapping, or a list of them for several answers.
             asked: the request; SGLang brings it into shape before the first output.
             path: of the HTTP request; None for one of Python.
+
+        Raises:
+            ValueError: it asks for what probes cannot read; SGLang answers with status 400.
         """
+        for params in _every(asked):
+            if (params.get("beam_width") or 1) > 1:
+                raise ValueError(
+                    f"beam_width={params['beam_width']}: beam search makes an answer of many "
+                    "requests, of which no probe reads the whole; ask without it."
+                )
         seen = SEEN.get() or Seen(self.probes)
         tells, first = path in (None, OWN_ROUTE), len(seen.calls)
         calls = list[Call]()
@@ -129,6 +137,12 @@ def _hear(calls: Sequence[Call], place: int, meta_info: dict[str, Any]) -> None:
         mine = {str(choice): {key: found[key] for key in FULL}}
         found = {**found, "choices": {**others, **mine}}
     call.found = found
+
+
+def _every(asked: Any) -> list[dict[str, Any]]:
+    """Sampling parameters of each prompt."""
+    given = asked.sampling_params
+    return [one or {} for one in (given if isinstance(given, list) else [given])]
 
 
 def _prompts(asked: Any) -> int:

@@ -53,7 +53,8 @@ def check_engine(args: Any) -> None:
         f"tp_size={args.tp_size}: one process has to see whole states": args.tp_size > 1,
         f"pp_size={args.pp_size}, where no process has all layers": args.pp_size > 1,
         f"dp_size={args.dp_size}: a request has to stay in one scheduler": args.dp_size > 1,
-        f"attn_cp_size={args.attn_cp_size}, where a prompt is in pieces": args.attn_cp_size > 1,
+        f"attn_cp_size={args.attn_cp_size} and dcp_size={args.dcp_size}, where a text is in "
+        "pieces": args.attn_cp_size > 1 or args.dcp_size > 1,
         f"nnodes={args.nnodes}": args.nnodes > 1,
         f"speculative_algorithm={args.speculative_algorithm}, whose rejected tokens they would "
         "have read": args.speculative_algorithm is not None,
@@ -74,6 +75,9 @@ def check_engine(args: Any) -> None:
         "two batches in one pass": args.enable_two_batch_overlap or args.enable_pdmux,
         "a diffusion model's steps (dllm_algorithm)": args.dllm_algorithm is not None,
         "several prompts in one (enable_mis)": args.enable_mis,
+        "prompts that are not cached (prefill_only_disable_kv_cache)": (
+            args.prefill_only_disable_kv_cache
+        ),
         "embeddings (is_embedding), which generate nothing": args.is_embedding,
         f"tokenizer_worker_num={args.tokenizer_worker_num}: verdicts are told by one process": (
             args.tokenizer_worker_num > 1
