@@ -14,14 +14,16 @@ PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
 RUNTIME := $(VENV)/.installed-runtime
 DEV := $(VENV)/.installed-dev
 
-.PHONY: run test test-extra test-architectures test-gpu mutants vllm test-vllm check docs bench install
+.PHONY: run test test-extra test-architectures test-gpu mutants vllm test-vllm sglang test-sglang \
+	check docs bench install
 .DELETE_ON_ERROR:
 
 run: $(RUNTIME)
 	$(BIN)/pillion demo
 
 test: $(DEV)
-	$(BIN)/python -m pytest -m "not gpu and not ray and not browser and not clients and not vllm and not architectures"
+	$(BIN)/python -m pytest -m "not gpu and not ray and not browser and not clients and not vllm and not sglang \
+		and not architectures"
 
 # A real Chromium, Ray nodes that are started and killed, and clients of other projects, installed from
 # the registries into $(VENV)-clients (2 GB): they want the machine for themselves.
@@ -39,7 +41,7 @@ mutants: $(DEV)
 
 # The laws once more, with the models on a CUDA device.
 test-gpu: $(DEV)
-	PILLION_TEST_DEVICE=cuda $(BIN)/python -m pytest -m "not ray and not browser and not vllm" \
+	PILLION_TEST_DEVICE=cuda $(BIN)/python -m pytest -m "not ray and not browser and not vllm and not sglang" \
 		tests/evals/test_on_gpu.py tests/laws/test_runtime.py tests/laws/test_serving.py \
 		tests/runtime/test_held.py
 
@@ -51,6 +53,13 @@ vllm:
 
 test-vllm: vllm
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -m vllm tests/vllm
+
+# SGLang likewise, on a CPU, with stand-ins for the names of kernels that it imports there.
+sglang:
+	@PYTHON=$(PYTHON) bash tests/sglang/install.sh $(VENV)-sglang
+
+test-sglang: sglang
+	OMP_NUM_THREADS=1 $(VENV)-sglang/bin/python -m pytest -m sglang tests/sglang
 
 check: $(DEV)
 	$(BIN)/ruff format --check

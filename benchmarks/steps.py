@@ -26,9 +26,9 @@ import torch
 from benchmarks.result_file import write_result
 from benchmarks.vllm_ride import BLOCK_TOKENS, gates
 from pillion.core import ModelIdentity
+from pillion.riding.ledger import Ledger
 from pillion.sidecache import tapped_groups
 from pillion.vllm.adapter import Rider
-from pillion.vllm.ledger import Ledger
 from pillion.vllm.step import Steps
 from pillion.vllm.taps import Taps
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from pillion.core import Tokens
 from pillion.probe.group import Group
+from pillion.riding.report import Read
 from pillion.vllm.adapter import Rider
-from pillion.vllm.report import Read
 from pillion.vllm.step import Singles, Span, Step
 from pillion.vllm.taps import Taps
 

@@ -11,63 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chat_templates import VOCAB as CHAT_VOCAB
-from chat_templates import chat_tokenizer
 from pillion.backends import load_backend
 from pillion.core import ModelIdentity
 from pillion.probe import Artefact
+from pillion.riding.ledger import KEY
+from pillion.riding.verdicts import read_of
 from pillion.vllm import options
-from pillion.vllm.ledger import KEY
-from pillion.vllm.verdicts import read_of
-from tiny_models import full_states, make_artefact, tiny_tokenizer
+from saved_models import MARK as MARK
+from saved_models import relative_error
+from saved_models import save_chat_model as save_chat_model
+from saved_models import save_tiny_model as save_tiny_model
+from tiny_models import full_states, make_artefact
 
 LIVING: list[Any] = []
 """The engine in this process: vLLM keeps its state in globals, so there may be one."""
 BLOCK_TOKENS = 32  # the least that vLLM's attention takes on a CPU
-MARK = 1e-4
-"""Worst relative error of a logit."""
-FLOOR = 0.1
-"""Logits smaller than this are compared with it: those of the probes here are about half of 1."""
 LENGTHS = [(0, 5), (0, 37), (100, 20), (100, 33), (64, 1), (100, 90), (0, 200), (32, 32), (0, 31)]
 """Prompts for `random_prompts`: within a block, at its edge, over several chunks, with prefixes."""
-
-
-def save_chat_model(folder: Path, template: str = "chatml") -> Path:
-    """A random causal LM in fp32 with a chat template, and a tokenizer of one byte a token."""
-    return save_tiny_model(folder, tokenizer=chat_tokenizer(template), vocab=CHAT_VOCAB)
-
-
-def save_tiny_model(
-    folder: Path,
-    architecture: str = "llama",
-    tokenizer: Any = None,
-    vocab: int = 96,
-    **others: Any,
-) -> Path:
-    """A random causal LM in fp32, with a tokenizer of one letter a token or another."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.for_model(
-        architecture,
-        vocab_size=vocab,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=1024,
-        initializer_range=0.2,  # the default is so small that layers would hardly differ
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-        **others,
-    )
-    torch.manual_seed(0)
-    model: Any = AutoModelForCausalLM.from_config(config)
-    model.float().save_pretrained(folder)
-    (tokenizer or tiny_tokenizer()).save_pretrained(folder)
-    return folder
 
 
 def save_probes(folder: Path, identity: ModelIdentity) -> list[Artefact]:
@@ -188,16 +148,6 @@ def greedy(max_tokens: int, **others: Any) -> Any:
     return SamplingParams(
         **{"temperature": 0, "max_tokens": max_tokens, "ignore_eos": True} | others
     )
-
-
-def relative_error(got: dict[str, list[float]], wanted: dict[str, Tensor]) -> float:
-    """Worst of all logits."""
-    assert set(got) == set(wanted)
-    errors = [
-        (torch.tensor(got[name]) - want).abs() / want.abs().clamp(min=FLOOR)
-        for name, want in wanted.items()
-    ]
-    return max(float(error.max()) for error in errors)
 
 
 def random_prompts(lengths: Sequence[tuple[int, int]], seed: int = 0) -> list[dict[str, Any]]:

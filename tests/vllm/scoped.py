@@ -11,9 +11,9 @@ from riding import Ridden, greedy
 
 from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, ModelIdentity, Tokens
 from pillion.probe import Artefact
-from pillion.vllm.ledger import KEY
-from pillion.vllm.turns import turns_args
-from pillion.vllm.verdicts import read_of
+from pillion.riding.ledger import KEY
+from pillion.riding.turns import turns_args
+from pillion.riding.verdicts import read_of
 from talks import talks
 from tiny_models import distance, full_states, make_artefact, offline
 

@@ -13,9 +13,9 @@ import pytest
 from pillion.core import ModelIdentity
 from pillion.errors import ConfigError
 from pillion.policies import Policies, make_policies
+from pillion.riding.ledger import KEY
+from pillion.riding.metrics import ACTIONS
 from pillion.vllm.guard import MARK, Guard, expect
-from pillion.vllm.ledger import KEY
-from pillion.vllm.metrics import ACTIONS
 from pillion.vllm.start import policies_of
 from tiny_models import make_artefact
 

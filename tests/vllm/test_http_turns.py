@@ -11,7 +11,7 @@ from riding import Ridden
 from scoped import TALKS
 
 from pillion.core import SCOPES, Turn
-from pillion.vllm.turns import TURNS, turns_args
+from pillion.riding.turns import TURNS, turns_args
 from tiny_models import full_states, offline
 
 pytestmark = pytest.mark.vllm

@@ -27,8 +27,8 @@ from scoped import TALKS, ask, error, save_scoped, worst
 
 from pillion.backends import load_backend
 from pillion.core import Turn
-from pillion.vllm.ledger import KEY
-from pillion.vllm.verdicts import Verdicts, verdicts_of
+from pillion.riding.ledger import KEY
+from pillion.riding.verdicts import Verdicts, verdicts_of
 from tiny_models import full_states
 
 pytestmark = pytest.mark.vllm

@@ -5,10 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from pillion.vllm.ledger import KEY, Ledger
-from pillion.vllm.report import Read
+from pillion.riding.ledger import KEY, Ledger
+from pillion.riding.report import Read
+from pillion.riding.verdicts import read_of
 from pillion.vllm.siblings import gather, watch
-from pillion.vllm.verdicts import read_of
 
 
 def output_of(ledger: Ledger, request: str) -> Any:

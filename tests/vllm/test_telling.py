@@ -17,12 +17,13 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from pillion.core import ModelIdentity
 from pillion.policies import make_policies
+from pillion.riding.ledger import KEY
+from pillion.riding.metrics import UNREAD, VERDICTS
+from pillion.riding.middleware import Telling
+from pillion.riding.seen import Seen
+from pillion.riding.telling import put
 from pillion.vllm.guard import MARK
-from pillion.vllm.ledger import KEY
-from pillion.vllm.metrics import UNREAD, VERDICTS
-from pillion.vllm.middleware import Telling
-from pillion.vllm.seen import Seen, listen
-from pillion.vllm.telling import put
+from pillion.vllm.hearing import listen
 from tiny_models import make_artefact
 
 IDENTITY = ModelIdentity("none", "w", "t", "c", 4, 16, "float32", 4096)

@@ -14,12 +14,13 @@ from pillion.backends.codec import Codec
 from pillion.core import ModelIdentity, Segment, Tokens, Turn
 from pillion.errors import ConfigError
 from pillion.probe import Artefact
-from pillion.vllm.ledger import KEY, Ledger
-from pillion.vllm.rendering import Rendering
+from pillion.riding.ledger import KEY, Ledger
+from pillion.riding.rendering import Rendering
+from pillion.riding.turns import TURNS, told_tokens, turns_args
+from pillion.riding.verdicts import answer_json, verdicts_of
 from pillion.vllm.start import hears_reasoning
 from pillion.vllm.step import Steps
-from pillion.vllm.turns import TURNS, told_tokens, turns_args
-from pillion.vllm.verdicts import answer_json, verdicts_of
+from pillion.vllm.turns import watch
 from tiny_models import make_artefact
 
 ROW = Tokens(range(9), [Segment(1, 3, "user", 0), Segment(4, 9, "tool", 1, "call")])
@@ -87,7 +88,7 @@ def test_turns_are_told_only_where_both_have_rendered_the_same() -> None:
     engine = SimpleNamespace(
         generate=lambda prompt, params: engine_saw.append((prompt, params.extra_args))
     )
-    own.watch(renderer, engine)
+    watch(own, renderer, engine)
 
     def ask(extra_args: Any) -> Any:
         request = SimpleNamespace(tools=None, documents=None)

@@ -14,9 +14,9 @@ from riding import BLOCK_TOKENS, MARK, Ridden, greedy
 from scoped import TALKS, ask, error, worst
 
 from pillion.core import Tokens, Turn
+from pillion.riding.ledger import KEY
+from pillion.riding.turns import turns_args
 from pillion.sidecache import Script
-from pillion.vllm.ledger import KEY
-from pillion.vllm.turns import turns_args
 from talks import continued
 from tiny_models import full_states
 

@@ -41,6 +41,7 @@ class Checkpoint:
         end_ids: tokens that end an answer.
         vocab_size: token ids are below this.
         architectures: names of its classes, as its configuration has them.
+        is_quantised: whether its files hold quantised weights.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class Checkpoint:
     end_ids: frozenset[int]
     vocab_size: int
     architectures: tuple[str, ...]
+    is_quantised: bool = False
 
 
 def read_checkpoint(
@@ -98,6 +100,7 @@ def read_checkpoint(
         end_ids(network, words),
         network.get_input_embeddings().weight.shape[0],
         tuple(config.architectures or ()),
+        getattr(config, "quantization_config", None) is not None,
     )
 
 

@@ -19,6 +19,7 @@ from pillion.cli import (
     report,
     serve,
     setup,
+    sglang,
     train,
     vllm,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "report",
     "serve",
     "setup",
+    "sglang",
     "train",
     "vllm",
 ]

@@ -41,7 +41,7 @@ VERBS = (
         "report",
         "generate",
     ),
-    *("inspect", "push", "pull", "extract", "serve", "vllm", "bench"),
+    *("inspect", "push", "pull", "extract", "serve", "vllm", "sglang", "bench"),
 )
 """In the order in which a newcomer meets them."""
 
@@ -62,7 +62,8 @@ class OnceEach(TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         # A shell that completes words has not got all of them yet.
         if isinstance(command, TyperCommand) and not ctx.resilient_parsing:
-            own = type(ctx)(command, info_name=name, parent=ctx)
+            settings: Any = command.context_settings
+            own = type(ctx)(command, info_name=name, parent=ctx, **settings)
             _, _, given = command.make_parser(own).parse_args(list(rest))
             for one, times in Counter(given).items():
                 single = isinstance(one, TyperOption) and not one.multiple

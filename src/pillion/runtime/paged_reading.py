@@ -17,7 +17,7 @@ from pillion.core import Verdict
 from pillion.probe import Artefact
 from pillion.probe.network import inverse_rms
 from pillion.runtime.held import Held
-from pillion.sidecache import PagedGroup, Probs, SideCache, tapped_groups
+from pillion.sidecache import Due, Heard, PagedGroup, Probs, SideCache, tapped_groups
 
 HELD_TOKENS = 64
 """Steps up to this many tokens are tapped in one go after the last layer: few large operations in
@@ -88,6 +88,15 @@ class PagedReading:
             self._tap_held()
         self.side.end()
         self.seconds += time.perf_counter() - begin
+
+    def read(self) -> tuple[Due, list[Heard]]:
+        """As `end`, for who wants logits without waiting for the device; see `SideCache.read`."""
+        begin = time.perf_counter()
+        if self._held:
+            self._tap_held()
+        found = self.side.read()
+        self.seconds += time.perf_counter() - begin
+        return found
 
     def verdicts(self, probs: Probs | None) -> dict[str, Verdict]:
         """Verdicts of probabilities that a lane held, in the order of the probes."""

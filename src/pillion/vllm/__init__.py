@@ -3,11 +3,11 @@
 Nothing here imports vLLM until it is used. Knows no HTTP server but vLLM's own.
 """
 
+from pillion.riding.turns import turns_args
+from pillion.riding.verdicts import Verdicts, verdicts_of
 from pillion.vllm.engine import VllmEngine
 from pillion.vllm.load import load_vllm_engine
 from pillion.vllm.settings import option_file, options
-from pillion.vllm.turns import turns_args
-from pillion.vllm.verdicts import Verdicts, verdicts_of
 
 __all__ = [
     "Verdicts",

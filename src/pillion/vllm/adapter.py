@@ -15,8 +15,8 @@ from torch import Tensor
 
 from pillion.backends.paged import Chunk, PagedStep
 from pillion.probe.group import Group
+from pillion.riding.report import Report
 from pillion.sidecache import Going, Numbers, PagedGroup, SideCache, page_numbers, upload
-from pillion.vllm.report import Report
 from pillion.vllm.singles import Goer, Track
 from pillion.vllm.step import Span, Step
 from pillion.vllm.taps import Taps

@@ -27,14 +27,14 @@ from pillion.core import (
 )
 from pillion.errors import ConfigError, DataError, unknown_name
 from pillion.probe import Artefact
+from pillion.riding.ledger import KEY
+from pillion.riding.metrics import count_verdicts
+from pillion.riding.report import Numbers
+from pillion.riding.seen import SEEN
+from pillion.riding.turns import TURNS, turns_args
+from pillion.riding.verdicts import verdicts_by_name
 from pillion.runtime.encoding import tokens_of
 from pillion.runtime.engine import check_rows
-from pillion.vllm.ledger import KEY
-from pillion.vllm.metrics import count_verdicts
-from pillion.vllm.report import Numbers
-from pillion.vllm.seen import SEEN
-from pillion.vllm.turns import TURNS, turns_args
-from pillion.vllm.verdicts import verdicts_by_name
 
 
 class Body(BaseModel):

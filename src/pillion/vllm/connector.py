@@ -22,11 +22,11 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 from vllm.logger import init_logger
 
 from pillion.errors import ConfigError
+from pillion.riding.ledger import Ledger
+from pillion.riding.report import Report
 from pillion.vllm.adapter import SLOT_BYTES, Rider
 from pillion.vllm.footprint import Footprint
-from pillion.vllm.ledger import Ledger
 from pillion.vllm.models import CACHE_LAYER, SideCacheLayer
-from pillion.vllm.report import Report
 from pillion.vllm.settings import ProbeSettings
 from pillion.vllm.step import Step, Steps
 

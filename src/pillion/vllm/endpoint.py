@@ -19,13 +19,16 @@ from starlette.responses import JSONResponse
 from pillion.backends.checkpoint import load_codec
 from pillion.errors import PillionError
 from pillion.probe import Artefact
+from pillion.riding.middleware import Telling
+from pillion.riding.rendering import Rendering
+from pillion.riding.seen import Json
+from pillion.riding.verdicts import probes_json
 from pillion.vllm.classify import Classifier
 from pillion.vllm.guard import Guard
-from pillion.vllm.middleware import Telling
-from pillion.vllm.rendering import Rendering
-from pillion.vllm.seen import Json, listen
+from pillion.vllm.hearing import listen
 from pillion.vllm.settings import PLUGIN, ProbeSettings, has_settings
 from pillion.vllm.start import check_template, policies_of
+from pillion.vllm.turns import watch
 
 
 class Endpoint:
@@ -40,7 +43,7 @@ class Endpoint:
         @app.get("/v1/probes")
         async def probes() -> Json:
             riding: Sequence[Artefact] = getattr(app.state, "pillion_probes", ())
-            return {"object": "list", "data": [_entry(a) for a in riding]}
+            return probes_json(riding)
 
         @app.post("/classify")
         async def classify(request: Request) -> JSONResponse:
@@ -70,7 +73,7 @@ class Endpoint:
         if not settings.allow_mismatch:
             given = load_chat_template(args.chat_template)
             check_template(probes, codec.tokenizer.chat_template, given)
-        Rendering(codec, scoped).watch(state.online_renderer, engine_client)
+        watch(Rendering(codec, scoped), state.online_renderer, engine_client)
         listen(engine_client)
         state.pillion_policies = policies = policies_of(settings.policy, settings.http, probes)
         if policies.policies:
@@ -97,14 +100,3 @@ def _refusal(why: str, status: int) -> JSONResponse:
     kind = "NotFoundError" if status == 404 else "BadRequestError"
     error = {"message": why, "type": kind, "param": None, "code": status}
     return JSONResponse({"error": error}, status)
-
-
-def _entry(artefact: Artefact) -> Json:
-    card = artefact.card
-    return {
-        "id": artefact.name,
-        "object": "probe",
-        "task": card.task,
-        "labels": list(card.labels),
-        "layers": list(card.layers),
-    }

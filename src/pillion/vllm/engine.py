@@ -32,6 +32,9 @@ from pillion.core import (
 )
 from pillion.errors import ConfigError, RunError
 from pillion.probe import Artefact
+from pillion.riding.report import Numbers
+from pillion.riding.turns import turns_args
+from pillion.riding.verdicts import verdicts_by_name
 from pillion.runtime.decoding import Detokenizer
 from pillion.runtime.engine import (
     Engine,
@@ -45,12 +48,9 @@ from pillion.runtime.sampling import Sampling
 from pillion.sidecache import tapped_groups
 from pillion.vllm.inbox import Inbox
 from pillion.vllm.logprobs import logprobs, logs
-from pillion.vllm.report import Numbers
 from pillion.vllm.settings import PLUGIN, options
 from pillion.vllm.start import check_probes, hears_reasoning
 from pillion.vllm.taps import Room
-from pillion.vllm.turns import turns_args
-from pillion.vllm.verdicts import verdicts_by_name
 from pillion.vllm.versions import check_version, vllm_version
 
 CPU = torch.device("cpu")

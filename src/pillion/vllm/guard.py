@@ -15,17 +15,13 @@ from pillion.core import Verdict
 from pillion.errors import ConfigError, StateError
 from pillion.policies import Block, Policies, Policy, decide, fails_closed, hold_back
 from pillion.probe import Artefact
-from pillion.vllm.ledger import KEY
-from pillion.vllm.metrics import ACTIONS
-from pillion.vllm.report import Numbers
-from pillion.vllm.verdicts import verdicts_by_name
+from pillion.riding.ledger import KEY, REFUSAL
+from pillion.riding.metrics import ACTIONS
+from pillion.riding.report import Numbers
+from pillion.riding.verdicts import verdicts_by_name
 
-FILTERED = "content_filter"
-"""Why an answer ends that a policy has ended, for clients."""
 MARK = "\0content_filter"
 """The same in vLLM's outputs, where strings that end an answer are told too."""
-REFUSAL = "refusal"
-"""Beside the logits of an output: what is said in the place of an answer."""
 _HELD = "pillion_held"
 """Attribute of what vLLM's frontend knows of a request: its outputs that wait."""
 _EXPECTED = "pillion_expected"

@@ -15,8 +15,8 @@ from vllm.model_executor.models.registry import ModelRegistry
 
 from pillion.backends.checkpoint import read_checkpoint
 from pillion.errors import ConfigError
+from pillion.riding.ledger import KEY
 from pillion.vllm.guard import expect
-from pillion.vllm.ledger import KEY
 from pillion.vllm.settings import PREFIX, SCHEDULER, ProbeSettings, digest
 from pillion.vllm.siblings import watch
 from pillion.vllm.start import (

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pillion.vllm.ledger import KEY
-from pillion.vllm.report import Numbers
+from pillion.riding.ledger import KEY
+from pillion.riding.report import Numbers
 
 
 @dataclass

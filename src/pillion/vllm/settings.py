@@ -9,37 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pillion.errors import ConfigError, unknown_name
+from pillion.errors import ConfigError
 from pillion.probe import Artefact
-from pillion.vllm.ledger import KEY
+from pillion.riding.faults import fault_of
+from pillion.riding.ledger import KEY
 
 PLUGIN = "pillion"
 """Name of all our entry points: what `VLLM_PLUGINS` must hold if it is set."""
 PREFIX = "Pillion"
 """Before an architecture's name: the same model with probes."""
 SCHEDULER = "pillion.vllm.scheduler.pillion_scheduler"
-
-
-def fault_of(error: ValidationError, place: str, key: str, known: Collection[str]) -> ConfigError:
-    """The first fault of a mapping, as a sentence.
-
-    Args:
-        error: of its validation.
-        place: where the mapping stands.
-        key: what one of its keys is called.
-        known: its keys.
-    """
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    if first["type"] == "extra_forbidden":
-        return unknown_name(key, where, known)
-    return ConfigError(f"{'.'.join(filter(None, (place, where)))}: {first['msg']}.")
 
 
 class ProbeSettings(BaseModel):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pillion.core import Tokens
-from pillion.vllm.turns import Told, told_tokens
+from pillion.riding.turns import Told, told_tokens
 
 
 @dataclass(frozen=True)

@@ -1,62 +1,36 @@
-"""Whose words a prompt's tokens are, on their way to vLLM's scheduler: beside sampling parameters.
-
-Imports no vLLM.
-"""
+"""The turns of conversations that vLLM's server renders, for its scheduler. Imports no vLLM."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple
-from typing import Any, NamedTuple, get_args
+from functools import partial
+from typing import Any
 
-from pillion.core import Role, Segment, Tokens
-from pillion.core.conversation import Kind
-
-TURNS = "pillion_turns"
-"""Where they lie in `SamplingParams.extra_args`."""
+from pillion.riding.rendering import Rendering
+from pillion.riding.turns import TURNS, turns_args
 
 
-class Told(NamedTuple):
-    """What is known of a prompt.
-
-    Attributes:
-        tokens: with the turns that were told.
-        answering: whether an answer follows, which is then what probes of answers read.
-    """
-
-    tokens: Tokens
-    answering: bool = True
+def watch(rendering: Rendering, renderer: Any, engine: Any) -> None:
+    """Sees what every endpoint renders, and hands it to the engine with its turns."""
+    renderer.preprocess_chat = partial(_preprocess, rendering, renderer.preprocess_chat)
+    engine.generate = partial(_generate, engine.generate)
 
 
-def turns_args(tokens: Tokens, answering: bool = True) -> dict[str, str]:
-    """The `extra_args` of vLLM's sampling parameters that tell of a prompt's turns.
-
-    Args:
-        tokens: of the prompt, as `encode_chat` gives them.
-        answering: whether it is to be answered; of a whole conversation, probes of answers read the
-            last assistant's turn in it.
-    """
-    told = {"tokens": len(tokens), "segments": [astuple(one) for one in tokens.segments]}
-    return {TURNS: json.dumps(told | {"answering": answering})} if tokens.segments else {}
-
-
-def told_tokens(ids: Sequence[int], extra_args: Mapping[str, Any] | None) -> Told:
-    """A prompt with the turns that were told; without any where those do not fit."""
-    if not extra_args or TURNS not in extra_args:
-        return Told(Tokens(ids))
-    try:
-        told = json.loads(extra_args[TURNS])
-        length, segments = told["tokens"], [_segment(*one) for one in told["segments"]]
-        answering = bool(told["answering"])
-    except (TypeError, ValueError, KeyError):
-        return Told(Tokens(ids))
-    places = [0, *(place for one in segments for place in (one.begin, one.end)), len(ids)]
-    fits = length == len(ids) and places == sorted(places)
-    return Told(Tokens(ids, segments), answering) if fits else Told(Tokens(ids))
+async def _preprocess(
+    rendering: Rendering, plain: Any, request: Any, *args: Any, **kwargs: Any
+) -> Any:
+    conversation, inputs = await plain(request, *args, **kwargs)
+    others = {name: getattr(request, name, None) for name in ("tools", "documents")}
+    rendering.check_all(conversation, **others)
+    for one in inputs:
+        if rendering.scoped and (ids := one.get("prompt_token_ids")):
+            one[TURNS] = turns_args(rendering.tokens(conversation, ids))
+    return conversation, inputs
 
 
-def _segment(begin: int, end: int, role: Role, turn: int, kind: Kind) -> Segment:
-    if role not in get_args(Role) or kind not in get_args(Kind):
-        raise ValueError(role, kind)
-    return Segment(int(begin), int(end), role, int(turn), kind)
+def _generate(plain: Any, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
+    """`generate` of vLLM; turns that a client told itself are nobody's."""
+    told = prompt.pop(TURNS, {}) if isinstance(prompt, dict) else {}
+    others = {k: v for k, v in (params.extra_args or {}).items() if k != TURNS}
+    if told or params.extra_args:
+        params.extra_args = others | told
+    return plain(prompt, params, *args, **kwargs)

@@ -1,13 +1,14 @@
 """What the scheduler knows of every request: the latest logits, ready to ride on an output.
 
-Every output of a request carries, in `kv_transfer_params`, what has been read of it so far:
+Every output of a request carries what has been read of it so far (with vLLM in
+`kv_transfer_params`):
 
     {"pillion": {"prompt": {"safety": [2.59]}, "response": {"safety": [-1.99]}, "read": 8,
                  "seconds": 0.7}}
 
 `read` counts the answer's tokens that `response` covers; `seconds` is what the worker has spent on
 probes since its start. A request for an adapter has its name under `adapter`, and is not read.
-Where several answers were asked for, the frontend adds `choices` (`siblings`). Imports no vLLM.
+Where several answers were asked for, the frontend adds `choices`. Knows no engine.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pillion.vllm.report import Numbers, Read
+from pillion.riding.report import Numbers, Read
 
 KEY = "pillion"
-"""Where the logits lie in `kv_transfer_params`."""
+"""Where the logits lie in what an output carries."""
+REFUSAL = "refusal"
+"""Beside the logits of an output: what is said in the place of an answer."""
 
 
 class Ledger:

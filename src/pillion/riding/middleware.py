@@ -1,4 +1,4 @@
-"""Between `vllm serve`'s routes and its clients: verdicts go into every answer. Imports no vLLM."""
+"""Between the routes of an engine's server and its clients: verdicts go into every answer."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from pillion.errors import ConfigError
 from pillion.policies import Policies
-from pillion.vllm.asked import Asked
-from pillion.vllm.ledger import KEY
-from pillion.vllm.seen import BEAMS, SEEN, Seen
-from pillion.vllm.telling import Stream, put
+from pillion.riding.asked import Asked
+from pillion.riding.ledger import KEY
+from pillion.riding.seen import BEAMS, SEEN, Seen
+from pillion.riding.telling import Stream, put
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -19,10 +19,10 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class Telling:
-    """An ASGI application around vLLM's.
+    """An ASGI application around a server's.
 
     Args:
-        app: vLLM's.
+        app: the server's.
     """
 
     def __init__(self, app: Any) -> None:
@@ -38,7 +38,7 @@ class Telling:
         content, again = await _read(receive)
         try:
             body: Any = json.loads(content)
-        except ValueError:  # vLLM says so
+        except ValueError:  # the server says so
             body = None
         try:
             asked = Asked.of(body, [probe.name for probe in probes])
@@ -119,7 +119,7 @@ async def _read(receive: Receive) -> tuple[bytes, Receive]:
 
 
 async def _refuse(send: Send, why: str, param: str = KEY) -> None:
-    """Answers with an error, in the shape of vLLM's."""
+    """Answers with an error, in the shape of OpenAI's."""
     error = {"message": why, "type": "BadRequestError", "param": param, "code": 400}
     body = json.dumps({"error": error}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]

@@ -1,4 +1,4 @@
-"""Verdicts in the numbers that `vllm serve` has for Prometheus, beside its own. Imports no vLLM."""
+"""Verdicts in the numbers that an engine's server has for Prometheus, beside its own."""
 
 from __future__ import annotations
 

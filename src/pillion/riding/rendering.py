@@ -1,27 +1,25 @@
-"""Whose words are whose in conversations that vLLM's server renders itself.
+"""Whose words are whose in conversations that an engine's own server renders.
 
-vLLM writes what a turn says into its chat template as it is: a control token that is spelled there
-would end the turn. So such a request is refused. Of the others the turns are told to the scheduler,
-if what vLLM has made of them is what our own encoding makes. Imports no vLLM.
+Such servers write what a turn says into the chat template as it is: a control token that is
+spelled there would end the turn. So such a request is refused. Of the others the turns are told, if
+what the server has made of them is what our own encoding makes. Knows no engine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from pillion.backends.codec import Codec
 from pillion.backends.template import REASONING
 from pillion.core import Tokens, as_conversation
 from pillion.errors import ConfigError, DataError
-from pillion.vllm.turns import TURNS, turns_args
 
 Json = Mapping[str, Any]
 
 
 class Rendering:
-    """Stands between vLLM's renderer and its engine.
+    """Knows what a server may render, and what it should have made of it.
 
     Args:
         codec: the model's tokenizer, for this alone.
@@ -29,23 +27,22 @@ class Rendering:
     """
 
     def __init__(self, codec: Codec, scoped: bool) -> None:
-        self._codec, self._scoped = codec, scoped
+        self._codec, self.scoped = codec, scoped
 
-    def watch(self, renderer: Any, engine: Any) -> None:
-        """Sees what every endpoint renders, and hands it to the engine with its turns."""
-        renderer.preprocess_chat = partial(self._preprocess, renderer.preprocess_chat)
-        engine.generate = partial(_generate, engine.generate)
+    def check_all(self, messages: Sequence[Any], **others: Any) -> None:
+        """Returns if nothing of a request spells a control token.
 
-    async def _preprocess(self, plain: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        conversation, inputs = await plain(request, *args, **kwargs)
-        for number, message in enumerate(conversation, 1):
+        Args:
+            messages: of the conversation.
+            others: what else may be rendered, such as `tools` and `documents`; None is left out.
+
+        Raises:
+            ValueError: it spells one; servers answer with status 400.
+        """
+        for number, message in enumerate(messages, 1):
             self.check(f"Message {number}", message)
-        for name in ("tools", "documents"):
-            self.check(f"One of the {name}", getattr(request, name, None))
-        for one in inputs:
-            if self._scoped and (ids := one.get("prompt_token_ids")):
-                one[TURNS] = turns_args(self.tokens(conversation, ids))
-        return conversation, inputs
+        for name, one in others.items():
+            self.check(f"One of the {name}", one)
 
     def check(self, name: str, message: Any) -> None:
         """Returns if a message, or what else is rendered, spells no control token.
@@ -55,7 +52,7 @@ class Rendering:
             message: strings, mappings, lists of them.
 
         Raises:
-            ValueError: it spells one; vLLM answers with status 400.
+            ValueError: it spells one; servers answer with status 400.
         """
         role = message.get("role") if isinstance(message, Mapping) else None
         for text in _texts(message):
@@ -68,21 +65,12 @@ class Rendering:
                 )
 
     def tokens(self, conversation: Sequence[Json], ids: Sequence[int]) -> Tokens:
-        """What vLLM has rendered, with its turns; without, where ours would have other tokens."""
+        """What was rendered, with its turns; without, where ours would have other tokens."""
         try:
             known = self._codec.encode_chat(as_conversation(conversation))
         except (ConfigError, DataError):
             return Tokens(ids)
         return known if known == tuple(ids) else Tokens(ids)
-
-
-def _generate(plain: Any, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
-    """`generate` of vLLM; turns that a client told itself are nobody's."""
-    told = prompt.pop(TURNS, {}) if isinstance(prompt, dict) else {}
-    others = {k: v for k, v in (params.extra_args or {}).items() if k != TURNS}
-    if told or params.extra_args:
-        params.extra_args = others | told
-    return plain(prompt, params, *args, **kwargs)
 
 
 def _texts(value: Any) -> Iterator[str]:

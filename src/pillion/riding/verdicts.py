@@ -1,7 +1,4 @@
-"""Verdicts in what vLLM sends back: the one way to read them, over HTTP, from `LLM`, by a server.
-
-Imports no vLLM.
-"""
+"""Verdicts in what an engine sends back: the one way to read them, over HTTP or from Python."""
 
 from __future__ import annotations
 
@@ -15,8 +12,8 @@ from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, Verdict, absences, verdic
 from pillion.errors import ConfigError, StateError
 from pillion.policies import ALLOW, Part, Policies, decide
 from pillion.probe import Artefact
-from pillion.vllm.ledger import KEY
-from pillion.vllm.report import Numbers
+from pillion.riding.ledger import KEY
+from pillion.riding.report import Numbers
 
 
 @dataclass(frozen=True)
@@ -42,21 +39,21 @@ def verdicts_of(
     artefacts: Sequence[Artefact],
     choice: int | None = None,
 ) -> Verdicts:
-    """The verdicts in the `kv_transfer_params` of an output.
+    """The verdicts in what an output carries.
 
     Args:
-        params: of a `RequestOutput`.
+        params: `kv_transfer_params` of vLLM's `RequestOutput`, `meta_info` of SGLang's.
         artefacts: the probes that ride.
         choice: index of the answer, where several were asked for.
 
     Raises:
-        ConfigError: there are none: vLLM runs without our scheduler.
+        ConfigError: there are none: the engine runs without our part in it.
         StateError: a logit is not finite.
     """
     if not params or KEY not in params:
         raise ConfigError(
-            "vLLM's answer carries no verdicts; start it with the options that `pillion vllm` "
-            "writes."
+            "The engine's answer carries no verdicts; start it as `pillion vllm` or `pillion "
+            "sglang` says."
         )
     found = params[KEY]
     answer = read_of(found, choice)
@@ -115,6 +112,21 @@ def answer_json(
         "response": told("response", verdicts.response, unread),
         "response_tokens": verdicts.response_tokens,
     }
+
+
+def probes_json(artefacts: Sequence[Artefact]) -> dict[str, Any]:
+    """The body of `GET /v1/probes`: what rides."""
+    data = [
+        {
+            "id": artefact.name,
+            "object": "probe",
+            "task": artefact.card.task,
+            "labels": list(artefact.card.labels),
+            "layers": list(artefact.card.layers),
+        }
+        for artefact in artefacts
+    ]
+    return {"object": "list", "data": data}
 
 
 def verdicts_by_name(numbers: Numbers, artefacts: Sequence[Artefact]) -> dict[str, Verdict]:

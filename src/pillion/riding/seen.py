@@ -1,26 +1,23 @@
 """What the engine says of the prompts of one HTTP request; logits go no further than here.
 
-vLLM's handlers ask the engine in the context of their request, each prompt by itself and in order.
-Imports no vLLM.
+The handlers of an engine's server ask it in the context of their request, each prompt by itself and
+in order. Knows no engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from pillion.errors import PillionError, RunError
 from pillion.policies import Policies
 from pillion.probe import Artefact
-from pillion.vllm.asked import Asked
-from pillion.vllm.guard import FILTERED, MARK, REFUSAL
-from pillion.vllm.ledger import KEY
-from pillion.vllm.metrics import UNREAD, Spent, count_verdicts
-from pillion.vllm.verdicts import Verdicts, answer_json, read_of, verdicts_of
+from pillion.riding.asked import Asked
+from pillion.riding.ledger import KEY, REFUSAL
+from pillion.riding.metrics import UNREAD, Spent, count_verdicts
+from pillion.riding.verdicts import Verdicts, answer_json, read_of, verdicts_of
 
 Json = dict[str, Any]
 BEAMS = "beam search makes an answer of many requests, of which no probe reads the whole"
@@ -45,21 +42,9 @@ class Call:
         """What was said in the place of every answer; None if they were given."""
         return self.found[REFUSAL] if self.found and REFUSAL in self.found else None
 
-    def hear(self, output: Any) -> None:
-        """Takes what is ours out of an output."""
-        others = dict(output.kv_transfer_params or {})
-        # An output that tells of an abort carries nothing.
-        self.found = others.pop(KEY, self.found)
-        output.kv_transfer_params = others or None
-        for answer in output.outputs:
-            if answer.stop_reason != MARK:
-                continue
-            self.filtered, answer.finish_reason, answer.stop_reason = True, FILTERED, None
-            answer.text = self.refusal or answer.text
-
 
 class Seen:
-    """Follows an HTTP request through vLLM.
+    """Follows an HTTP request through an engine.
 
     Args:
         probes: that ride.
@@ -100,7 +85,7 @@ class Seen:
         return bool(self.calls) and self.calls[-1].filtered
 
     def places(self) -> list[int]:
-        """Of every answer: counted over all prompts, as vLLM counts its choices."""
+        """Of every answer: counted over all prompts, as servers count choices."""
         each = self.calls[0].choices
         heard = [i for i, call in enumerate(self.calls) if call.found is not None]
         return [i * each + choice for i in heard for choice in range(each)]
@@ -169,23 +154,3 @@ SEEN: ContextVar[Seen | None] = ContextVar("pillion_seen", default=None)
 """Of the HTTP request that is being answered."""
 SPENT = Spent()
 """Of the engine behind this server."""
-
-
-def listen(engine: Any) -> None:
-    """Follows from now on what an engine of vLLM gives to HTTP requests."""
-    engine.generate = partial(_generate, engine.generate)
-
-
-def _generate(plain: Any, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
-    outputs, seen = plain(prompt, params, *args, **kwargs), SEEN.get()
-    return outputs if seen is None else _heard(outputs, seen.begin(params.n))
-
-
-async def _heard(outputs: AsyncGenerator[Any], call: Call) -> AsyncGenerator[Any]:
-    """The outputs, without what is ours."""
-    async with aclosing(outputs):
-        async for output in outputs:
-            call.hear(output)
-            if call.found:
-                SPENT.hear(call.found["seconds"])
-            yield output

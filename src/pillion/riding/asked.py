@@ -1,4 +1,4 @@
-"""What a client of `vllm serve` may ask of us: `pillion` in a request's body. Imports no vLLM."""
+"""What a client of an engine's own server may ask of us: `pillion` in a request's body."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pillion.errors import unknown_name
-from pillion.vllm.ledger import KEY
-from pillion.vllm.settings import fault_of
+from pillion.riding.faults import fault_of
+from pillion.riding.ledger import KEY
 
 
 class Asked(BaseModel):

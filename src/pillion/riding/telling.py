@@ -1,7 +1,7 @@
-"""Verdicts in what `vllm serve` sends: whole bodies, and events of streams.
+"""Verdicts in what an engine's server sends: whole bodies, and events of streams.
 
 Which kind of body it is shows in itself: OpenAI's with `choices`, its responses, Anthropic's
-messages. All others are left as they are. Imports no vLLM.
+messages. All others are left as they are. Knows no engine.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pillion.vllm.guard import FILTERED
-from pillion.vllm.seen import Json, Seen
+from pillion.riding.seen import Json, Seen
 
+FILTERED = "content_filter"
+"""Why an answer ends that a policy has ended, for clients."""
 ENDS = {
     b"response.completed": "response",
     b"response.incomplete": "response",
@@ -49,7 +50,7 @@ def put(seen: Seen, content: bytes) -> bytes:
 
 
 def refuse(choice: Json, refusal: str | None) -> None:
-    """Puts a refusal where a client looks for an answer, whatever vLLM's parsers made of it.
+    """Puts a refusal where a client looks for an answer, whatever a server's parsers made of it.
 
     Args:
         choice: of a body or of a chunk.

@@ -1,0 +1,61 @@
+"""Whose words a prompt's tokens are, on their way to an engine: beside sampling parameters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+from typing import Any, NamedTuple, get_args
+
+from pillion.core import Role, Segment, Tokens
+from pillion.core.conversation import Kind
+
+TURNS = "pillion_turns"
+"""Under which name."""
+
+
+class Told(NamedTuple):
+    """What is known of a prompt.
+
+    Attributes:
+        tokens: with the turns that were told.
+        answering: whether an answer follows, which is then what probes of answers read.
+    """
+
+    tokens: Tokens
+    answering: bool = True
+
+
+def turns_args(tokens: Tokens, answering: bool = True) -> dict[str, str]:
+    """What is put beside an engine's sampling parameters to tell of a prompt's turns.
+
+    With vLLM it goes into `SamplingParams.extra_args`.
+
+    Args:
+        tokens: of the prompt, as `encode_chat` gives them.
+        answering: whether it is to be answered; of a whole conversation, probes of answers read the
+            last assistant's turn in it.
+    """
+    told = {"tokens": len(tokens), "segments": [astuple(one) for one in tokens.segments]}
+    return {TURNS: json.dumps(told | {"answering": answering})} if tokens.segments else {}
+
+
+def told_tokens(ids: Sequence[int], extra_args: Mapping[str, Any] | None) -> Told:
+    """A prompt with the turns that were told; without any where those do not fit."""
+    if not extra_args or TURNS not in extra_args:
+        return Told(Tokens(ids))
+    try:
+        told = json.loads(extra_args[TURNS])
+        length, segments = told["tokens"], [_segment(*one) for one in told["segments"]]
+        answering = bool(told["answering"])
+    except (TypeError, ValueError, KeyError):
+        return Told(Tokens(ids))
+    places = [0, *(place for one in segments for place in (one.begin, one.end)), len(ids)]
+    fits = length == len(ids) and places == sorted(places)
+    return Told(Tokens(ids, segments), answering) if fits else Told(Tokens(ids))
+
+
+def _segment(begin: int, end: int, role: Role, turn: int, kind: Kind) -> Segment:
+    if role not in get_args(Role) or kind not in get_args(Kind):
+        raise ValueError(role, kind)
+    return Segment(int(begin), int(end), role, int(turn), kind)

@@ -1,0 +1,44 @@
+"""Skips what needs SGLang where it is not installed, and lets SGLang's own warnings be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pillion.sglang.versions import SUPPORTED, is_supported, sglang_version
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A Llama with a chat template and probes of every scope, as a `Ridden`."""
+    from sglang_ridden import Ridden
+
+    return Ridden(tmp_path_factory.mktemp("chat"))
+
+
+@pytest.fixture(scope="module")
+def address(chat: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where `pillion sglang` answers with that model."""
+    from sglang_serving import serving
+
+    with serving(chat, tmp_path_factory.mktemp("serve"), "--enable-metrics") as address:
+        yield address
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("sglang") is None:
+            continue
+        item.add_marker(pytest.mark.filterwarnings("ignore"))
+        if not is_supported(sglang_version()):
+            found, wanted = sglang_version() or "none", " or ".join(SUPPORTED)
+            reason = (
+                f"needs SGLang {wanted}, found {found}: tests/sglang/install.sh makes an "
+                "environment"
+            )
+            item.add_marker(pytest.mark.skip(reason=reason))
