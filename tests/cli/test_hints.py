@@ -64,7 +64,7 @@ def test_python_warns_of_a_base_model(base: Path) -> None:
     assert probe.artefact.card.template == "raw"
     with pytest.warns(UserWarning, match="no chat template"):
         assert model.generate("hello", max_tokens=1).token_ids
-    assert model.generate("hello", [probe], max_tokens=1).prompt
+    assert model.generate("hello", [probe], max_tokens=1, template="raw").prompt
 
 
 def test_generate_wraps_a_prompt_as_its_probe_was_trained(run: Run, tmp_path: Path) -> None:

@@ -77,6 +77,8 @@ def generate(
     sampling = Sampling(temperature, top_p, seed)
     language_model = LanguageModel.load(model, dtype_of(dtype, exact), device)
     _check_room(max_tokens, language_model.backend.identity.context_tokens)
+    if template is None and artefacts and isinstance(text, str):
+        template = artefacts[0].card.template
     stream = language_model.stream(
         text, artefacts, max_tokens, sampling, template, allow_mismatch=allow_mismatch
     )

@@ -201,8 +201,8 @@ class LanguageModel:
             probes: artefacts or folders, all read in the same passes.
             max_tokens: limit of the answer.
             sampling: how tokens are drawn; None takes the likeliest.
-            template: `chat` wraps the prompt as a user's turn, `raw` leaves it; None: as the first
-                probe was trained, or without one by the chat template, if the model has one.
+            template: `chat` wraps the prompt as a user's turn, `raw` leaves it; None: `chat`, or
+                `raw` where the model has no chat template, with a warning.
             allow_mismatch: only warn of probes trained on other weights or another template.
 
         Raises:
@@ -218,19 +218,17 @@ class LanguageModel:
             raise DataError(
                 "The conversation ends with an answer; end it with the turn that is to be answered."
             )
-        how = template or self._usual(told, artefacts)
+        how = template or self._usual(told)
         ids = encode_row(self.backend, told, how, "error", max_tokens, ())
         draw = Draw(sampling or Sampling(), self.backend.device, prompt=ids)
         attached = watch(self.backend, artefacts, allow_mismatch) if probes else nullcontext()
         scopes: dict[str, Scope] = {a.name: a.card.scope for a in artefacts}
         return Stream(self._events(ids, attached, max_tokens, draw), self.backend, ids, scopes)
 
-    def _usual(self, prompt: Text, artefacts: Sequence[Artefact]) -> Template:
+    def _usual(self, prompt: Text) -> Template:
         """How a prompt is wrapped where nobody said so; turns have the chat template alone."""
         if not isinstance(prompt, str):
             return "chat"
-        if artefacts:
-            return artefacts[0].card.template
         return usual_template(self.backend.identity, None, warnings.warn)
 
     def _events(
