@@ -60,7 +60,6 @@ from pillion.train import (
     FEW_ROWS,
     Examples,
     ProbeConfig,
-    SettledTrainSettings,
     Trained,
     TrainSettings,
     check_depths,
@@ -227,7 +226,7 @@ def _trained(
     held_out: Examples,
     space: LabelSpace,
     configs: Sequence[ProbeConfig],
-    settings: SettledTrainSettings,
+    settings: TrainSettings,
 ) -> tuple[list[Trained], dict[str, Any]]:
     """The probes, and what the card says of their choice."""
     device = reader.model.backend.device
@@ -239,7 +238,8 @@ def _trained(
             *(reader.progress, checkpoint, device),
         )
         return [found.trained], {"auto": found.facts}
-    every = [config.at_batch(settings.batch_size) for config in configs]
+    rows_a_step = settings.rows_a_step(len(training.targets))
+    every = [config.at_batch(rows_a_step) for config in configs]
     trained = train(
         *(training, held_out, task, num_labels, every, settings, reader.progress),
         checkpoint=checkpoint,
@@ -510,7 +510,7 @@ def _facts(
     training: Examples,
     settings: FitSettings,
     space: LabelSpace,
-    learning: SettledTrainSettings,
+    learning: TrainSettings,
 ) -> dict[str, Any]:
     """What the card says of every configuration of this run."""
     num_rows = len(settings.plain(training.targets))

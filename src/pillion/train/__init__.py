@@ -10,8 +10,8 @@ from pillion.train.loop import Examples, Trained, train
 from pillion.train.settings import (
     AUTO,
     FEW_ROWS,
+    Length,
     ProbeConfig,
-    SettledTrainSettings,
     TrainSettings,
 )
 
@@ -20,8 +20,8 @@ __all__ = [
     "FEW_ROWS",
     "Chosen",
     "Examples",
+    "Length",
     "ProbeConfig",
-    "SettledTrainSettings",
     "TrainSettings",
     "Trained",
     "check_depths",

@@ -31,7 +31,6 @@ from pillion.train.prefixes import check_weighing, drawn
 from pillion.train.reading import read_batches
 from pillion.train.settings import (
     ProbeConfig,
-    SettledTrainSettings,
     TrainSettings,
     require_configs,
 )
@@ -123,7 +122,7 @@ def train(
     """
     require_configs(list(configs))
     settings = settings or TrainSettings()
-    settled = settings.settled(len(training.targets), len(validation.targets))
+    settings = settings.settled(len(training.targets), len(validation.targets))
     check_weighing(settings.prefixes or "none", task)
     for config in configs if settings.depths else ():
         check_depths(config.probe)
@@ -135,7 +134,7 @@ def train(
         training: Examples, held: Examples | None, epochs: Sequence[int], folder: Path | None
     ) -> list[Learner]:
         learners = [Learner.start(c, shape, place) for c in configs]
-        run = _Run(training, held, task, num_labels, settled, learners, place, epochs)
+        run = _Run(training, held, task, num_labels, settings, learners, place, epochs)
         run.finish(progress, folder)
         for learner in learners:
             learner.average.load_state_dict(learner.best)
@@ -191,7 +190,7 @@ class _Run:
         validation: Examples | None,
         task: Task,
         num_labels: int,
-        settings: SettledTrainSettings,
+        settings: TrainSettings,
         learners: list[Learner],
         device: torch.device,
         epochs: Sequence[int] = (),
@@ -207,7 +206,9 @@ class _Run:
         self.weights = torch.ones(num_labels, device=device)
         if settings.class_weights == "balanced":
             self.weights = class_weights(task, self.targets.cpu(), num_labels).to(device)
-        self.batch_size = settings.batch_size
+        held = 0 if validation is None else len(validation.targets)
+        self.length = settings.length(len(training.targets), held)
+        self.batch_size = self.length.batch_size
         self.depths = counts_of(settings.depths, training.source.layers)
         self.steps_an_epoch = -(-len(training.targets) // self.batch_size)
 
@@ -215,7 +216,7 @@ class _Run:
         """All epochs that are still to do."""
         identity = self._identity()
         epoch = load_checkpoint(folder, identity, self.learners) if folder else 0
-        while epoch < self.settings.epochs and (learners := self._active()):
+        while epoch < self.length.epochs and (learners := self._active()):
             self._train_epoch(epoch, learners, progress)
             self._validate(learners)
             epoch += 1
@@ -226,17 +227,17 @@ class _Run:
         if self.validation is None:
             wanted = zip(self.learners, self.epochs, strict=True)
             return [one for one, epochs in wanted if len(one.curve) < epochs]
-        return [one for one in self.learners if not one.stopped(self.settings.patience)]
+        return [one for one in self.learners if not one.stopped(self.length.patience)]
 
     def _train_epoch(self, epoch: int, learners: list[Learner], progress: Progress) -> None:
         settings, lengths = self.settings, self.training.source.lengths
         stage = "train" if self.validation else "refit"
         batches = epoch_batches(lengths, self.batch_size, settings.order_seed, epoch)
-        total = sum(lengths) * settings.epochs
+        total = sum(lengths) * self.length.epochs
         done = sum(lengths) * epoch
-        num_steps = self.steps_an_epoch * settings.epochs
+        num_steps = self.steps_an_epoch * self.length.epochs
         best = max(one.best_score for one in learners)
-        metric = best if epoch and self.validation and settings.keep == "best" else None
+        metric = best if epoch and self.validation and self.length.keep == "best" else None
         for learner in learners:
             learner.loss_sum = 0.0
         first = epoch * self.steps_an_epoch
@@ -287,7 +288,7 @@ class _Run:
             metrics = validate(self.task, found, targets, goals)
             metrics["loss"] = learner.loss_sum / self.steps_an_epoch
             latest = float(len(learner.curve))
-            learner.note(metrics, score(metrics) if self.settings.keep == "best" else latest)
+            learner.note(metrics, score(metrics) if self.length.keep == "best" else latest)
 
     def _identity(self) -> str:
         """What a checkpoint has to agree in to be this run's."""

@@ -5,7 +5,7 @@ Frozen and strict; knows no data and no model.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -28,6 +28,15 @@ ROWS_THAT_CHOOSE = 100
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Length(NamedTuple):
+    """How long a run takes and which epoch counts; as the settings of the same names."""
+
+    epochs: int
+    batch_size: int
+    patience: int
+    keep: Literal["best", "last"]
 
 
 class TrainSettings(_Strict):
@@ -69,8 +78,8 @@ class TrainSettings(_Strict):
         """The batch size for so many training rows."""
         return self.batch_size or (8 if num_rows < FEW_ROWS else 32)
 
-    def settled(self, num_rows: int, num_held: int) -> SettledTrainSettings:
-        """These settings with what is None decided by how many rows there are.
+    def length(self, num_rows: int, num_held: int) -> Length:
+        """How long a run takes, and which epoch counts, with what is None decided by the rows.
 
         Args:
             num_rows: to learn from.
@@ -78,22 +87,16 @@ class TrainSettings(_Strict):
         """
         epochs = self.epochs or max(EPOCHS, -(-VISITS // num_rows))
         few = self.epochs is None and num_held < ROWS_THAT_CHOOSE
-        given = self.model_dump() | {
-            "epochs": epochs,
-            "batch_size": self.rows_a_step(num_rows),
-            "patience": self.patience or max(3, epochs // 4),
-            "keep": self.keep or ("last" if few else "best"),
-        }
-        return SettledTrainSettings.model_validate(given)
+        return Length(
+            epochs,
+            self.rows_a_step(num_rows),
+            self.patience or max(3, epochs // 4),
+            self.keep or ("last" if few else "best"),
+        )
 
-
-class SettledTrainSettings(TrainSettings):
-    """Settings of a run whose rows have been counted; see `TrainSettings`."""
-
-    epochs: int
-    batch_size: int
-    patience: int
-    keep: Literal["best", "last"]
+    def settled(self, num_rows: int, num_held: int) -> TrainSettings:
+        """These settings with `length` of so many rows written into them."""
+        return self.model_copy(update=self.length(num_rows, num_held)._asdict())
 
 
 class ProbeConfig(_Strict):

@@ -25,8 +25,8 @@ from pillion.probe import Artefact, Network, build, make_settings
 from pillion.runtime import Reading, watch
 from pillion.train import (
     Examples,
+    Length,
     ProbeConfig,
-    SettledTrainSettings,
     Trained,
     TrainSettings,
     evaluate_networks,
@@ -96,20 +96,20 @@ class ProbeMethod(Method):
     ) -> tuple[list[Trained], dict[str, Any]]:
         """The same configuration with its seeds, trained for the number of epochs that is best."""
         runs: dict[int, list[Trained]] = {}
-        settled = self._settled(place)
-        epochs, longest = settled.epochs, max(self.settings.longest, settled.epochs)
-        while not runs or (_wants_more(runs[max(runs)], settled, max(runs)) and epochs <= longest):
+        length = self._length(place)
+        epochs, longest = length.epochs, max(self.settings.longest, length.epochs)
+        while not runs or (_wants_more(runs[max(runs)], length, max(runs)) and epochs <= longest):
             runs[epochs] = self._train(place, configs, epochs)
             epochs *= 2
         found = {count: together(self._qualities(place, run)) for count, run in runs.items()}
         best = max(found, key=lambda count: found[count].rank)
         tried = {str(count): one.facts for count, one in found.items()}
-        at_edge = best == max(runs) and _wants_more(runs[best], settled, best)
+        at_edge = best == max(runs) and _wants_more(runs[best], length, best)
         return runs[best], {"epochs": best, "epochs_tried": tried, "at_edge": at_edge}
 
-    def _settled(self, place: Workplace) -> SettledTrainSettings:
+    def _length(self, place: Workplace) -> Length:
         training, held = place.problem.chosen_on
-        return self.training.settled(len(training), len(held))
+        return self.training.length(len(training), len(held))
 
     def _qualities(self, place: Workplace, trained: list[Trained]) -> list[Quality]:
         """How good each is on validation."""
@@ -163,8 +163,8 @@ class ProbeMethod(Method):
         training, held = (
             Examples(self._source(place, part), part.targets) for part in problem.chosen_on
         )
-        settled = self._settled(place)
-        count = epochs or settled.epochs
+        length = self._length(place)
+        count = epochs or length.epochs
         # A second fit, from validation rows too, is for test rows alone.
         refit = self.training.refit and problem.test is not None
         return train(
@@ -172,8 +172,8 @@ class ProbeMethod(Method):
             held,
             problem.task,
             len(problem.space.names),
-            [config.at_batch(settled.batch_size) for config in configs],
-            settled.model_copy(update={"epochs": count, "refit": refit}),
+            [config.at_batch(length.batch_size) for config in configs],
+            self.training.model_copy(update=length._asdict() | {"epochs": count, "refit": refit}),
             place.progress,
             checkpoint=place.folder / f"{len(configs)}-{configs[0].seed}-{count}",
             device=place.states.backend.device,
@@ -224,9 +224,9 @@ class ProbeMethod(Method):
         )
 
 
-def _wants_more(run: Sequence[Trained], settled: SettledTrainSettings, epochs: int) -> bool:
+def _wants_more(run: Sequence[Trained], length: Length, epochs: int) -> bool:
     """Whether the last epoch is the best of half of the seeds or more, where epochs are chosen."""
-    if settled.keep == "last":
+    if length.keep == "last":
         return False
     return 2 * sum(one.best_epoch == epochs for one in run) >= len(run)
 
