@@ -137,7 +137,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = write_rows(folder / "rows.jsonl", two_classes(120))
     words = ["--data", str(rows), *WORDS, "--out", str(folder / "mood"), "--lr", "0.03"]
     with pytest.raises(SystemExit) as stop:
-        main(["train", *words, "--depths", "auto"])
+        main(["train", *words, "--depths", "auto", "--epochs", "4"])
     assert stop.value.code == 0
     return folder / "mood"
 

@@ -21,7 +21,7 @@ FAKE = ("--model", "fake")
 def reader(run: Run, data: Path, tmp_path: Path) -> Path:
     """A probe of every token, with verdicts on prompt and answer."""
     out = tmp_path / "reader" / "mood"
-    ran = run("train", "--data", data, *FAKE, "--out", out, "--scope", "all")
+    ran = run("train", "--data", data, *FAKE, "--out", out, "--scope", "all", "--epochs", "4")
     assert ran.code == 0
     return out
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from riding import BLOCK_TOKENS, FLOOR, MARK, Ridden, random_prompts
+from riding import BLOCK_TOKENS, MARK, Ridden, random_prompts
 from scoped import TALKS
 
 from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, Turn, Verdict
@@ -16,6 +16,7 @@ from pillion.errors import ConfigError, DataError, MismatchError, RunError
 from pillion.probe import Artefact
 from pillion.runtime import Finished, PlainEngine, PromptRead, Request, TokenEvent
 from pillion.vllm.engine import VllmEngine
+from saved_models import FLOOR
 from tiny_models import distance, full_states, make_artefact, offline, probs_of
 
 pytestmark = pytest.mark.vllm
