@@ -123,7 +123,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "no heads": (("--heads", "0"), ("num_heads",)),
     "learning rate": (("--lr", "-1"), ("--lr", "-1.0", "greater than 0")),
     "learning rate, NaN": (("--lr", "nan"), ("--lr",)),
-    "epochs": (("--epochs", "101"), ("--epochs is 101",)),
+    "epochs": (("--epochs", "1001"), ("--epochs is 1001",)),
     "batch size": (("--batch-size", "0"), ("--batch-size is 0",)),
     "positive": (("--positive", "fin"), ("'fin'", "Did you mean 'fine'")),
     "layer": (("--layers", "0-4"), ("'0-4'", "0 to 3")),

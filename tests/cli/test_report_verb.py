@@ -93,7 +93,8 @@ def test_evaluate_shows_each_label_with_intervals_and_what_comes_next(
     header = next(i for i, line in enumerate(lines) if line.startswith("label"))
     assert lines[header].split() == ["label", "rows", "precision", "recall", "f1"]
     assert lines[header + 1].split()[:2] == ["poor", "20"]
-    assert max(map(len, lines[:-1])) <= 96
+    # Sentences of the card are as long as they are; they are no table.
+    assert max(len(line) for line in lines[:-1] if not line.startswith("- ")) <= 96
     found = run("evaluate", "--probe", probe, "--data", data, *WORDS, "--json").json["labels"]
     (label,) = found
     low, high = label["recall_interval"]
