@@ -5,7 +5,8 @@ Frozen and strict; knows no data and no model.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -30,7 +31,8 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Length(NamedTuple):
+@dataclass(frozen=True)
+class Length:
     """How long a run takes and which epoch counts; as the settings of the same names."""
 
     epochs: int
@@ -96,7 +98,7 @@ class TrainSettings(_Strict):
 
     def settled(self, num_rows: int, num_held: int) -> TrainSettings:
         """These settings with `length` of so many rows written into them."""
-        return self.model_copy(update=self.length(num_rows, num_held)._asdict())
+        return self.model_copy(update=asdict(self.length(num_rows, num_held)))
 
 
 class ProbeConfig(_Strict):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 import numpy as np
@@ -173,7 +174,7 @@ class ProbeMethod(Method):
             problem.task,
             len(problem.space.names),
             [config.at_batch(length.batch_size) for config in configs],
-            self.training.model_copy(update=length._asdict() | {"epochs": count, "refit": refit}),
+            self.training.model_copy(update=asdict(length) | {"epochs": count, "refit": refit}),
             place.progress,
             checkpoint=place.folder / f"{len(configs)}-{configs[0].seed}-{count}",
             device=place.states.backend.device,
