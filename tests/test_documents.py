@@ -294,7 +294,7 @@ def unknown_words(line: str) -> list[str]:
         if verb not in group.commands:
             return [verb]
         group = group.commands[verb]
-    if group.ignore_unknown_options:  # options of a program that it starts
+    if group.context_settings.get("ignore_unknown_options"):  # options of a program that it starts
         return []
     known = {name for one in group.params for name in (*one.opts, *one.secondary_opts)}
     given = [word.split("=")[0] for word in words if word.startswith("--")]
