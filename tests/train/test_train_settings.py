@@ -26,8 +26,8 @@ def test_settings_out_of_range_or_unknown_are_refused(options: dict[str, Any]) -
     [
         (16_000, 2_000, 4, 3, "best"),
         (800, 200, 4, 3, "best"),
-        (400, 100, 8, 3, "best"),
-        (400, 99, 8, 3, "last"),
+        (400, 50, 8, 3, "best"),
+        (400, 49, 8, 3, "last"),
         (36, 12, 89, 22, "last"),
     ],
 )

@@ -23,7 +23,7 @@ FEW_ROWS = 1000
 EPOCHS, VISITS = 4, 3200
 """Passes over many rows; over few, as many as read so many rows in all (`docs/log.md`)."""
 
-ROWS_THAT_CHOOSE = 100
+ROWS_THAT_CHOOSE = 50
 """Fewer validation rows say more about themselves than about which epoch is best."""
 
 
