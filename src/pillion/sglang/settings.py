@@ -60,7 +60,7 @@ class ProbeSettings(BaseModel):
         named = [(Path(folder).name, str(Path(folder).absolute())) for folder in folders]
         probes = dict(named)
         if not named:
-            raise ConfigError("Got no probe; give the folder of one or more (--probe).")
+            raise ConfigError("Got no probe; give the folder of one or more.")
         if len(probes) < len(named):
             names = ", ".join(name for name, _ in named)
             raise ConfigError(f"Probe names must differ; got {names}. Rename a folder.")

@@ -152,7 +152,7 @@ def check_pools(runner: Any) -> None:
 def footprint(rider: Rider, settings: ProbeSettings, page_tokens: int, num_pages: int) -> str:
     """What riding costs in memory, in a sentence."""
     held, slots = rider.reading.side.held_bytes, page_tokens * num_pages
-    dear = " Pages of one token keep a state a token; give --page-size 16." * (page_tokens == 1)
+    dear = " Pages of one token keep a state a token; give a page size of 16." * (page_tokens == 1)
     return (
         f"Probes {', '.join(settings.probes)} read {len(rider.reading.layers)} layers: the side "
         f"cache takes {held / 1e6:,.1f} MB for {slots:,} tokens of KV cache "
