@@ -213,7 +213,7 @@ def test_what_it_costs_is_said_and_pages_of_one_token_are_called_dear() -> None:
     for page in (1, 16):
         rider = Rider([made()], torch.device("cpu"), torch.float32, 64 // page, page)
         said = footprint(rider, settings, page, 64 // page)
-        assert "for 64 tokens" in said and ("--page-size 16" in said) is (page == 1)
+        assert "for 64 tokens" in said and ("a page size of 16" in said) is (page == 1)
 
 
 # -- steps
