@@ -197,11 +197,13 @@ def fit(
         training, held_out, space = _examples(reader, *_placed(reader, rows, validation))
         times = 1 if settings.contexts is None else 2
         counts = len(training.targets), len(held_out.targets)
-        learning = _at_depths(settings, training.source.layers).settled(*counts)
+        learning = _at_depths(settings, training.source.layers)
         told = _told(rows, space, settings.plain(training.targets), held_out, times, say)
         told |= _texts_told(rows, scope, told["notes"], say)
         trained, chosen = _trained(reader, training, held_out, space, configs, learning)
-        facts = _facts(model, rows, validation, training, settings, space, learning)
+        facts = _facts(
+            model, rows, validation, training, settings, space, learning.settled(*counts)
+        )
         facts["data"] |= told
         facts["shared"] |= chosen
         artefacts = [_artefact(one, held_out, facts, times) for one in trained]

@@ -225,7 +225,7 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
             raise ConfigError("With texts, class_weight is None or 'balanced'.")
         config = self._config()
         train = TrainSettings(
-            epochs=self.epochs,
+            epochs=self.epochs or 5,
             batch_size=self.batch_size,
             class_weights="none" if self.class_weight is None else "balanced",
             order_seed=config.seed,

@@ -34,7 +34,7 @@ def test_settings_out_of_range_or_unknown_are_refused(options: dict[str, Any]) -
 def test_few_rows_are_gone_over_more_often_and_choose_no_epoch(
     num_rows: int, num_held: int, epochs: int, patience: int, keep: str
 ) -> None:
-    settled = TrainSettings().length(num_rows, num_held)
+    settled = TrainSettings().for_few(num_rows, num_held).length(num_rows, num_held)
     assert (settled.epochs, settled.patience, settled.keep) == (epochs, patience, keep)
 
 

@@ -163,7 +163,9 @@ class _Run:
             self.task,
             self.num_labels,
             [config.at_batch(rows) for config in configs],
-            self.settings.model_copy(update={"refit": self.settings.refit or refit}),
+            self.settings.for_few(len(training.targets), len(held.targets)).model_copy(
+                update={"refit": self.settings.refit or refit}
+            ),
             self.progress,
             checkpoint=self.checkpoint and self.checkpoint / name,
             device=self.device,

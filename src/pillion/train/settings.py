@@ -45,14 +45,12 @@ class TrainSettings(_Strict):
     """What all configurations of a run share.
 
     Attributes:
-        epochs: passes over the training rows, at most; None: `EPOCHS`, or where rows are few as
-            many as read `VISITS` rows in all.
+        epochs: passes over the training rows, at most; None: `EPOCHS`.
         batch_size: rows a step; None: 32, or 8 where there are few rows and so would be few steps.
         warmup: share of all steps in which the learning rate rises; a cosine to 0 follows.
         patience: epochs without a better validation score after which a configuration stops; None:
             a quarter of all, 3 at least.
-        keep: the weights of the `best` epoch, by validation rows, or of the `last`; None: of the
-            last where the number of epochs is not given and validation rows are few, else the best.
+        keep: the weights of the `best` epoch, by validation rows, or of the `last`; None: the best.
         class_weights: `balanced` makes every label count the same.
         order_seed: of the order of the rows.
         max_tokens: padded tokens that are held at once; longer batches are split, exactly.
@@ -87,14 +85,20 @@ class TrainSettings(_Strict):
             num_rows: to learn from.
             num_held: to validate on.
         """
-        epochs = self.epochs or max(EPOCHS, -(-VISITS // num_rows))
-        few = self.epochs is None and num_held < ROWS_THAT_CHOOSE
-        return Length(
-            epochs,
-            self.rows_a_step(num_rows),
-            self.patience or max(3, epochs // 4),
-            self.keep or ("last" if few else "best"),
-        )
+        epochs = self.epochs or EPOCHS
+        patience = self.patience or max(3, epochs // 4)
+        return Length(epochs, self.rows_a_step(num_rows), patience, self.keep or "best")
+
+    def for_few(self, num_rows: int, num_held: int) -> TrainSettings:
+        """Where no number of epochs is given and rows are few: as many as read `VISITS` rows.
+
+        Fewer validation rows than `ROWS_THAT_CHOOSE` choose no epoch: the last one counts.
+        """
+        if self.epochs is not None:
+            return self
+        epochs = max(EPOCHS, -(-VISITS // num_rows))
+        keep = self.keep or ("last" if num_held < ROWS_THAT_CHOOSE else "best")
+        return self.model_copy(update={"epochs": epochs, "keep": keep})
 
     def settled(self, num_rows: int, num_held: int) -> TrainSettings:
         """These settings with `length` of so many rows written into them."""

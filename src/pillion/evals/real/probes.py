@@ -91,7 +91,7 @@ def train_all(
             space.task,
             len(space.names),
             [config],
-            settings.train,
+            settings.train.for_few(len(rows), len(held_ids)),
             progress,
             checkpoint=work / f"train-{name}",
         )
