@@ -196,14 +196,13 @@ def fit(
         reader = _Reader(model, work, settings, progress, say, opened)
         training, held_out, space = _examples(reader, *_placed(reader, rows, validation))
         times = 1 if settings.contexts is None else 2
-        counts = len(training.targets), len(held_out.targets)
         learning = _at_depths(settings, training.source.layers)
         told = _told(rows, space, settings.plain(training.targets), held_out, times, say)
         told |= _texts_told(rows, scope, told["notes"], say)
         trained, chosen = _trained(reader, training, held_out, space, configs, learning)
-        facts = _facts(
-            model, rows, validation, training, settings, space, learning.settled(*counts)
-        )
+        if configs[0].probe == AUTO:  # as `choose_probe` has it
+            learning = learning.for_few(len(training.targets), len(held_out.targets))
+        facts = _facts(model, rows, validation, training, settings, space, learning)
         facts["data"] |= told
         facts["shared"] |= chosen
         artefacts = [_artefact(one, held_out, facts, times) for one in trained]
@@ -534,7 +533,9 @@ def _facts(
             "sets": [_set_facts(one) for one in rows.sets],
         },
         "depths": learning.depths,
-        "shared": learning.model_dump(exclude={"depths"}) | _contexts_facts(settings),
+        "shared": learning.model_dump(exclude={"depths"})
+        | {"batch_size": learning.rows_a_step(len(training.targets))}
+        | _contexts_facts(settings),
     }
 
 

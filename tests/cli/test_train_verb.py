@@ -278,6 +278,9 @@ def test_auto_saves_the_probe_that_it_chose_and_says_by_what(
     said = run("predict", "--probe", tmp_path / "mood", "--text", "good 3", "--model", "fake")
     assert said.lines[0]["label"] in {"fine", "poor"}
     assert train(run, data, tmp_path / "again", "--probe", "auto")["best_epoch"] is None
+    # The card of a run whose length was not given says how long gates took.
+    again = Artefact.load(tmp_path / "again").card.training
+    assert (again["epochs"], again["keep"]) == (100, "last")
 
 
 def test_auto_stands_alone(refused: Refused, tmp_path: Path, data: Path) -> None:

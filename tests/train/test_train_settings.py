@@ -34,16 +34,16 @@ def test_settings_out_of_range_or_unknown_are_refused(options: dict[str, Any]) -
 def test_few_rows_are_gone_over_more_often_and_choose_no_epoch(
     num_rows: int, num_held: int, epochs: int, patience: int, keep: str
 ) -> None:
-    settled = TrainSettings().for_few(num_rows, num_held).length(num_rows, num_held)
+    settled = TrainSettings().for_few(num_rows, num_held)
     assert (settled.epochs, settled.patience, settled.keep) == (epochs, patience, keep)
 
 
 def test_what_is_given_is_not_settled_otherwise() -> None:
     given = TrainSettings(epochs=2, batch_size=5, patience=1)
-    settled = given.settled(36, 12)
+    settled = given.for_few(36, 12)
     assert (settled.epochs, settled.batch_size, settled.patience) == (2, 5, 1)
     assert settled.keep == "best"
-    assert settled.settled(16_000, 2_000) == settled
+    assert settled.for_few(16_000, 2_000) == settled
 
 
 def test_an_unknown_probe_or_setting_is_refused_with_the_nearest_known() -> None:

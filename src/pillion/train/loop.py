@@ -29,11 +29,7 @@ from pillion.train.learner import Curve, Learner, Part, learning_rate
 from pillion.train.order import epoch_batches, parts
 from pillion.train.prefixes import check_weighing, drawn
 from pillion.train.reading import read_batches
-from pillion.train.settings import (
-    ProbeConfig,
-    TrainSettings,
-    require_configs,
-)
+from pillion.train.settings import ProbeConfig, TrainSettings, require_configs
 
 
 @dataclass(frozen=True)
@@ -122,7 +118,6 @@ def train(
     """
     require_configs(list(configs))
     settings = settings or TrainSettings()
-    settings = settings.settled(len(training.targets), len(validation.targets))
     check_weighing(settings.prefixes or "none", task)
     for config in configs if settings.depths else ():
         check_depths(config.probe)
@@ -206,9 +201,7 @@ class _Run:
         self.weights = torch.ones(num_labels, device=device)
         if settings.class_weights == "balanced":
             self.weights = class_weights(task, self.targets.cpu(), num_labels).to(device)
-        held = 0 if validation is None else len(validation.targets)
-        self.length = settings.length(len(training.targets), held)
-        self.batch_size = self.length.batch_size
+        self.batch_size = settings.rows_a_step(len(training.targets))
         self.depths = counts_of(settings.depths, training.source.layers)
         self.steps_an_epoch = -(-len(training.targets) // self.batch_size)
 
@@ -216,7 +209,7 @@ class _Run:
         """All epochs that are still to do."""
         identity = self._identity()
         epoch = load_checkpoint(folder, identity, self.learners) if folder else 0
-        while epoch < self.length.epochs and (learners := self._active()):
+        while epoch < self.settings.epochs and (learners := self._active()):
             self._train_epoch(epoch, learners, progress)
             self._validate(learners)
             epoch += 1
@@ -227,17 +220,17 @@ class _Run:
         if self.validation is None:
             wanted = zip(self.learners, self.epochs, strict=True)
             return [one for one, epochs in wanted if len(one.curve) < epochs]
-        return [one for one in self.learners if not one.stopped(self.length.patience)]
+        return [one for one in self.learners if not one.stopped(self.settings.patience)]
 
     def _train_epoch(self, epoch: int, learners: list[Learner], progress: Progress) -> None:
         settings, lengths = self.settings, self.training.source.lengths
         stage = "train" if self.validation else "refit"
         batches = epoch_batches(lengths, self.batch_size, settings.order_seed, epoch)
-        total = sum(lengths) * self.length.epochs
+        total = sum(lengths) * settings.epochs
         done = sum(lengths) * epoch
-        num_steps = self.steps_an_epoch * self.length.epochs
+        num_steps = self.steps_an_epoch * settings.epochs
         best = max(one.best_score for one in learners)
-        metric = best if epoch and self.validation and self.length.keep == "best" else None
+        metric = best if epoch and self.validation and settings.keep == "best" else None
         for learner in learners:
             learner.loss_sum = 0.0
         first = epoch * self.steps_an_epoch
@@ -288,7 +281,7 @@ class _Run:
             metrics = validate(self.task, found, targets, goals)
             metrics["loss"] = learner.loss_sum / self.steps_an_epoch
             latest = float(len(learner.curve))
-            learner.note(metrics, score(metrics) if self.length.keep == "best" else latest)
+            learner.note(metrics, score(metrics) if self.settings.keep == "best" else latest)
 
     def _identity(self) -> str:
         """What a checkpoint has to agree in to be this run's."""

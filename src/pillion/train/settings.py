@@ -5,7 +5,6 @@ Frozen and strict; knows no data and no model.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -20,8 +19,8 @@ AUTO = "auto"
 FEW_ROWS = 1000
 """Below this many training rows, batches of 32 leave too few steps to learn much."""
 
-EPOCHS, VISITS = 4, 3200
-"""Passes over many rows; over few, as many as read so many rows in all (`docs/log.md`)."""
+VISITS = 3200
+"""Few rows are gone over as often as reads so many in all (`docs/log.md`, "Few rows")."""
 
 ROWS_THAT_CHOOSE = 50
 """Fewer validation rows say more about themselves than about which epoch is best."""
@@ -31,26 +30,15 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-@dataclass(frozen=True)
-class Length:
-    """How long a run takes and which epoch counts; as the settings of the same names."""
-
-    epochs: int
-    batch_size: int
-    patience: int
-    keep: Literal["best", "last"]
-
-
 class TrainSettings(_Strict):
     """What all configurations of a run share.
 
     Attributes:
-        epochs: passes over the training rows, at most; None: `EPOCHS`.
+        epochs: passes over the training rows, at most.
         batch_size: rows a step; None: 32, or 8 where there are few rows and so would be few steps.
         warmup: share of all steps in which the learning rate rises; a cosine to 0 follows.
-        patience: epochs without a better validation score after which a configuration stops; None:
-            a quarter of all, 3 at least.
-        keep: the weights of the `best` epoch, by validation rows, or of the `last`; None: the best.
+        patience: epochs without a better validation score after which a configuration stops.
+        keep: the weights of the `best` epoch, by validation rows, or of the `last`.
         class_weights: `balanced` makes every label count the same.
         order_seed: of the order of the rows.
         max_tokens: padded tokens that are held at once; longer batches are split, exactly.
@@ -62,11 +50,11 @@ class TrainSettings(_Strict):
             were best; what is said of validation rows is said by the probe before that.
     """
 
-    epochs: int | None = Field(default=None, ge=1, le=1000)
+    epochs: int = Field(default=4, ge=1, le=1000)
     batch_size: int | None = Field(default=None, ge=1)
     warmup: float = Field(default=0.1, ge=0, lt=1)
-    patience: int | None = Field(default=None, ge=1)
-    keep: Literal["best", "last"] | None = None
+    patience: int = Field(default=3, ge=1)
+    keep: Literal["best", "last"] = "best"
     class_weights: Literal["none", "balanced"] = "none"
     order_seed: int = 0
     max_tokens: int = Field(default=4096, ge=1)
@@ -78,31 +66,24 @@ class TrainSettings(_Strict):
         """The batch size for so many training rows."""
         return self.batch_size or (8 if num_rows < FEW_ROWS else 32)
 
-    def length(self, num_rows: int, num_held: int) -> Length:
-        """How long a run takes, and which epoch counts, with what is None decided by the rows.
+    def for_few(self, num_rows: int, num_held: int) -> TrainSettings:
+        """Where no number of epochs is given and rows are few: as many as read `VISITS` rows.
+
+        Fewer validation rows than `ROWS_THAT_CHOOSE` choose no epoch: the last one counts.
 
         Args:
             num_rows: to learn from.
             num_held: to validate on.
         """
-        epochs = self.epochs or EPOCHS
-        patience = self.patience or max(3, epochs // 4)
-        return Length(epochs, self.rows_a_step(num_rows), patience, self.keep or "best")
-
-    def for_few(self, num_rows: int, num_held: int) -> TrainSettings:
-        """Where no number of epochs is given and rows are few: as many as read `VISITS` rows.
-
-        Fewer validation rows than `ROWS_THAT_CHOOSE` choose no epoch: the last one counts.
-        """
-        if self.epochs is not None:
+        if "epochs" in self.model_fields_set:
             return self
-        epochs = max(EPOCHS, -(-VISITS // num_rows))
-        keep = self.keep or ("last" if num_held < ROWS_THAT_CHOOSE else "best")
-        return self.model_copy(update={"epochs": epochs, "keep": keep})
-
-    def settled(self, num_rows: int, num_held: int) -> TrainSettings:
-        """These settings with `length` of so many rows written into them."""
-        return self.model_copy(update=asdict(self.length(num_rows, num_held)))
+        epochs = max(self.epochs, -(-VISITS // num_rows))
+        usual = {
+            "patience": max(self.patience, epochs // 4),
+            "keep": "last" if num_held < ROWS_THAT_CHOOSE else "best",
+        }
+        usual = {name: own for name, own in usual.items() if name not in self.model_fields_set}
+        return self.model_copy(update={"epochs": epochs, **usual})
 
 
 class ProbeConfig(_Strict):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,15 +23,7 @@ from pillion.evals.suite import checked
 from pillion.extract import StateSource
 from pillion.probe import Artefact, Network, build, make_settings
 from pillion.runtime import Reading, watch
-from pillion.train import (
-    Examples,
-    Length,
-    ProbeConfig,
-    Trained,
-    TrainSettings,
-    evaluate_networks,
-    train,
-)
+from pillion.train import Examples, ProbeConfig, Trained, TrainSettings, evaluate_networks, train
 
 LONGEST = 32
 
@@ -97,20 +88,20 @@ class ProbeMethod(Method):
     ) -> tuple[list[Trained], dict[str, Any]]:
         """The same configuration with its seeds, trained for the number of epochs that is best."""
         runs: dict[int, list[Trained]] = {}
-        length = self._length(place)
-        epochs, longest = length.epochs, max(self.settings.longest, length.epochs)
-        while not runs or (_wants_more(runs[max(runs)], length, max(runs)) and epochs <= longest):
+        epochs = self.training.epochs
+        while not runs or (_wants_more(runs[max(runs)], max(runs)) and epochs <= self.longest):
             runs[epochs] = self._train(place, configs, epochs)
             epochs *= 2
         found = {count: together(self._qualities(place, run)) for count, run in runs.items()}
         best = max(found, key=lambda count: found[count].rank)
         tried = {str(count): one.facts for count, one in found.items()}
-        at_edge = best == max(runs) and _wants_more(runs[best], length, best)
+        at_edge = best == max(runs) and _wants_more(runs[best], best)
         return runs[best], {"epochs": best, "epochs_tried": tried, "at_edge": at_edge}
 
-    def _length(self, place: Workplace) -> Length:
-        training, held = place.problem.chosen_on
-        return self.training.length(len(training), len(held))
+    @property
+    def longest(self) -> int:
+        """Epochs at most."""
+        return max(self.settings.longest, self.training.epochs)
 
     def _qualities(self, place: Workplace, trained: list[Trained]) -> list[Quality]:
         """How good each is on validation."""
@@ -164,17 +155,17 @@ class ProbeMethod(Method):
         training, held = (
             Examples(self._source(place, part), part.targets) for part in problem.chosen_on
         )
-        length = self._length(place)
-        count = epochs or length.epochs
+        count = epochs or self.training.epochs
         # A second fit, from validation rows too, is for test rows alone.
         refit = self.training.refit and problem.test is not None
+        rows_a_step = self.training.rows_a_step(len(problem.train))
         return train(
             training,
             held,
             problem.task,
             len(problem.space.names),
-            [config.at_batch(length.batch_size) for config in configs],
-            self.training.model_copy(update=asdict(length) | {"epochs": count, "refit": refit}),
+            [config.at_batch(rows_a_step) for config in configs],
+            self.training.model_copy(update={"epochs": count, "refit": refit}),
             place.progress,
             checkpoint=place.folder / f"{len(configs)}-{configs[0].seed}-{count}",
             device=place.states.backend.device,
@@ -225,10 +216,8 @@ class ProbeMethod(Method):
         )
 
 
-def _wants_more(run: Sequence[Trained], length: Length, epochs: int) -> bool:
-    """Whether the last epoch is the best of half of the seeds or more, where epochs are chosen."""
-    if length.keep == "last":
-        return False
+def _wants_more(run: Sequence[Trained], epochs: int) -> bool:
+    """Whether the last epoch is the best of half of the seeds or more."""
     return 2 * sum(one.best_epoch == epochs for one in run) >= len(run)
 
 
