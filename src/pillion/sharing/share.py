@@ -126,26 +126,35 @@ def pull(
             f"{folder} is there already; have it replaced (--replace, in Python replace=True), or "
             "give another folder."
         )
-    files, told = _fetch(store, wanted_sha256)
+    manifest = _manifest(store)
+    if wanted_sha256 is not None and wanted_sha256.lower() != (found := sha256(manifest)):
+        raise ArtefactError(
+            f"The probe at {store.url} is another one: its SHA-256 is {found}, and "
+            f"{wanted_sha256} is asked for."
+        )
+    return _keep(store, manifest, target)
+
+
+def _manifest(store: Store) -> bytes:
+    content = store.read(MANIFEST_NAME)
+    if content is None:
+        raise no_probe(store.url)
+    return content
+
+
+def _keep(store: Store, manifest: bytes, target: Path) -> Shared:
+    """Puts the files that a manifest names into a folder, once they are known to be a probe."""
+    files = _fetch(store, manifest)
     with tempfile.TemporaryDirectory(prefix="pillion-") as place, storage_errors(target):
         fresh = Path(place) / "probe"
         replace_folder(fresh, files)
         Artefact.load(fresh)  # a card of a newer format, or weights that are not the card's
         replace_folder(target, files)
-    return told
+    return Shared(store.url, sha256(manifest), sum(map(len, files.values())))
 
 
-def _fetch(store: Store, wanted_sha256: str | None) -> tuple[dict[str, bytes], Shared]:
+def _fetch(store: Store, content: bytes) -> dict[str, bytes]:
     """Card and weights, as they were shared."""
-    content = store.read(MANIFEST_NAME)
-    if content is None:
-        raise no_probe(store.url)
-    found = sha256(content)
-    if wanted_sha256 is not None and wanted_sha256.lower() != found:
-        raise ArtefactError(
-            f"The probe at {store.url} is another one: its SHA-256 is {found}, and "
-            f"{wanted_sha256} is asked for."
-        )
     manifest = parse_manifest(content, store.url)
     files: dict[str, bytes] = {}
     for name in PROBE_NAMES:
@@ -156,7 +165,7 @@ def _fetch(store: Store, wanted_sha256: str | None) -> tuple[dict[str, bytes], S
             )
         manifest.check(name, part, store.url)
         files[name] = part
-    return files, Shared(store.url, found, sum(map(len, files.values())))
+    return files
 
 
 def fetched(url: str) -> Path:
@@ -168,11 +177,9 @@ def fetched(url: str) -> Path:
         StorageError: the cache cannot be written.
     """
     store = open_store(url)
-    content = store.read(MANIFEST_NAME)
-    if content is None:
-        raise no_probe(url)
+    manifest = _manifest(store)
     name = url.rstrip("/").rpartition("/")[2].partition("@")[0] or "probe"
-    folder = cache_root() / "shared" / sha256(content)[:32] / name
+    folder = cache_root() / "shared" / sha256(manifest)[:32] / name
     if not (folder / CARD_NAME).exists():
-        pull(store, folder, replace=True, wanted_sha256=sha256(content))
+        _keep(store, manifest, folder)
     return folder
