@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pillion.core import Scope
+from pillion.errors import ConfigError
 from pillion.probe import Artefact
 from pillion.probe.network import Fold, State, inverse_rms, inverse_rms_by_layer
 
@@ -183,6 +184,16 @@ class Group:
 
 def _is_tensor(one: object) -> TypeGuard[Tensor]:
     return isinstance(one, Tensor)
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Returns if probes that are read together can be told apart.
+
+    Raises:
+        ConfigError: two have one name.
+    """
+    if len(set(names)) < len(names):
+        raise ConfigError(f"Probe names must differ; got {', '.join(names)}. Rename a folder.")
 
 
 def group(artefacts: Sequence[Artefact], device: torch.device, dtype: torch.dtype) -> list[Group]:

@@ -6,7 +6,8 @@ Taps what hooks show, and counts the time. Knows neither folds nor pages.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -18,6 +19,8 @@ from pillion.probe import Artefact
 from pillion.probe.network import inverse_rms
 from pillion.runtime.held import Held
 from pillion.sidecache import Due, Heard, PagedGroup, Probs, SideCache, tapped_groups
+
+_Found = TypeVar("_Found")
 
 HELD_TOKENS = 64
 """Steps up to this many tokens are tapped in one go after the last layer: few large operations in
@@ -83,18 +86,18 @@ class PagedReading:
 
     def end(self) -> None:
         """Keeps the values of the step, and reads out what is due."""
-        begin = time.perf_counter()
-        if self._held:
-            self._tap_held()
-        self.side.end()
-        self.seconds += time.perf_counter() - begin
+        self._after_tapping(self.side.end)
 
     def read(self) -> tuple[Due, list[Heard]]:
         """As `end`, for who wants logits without waiting for the device; see `SideCache.read`."""
+        return self._after_tapping(self.side.read)
+
+    def _after_tapping(self, done: Callable[[], _Found]) -> _Found:
+        """What is done once all layers have been seen, in the time of probes."""
         begin = time.perf_counter()
         if self._held:
             self._tap_held()
-        found = self.side.read()
+        found = done()
         self.seconds += time.perf_counter() - begin
         return found
 

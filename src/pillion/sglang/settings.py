@@ -11,11 +11,12 @@ import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from pillion.errors import ConfigError
-from pillion.probe import Artefact
+from pillion.probe.group import check_names
 from pillion.riding.faults import fault_of
+from pillion.riding.probes import RidingProbes
 
 VARIABLE = "PILLION_SGLANG"
 """Of the environment, with the settings as JSON."""
@@ -24,24 +25,15 @@ MODELS_VARIABLE = "SGLANG_EXTERNAL_MODEL_PACKAGE"
 MODELS_PACKAGE = "pillion.sglang.models"
 
 
-class ProbeSettings(BaseModel):
-    """Settings of the probes that ride; strict and frozen.
+class ProbeSettings(RidingProbes):
+    """Settings of the probes that ride, beside those of `RidingProbes`.
 
     Attributes:
-        probes: name -> folder of a saved probe.
         architecture: of the model, a class of SGLang.
-        allow_mismatch: only warn of probes trained on other weights, tokenizer or template.
-        reasoning: tokens around the reasoning in an answer, which scopes leave out; None where no
-            probe has to know.
         secret: what our own server says with a prompt's turns, so that no client can.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    probes: dict[str, str] = Field(min_length=1)
     architecture: str
-    allow_mismatch: bool = False
-    reasoning: tuple[int, int] | None = None
     secret: str = Field(default_factory=lambda: secrets.token_hex(16))
 
     @classmethod
@@ -57,27 +49,15 @@ class ProbeSettings(BaseModel):
         Raises:
             ConfigError: no probe, or two of one name.
         """
-        named = [(Path(folder).name, str(Path(folder).absolute())) for folder in folders]
-        probes = dict(named)
-        if not named:
+        if not folders:
             raise ConfigError("Got no probe; give the folder of one or more.")
-        if len(probes) < len(named):
-            names = ", ".join(name for name, _ in named)
-            raise ConfigError(f"Probe names must differ; got {names}. Rename a folder.")
+        check_names([Path(folder).name for folder in folders])
         return cls(
-            probes=probes,
+            probes={Path(folder).name: str(Path(folder).absolute()) for folder in folders},
             architecture=architecture,
             allow_mismatch=allow_mismatch,
             reasoning=reasoning,
         )
-
-    def load(self) -> list[Artefact]:
-        """The probes.
-
-        Raises:
-            ArtefactError: one cannot be read.
-        """
-        return [Artefact.load(folder, name) for name, folder in self.probes.items()]
 
     def variables(self) -> dict[str, str]:
         """What the environment of all processes must hold."""

@@ -8,7 +8,7 @@ import torch
 
 from pillion.errors import ConfigError
 from pillion.probe import Artefact
-from pillion.probe.group import Group, group
+from pillion.probe.group import Group, check_names, group
 
 
 def tapped_groups(
@@ -24,9 +24,7 @@ def tapped_groups(
     Raises:
         ConfigError: two probes of one name, or one that reads whole states.
     """
-    if len({a.name for a in artefacts}) < len(artefacts):
-        names = ", ".join(a.name for a in artefacts)
-        raise ConfigError(f"Probe names must differ; got {names}. Rename a folder.")
+    check_names([a.name for a in artefacts])
     groups = group(artefacts, device, dtype)
     for one in groups:
         if not one.tapped:

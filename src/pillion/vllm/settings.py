@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from pillion.errors import ConfigError
 from pillion.probe import Artefact
 from pillion.riding.faults import fault_of
 from pillion.riding.ledger import KEY
+from pillion.riding.probes import RidingProbes
 
 PLUGIN = "pillion"
 """Name of all our entry points: what `VLLM_PLUGINS` must hold if it is set."""
@@ -27,26 +28,19 @@ PREFIX = "Pillion"
 SCHEDULER = "pillion.vllm.scheduler.pillion_scheduler"
 
 
-class ProbeSettings(BaseModel):
-    """Settings of the probes that ride; strict and frozen.
+class ProbeSettings(RidingProbes):
+    """Settings of the probes that ride, beside those of `RidingProbes`.
+
+    What `reasoning` is, is found out at start.
 
     Attributes:
-        probes: name -> folder of a saved probe.
-        allow_mismatch: only warn of probes trained on other weights, tokenizer or template.
         http: whether answers over HTTP carry verdicts; needs the plugin in `VLLM_PLUGINS`.
         policy: file of policies that the server follows.
-        reasoning: tokens around the reasoning in an answer, which scopes leave out; found out at
-            start, None where no probe has to know.
         digest: of what the probes read and compute; found out at start.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    probes: dict[str, str] = Field(min_length=1)
-    allow_mismatch: bool = False
     http: bool = False
     policy: str | None = None
-    reasoning: tuple[int, int] | None = None
     digest: str = ""
 
     @classmethod
@@ -67,14 +61,6 @@ class ProbeSettings(BaseModel):
         except ValidationError as error:
             place = f"additional_config {KEY}"
             raise fault_of(error, place, f"key of {KEY}:", cls.model_fields) from error
-
-    def load(self) -> list[Artefact]:
-        """The probes.
-
-        Raises:
-            ArtefactError: one cannot be read.
-        """
-        return [Artefact.load(folder, name) for name, folder in self.probes.items()]
 
 
 def has_settings(additional_config: object) -> bool:
