@@ -9,6 +9,8 @@ from program import Refused, Run, two_classes, write_rows
 
 from pillion import LanguageModel, Probe
 from pillion.backends.fake import FakeBackend
+from pillion.cli.app import hint
+from pillion.errors import MismatchError
 from pillion.probe import Artefact
 from tiny_models import make_artefact, tiny_model, tiny_tokenizer
 
@@ -144,3 +146,12 @@ def test_what_training_says_of_its_rows_stands_on_the_card_and_is_shown(
     assert all(
         f"- {note}" in evaluated.out and f"- {note}" in shown.out for note in card.data.notes
     )
+
+
+def test_a_verb_that_takes_its_model_as_an_argument_is_told_no_option_for_it() -> None:
+    error = MismatchError("Probe 'a' belongs to another model.")
+    error.model = "tiny"
+    for words in (["predict", "--probe", "a"], ["bench", "real", "--probe", "a"]):
+        assert hint(error, words) == " Here: --model tiny."
+    for words in (["vllm", "m", "--probe", "a"], ["sglang", "m", "--probe", "a"]):
+        assert hint(error, words) == ""

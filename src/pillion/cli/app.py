@@ -213,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with _warnings_as_sentences():
             sys.exit(_run(words))
     except PillionError as error:
-        _fail(str(error) + _hint(error, words), error.exit_code, debug)
+        _fail(str(error) + hint(error, words), error.exit_code, debug)
     except KeyboardInterrupt:
         _fail("Interrupted.", Interrupted.exit_code, debug)
     except BrokenPipeError:
@@ -228,11 +228,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(f"{what} (run again with --debug for the traceback)", 1, debug)
 
 
-def _hint(error: PillionError, words: Sequence[str]) -> str:
+def hint(error: PillionError, words: Sequence[str]) -> str:
     """The option that brings the model of a probe that was read from another one."""
     wanted = error.model if isinstance(error, MismatchError) else None
-    # `vllm` takes its model as an argument.
-    return f" Here: --model {shlex.quote(wanted)}." if wanted and "vllm" not in words[:1] else ""
+    return f" Here: --model {shlex.quote(wanted)}." if wanted and _has_model_option(words) else ""
+
+
+def _has_model_option(words: Sequence[str]) -> bool:
+    """Whether the verb takes its model as an option; engines of others take it as an argument."""
+    command: Any = typer.main.get_command(app)
+    for word in words:
+        if not hasattr(command, "commands") or word not in command.commands:
+            break
+        command = command.commands[word]
+    return any("--model" in one.opts for one in command.params)
 
 
 def _without(switch: str, words: list[str]) -> tuple[list[str], bool]:

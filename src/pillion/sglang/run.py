@@ -67,48 +67,38 @@ def run(
     with TemporaryDirectory() as folder:
         # Read where prometheus_client is imported, which our parts do before SGLang's.
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", folder)
-        _serve(checkpoint, artefacts, settings, options, say)
+        from sglang.srt.arg_groups.overrides import resolving_view
+        from sglang.srt.plugins import load_plugins
+        from sglang.srt.server_args import prepare_server_args
+        from sglang.srt.utils import kill_process_tree
 
+        load_plugins()
+        from sglang.srt.entrypoints.http_server import app, launch_server
 
-def _serve(
-    checkpoint: Checkpoint,
-    artefacts: Sequence[Artefact],
-    settings: ProbeSettings,
-    options: Sequence[str],
-    say: Callable[[str], None],
-) -> None:
-    from sglang.srt.arg_groups.overrides import resolving_view
-    from sglang.srt.plugins import load_plugins
-    from sglang.srt.server_args import prepare_server_args
-    from sglang.srt.utils import kill_process_tree
+        from pillion.riding.middleware import Telling
+        from pillion.riding.verdicts import probes_json
+        from pillion.sglang.front import use_codec
+        from pillion.sglang.hooks import check_hooks
 
-    load_plugins()
-    from sglang.srt.entrypoints.http_server import app, launch_server
+        check_hooks()
+        server_args: Any = prepare_server_args(list(options))
+        server_args.resolve_once()
+        chosen = resolving_view(server_args)
+        _check(chosen, checkpoint, settings)
+        use_codec(checkpoint.codec)
+        app.state.pillion_probes = tuple(artefacts)
 
-    from pillion.riding.middleware import Telling
-    from pillion.riding.verdicts import probes_json
-    from pillion.sglang.front import use_codec
-    from pillion.sglang.hooks import check_hooks
+        @app.get("/v1/probes")
+        async def probes() -> dict[str, Any]:
+            return probes_json(artefacts)
 
-    check_hooks()
-    server_args: Any = prepare_server_args(list(options))
-    server_args.resolve_once()
-    chosen = resolving_view(server_args)
-    _check(chosen, checkpoint, settings)
-    use_codec(checkpoint.codec)
-    app.state.pillion_probes = tuple(artefacts)
-
-    @app.get("/v1/probes")
-    async def probes() -> dict[str, Any]:
-        return probes_json(artefacts)
-
-    app.add_middleware(Telling)
-    app.add_middleware(Doors)
-    url = f"http://{chosen.host}:{chosen.port}"
-    try:
-        launch_server(server_args, launch_callback=lambda: say(url))
-    finally:
-        kill_process_tree(os.getpid(), include_parent=False)
+        app.add_middleware(Telling)
+        app.add_middleware(Doors)
+        url = f"http://{chosen.host}:{chosen.port}"
+        try:
+            launch_server(server_args, launch_callback=lambda: say(url))
+        finally:
+            kill_process_tree(os.getpid(), include_parent=False)
 
 
 def _check(chosen: Any, checkpoint: Checkpoint, settings: ProbeSettings) -> None:
