@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from sglang_ridden import Ridden
+
+from engine_server import started
 
 CPU = (
     *("--device", "cpu", "--attention-backend", "torch_native", "--sampling-backend", "pytorch"),
@@ -49,39 +48,9 @@ def serving(
         options: more of SGLang's, which count before those of `CPU`.
         variables: of its environment.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    started = command(ridden, (*options, "--port", str(port)))
-    with open(folder / "log", "w", encoding="utf-8") as log:
-        server = subprocess.Popen(
-            started,
-            env=environment(**(variables or {})),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        wait_for(f"http://127.0.0.1:{port}", server, folder / "log")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait(60)
-
-
-def wait_for(address: str, server: subprocess.Popen[Any], log: Path) -> None:
-    """Returns as soon as the server answers; five minutes at most."""
-    import httpx
-
-    for _ in range(600):
-        assert server.poll() is None, log.read_text(encoding="utf-8")[-3000:]
-        try:
-            if httpx.get(f"{address}/health", timeout=5).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.5)
-    raise AssertionError(log.read_text(encoding="utf-8")[-3000:])
+    ways = environment(**(variables or {}))
+    with started(command(ridden, options), ways, folder, signal.SIGKILL) as address:
+        yield address
 
 
 def refusal(ridden: Ridden, *options: str, **variables: str) -> str:

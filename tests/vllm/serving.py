@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import Any
 
 from riding import Ridden
 
+from engine_server import started
 from pillion.vllm import option_file
 
 
@@ -35,37 +33,8 @@ def serving(
     chosen |= {"served_model_name": "tiny", "enable_prompt_tokens_details": True}
     del chosen["disable_log_stats"]
     (folder / "pillion.yaml").write_text(option_file(chosen), encoding="utf-8")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [Path(sys.executable).parent / "vllm", "serve", model, "--config"]
-    command += [folder / "pillion.yaml", "--host", "127.0.0.1", "--port", str(port)]
+    command = [str(Path(sys.executable).parent / "vllm"), "serve", model]
+    command += ["--config", str(folder / "pillion.yaml"), "--host", "127.0.0.1"]
     plugins = {"VLLM_PLUGINS": "pillion,pillion_cpu", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
-    with open(folder / "log", "w", encoding="utf-8") as log:
-        server = subprocess.Popen(
-            [str(part) for part in command],
-            env=os.environ | plugins,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        wait_for(f"http://127.0.0.1:{port}", server, folder / "log")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(60)
-
-
-def wait_for(address: str, server: subprocess.Popen[Any], log: Path) -> None:
-    """Returns as soon as the server answers; five minutes at most."""
-    import httpx
-
-    for _ in range(600):
-        assert server.poll() is None, log.read_text(encoding="utf-8")[-3000:]
-        try:
-            if httpx.get(f"{address}/health", timeout=5).status_code == 200:
-                return
-        except httpx.HTTPError:
-            time.sleep(0.5)
-    raise AssertionError(log.read_text(encoding="utf-8")[-3000:])
+    with started(command, os.environ | plugins, folder, signal.SIGTERM) as address:
+        yield address

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import pytest
 from riding import Ridden
-from serving import wait_for
+
+from engine_server import wait_for
 
 pytestmark = pytest.mark.vllm
 
