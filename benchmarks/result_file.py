@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pillion.backends import Backend
-from pillion.evals.provenance import provenance
+from pillion.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results"
 DATA = Path(os.environ.get("PILLION_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))

@@ -70,9 +70,6 @@ from pillion.train import (
     train,
 )
 
-MIN_ROWS_A_SIDE = 50
-"""Validation rows with and without a label below which its best threshold is chance: 0.5 stays."""
-
 NONE_HELD = (
     "No row can be held out (every label has a single one): thresholds and metrics are of the "
     "training rows themselves."
@@ -200,8 +197,7 @@ def fit(
         told = _told(rows, space, settings.plain(training.targets), held_out, times, say)
         told |= _texts_told(rows, scope, told["notes"], say)
         trained, chosen = _trained(reader, training, held_out, space, configs, learning)
-        if configs[0].probe == AUTO:  # as `choose_probe` has it
-            learning = learning.for_few(len(training.targets), len(held_out.targets))
+        learning = learning.for_few(len(training.targets), len(held_out.targets))
         facts = _facts(model, rows, validation, training, settings, space, learning)
         facts["data"] |= told
         facts["shared"] |= chosen
@@ -241,6 +237,7 @@ def _trained(
         return [found.trained], {"auto": found.facts}
     rows_a_step = settings.rows_a_step(len(training.targets))
     every = [config.at_batch(rows_a_step) for config in configs]
+    settings = settings.for_few(len(training.targets), len(held_out.targets))
     trained = train(
         *(training, held_out, task, num_labels, every, settings, reader.progress),
         checkpoint=checkpoint,
@@ -597,9 +594,7 @@ def _artefact(trained: Trained, held_out: Examples, facts: dict[str, Any], times
     """
     task, config = facts["task"], trained.config
     probs = evaluate_source(trained.unbiased, held_out.source, task).cpu()
-    thresholds = None
-    if _can_tell(held_out.targets, times):
-        thresholds = choose_thresholds(task, probs, held_out.targets)
+    thresholds = choose_thresholds(task, probs, held_out.targets, times)
     metrics = evaluate(probs.numpy(), held_out.targets, task, thresholds)
     network, kept = trained.network.to(torch.device("cpu")).pruned()
     rest = {name: value for name, value in facts.items() if name != "shared"}
@@ -624,10 +619,3 @@ def _steps(trained: Trained) -> dict[str, JsonValue]:
         "weight_decay": config.weight_decay,
         "best_epoch": trained.best_epoch,
     }
-
-
-def _can_tell(targets: Shaped[np.ndarray, "row ..."], times: int) -> bool:
-    """Whether validation has enough rows of either side for a threshold better than 0.5."""
-    columns = targets.reshape(len(targets), -1)
-    positives, judged = (columns > 0).sum(0), (~np.isnan(columns)).sum(0)
-    return bool(np.minimum(positives, judged - positives).min() >= times * MIN_ROWS_A_SIDE)

@@ -53,9 +53,18 @@ def test_thresholds_are_one_an_output_and_none_for_multi_class() -> None:
 
 
 def test_rows_that_tell_no_threshold_leave_one_half() -> None:
-    probs = torch.tensor([[0.1], [0.2], [0.8], [0.9]])
-    assert choose_thresholds("binary", probs, np.zeros(4, dtype=np.int64)) == (0.5,)
-    assert choose_thresholds("binary", probs, np.array([1, 1, 0, 0])) == (0.5,)
+    """Too few of a side; or a curve that never falls: what is said is the wrong way round."""
+    probs = torch.tensor([[0.1], [0.2], [0.8], [0.9]]).repeat(25, 1)
+    assert choose_thresholds("binary", probs, np.zeros(100, dtype=np.int64)) is None
+    assert choose_thresholds("binary", probs, np.tile([1, 1, 0, 0], 25)) == (0.5,)
+
+
+def test_a_threshold_is_chosen_by_fifty_rows_of_either_side() -> None:
+    probs = torch.tensor([[0.1], [0.2], [0.6], [0.9]]).repeat(25, 1)
+    targets = np.tile([0, 0, 1, 1], 25)
+    assert choose_thresholds("binary", probs, targets) is not None
+    assert choose_thresholds("binary", probs[1:], targets[1:]) is None
+    assert choose_thresholds("binary", probs, targets, times=2) is None
 
 
 def test_the_log_loss_is_that_of_the_right_label() -> None:
@@ -72,12 +81,12 @@ def test_rows_of_a_single_label_are_scored_by_the_log_loss() -> None:
 
 def test_thresholds_and_the_score_of_an_epoch_are_of_what_was_judged() -> None:
     rng = np.random.default_rng(0)
-    targets = (rng.random((200, 2)) < 0.4).astype(np.float32)
-    probs = torch.tensor(1 / (1 + np.exp(1 - 2 * targets - rng.normal(size=(200, 2)))))
+    targets = (rng.random((400, 2)) < 0.4).astype(np.float32)
+    probs = torch.tensor(1 / (1 + np.exp(1 - 2 * targets - rng.normal(size=(400, 2)))))
     holes = targets.copy()
-    holes[:100, 1] = np.nan
+    holes[:200, 1] = np.nan
     lines = choose_thresholds("multilabel", probs, holes)
-    alone = choose_thresholds("multilabel", probs[100:], targets[100:])
+    alone = choose_thresholds("multilabel", probs[200:], targets[200:])
     assert lines is not None and alone is not None and lines[1] == alone[1]
     judged = ~np.isnan(holes)
     said = probs.double().numpy()[judged]

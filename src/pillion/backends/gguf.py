@@ -20,6 +20,7 @@ from typing import Any
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field
 
+from pillion.core.extras import require
 from pillion.errors import ConfigError, StorageError
 
 Converter = Callable[[Path, Path], None]
@@ -66,8 +67,10 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     Takes about half a minute; stderr is silent meanwhile, for the libraries draw progress bars.
 
     Raises:
+        ConfigError: the package that reads such files is not installed.
         OSError: the file cannot be read or `folder` not be written.
     """
+    require("gguf", "A GGUF file")
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig

@@ -23,6 +23,7 @@ from rich.console import Console
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from pillion.core import OnTooLong, Scope, Template
+from pillion.core.extras import how_to_install
 from pillion.core.lines import json_line
 from pillion.errors import ConfigError, Interrupted, MismatchError, PillionError
 
@@ -221,6 +222,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _drop_output()
         sys.exit(1)
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and (install := how_to_install(error.name)):
+            package = str(error.name).partition(".")[0]
+            _fail(f"This needs {package}, which is not installed; run {install}.", 2, debug)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             _drop_output()
             _fail("No space is left where the output goes; send it somewhere else.", 1, debug)

@@ -12,6 +12,7 @@ from pillion.cli.app import Json, OnceEach, app, err, out, print_json
 from pillion.cli.places import check_file, check_folder
 from pillion.cli.progress import progress_bar
 from pillion.core import Scope
+from pillion.core.extras import require
 from pillion.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def accuracy(
         check_folder(states, "--states")
     if page is not None:
         check_file(page, "--page")
+        require("matplotlib", "A page with plots")
     drawn = _episodes(episodes, shots, ways, page)
     with progress_bar() as bar:
         files = bench_accuracy(

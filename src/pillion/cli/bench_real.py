@@ -28,6 +28,7 @@ from pillion.cli.places import check_file, check_folder, work_folder
 from pillion.cli.progress import progress_bar
 from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
 from pillion.core import Scope
+from pillion.core.extras import require
 from pillion.errors import ConfigError
 
 
@@ -104,6 +105,7 @@ def real(
     shown = page or out_file.with_suffix(".html")
     check_file(out_file, "--out")
     check_file(shown, "--page")
+    require("matplotlib", "A page with charts")
     if cache is not None:
         check_folder(cache, "--cache")
     config = ProbeConfig(probe=probe, seed=seed)

@@ -26,6 +26,7 @@ from pillion.cli.failures import say_own_rows, usable
 from pillion.cli.places import check_probe_folder
 from pillion.cli.progress import progress_bar
 from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
+from pillion.core.extras import require
 from pillion.errors import ConfigError
 
 COSTS = ("cost_of_errors_alone", "cost_of_errors", "cost_of_escalation")
@@ -162,6 +163,8 @@ def calibrate(
         cost_escalation=cost_escalation,
         **_abstain(abstain),
     )
+    if coverage is not None:
+        require("mapie", "--coverage")
     settings = CalibrationSettings(method, operating, coverage, seed)
     leaving = _exit_wish(ExitWish, exit, method, patience, seed)
     if out_folder is None and is_url(probe):

@@ -46,7 +46,6 @@ def doctor(
 
 
 def _facts() -> dict[str, Any]:
-    import psutil
     import torch
 
     from pillion.backends.embedded import is_embedded_model_ready
@@ -57,7 +56,7 @@ def _facts() -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "disk_free_gb": round(shutil.disk_usage(".").free / 1e9, 1),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "embedded_model": is_embedded_model_ready(),

@@ -23,6 +23,7 @@ from pillion.cli.failures import say_own_rows, usable
 from pillion.cli.places import check_file
 from pillion.cli.progress import progress_bar
 from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
+from pillion.core.extras import require
 from pillion.errors import ConfigError
 
 
@@ -69,6 +70,7 @@ def report(
     if not results and probe is None:
         raise ConfigError("Give result files, or a probe with --probe and labelled texts (--data).")
     check_file(out_file, "--out")
+    require("matplotlib", "A page with charts")
     contents = [read_content(path) for path in results or []]
     if probe is not None and data is not None:
         engine, kept = (model, dtype, device), {"on_too_long": on_too_long}

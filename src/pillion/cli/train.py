@@ -109,7 +109,7 @@ def train(
     epochs: Annotated[
         int | None,
         typer.Option(
-            help="Passes over the rows, 1 to 1,000; default: 4; `auto` more below 800 rows."
+            help="Passes over the rows, 1 to 1,000; default: 4, more below 800 rows."
         ),
     ] = None,
     batch_size: Annotated[

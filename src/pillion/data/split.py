@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
-from sklearn.model_selection import train_test_split
 
 from pillion.errors import ConfigError, DataError
 
@@ -67,6 +66,10 @@ def _strata(has_label: np.ndarray) -> Int[np.ndarray, " row"]:
 
 
 def _draw(strata: np.ndarray, num_validation: int, seed: int) -> Int[np.ndarray, " validation"]:
+    from sklearn.model_selection import (
+        train_test_split,  # takes a second, and --help needs none of it
+    )
+
     _, stratum_ids, counts = np.unique(strata, return_inverse=True, return_counts=True)
     # A stratum of one row cannot be on both sides.
     row_ids = np.flatnonzero(counts[stratum_ids] > 1)

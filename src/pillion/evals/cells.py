@@ -18,9 +18,9 @@ from pillion.backends import Backend
 from pillion.errors import ConvergenceError
 from pillion.evals.baselines import Method, Outcome, Workplace
 from pillion.evals.problem import Problem
-from pillion.evals.provenance import commit, machine
 from pillion.evals.run_folder import Cell, digest_of
 from pillion.metrics import evaluate
+from pillion.provenance import commit, machine
 from pillion.train import choose_thresholds
 
 

@@ -15,11 +15,11 @@ from pillion.core import OnTooLong, Verdict
 from pillion.data import flat_text, names_of
 from pillion.evals.by_label import by_label
 from pillion.evals.cost import probe_cost
-from pillion.evals.provenance import provenance
 from pillion.evals.running import Scored, measure_running
 from pillion.evals.scoring import Labelled, probs_of
 from pillion.metrics import confusion, decide, evaluate, intervals
 from pillion.probe import Artefact, Card
+from pillion.provenance import provenance
 from pillion.runtime import LanguageModel, encode_rows
 
 KIND = "evaluation"

@@ -13,11 +13,11 @@ from typing import Any
 from pillion.core import ModelIdentity
 from pillion.evals.beside import beside, best_probe, shares
 from pillion.evals.problem import Part, PartName, Problem
-from pillion.evals.provenance import provenance
 from pillion.evals.run_folder import Cell
 from pillion.evals.suite import Suite
 from pillion.metrics import PAIRED, Resampled, paired_difference, resampled
 from pillion.metrics.classification import METRICS
+from pillion.provenance import provenance
 
 _NEGATIVES_NEEDED = {"tpr_at_fpr_1": 100, "tpr_at_fpr_01": 1000}
 

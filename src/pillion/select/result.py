@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from pillion.evals.provenance import provenance
 from pillion.metrics import Interval
+from pillion.provenance import provenance
 from pillion.select.identify import Identification
 
 KIND = "layers"

@@ -30,7 +30,7 @@ class Limits:
         body_seconds: that a client may take to send a body.
     """
 
-    body_bytes: int = 8 * 2**20
+    body_bytes: int = 8_000_000
     prompt_chars: int = 400_000
     output_tokens: int = 4096
     choices: int = 16

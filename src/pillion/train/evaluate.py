@@ -25,6 +25,9 @@ from pillion.train.reading import read_batches
 
 EVALUATION_TOKENS = 2048
 
+MIN_ROWS_A_SIDE = 50
+"""Rows with and without a label below which its best threshold is chance: 0.5 stays."""
+
 
 def evaluate_source(
     network: Network, source: StateSource, task: Task, max_tokens: int = EVALUATION_TOKENS
@@ -107,24 +110,36 @@ def score(metrics: dict[str, float | None]) -> float:
 
 
 def choose_thresholds(
-    task: Task, probs: Float[Tensor, "row output"], targets: Shaped[np.ndarray, "row ..."]
+    task: Task,
+    probs: Float[Tensor, "row output"],
+    targets: Shaped[np.ndarray, "row ..."],
+    times: int = 1,
 ) -> tuple[float, ...] | None:
-    """The thresholds of best expected F1 on these (validation) rows; None for multi-class.
+    """The thresholds of best expected F1 on these (validation) rows.
 
-    One an output: that of `f1_threshold`, or one half where the rows tell none.
+    One an output: that of `f1_threshold`. None, which decides at one half, for multi-class and
+    where some output has too few rows of either side to choose by.
 
     Args:
         task: what the outputs mean.
         probs: in [0, 1].
         targets: as `LabelSpace.encode` gives them; NaN where nobody judged.
+        times: how often each row is among them.
     """
-    if task == "multiclass":
+    if task == "multiclass" or not _can_tell(targets, times):
         return None
     found: list[float | None] = []
     for said, column in zip(probs.numpy().T, targets.reshape(len(targets), -1).T, strict=True):
         judged = ~np.isnan(column)
         found.append(f1_threshold(said[judged], column[judged]))
     return tuple(DEFAULT_THRESHOLD if line is None else line for line in found)
+
+
+def _can_tell(targets: Shaped[np.ndarray, "row ..."], times: int) -> bool:
+    """Whether every output has enough rows of either side."""
+    columns = targets.reshape(len(targets), -1)
+    positives, judged = (columns > 0).sum(0), (~np.isnan(columns)).sum(0)
+    return bool(np.minimum(positives, judged - positives).min() >= times * MIN_ROWS_A_SIDE)
 
 
 def _log_loss(task: Task, probs: Tensor, targets: Tensor) -> float:

@@ -17,7 +17,6 @@ from torch import Tensor
 from pillion.data import LabelSpace, Rows, split_validation
 from pillion.errors import ConfigError, DataError
 from pillion.evals.problem import Part
-from pillion.evals.provenance import provenance
 from pillion.evals.real.answers import Answer, scores_to_probs
 from pillion.evals.real.baselines import ask_baselines, problem_of
 from pillion.evals.real.curve import Pooled, choose_heads, fit_scores
@@ -28,6 +27,7 @@ from pillion.evals.real.reading import Read, read_everything
 from pillion.evals.real.sets import TextSet, long_sets, other_set, perturbed_sets, said_by
 from pillion.evals.real.settings import Other, RealSettings
 from pillion.extract import Progress, silent
+from pillion.provenance import provenance
 from pillion.runtime import LanguageModel
 
 KIND = "real"
