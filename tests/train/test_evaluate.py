@@ -41,12 +41,12 @@ def test_states_are_read_once_for_all_networks() -> None:
 
 def test_thresholds_are_one_an_output_and_none_for_multi_class() -> None:
     # A curve through four rows alone would be flat.
-    probs = torch.tensor([[0.1, 0.9], [0.2, 0.6], [0.3, 0.2], [0.8, 0.1]]).repeat(25, 1)
-    assert choose_thresholds("multiclass", probs, np.tile([0, 1, 1, 0], 25)) is None
-    binary = choose_thresholds("binary", probs[:, :1], np.tile([0, 0, 1, 1], 25))
+    probs = torch.tensor([[0.1, 0.9], [0.2, 0.6], [0.3, 0.2], [0.8, 0.1]]).repeat(50, 1)
+    assert choose_thresholds("multiclass", probs, np.tile([0, 1, 1, 0], 50)) is None
+    binary = choose_thresholds("binary", probs[:, :1], np.tile([0, 0, 1, 1], 50))
     assert binary is not None and 0.2 < binary[0] < 0.8
     both = choose_thresholds(
-        "multilabel", probs, np.tile([[0, 1], [0, 0], [1, 0], [1, 0]], (25, 1))
+        "multilabel", probs, np.tile([[0, 1], [0, 0], [1, 0], [1, 0]], (50, 1))
     )
     assert both is not None and both[0] == pytest.approx(binary[0])
     assert 0.2 < both[1] < 0.9
