@@ -108,9 +108,7 @@ def train(
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(
-            help="Passes over the rows, 1 to 1,000; default: 4, more below 800 rows."
-        ),
+        typer.Option(help="Passes over the rows, 1 to 1,000; default: 4, more below 800 rows."),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Rows a step; default: 32, or 8 below 1,000 rows.")

@@ -44,7 +44,7 @@ from pillion.sidecache import Probs
 
 
 @dataclass(frozen=True)
-class Said:
+class StepOutput:
     """What a step gave a request: a token, and what the probes said with it."""
 
     drawn: Drawn
@@ -56,13 +56,13 @@ class Said:
 
 
 @dataclass
-class Flight:
+class RunningRequest:
     """A request on its way."""
 
     reading: PagedReading | None
     tokens: Tokens
     begun: bool = False
-    inbox: asyncio.Queue[Said] = field(default_factory=lambda: asyncio.Queue[Said]())
+    inbox: asyncio.Queue[StepOutput] = field(default_factory=lambda: asyncio.Queue[StepOutput]())
 
 
 class ContinuousEngine(Engine):
@@ -99,7 +99,7 @@ class ContinuousEngine(Engine):
         self._batching = ContinuousBatching(backend, settings or PagedSettings(), self._deliver)
         self._pieces = Pieces(backend, self._batching.alone, self._batching.step_seconds)
         self._classifier, self._explaining = Classifier(self._pieces), asyncio.Lock()
-        self._flights: dict[str, Flight] = {}
+        self._running: dict[str, RunningRequest] = {}
         self._ids = count()
         self._swap = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -154,25 +154,25 @@ class ContinuousEngine(Engine):
         if request.grammar:  # it may take a while, and is kept
             await asyncio.to_thread(self.check_grammar, request.grammar)
         ticket = self._ticket(request)
-        flight = Flight(self._reading, as_tokens(request.token_ids))
-        self._flights[ticket.request] = flight
+        running = RunningRequest(self._reading, as_tokens(request.token_ids))
+        self._running[ticket.request] = running
         for reading in self._readings:  # all follow all requests: pages are shared
-            reading.side.enter(ticket.request, flight.tokens, reading is flight.reading)
+            reading.side.enter(ticket.request, running.tokens, reading is running.reading)
         over = False
         try:
             self._batching.add(ticket)
             text, first = Detokenizer(self.backend), True
             while not over:
-                said = await flight.inbox.get()
-                over = said.drawn.failure is not None or said.drawn.finished is not None
-                self._check(said)
+                output = await running.inbox.get()
+                over = output.drawn.failure is not None or output.drawn.finished is not None
+                self._check(output)
                 if first:
-                    yield PromptRead(await self._asked(said, flight), said.cached_tokens)
-                for event in self._events(said, flight, text):
+                    yield PromptRead(await self._asked(output, running), output.cached_tokens)
+                for event in self._events(output, running, text):
                     yield event
                 first = False
         finally:
-            self._land(ticket.request, flight, over)
+            self._finish(ticket.request, running, over)
 
     def check_grammar(self, grammar: str) -> None:
         """Returns if answers can follow a grammar; see `Engine.check_grammar`."""
@@ -246,32 +246,34 @@ class ContinuousEngine(Engine):
             salt=request.salt,
         )
 
-    def _check(self, said: Said) -> None:
-        if said.fault is not None:
-            raise StateError(said.fault)
-        if said.drawn.failure is not None:
-            why = "is shutting down" if self._closed else f"failed ({said.drawn.failure})"
+    def _check(self, output: StepOutput) -> None:
+        if output.fault is not None:
+            raise StateError(output.fault)
+        if output.drawn.failure is not None:
+            why = "is shutting down" if self._closed else f"failed ({output.drawn.failure})"
             raise RunError(f"The engine {why}; ask again when it is back.")
 
-    async def _asked(self, said: Said, flight: Flight) -> dict[str, Verdict]:
+    async def _asked(self, output: StepOutput, running: RunningRequest) -> dict[str, Verdict]:
         """Verdicts of the prompt; by a pass of its own where shared pages could not tell its words.
 
         Whoever filled them had other turns in the same tokens, as a raw prompt has none.
         """
-        if flight.reading is None:
+        if running.reading is None:
             return {}
-        found = flight.reading.verdicts(said.prompt)
-        if said.lost:
-            probes = flight.reading.artefacts
+        found = running.reading.verdicts(output.prompt)
+        if output.lost:
+            probes = running.reading.artefacts
             (more,) = await self._classifier.classify(
-                [flight.tokens], [probes[name].whole for name in said.lost]
+                [running.tokens], [probes[name].whole for name in output.lost]
             )
             found = {n: v for n in probes if (v := (found | more).get(n)) is not None}
         return found
 
-    def _events(self, said: Said, flight: Flight, text: Detokenizer) -> Iterator[Event]:
-        drawn, reading = said.drawn, flight.reading
-        verdicts = {} if reading is None else reading.verdicts(said.answer)
+    def _events(
+        self, output: StepOutput, running: RunningRequest, text: Detokenizer
+    ) -> Iterator[Event]:
+        drawn, reading = output.drawn, running.reading
+        verdicts = {} if reading is None else reading.verdicts(output.answer)
         if drawn.token_id not in self.end_ids:
             words = text.add(drawn.token_id, drawn.finished is not None)
             logprobs = drawn.logprob, drawn.top_logprobs
@@ -279,55 +281,55 @@ class ContinuousEngine(Engine):
         if drawn.finished is not None:
             yield Finished(drawn.finished, verdicts)
 
-    def _land(self, request: str, flight: Flight, over: bool) -> None:
-        self._flights.pop(request, None)
+    def _finish(self, request: str, running: RunningRequest, over: bool) -> None:
+        self._running.pop(request, None)
         if over:
             self._batching.forget(request)
         else:
             self._batching.cancel(request)
         for reading in self._readings:
             reading.side.leave(request)
-        if len(self._readings) > 1 and not self._flights:
+        if len(self._readings) > 1 and not self._running:
             # No step may come that would see to it.
             self._tidying = asyncio.get_running_loop().run_in_executor(None, self._tidy)
 
-    def _hand_out(self, said: Sequence[tuple[Flight, Said]]) -> None:
-        for flight, one in said:
-            flight.inbox.put_nowait(one)
+    def _hand_out(self, outputs: Sequence[tuple[RunningRequest, StepOutput]]) -> None:
+        for running, one in outputs:
+            running.inbox.put_nowait(one)
 
     # -- inside, in the engine's thread
 
     def _deliver(self, drawn: list[Drawn]) -> None:
         """What a step drew, with what the probes said in it, goes to the event loop."""
-        said: list[tuple[Flight, Said]] = []
+        outputs: list[tuple[RunningRequest, StepOutput]] = []
         for one in drawn:
-            flight = self._flights.get(one.request)
-            if flight is not None:
-                said.append((flight, self._said(one, flight)))
+            running = self._running.get(one.request)
+            if running is not None:
+                outputs.append((running, self._output(one, running)))
         if len(self._readings) > 1:
             self._drop_old_readings()
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._hand_out, said)
+            self._loop.call_soon_threadsafe(self._hand_out, outputs)
 
-    def _said(self, drawn: Drawn, flight: Flight) -> Said:
+    def _output(self, drawn: Drawn, running: RunningRequest) -> StepOutput:
         cached = self._batching.cached_tokens(drawn.request)
-        lane = flight.reading.side.lanes.get(drawn.request) if flight.reading else None
+        lane = running.reading.side.lanes.get(drawn.request) if running.reading else None
         counts = self._counts
-        begun = not flight.begun and drawn.failure is None
-        flight.begun |= begun
+        begun = not running.begun and drawn.failure is None
+        running.begun |= begun
         self._counts = replace(
             counts,
-            prompt_tokens=counts.prompt_tokens + begun * len(flight.tokens),
+            prompt_tokens=counts.prompt_tokens + begun * len(running.tokens),
             cached_tokens=counts.cached_tokens + begun * cached,
             generated_tokens=counts.generated_tokens + (drawn.failure is None),
         )
         if lane is None:
-            return Said(drawn, cached)
-        return Said(drawn, cached, lane.prompt, lane.answer, lane.lost, lane.fault)
+            return StepOutput(drawn, cached)
+        return StepOutput(drawn, cached, lane.prompt, lane.answer, lane.lost, lane.fault)
 
     def _drop_old_readings(self) -> None:
         """A reading that was replaced goes with the last request that it follows."""
-        used = {id(flight.reading) for flight in list(self._flights.values())}
+        used = {id(running.reading) for running in list(self._running.values())}
         kept = [r for r in self._readings if r is self._reading or id(r) in used]
         if len(kept) < len(self._readings):
             gone = sum(r.seconds for r in self._readings if r not in kept)
@@ -349,8 +351,8 @@ class ContinuousEngine(Engine):
 
     def _use(self, named: dict[str, Artefact], reading: PagedReading | None) -> None:
         if reading is not None:
-            for request, flight in list(self._flights.items()):
-                reading.side.enter(request, flight.tokens, wanted=False)
+            for request, running in list(self._running.items()):
+                reading.side.enter(request, running.tokens, wanted=False)
             self._readings = [*self._readings, reading]
         self._probes, self._reading = named, reading
         self._batching.watch(self._readings)

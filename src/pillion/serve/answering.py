@@ -115,8 +115,8 @@ async def open_prompt(
     begin()
     call.account.spend(len(ask.token_ids))
     service.metrics.count_verdicts("prompt", read.verdicts)
-    counsel = Counsel(service, "prompt")
-    outcome = await counsel.decide(read.verdicts, ask.text)
+    deciding = PolicyDecision(service, "prompt")
+    outcome = await deciding.decide(read.verdicts, ask.text)
     if outcome.act is not None:
         await events.aclose()
     scopes: dict[str, Scope] = {name: probe.card.scope for name, probe in probes.items()}
@@ -135,7 +135,7 @@ async def answer(service: Service, call: Call, opening: Opening) -> AsyncGenerat
         yield Piece(opening.refusal, {}, 0)
         yield Closed("content_filter", {}, 0, 0)
         return
-    async for part in _speak(service, call, opening):
+    async for part in _stream(service, call, opening):
         yield part
 
 
@@ -150,7 +150,7 @@ async def answer_again(
             yield part
 
 
-class Counsel:
+class PolicyDecision:
     """What is decided about one text: policies, judges, and what a dry run would have done.
 
     Args:
@@ -207,7 +207,7 @@ class Counsel:
         )
 
 
-class _Voice:
+class _OutputBuffer:
     """An answer's text on its way out: stop strings are found, tokens wait for those after them.
 
     Args:
@@ -224,7 +224,7 @@ class _Voice:
         self.num_tokens, self.text, self.hold, self.marks = 0, "", hold, marks
         self._finder = StopFinder(stops)
         self._went = 0
-        self._unsaid: deque[tuple[int, TokenEvent]] = deque()
+        self._unsent: deque[tuple[int, TokenEvent]] = deque()
         self._held: deque[Piece] = deque()
 
     @property
@@ -232,11 +232,11 @@ class _Voice:
         """Whether a stop string was met."""
         return self._finder.found
 
-    def say(self, token: TokenEvent, told: dict[str, Any]) -> Iterator[Piece]:
+    def add(self, token: TokenEvent, told: dict[str, Any]) -> Iterator[Piece]:
         """Takes a token, and gives what has waited long enough."""
         text = self.marks.get(token.token_id, "") + token.text
         self.text += text
-        self._unsaid.append((len(self.text), token))
+        self._unsent.append((len(self.text), token))
         self._held.append(self._piece(self._finder.add(text), told))
         self.num_tokens += 1
         while len(self._held) > self.hold:
@@ -261,16 +261,16 @@ class _Voice:
     def _piece(self, text: str, told: dict[str, Any]) -> Piece:
         self._went += len(text)
         tokens: list[TokenEvent] = []
-        while self._unsaid and self._unsaid[0][0] <= self._went:
-            tokens.append(self._unsaid.popleft()[1])
+        while self._unsent and self._unsent[0][0] <= self._went:
+            tokens.append(self._unsent.popleft()[1])
         return Piece(text, told, self.num_tokens, tuple(tokens))
 
 
-async def _speak(service: Service, call: Call, opening: Opening) -> AsyncGenerator[Part]:
+async def _stream(service: Service, call: Call, opening: Opening) -> AsyncGenerator[Part]:
     """The main loop of an answer: judge what was read, take the new token, let old ones go."""
-    ask, counsel = opening.ask, Counsel(service, "response")
-    hold = 0 if service.settings.dry_run else hold_back(counsel.policies)
-    voice = _Voice(ask.stops, hold, ask.marks)
+    ask, deciding = opening.ask, PolicyDecision(service, "response")
+    hold = 0 if service.settings.dry_run else hold_back(deciding.policies)
+    buffer = _OutputBuffer(ask.stops, hold, ask.marks)
     clock = _Clock(service, call)
     async with aclosing(opening.events):
         while True:
@@ -279,31 +279,31 @@ async def _speak(service: Service, call: Call, opening: Opening) -> AsyncGenerat
                 continue
             assert not isinstance(event, PromptRead)
             unread = isinstance(event, Finished) and event.reason == "length"
-            num_read = voice.num_tokens - unread
-            outcome = await counsel.decide(event.verdicts, voice.text, num_read)
+            num_read = buffer.num_tokens - unread
+            outcome = await deciding.decide(event.verdicts, buffer.text, num_read)
             told = tell(ask.wish.of(event.verdicts), outcome.decisions, opening.multilabel)
             if outcome.act is not None:
                 reason = "content_filter"
-                voice.drop()
+                buffer.drop()
                 break
-            full = voice.num_tokens == ask.max_tokens
-            if isinstance(event, Finished) or voice.stopped or full:
-                reason = "stop" if voice.stopped or not full else "length"
-                if unread and voice.hold and fails_closed(counsel.policies):
-                    voice.drop_last()
+            full = buffer.num_tokens == ask.max_tokens
+            if isinstance(event, Finished) or buffer.stopped or full:
+                reason = "stop" if buffer.stopped or not full else "length"
+                if unread and buffer.hold and fails_closed(deciding.policies):
+                    buffer.drop_last()
                 break
             clock.token()
-            for piece in voice.say(event, told):
+            for piece in buffer.add(event, told):
                 yield piece
-            if voice.stopped and not voice.hold:
+            if buffer.stopped and not buffer.hold:
                 reason = "stop"
                 break
     if reason != "content_filter":
-        for piece in voice.end(told):
+        for piece in buffer.end(told):
             yield piece
     service.metrics.count_verdicts("response", event.verdicts)
     call.note("response", tell(event.verdicts, outcome.decisions, opening.multilabel))
-    yield Closed(reason, told, num_read, voice.num_tokens)
+    yield Closed(reason, told, num_read, buffer.num_tokens)
 
 
 class _Clock:

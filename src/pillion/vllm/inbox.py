@@ -15,7 +15,7 @@ from pillion.riding.report import Numbers
 
 
 @dataclass
-class Letters:
+class Messages:
     """What has come for a request: logits of its prompt, and after each answer token."""
 
     prompt: Numbers = field(default_factory=Numbers)
@@ -30,7 +30,7 @@ class Inbox:
     """Follows vLLM's outputs on their way to its frontend."""
 
     def __init__(self) -> None:
-        self._letters: dict[str, Letters] = {}
+        self._messages: dict[str, Messages] = {}
         self._probe_seconds = 0.0
 
     def watch(self, output_processor: Any) -> None:
@@ -44,13 +44,13 @@ class Inbox:
 
         output_processor.process_outputs = process_outputs
 
-    def of(self, request: str) -> Letters:
+    def of(self, request: str) -> Messages:
         """What has come for a request so far."""
-        return self._letters.setdefault(request, Letters())
+        return self._messages.setdefault(request, Messages())
 
     def drop(self, request: str) -> None:
         """Forgets a request."""
-        self._letters.pop(request, None)
+        self._messages.pop(request, None)
 
     def stats(self) -> dict[str, float]:
         """Seconds that the worker has spent on probes."""
@@ -59,9 +59,9 @@ class Inbox:
     def _take(self, output: Any) -> None:
         found = (output.kv_transfer_params or {}).get(KEY)
         # vLLM adds eight random characters to the id that it is given.
-        letters = self._letters.get(output.request_id.rsplit("-", 1)[0])
-        if found is None or letters is None:
+        messages = self._messages.get(output.request_id.rsplit("-", 1)[0])
+        if found is None or messages is None:
             return
-        letters.prompt = found["prompt"]
-        letters.answers[found["read"]] = found["response"]
+        messages.prompt = found["prompt"]
+        messages.answers[found["read"]] = found["response"]
         self._probe_seconds = max(self._probe_seconds, found["seconds"])
