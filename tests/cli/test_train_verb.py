@@ -129,12 +129,19 @@ def test_the_help_tells_the_defaults(run: Run) -> None:
     shown = " ".join(run("train", "--help").out.split())
     settings = TrainSettings()
     assert [settings.for_few(rows, 200).epochs for rows in (799, 800)] == [5, 4]
-    assert "1 to 1,000; default: 4; `auto` more below 800 rows." in shown
+    assert "1 to 1,000; default: 4, more below 800 rows." in shown
     few, many = settings.rows_a_step(FEW_ROWS - 1), settings.rows_a_step(FEW_ROWS)
     assert f"default: {many}, or {few} below {FEW_ROWS:,} rows." in shown
     few, many = (FitSettings().held_share(num_rows) for num_rows in (FEW_ROWS - 1, FEW_ROWS))
     assert (few, many) == (1 / 5, 1 / 10)
     assert f"a tenth of --data, or a fifth below {FEW_ROWS:,} rows." in shown
+
+
+def test_few_rows_are_gone_over_often_by_any_probe(run: Run, tmp_path: Path, data: Path) -> None:
+    """Of 40 rows a fifth is held back: 32, which four passes would show 128 times in all."""
+    train(run, data, tmp_path / "mood", "--probe", "pooling")
+    training = Artefact.load(tmp_path / "mood").card.training
+    assert (training["epochs"], training["keep"]) == (100, "last")
 
 
 def test_a_live_pass_keeps_no_states_and_learns_the_same(
