@@ -28,8 +28,7 @@ from benchmarks.result_file import write_result
 from pillion.backends.checkpoint import read_checkpoint
 from pillion.core import ModelIdentity, Scope, Shape, Tokens
 from pillion.probe import Artefact, build
-from pillion.probe.group import Group
-from pillion.sidecache import tapped_groups
+from pillion.probe.group import Group, group
 from pillion.sidecache.going import Grower
 from pillion.vllm import options
 from pillion.vllm.adapter import SLOT_BYTES, Rider
@@ -151,7 +150,7 @@ def counted() -> list[dict[str, Any]]:
         identity = ModelIdentity(name, "", "", "", sizes["layers"], sizes["dim"], "bfloat16", 8192)
         for rider, count in RIDERS.items():
             artefacts = gates(identity, count)
-            groups = tapped_groups(artefacts, META, torch.float32)
+            groups = group(artefacts, META, torch.float32)
             room = Room.of(groups)
             columns = room.token_numbers // len(room.layers)
             kv = sizes["layers"] * 2 * sizes["kv"] * 2
@@ -170,7 +169,7 @@ def counted() -> list[dict[str, Any]]:
                 *_operations(name, rider, groups),
             ]
         apart = gates(identity, len(APART), APART)
-        rows += _operations(name, "three-groups", tapped_groups(apart, META, torch.float32))
+        rows += _operations(name, "three-groups", group(apart, META, torch.float32))
     return rows
 
 

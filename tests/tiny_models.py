@@ -30,7 +30,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "attention": {"num_heads": 3},
     "multimax": {"num_heads": 3},
     "rolling": {"num_heads": 3, "window": 4},
-    "glot": {"width": 8, "num_heads": 2},
     "mha": {"width": 8, "num_heads": 2},
     "mha-causal": {"width": 8, "num_heads": 2},
 }

@@ -165,7 +165,6 @@ def test_what_a_gate_attends_to_is_the_mean_over_its_heads() -> None:
         hidden = LiveSource(backend, [ids], (0, 1, 2, 3)).read_batch([0])[0]
         mask = torch.ones(1, len(ids), dtype=torch.bool)
         tap = network.tap()
-        assert tap is not None
         scale = network.settings.normalise
         values = (
             hidden * (hidden.square().mean(-1, keepdim=True) + 1e-6).rsqrt() if scale else hidden

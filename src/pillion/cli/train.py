@@ -83,8 +83,8 @@ def train(
         typer.Option(
             metavar="NAME",
             help="gate (default), gate-mlp, gate-paper, attention, multimax, rolling, concat, "
-            "mean, first, last, mha, mha-causal, pooling, pooling-max or glot; or auto, which "
-            "chooses. This and the next three may be repeated: every combination is trained.",
+            "mha, mha-causal or pooling; or auto, which chooses. This and the next three may be "
+            "repeated: every combination is trained.",
         ),
     ] = None,
     heads: Annotated[
@@ -103,7 +103,7 @@ def train(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="A setting of every probe trained, such as over_layers=gate; may be repeated.",
+            help="A setting of every probe trained, such as members=3; may be repeated.",
         ),
     ] = None,
     epochs: Annotated[
@@ -333,9 +333,6 @@ def _show(fitted: list[Any], folder: Path, model: str, as_json: bool) -> None:
         if run["auto"] is not None:
             tried = ", ".join(_tried(*one) for one in run["auto"]["tried"].items())
             out.print(f"{'':<12} chosen by {run['auto']['by']}: {tried}")
-        if run["settings"].get("prune", "none") != "none":
-            left = ", ".join(map(str, run["layers"]))
-            out.print(f"{'':<12} layers left after pruning: {left}")
     which = "" if model == "embedded" else f" --model {shlex.quote(model)}"
     out.print(
         f"Saved in {folder}. Next: "

@@ -25,7 +25,7 @@ from pillion.probe.decisions import Band, Conformal
 from pillion.probe.exit import Exit, ExitRead
 from pillion.probe.facts import Facts
 from pillion.probe.network import Settings
-from pillion.probe.registry import aggregator, make_settings
+from pillion.probe.registry import aggregator, current_settings, make_settings
 from pillion.probe.task import Task, num_outputs
 
 FORMAT = 2
@@ -320,10 +320,8 @@ def parse_card(text: bytes, source: str) -> Card:
             f"{source} is not readable as JSON ({error}); restore it, or train the probe again."
         ) from error
     _check_format(content, source)
-    if content["format"] < FORMAT:  # a card without a scope, which reads everything
-        text = json.dumps({**content, "format": FORMAT}).encode()
     try:
-        return Card.model_validate_json(text, strict=True)
+        return Card.model_validate_json(json.dumps(_as_today(content)), strict=True)
     except ValidationError as error:
         fault = _sentence(error)
     except ConfigError as error:
@@ -358,6 +356,15 @@ def _check_format(content: object, source: str) -> None:
     raise ArtefactError(
         f"{source} is no card of a probe (no `format: {FORMAT}` in it); give the folder of a probe."
     )
+
+
+def _as_today(content: dict[str, Any]) -> dict[str, Any]:
+    """A card as this pillion would write it: of this format, without settings that are gone."""
+    today = {**content, "format": FORMAT}  # one of format 1 has no scope, and reads everything
+    probe, settings = content.get("probe"), content.get("settings")
+    if isinstance(probe, str) and isinstance(settings, dict):
+        today["settings"] = current_settings(probe, cast(dict[str, Any], settings))
+    return today
 
 
 def _sentence(error: ValidationError) -> str:

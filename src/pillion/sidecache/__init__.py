@@ -9,7 +9,6 @@ from pillion.sidecache.paged_group import PagedGroup
 from pillion.sidecache.pages import page_numbers
 from pillion.sidecache.script import Script
 from pillion.sidecache.side_cache import Heard, SideCache
-from pillion.sidecache.tapped import tapped_groups
 from pillion.sidecache.upload import upload
 
 __all__ = [
@@ -25,6 +24,5 @@ __all__ = [
     "SideCache",
     "page_numbers",
     "reduce_rows",
-    "tapped_groups",
     "upload",
 ]
