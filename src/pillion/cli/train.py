@@ -291,13 +291,14 @@ def make_strict(settings: Any, options: dict[str, Any]) -> Any:
     """
     from pydantic import ValidationError
 
+    from pillion.core.strict import first_fault
+
     try:
         return settings(**options)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = str(first["loc"][0])
-        option = "lr" if field == "learning_rate" else field.replace("_", "-")
-        raise ConfigError(f"--{option} is {first['input']!r}: {first['msg']}.") from error
+        fault = first_fault(error)
+        option = "lr" if fault.place == "learning_rate" else fault.path[0].replace("_", "-")
+        raise ConfigError(f"--{option} is {fault.value!r}: {fault.message}.") from error
 
 
 def _show(fitted: list[Any], folder: Path, model: str, as_json: bool) -> None:

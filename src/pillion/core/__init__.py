@@ -1,6 +1,6 @@
 """The words of pillion as frozen values: conversations, shapes, model identities, verdicts.
 
-Knows neither models, nor disk, nor network.
+Knows neither models nor network.
 """
 
 from pillion.core.absence import absences, absent

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES
+from pillion.core.strict import Strict, sentence
 from pillion.core.yaml_text import load_yaml
 from pillion.errors import ConfigError, unknown_name
 from pillion.probe import Artefact
@@ -23,11 +24,11 @@ REFUSAL = "I can't help with that."
 Part = Literal["prompt", "response"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+class _Typed(Strict):
+    model_config = ConfigDict(strict=True)
 
 
-class _Policy(_Strict):
+class _Policy(_Typed):
     """What all policies have.
 
     Attributes:
@@ -117,7 +118,7 @@ ACTIONS: dict[str, type[_Policy]] = {
 }
 
 
-class Upstream(_Strict):
+class Upstream(_Typed):
     """An OpenAI-compatible server.
 
     Attributes:
@@ -148,7 +149,7 @@ class Judge(Upstream):
     max_tokens: Annotated[int, Field(ge=1)] = 8
 
 
-class Policies(_Strict):
+class Policies(_Typed):
     """A whole file.
 
     Attributes:
@@ -158,8 +159,8 @@ class Policies(_Strict):
     """
 
     policies: tuple[Policy, ...] = ()
-    upstreams: dict[str, Upstream] = {}
-    judges: dict[str, Judge] = {}
+    upstreams: dict[str, Upstream] = Field(default_factory=dict[str, Upstream])
+    judges: dict[str, Judge] = Field(default_factory=dict[str, Judge])
 
     def of(self, part: Part) -> tuple[Policy, ...]:
         """Those that look at a prompt, or at a response."""
@@ -305,7 +306,7 @@ def _policy(content: Any, where: str) -> _Policy:
     return made
 
 
-def _named(content: Mapping[str, Any], key: str, kind: type[_Strict]) -> dict[str, Any]:
+def _named(content: Mapping[str, Any], key: str, kind: type[_Typed]) -> dict[str, Any]:
     found = content.get(key) or {}
     if not isinstance(found, dict):
         raise ConfigError(f"{key} is no mapping from names to servers.")
@@ -315,15 +316,13 @@ def _named(content: Mapping[str, Any], key: str, kind: type[_Strict]) -> dict[st
 def _make(kind: type[Any], content: Any, where: str) -> Any:
     if not isinstance(content, dict):
         raise ConfigError(f"{where} is no mapping.")
-    _known(f"key in {where}", content, kind.model_fields)
     facts = {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}
     try:
         return kind.model_validate(facts)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join([where, *(str(part) for part in first["loc"])])
-        hint = " Say whether it fails open or closed." if first["loc"] == ("fail",) else ""
-        raise ConfigError(f"{place}: {first['msg']}.{hint}") from error
+        said = sentence(error, where, f"key in {where}", kind.model_fields)
+        hint = " Say whether it fails open or closed." if said.startswith(f"{where}.fail:") else ""
+        raise ConfigError(said + hint) from error
 
 
 def _known(kind: str, content: Mapping[Any, Any], known: Iterable[str]) -> None:

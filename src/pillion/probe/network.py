@@ -16,10 +16,10 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from pillion.core import Shape
+from pillion.core.strict import Strict
 
 RMS_EPS = 1e-6
 """Added to a token's mean square before the root, so that an all-zero state stays finite."""
@@ -28,10 +28,8 @@ State = dict[str, Tensor]
 """What a fold keeps: every tensor is [layer, batch, ...]; small, fp32."""
 
 
-class Settings(BaseModel):
-    """Base of every aggregator's settings: frozen, typed, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Settings(Strict):
+    """Base of every aggregator's settings."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from pillion.core import Shape
+from pillion.core.strict import sentence
 from pillion.errors import ConfigError, unknown_name
 from pillion.probe.gate import Gate, GateSettings
 from pillion.probe.gate_mlp import GateMlp, GateMlpSettings
@@ -101,9 +102,7 @@ def make_settings(name: str, **options: Any) -> Settings:
     try:
         return entry.settings(**{**entry.preset, **options})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "settings"
-        raise ConfigError(f"Probe {name!r}, {where}: {first['msg']}.") from error
+        raise ConfigError(f"Probe {name!r}, {sentence(error)}") from error
 
 
 def current_settings(name: str, saved: Mapping[str, Any]) -> dict[str, Any]:
