@@ -13,7 +13,7 @@ import torch
 
 from pillion.core import ANSWER_SCOPES, ModelIdentity
 from pillion.errors import ConfigError
-from pillion.policies import Escalate, Policies, Route, read_policies
+from pillion.policies import Policies, read_policies
 from pillion.probe import Artefact
 from pillion.vllm.settings import PLUGIN
 
@@ -69,7 +69,7 @@ def policies_of(
     found = read_policies(Path(path))
     found.check({artefact.name: artefact for artefact in artefacts})
     for number, policy in enumerate(found.policies, start=1):
-        if isinstance(policy, Route | Escalate):
+        if policy.server is not None:
             raise ConfigError(
                 f"Policy {number} ({policy.action}) asks another server, which vLLM's own does "
                 "not; take it out, or serve with `pillion serve` and vLLM as its engine."
