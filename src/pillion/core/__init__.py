@@ -8,7 +8,6 @@ from pillion.core.classification import classification_json
 from pillion.core.conversation import (
     ANSWER_SCOPES,
     PROMPT_SCOPES,
-    ROLES,
     SCOPES,
     Conversation,
     Kind,
@@ -36,7 +35,6 @@ __all__ = [
     "ABSTAIN",
     "ANSWER_SCOPES",
     "PROMPT_SCOPES",
-    "ROLES",
     "SCOPES",
     "Conversation",
     "Event",

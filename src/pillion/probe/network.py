@@ -124,11 +124,6 @@ def first_layers(state: State, num_layers: int) -> State:
     return {name: tensor[:num_layers] for name, tensor in state.items()}
 
 
-def join_rows(states: Sequence[State]) -> State:
-    """The batch rows of states of one shape, one after the other."""
-    return {name: torch.cat([state[name] for state in states], 1) for name in states[0]}
-
-
 class Network(nn.Module, ABC):
     """A probe's arithmetic: token aggregator in each layer, layer aggregator, head.
 

@@ -3,7 +3,7 @@
 Knows probes and their folds, requests, pages and chunks; knows no engine.
 """
 
-from pillion.sidecache.folds import Folds, reduce_rows
+from pillion.sidecache.folds import Folds
 from pillion.sidecache.lanes import Due, Going, Lane, Numbers, Probs
 from pillion.sidecache.paged_group import PagedGroup
 from pillion.sidecache.pages import page_numbers
@@ -23,6 +23,5 @@ __all__ = [
     "Script",
     "SideCache",
     "page_numbers",
-    "reduce_rows",
     "upload",
 ]
