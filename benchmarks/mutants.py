@@ -54,7 +54,7 @@ PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("sidecache",),
         ("tests/sidecache", "tests/laws/test_scoped_serving.py"),
     ),
-    "decide": (("policies/decide.py",), ("tests/policies/test_decide.py",)),
+    "decide": (("policies/decide.py", "policies/actions.py"), ("tests/policies/test_decide.py",)),
     "policy": (("policies/policy.py",), ("tests/policies/test_policy_file.py",)),
     "answering": (
         ("serve/answering.py",),

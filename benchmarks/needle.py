@@ -38,11 +38,7 @@ PROBES = (
     "multimax",
     "rolling",
     "mha",
-    "mean",
-    "last",
     "pooling",
-    "pooling-max",
-    "glot",
 )
 LAYERS = (0, 2, 4, 6, 8)
 RATIOS = (0.2, 0.5, 0.8, 0.9, 0.95)

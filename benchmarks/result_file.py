@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from pillion.backends import Backend
+from pillion.core.files import replace_file
 from pillion.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results"
@@ -70,9 +71,7 @@ def as_results(values: Mapping[str, tuple[float, float | None]]) -> list[dict[st
 def write_content(content: dict[str, Any]) -> Path:
     """Writes the whole of a result file, named by what it holds."""
     path = RESULTS / f"{content['name']}.json"
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    replace_file(path, (json.dumps(content, indent=1) + "\n").encode())
     print(f"wrote {path.name}")
     return path
 

@@ -21,8 +21,9 @@ import torch
 from benchmarks.engines import engine
 from benchmarks.result_file import kind_of, write_result
 from pillion.backends import Backend
-from pillion.core import Scope, Segment, Shape, Tokens
-from pillion.probe import Artefact, build, make_settings
+from pillion.core import Scope, Segment, Tokens
+from pillion.probe import Artefact
+from pillion.probe.untrained import untrained
 from pillion.runtime import Sampler, Sampling, decode_steps, watch
 
 RIDERS: dict[str, list[tuple[str, int, Scope]]] = {
@@ -55,25 +56,13 @@ def probe(
 
     Of one label it is a binary one; `settings` are the aggregator's.
     """
-    identity = backend.identity
-    layers = tuple(range(identity.num_layers + 1)) if layers is None else layers
-    shape = Shape(len(layers), identity.dim, num_labels)
-    network = build(aggregator, shape, make_settings(aggregator, **settings))
-    return Artefact.of(
-        name,
-        network,
-        probe=aggregator,
-        task="multiclass" if num_labels > 1 else "binary",
-        labels=tuple("abcdefgh"[: max(num_labels, 2)]),
-        layers=layers,
-        template="raw" if scope == "all" else "chat",
-        scope=scope,
-        model=identity,
-        data={"sha256": "", "path": "none", "num_rows": 0, "split": "none"},
-        seed=0,
-        training={},
-        metrics={},
-    )
+    task = "multiclass" if num_labels > 1 else "binary"
+    facts: dict[str, Any] = {
+        "task": task,
+        "labels": tuple("abcdefgh"[: max(num_labels, 2)]),
+        "scope": scope,
+    }
+    return untrained(name, backend.identity, aggregator, layers, settings, **facts)
 
 
 @contextlib.contextmanager

@@ -26,8 +26,9 @@ from benchmarks.ride import CLOCKS, compared, now, probe, prompt
 from pillion.backends import Backend
 from pillion.backends.paged import Chunk, PagedStep
 from pillion.core import ANSWER_SCOPES, Scope, Tokens
+from pillion.probe.group import group
 from pillion.runtime.paged_reading import PagedReading
-from pillion.sidecache import PagedGroup, tapped_groups
+from pillion.sidecache import PagedGroup
 
 SCOPES: tuple[Scope, ...] = ("all", "last-user")
 PAGE_TOKENS = 16
@@ -52,7 +53,7 @@ class Contest:
         self.backend, self.num_rows = backend, num_rows
         self.pages_each = -(-num_tokens // PAGE_TOKENS)
         self.num_pages = num_rows * self.pages_each
-        groups = tapped_groups(probes, backend.device, backend.dtype)
+        groups = group(probes, backend.device, backend.dtype)
         self.plain = PlainSide(groups, num_rows)
         self.readings: list[Any] = [
             PagedReading(probes, backend.device, backend.dtype, self.num_pages, PAGE_TOKENS)

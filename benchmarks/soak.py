@@ -33,13 +33,12 @@ from typing import Any
 
 import httpx
 import psutil
-import torch
 
 from benchmarks.attacks import ATTACKS
 from benchmarks.result_file import as_results, write_result
-from pillion.core import Shape
 from pillion.examples import load_example
-from pillion.probe import Artefact, build
+from pillion.probe import Artefact
+from pillion.probe.untrained import untrained
 from pillion.runtime import Generation, LanguageModel
 
 CHAT = "/v1/chat/completions"
@@ -115,27 +114,7 @@ class Seen:
 
 def random_probe(lm: LanguageModel, name: str, seed: int) -> Artefact:
     """A probe with weights large enough that every text has a score of its own."""
-    identity = lm.backend.identity
-    layers = tuple(range(identity.num_layers + 1))
-    network = build("gate", Shape(len(layers), identity.dim, 1))
-    noise = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in network.parameters():
-            weight.copy_(torch.randn(weight.shape, generator=noise) * 0.02)
-    return Artefact.of(
-        name,
-        network,
-        probe="gate",
-        task="binary",
-        labels=("no", "yes"),
-        layers=layers,
-        template="chat",
-        model=identity,
-        data={"sha256": "", "path": "none", "num_rows": 0, "split": "none"},
-        seed=seed,
-        training={},
-        metrics={},
-    )
+    return untrained(name, lm.backend.identity, noise=seed, template="chat", seed=seed)
 
 
 def prepare(model: str, dtype: str, folder: Path, texts: list[str], tokens: int) -> Known:

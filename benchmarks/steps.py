@@ -26,8 +26,8 @@ import torch
 from benchmarks.result_file import write_result
 from benchmarks.vllm_ride import BLOCK_TOKENS, gates
 from pillion.core import ModelIdentity
+from pillion.probe.group import group
 from pillion.riding.ledger import Ledger
-from pillion.sidecache import tapped_groups
 from pillion.vllm.adapter import Rider
 from pillion.vllm.step import Steps
 from pillion.vllm.taps import Taps
@@ -49,15 +49,15 @@ class Decoding:
         self.size = num_requests
         self.names = [f"request-{i}-0123456789abcdef" for i in range(num_requests)]
         self.blocks_each = -(-(PROMPT_TOKENS + num_steps) // BLOCK_TOKENS) + 2
-        taps = Taps(tapped_groups(gates(IDENTITY, 1), CPU, torch.float32), 4096, CPU)
+        taps = Taps(group(gates(IDENTITY, 1), CPU, torch.float32), 4096, CPU)
         pages = torch.zeros(num_requests * self.blocks_each, taps.room.page_numbers)
         self.taps, self.rider = taps, Rider(taps, pages, BLOCK_TOKENS, num_requests)
         self.steps, self.ledger = Steps(with_ids=False), Ledger()
         self.done = [PROMPT_TOKENS + number % BLOCK_TOKENS for number in range(num_requests)]
         self.times: dict[str, list[float]] = {part: [] for part in PARTS}
         self._computed = 0.0
-        for group in self.rider.side.groups:
-            self._watch(group)
+        for each in self.rider.side.groups:
+            self._watch(each)
         self._begin()
 
     def step(self) -> None:

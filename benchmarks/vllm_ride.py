@@ -26,10 +26,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.result_file import write_result
 from pillion.backends.checkpoint import read_checkpoint
-from pillion.core import ModelIdentity, Scope, Shape, Tokens
-from pillion.probe import Artefact, build
-from pillion.probe.group import Group
-from pillion.sidecache import tapped_groups
+from pillion.core import ModelIdentity, Scope, Tokens
+from pillion.probe import Artefact
+from pillion.probe.group import Group, group
+from pillion.probe.untrained import untrained
 from pillion.sidecache.going import Grower
 from pillion.vllm import options
 from pillion.vllm.adapter import SLOT_BYTES, Rider
@@ -55,23 +55,8 @@ def gates(
     identity: ModelIdentity, count: int, scopes: Sequence[Scope] = ("all",)
 ) -> list[Artefact]:
     """Binary gates of eight heads on every layer, untrained: cost does not depend on weights."""
-    layers = tuple(range(identity.num_layers + 1))
     return [
-        Artefact.of(
-            f"gate-{seed}",
-            build("gate", Shape(len(layers), identity.dim, 1), seed=seed),
-            probe="gate",
-            task="binary",
-            labels=("no", "yes"),
-            layers=layers,
-            template="raw" if scopes == ("all",) else "chat",
-            scope=scopes[seed % len(scopes)],
-            model=identity,
-            data={"sha256": "", "path": "none", "num_rows": 0, "split": "none"},
-            seed=seed,
-            training={},
-            metrics={},
-        )
+        untrained(f"gate-{seed}", identity, scope=scopes[seed % len(scopes)], seed=seed)
         for seed in range(count)
     ]
 
@@ -151,7 +136,7 @@ def counted() -> list[dict[str, Any]]:
         identity = ModelIdentity(name, "", "", "", sizes["layers"], sizes["dim"], "bfloat16", 8192)
         for rider, count in RIDERS.items():
             artefacts = gates(identity, count)
-            groups = tapped_groups(artefacts, META, torch.float32)
+            groups = group(artefacts, META, torch.float32)
             room = Room.of(groups)
             columns = room.token_numbers // len(room.layers)
             kv = sizes["layers"] * 2 * sizes["kv"] * 2
@@ -170,7 +155,7 @@ def counted() -> list[dict[str, Any]]:
                 *_operations(name, rider, groups),
             ]
         apart = gates(identity, len(APART), APART)
-        rows += _operations(name, "three-groups", tapped_groups(apart, META, torch.float32))
+        rows += _operations(name, "three-groups", group(apart, META, torch.float32))
     return rows
 
 

@@ -6,32 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from pillion.core import ModelIdentity, Shape
+from pillion.core import ModelIdentity
 from pillion.data import Rows
 from pillion.evals import Labelled
-from pillion.probe import Artefact, build
+from pillion.probe import Artefact
+from pillion.probe.untrained import untrained
 
 MODEL = ModelIdentity("tiny", "a", "b", "c", num_layers=1, dim=4, dtype="float32", context_tokens=9)
+DATA = {"sha256": "d", "path": "train.csv", "num_rows": 10, "split": "train"}
 LABELS = {"binary": ("no", "yes"), "multiclass": ("a", "b", "c"), "multilabel": ("a", "b", "c")}
 
 
 def made_artefact(task: str, labels: tuple[str, ...] | None = None, **facts: Any) -> Artefact:
     """A probe that reads layer 0, with the facts that are given on its card."""
-    labels = labels or LABELS[task]
-    network = build("pooling", Shape(1, 4, 1 if task == "binary" else len(labels)))
-    known: dict[str, Any] = {
-        "probe": "pooling",
-        "task": task,
-        "labels": labels,
-        "layers": (0,),
-        "template": "raw",
-        "model": MODEL,
-        "data": {"sha256": "d", "path": "train.csv", "num_rows": 10, "split": "train"},
-        "seed": 0,
-        "training": {},
-        "metrics": {},
-    }
-    return Artefact.of("mood", network, **{**known, **facts})
+    known = {"task": task, "labels": labels or LABELS[task], "layers": (0,), "model": MODEL}
+    return untrained("mood", probe="pooling", **(known | {"data": DATA} | facts))
 
 
 def made_rows(artefact: Artefact, texts: list[str], labels: list[Any]) -> Labelled:

@@ -173,14 +173,12 @@ def facts(name: str) -> list[str]:
     """What the tables say of a probe on all layers of the embedded model, with 6 labels."""
     layers, width = 31, 576
     network = build(name, Shape(layers, width, 6))
-    tap, yes = network.tap(), {True: "yes", False: "no"}
-    values = tap.num_values if tap else width
+    values = network.tap().num_values
     return [
-        yes[network.tappable],
-        yes[network.streamable],
+        "yes" if network.streamable else "no",
         f"{network.num_parameters:,}",
         str(values),
-        f"{layers * width * values / 1e6:.2f} M" if tap else "-",
+        f"{layers * width * values / 1e6:.2f} M",
         kept(network, values),
     ]
 

@@ -87,7 +87,7 @@ def test_a_random_state_may_be_a_generator_or_none() -> None:
 def test_training_leaves_the_random_state_of_the_caller_as_it_was() -> None:
     X, y = states()
     before = torch.get_rng_state()
-    ProbeClassifier(epochs=1, settings={"token_dropout": 0.5}).fit(X, y)
+    ProbeClassifier("gate-mlp", epochs=1, settings={"dropout": 0.5}).fit(X, y)
     assert torch.equal(before, torch.get_rng_state())
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from pillion.backends import Backend
-from pillion.core import ModelIdentity, Shape, Verdict
-from pillion.probe import AGGREGATORS, Artefact, build, make_settings
-from pillion.probe.task import num_outputs
+from pillion.core import ModelIdentity, Verdict
+from pillion.probe import AGGREGATORS, Artefact
+from pillion.probe.untrained import untrained
 
 VOCAB, DIM = 96, 32
 DEVICE = torch.device(os.environ.get("PILLION_TEST_DEVICE", "cpu"))
@@ -30,7 +30,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "attention": {"num_heads": 3},
     "multimax": {"num_heads": 3},
     "rolling": {"num_heads": 3, "window": 4},
-    "glot": {"width": 8, "num_heads": 2},
     "mha": {"width": 8, "num_heads": 2},
     "mha-causal": {"width": 8, "num_heads": 2},
 }
@@ -117,33 +116,9 @@ def make_artefact(
     scope: str = "all",
 ) -> Artefact:
     """An untrained probe with weights large enough that every token has its say."""
-    read = tuple(range(identity.num_layers + 1)) if layers is None else tuple(layers)
-    shape = Shape(len(read), identity.dim, num_outputs(task, len(LABELS[task])))  # type: ignore[arg-type]
-    network: Any = build(probe, shape, make_settings(probe, **SMALL.get(probe, {})), seed)
-    noise = torch.Generator().manual_seed(seed + 100)
-    with torch.no_grad():
-        for weight in network.parameters():
-            weight.copy_(torch.randn(weight.shape, generator=noise) * 0.15)
-        # Logits below 1, so that no probability is near 0 or 1, where errors would not show.
-        hidden = 3 * torch.randn(len(read), 4, 7, identity.dim, generator=noise)
-        size = network(hidden, torch.ones(4, 7, dtype=torch.bool)).square().mean().sqrt()
-        network.weight.div_(2 * size)
-        network.bias.div_(2 * size)
-    return Artefact.of(
-        name,
-        network,
-        probe=probe,
-        task=task,
-        labels=LABELS[task],
-        layers=read,
-        template=template,
-        scope=scope,
-        model=identity,
-        data={"sha256": "", "path": "rows.csv", "num_rows": 8, "split": "train"},
-        seed=seed,
-        training={},
-        metrics={},
-    )
+    facts = {"task": task, "labels": LABELS[task], "template": template, "scope": scope}
+    settings = SMALL.get(probe, {})
+    return untrained(name, identity, probe, layers, settings, noise=seed + 100, seed=seed, **facts)
 
 
 def all_artefacts(

@@ -10,40 +10,17 @@ from torch import Tensor
 
 from benchmarks.sweep.shapes import VOCAB
 from pillion.backends import Backend, Step
-from pillion.core import ModelIdentity, Shape
-from pillion.probe import Artefact, build, make_settings
+from pillion.core import ModelIdentity
+from pillion.probe import Artefact
+from pillion.probe.untrained import untrained
 
 LABELS = ("a", "b", "c")
 
 
 def random_probe(identity: ModelIdentity, layers: Sequence[int] | None = None) -> Artefact:
     """A gate of three classes."""
-    read = tuple(range(identity.num_layers + 1)) if layers is None else tuple(layers)
-    network: Any = build(
-        "gate", Shape(len(read), identity.dim, 3), make_settings("gate", num_heads=3), 0
-    )
-    noise = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for weight in network.parameters():
-            weight.copy_(torch.randn(weight.shape, generator=noise) * 0.15)
-        hidden = 3 * torch.randn(len(read), 4, 7, identity.dim, generator=noise)
-        size = network(hidden, torch.ones(4, 7, dtype=torch.bool)).square().mean().sqrt()
-        network.weight.div_(2 * size)
-        network.bias.div_(2 * size)
-    return Artefact.of(
-        "p",
-        network,
-        probe="gate",
-        task="multiclass",
-        labels=LABELS,
-        layers=read,
-        template="raw",
-        model=identity,
-        data={"sha256": "", "path": "rows.csv", "num_rows": 8, "split": "train"},
-        seed=0,
-        training={},
-        metrics={},
-    )
+    settings = {"num_heads": 3}
+    return untrained("p", identity, layers=layers, settings=settings, noise=1, labels=LABELS)
 
 
 class Letters:

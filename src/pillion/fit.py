@@ -596,18 +596,15 @@ def _artefact(trained: Trained, held_out: Examples, facts: dict[str, Any], times
     probs = evaluate_source(trained.unbiased, held_out.source, task).cpu()
     thresholds = choose_thresholds(task, probs, held_out.targets, times)
     metrics = evaluate(probs.numpy(), held_out.targets, task, thresholds)
-    network, kept = trained.network.to(torch.device("cpu")).pruned()
-    rest = {name: value for name, value in facts.items() if name != "shared"}
-    rest["layers"] = tuple(facts["layers"][place] for place in kept)
     return Artefact.of(
         config.probe,
-        network,
+        trained.network.to(torch.device("cpu")),
         probe=config.probe,
         seed=config.seed,
         thresholds=thresholds,
         metrics=metrics,
         training=facts["shared"] | ({"solved": True} if trained.solved else _steps(trained)),
-        **rest,
+        **{name: value for name, value in facts.items() if name != "shared"},
     )
 
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from made_probes import LABELS, MODEL
-from pillion.core import Shape
 from pillion.errors import ConfigError, DataError
 from pillion.evals import CalibrationSettings, ExitWish, calibrate, check_exit, choose_exit
 from pillion.evals.bands import (
@@ -22,8 +21,9 @@ from pillion.evals.bands import (
 )
 from pillion.evals.exit_rows import decisions_of, simulate
 from pillion.evals.exits import upper_bound
-from pillion.probe import Artefact, build
+from pillion.probe import Artefact
 from pillion.probe.exit import beyond
+from pillion.probe.untrained import untrained
 
 DATA = {"path": "rows.csv", "sha256": "r", "num_rows": 1}
 TASKS = ("binary", "multiclass", "multilabel")
@@ -31,22 +31,9 @@ LAYERS, DEPTHS = (0, 1, 2, 3), (0, 1)
 
 
 def deep_artefact(task: str, depths: tuple[int, ...] = DEPTHS, **facts: Any) -> Artefact:
-    labels = LABELS[task]
-    network = build("gate", Shape(4, 4, 1 if task == "binary" else len(labels)))
-    known: dict[str, Any] = {
-        "probe": "gate",
-        "task": task,
-        "labels": labels,
-        "layers": LAYERS,
-        "depths": depths,
-        "template": "raw",
-        "model": replace(MODEL, num_layers=3),
-        "data": {"sha256": "d", "path": "train.csv", "num_rows": 10, "split": "train"},
-        "seed": 0,
-        "training": {},
-        "metrics": {},
-    }
-    return Artefact.of("mood", network, **{**known, **facts})
+    model = replace(MODEL, num_layers=3)
+    known: dict[str, Any] = {"task": task, "labels": LABELS[task], "depths": depths}
+    return untrained("mood", model, layers=LAYERS, **(known | facts))
 
 
 def rows(task: str, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

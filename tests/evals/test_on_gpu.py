@@ -60,7 +60,7 @@ def test_extracted_states_are_the_processors(tmp_path: Path) -> None:
     assert distance(kept[1].roll(1, 1), kept[0]) > 0.1
 
 
-@pytest.mark.parametrize("probe", ["gate", "mha", "gate-mlp", "multimax", "rolling", "glot"])
+@pytest.mark.parametrize("probe", ["gate", "mha", "gate-mlp", "multimax", "rolling"])
 def test_a_probe_trained_there_says_what_one_trained_here_says(probe: str) -> None:
     said: list[torch.Tensor] = []
     # What is dropped in training is drawn where it is trained, so nothing is dropped here.

@@ -24,6 +24,7 @@ from pillion.probe import AGGREGATORS, Network, build, make_settings
 from pillion.probe.gate import Gate
 from pillion.probe.mha import Mha
 from pillion.probe.network import Fold, State, first_layers, inverse_rms, join, pick
+from pillion.probe.pooling import Pooling
 from pillion.probe.task import TASKS, loss, num_outputs, probabilities
 from pillion.probe.vote import Vote
 from tiny_models import SMALL
@@ -38,18 +39,14 @@ VARIANTS = [
     ("gate", {"num_heads": 2, "tanh": True}),
     ("gate", {"num_heads": 2, "members": 3}),
     ("gate-mlp", {"num_heads": 1, "width": 5, "normalise": False}),
-    ("attention", {"num_heads": 2, "slope": False, "over_layers": "concat"}),
-    ("attention", {"num_heads": 2, "over_layers": "gate", "normalise": False}),
-    ("multimax", {"num_heads": 2, "over_layers": "max"}),
-    ("multimax", {"num_heads": 2, "over_layers": "gate"}),
-    ("rolling", {"num_heads": 2, "window": 2, "over_layers": "concat"}),
-    ("rolling", {"num_heads": 1, "window": 3, "over_layers": "gate"}),
+    ("attention", {"num_heads": 2, "slope": False}),
+    ("attention", {"num_heads": 2, "normalise": False}),
+    ("multimax", {"num_heads": 1, "normalise": False}),
+    ("rolling", {"num_heads": 2, "window": 2}),
+    ("rolling", {"num_heads": 1, "window": 3, "normalise": False}),
     ("rolling", {"num_heads": 2, "window": 40}),
-    ("last", {"num_heads": 2, "over_layers": "gate"}),
-    ("mean", {"num_heads": 2, "over_layers": "max"}),
-    ("glot", {"width": 6, "num_heads": 1, "num_blocks": 1}),
-    ("glot", {"width": 6, "num_heads": 3, "similarity": -1.0}),
-    ("mha", {"width": 8, "num_heads": 2, "pool": "max"}),
+    ("concat", {"normalise": False}),
+    ("pooling", {"normalise": True}),
     ("mha", {"width": 8, "num_heads": 1, "normalise": False}),
     ("mha-causal", {"width": 8, "num_heads": 4, "normalise": False}),
 ]
@@ -129,14 +126,11 @@ def alone(network: Network, rows: Sequence[Tensor]) -> Tensor:
 def tapped(networks: Sequence[Network], hidden: Tensor) -> Tensor:
     """Values by the sentence in `Tap`, the columns of several networks side by side."""
     taps = [network.tap() for network in networks]
-    known = [tap for tap in taps if tap is not None]
-    if len(known) < len(taps):
-        return hidden
-    own = torch.cat([tap.per_layer for tap in known], -1)
-    common = torch.cat([tap.shared for tap in known], -1).expand(len(own), -1, -1)
+    own = torch.cat([tap.per_layer for tap in taps], -1)
+    common = torch.cat([tap.shared for tap in taps], -1).expand(len(own), -1, -1)
     values = hidden @ torch.cat([own, common], -1)[:, None]
-    assert values.shape[-1] == sum(tap.num_values for tap in known)
-    return values * inverse_rms(hidden)[..., None] if known[0].normalise else values
+    assert values.shape[-1] == sum(tap.num_values for tap in taps)
+    return values * inverse_rms(hidden)[..., None] if taps[0].normalise else values
 
 
 def fold_of(*networks: Network) -> Fold:
@@ -198,9 +192,8 @@ def test_folding_one_half_only_is_clearly_another_result(
     network, hidden = make(variant), states(generator)
     mask = torch.ones(len(LENGTHS), TOKENS, dtype=torch.bool)
     late = torch.arange(TOKENS) >= TOKENS // 2
-    half = mask & (~late if variant[0] == "last" else late)
 
-    assert distance(folded(network, hidden, half), network(hidden, mask)) > 0.01
+    assert distance(folded(network, hidden, mask & late), network(hidden, mask)) > 0.01
 
 
 @each_variant
@@ -254,10 +247,9 @@ def test_without_a_token_contributions_sum_to_clearly_other_logits(
     assert distance(each[:, :, kept].sum((0, 2)) + network.bias, network(hidden, mask)) > 1e-3
 
 
-def test_gates_poolings_and_mean_attention_are_additive_and_perceptrons_are_not() -> None:
-    names = ("gate", "gate-paper", "mha", "mha-causal", "pooling", "pooling-max")
+def test_gates_poolings_and_attention_are_additive_and_perceptrons_are_not() -> None:
+    names = ("gate", "gate-paper", "mha", "mha-causal", "pooling", "concat")
     assert all(make((name, SMALL.get(name, {}))).additive for name in names)
-    assert not make(("mha", {"width": 8, "num_heads": 2, "pool": "max"})).additive
     other = make(("gate-mlp", SMALL["gate-mlp"]))
     assert not other.additive
     with pytest.raises(NotImplementedError, match="no sum over tokens"):
@@ -304,15 +296,12 @@ def test_votes_after_a_prefix_are_those_of_its_tokens_alone(
 
 
 @each_variant
-def test_prefixes_differ_from_the_whole_unless_the_first_token_decides(
-    variant: Any, generator: torch.Generator
-) -> None:
+def test_prefixes_differ_from_the_whole(variant: Any, generator: torch.Generator) -> None:
     network, hidden = make(variant), states(generator)
     mask = torch.ones(len(LENGTHS), TOKENS, dtype=torch.bool)
     found = network.prefix_votes(hidden, mask, ENDS)
-    moved = distance(found[:, :, 2], found[:, :, -1])
 
-    assert moved < 1e-5 if variant[0] == "first" else moved > 0.01
+    assert distance(found[:, :, 2], found[:, :, -1]) > 0.01
 
 
 @each_variant
@@ -604,7 +593,7 @@ def test_networks_fused_in_one_fold_equal_each_alone(name: str, generator: torch
             assert_equal(logits[:, columns], alone(network, rows))
 
 
-@pytest.mark.parametrize("name", ["gate", "gate-paper", "pooling", "pooling-max"])
+@pytest.mark.parametrize("name", ["gate", "gate-paper", "pooling", "concat"])
 def test_gates_and_poolings_of_any_heads_and_labels_share_a_fold(name: str) -> None:
     assert len({network.fold_key for network in _family(name)}) == 1
 
@@ -780,22 +769,13 @@ def test_evaluation_is_deterministic_whatever_is_dropped_in_training(
 ) -> None:
     name, options = variant
     known = AGGREGATORS[name].settings.model_fields
-    dropping = {k: 0.5 for k in ("dropout", "token_dropout") if k in known}
+    dropping = {"dropout": 0.5} if "dropout" in known else {}
     plain, dropped = make(variant), make((name, {**options, **dropping}))
     hidden, mask = states(generator), mask_of(LENGTHS, TOKENS, "right")
 
     assert torch.equal(dropped(hidden, mask), plain(hidden, mask))
     if dropping:
         assert distance(dropped.train()(hidden, mask), plain(hidden, mask)) > 0.01
-
-
-def test_token_dropout_never_hides_a_whole_row(generator: torch.Generator) -> None:
-    """A row that lost all its tokens got a weight for each, shrunk by the padding around it."""
-    network = make(("gate", {"token_dropout": 0.999}))
-    hidden, mask = states(generator), mask_of((1, 1, 1, 1), TOKENS, "right")
-    wanted = network(hidden, mask)
-
-    assert_equal(network.train()(hidden, mask), wanted)
 
 
 # --- the definitions, written out
@@ -829,28 +809,27 @@ def _attention_by_hand(x: Tensor, qkv: Tensor, out: Tensor, settings: Any, causa
 
 
 def _mha_by_hand(network: Any, row: Tensor) -> Tensor:
-    """METHODS 1: downcast Q, K, V, attention, back to d, mean or max; over tokens, then layers."""
+    """METHODS 1: downcast Q, K, V, attention, back to d, mean; over tokens, then layers."""
     settings = network.settings
-
-    def pool(x: Tensor) -> Tensor:
-        return x.mean(0) if settings.pool == "mean" else x.amax(0)
-
     vectors = []
     for x, qkv, out in zip(row, network.token_qkv, network.token_out, strict=True):
         read = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() if settings.normalise else x
-        vectors.append(pool(_attention_by_hand(read, qkv, out, settings, settings.causal)))
+        vectors.append(_attention_by_hand(read, qkv, out, settings, settings.causal).mean(0))
     mixed = _attention_by_hand(
         torch.stack(vectors), network.layer_qkv, network.layer_out, settings, causal=False
     )
-    return pool(mixed) @ network.weight + network.bias
+    return mixed.mean(0) @ network.weight + network.bias
 
 
 def _pooling_by_hand(network: Any, row: Tensor) -> Tensor:
-    return row.mean((0, 1)) @ network.weight + network.bias
-
-
-def _max_pooling_by_hand(network: Any, row: Tensor) -> Tensor:
-    return row.amax((0, 1)) @ network.weight + network.bias
+    """One matrix on the mean over tokens and layers, or a matrix a layer, added up."""
+    x = row
+    if network.settings.normalise:
+        x = row / (row.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    if not network.settings.by_layer:
+        return x.mean((0, 1)) @ network.weight + network.bias
+    votes = [one.mean(0) @ w[:, 0] for one, w in zip(x, network.weight, strict=True)]
+    return torch.stack(votes).sum(0) + network.bias
 
 
 def _improved_gate_by_hand(network: Any, row: Tensor) -> Tensor:
@@ -887,29 +866,16 @@ def _vote_by_hand(network: Any, row: Tensor) -> Tensor:
         x = row / (row.square().mean(-1, keepdim=True) + 1e-6).sqrt()
     total = network.bias
     for k in range(settings.num_heads):
-        votes, scores = [], []
-        for layer_id, one in enumerate(x):
-            own = layer_id if settings.over_layers == "concat" else 0
-            columns = network.weight[own, :, k]
-            if settings.over_layers == "gate":
-                columns = torch.cat([network.layer_score[:, k, None], columns], 1)
-            votes.append(_pool_by_hand(network, one, one @ columns, layer_id, k))
-        layers = torch.stack(votes)
-        if settings.over_layers == "gate":
-            scores, layers = layers[:, 0], layers[:, 1:]
-            total = total + scores.softmax(0) @ layers
-        elif settings.over_layers == "static":
-            total = total + network.layer_score[:, k].softmax(0) @ layers
-        else:
-            total = total + (layers.sum(0) if settings.over_layers == "concat" else layers.amax(0))
+        columns = network.weight[0, :, k]
+        votes = [_pool_by_hand(network, one, one @ columns, i, k) for i, one in enumerate(x)]
+        total = total + network.layer_score[:, k].softmax(0) @ torch.stack(votes)
     return total
 
 
 def _pool_by_hand(network: Any, x: Tensor, votes: Tensor, layer_id: int, k: int) -> Tensor:
     kind, size = network.settings.tokens, network.settings.window
-    plain = {"mean": votes.mean(0), "first": votes[0], "last": votes[-1], "max": votes.amax(0)}
-    if kind in plain:
-        return plain[kind]
+    if kind == "max":
+        return votes.amax(0)
     scores = x @ network.token_score[layer_id, :, k]
     if kind == "attention":
         places = torch.arange(len(x)) / 100 if network.settings.slope else torch.zeros(len(x))
@@ -920,42 +886,13 @@ def _pool_by_hand(network: Any, x: Tensor, votes: Tensor, layer_id: int, k: int)
     return torch.stack([scores[w].softmax(0) @ votes[w] for w in windows]).amax(0)
 
 
-def _glot_by_hand(network: Any, row: Tensor) -> Tensor:
-    """Node by node: neighbours by cosine, GAT head by head, blocks side by side, softmax."""
-    states, tokens = row[-1], range(row.shape[1])
-    cosine = F.cosine_similarity(states[:, None], states[None], dim=-1)
-    near = [
-        [j for j in tokens if j == i or cosine[i, j] > network.settings.similarity] for i in tokens
-    ]
-    u = states / (states.square().mean(-1, keepdim=True) + 1e-6).sqrt() @ network.node
-    blocks = [u]
-    for w, edge in zip(network.block, network.edge, strict=True):
-        heads = (u @ w).chunk(network.settings.num_heads, -1)
-        after = []
-        for i in tokens:
-            parts = []
-            for part, asks, answers in zip(heads, edge[0], edge[1], strict=True):
-                e = torch.stack(
-                    [F.leaky_relu(asks @ part[i] + answers @ part[j], 0.2) for j in near[i]]
-                )
-                parts.append(e.softmax(0) @ part[near[i]])
-            after.append(torch.cat(parts).relu())
-        u = torch.stack(after)
-        blocks.append(u)
-    every = torch.cat(blocks, -1)
-    shares = (torch.tanh(every @ network.score_in) @ network.score_out).softmax(0)
-    return shares @ every @ network.weight + network.bias
-
-
 BY_HAND = [
     (("gate-paper", {}), _gate_by_hand),
     (("gate", {"num_heads": 3}), _improved_gate_by_hand),
     (("gate", {"num_heads": 2, "members": 3}), _improved_gate_by_hand),
     *((variant, _gate_mlp_by_hand) for variant in VARIANTS if variant[0] == "gate-mlp"),
     *((v, _vote_by_hand) for v in VARIANTS if AGGREGATORS[v[0]].network is Vote),
-    *((variant, _glot_by_hand) for variant in VARIANTS if variant[0] == "glot"),
-    (("pooling", {}), _pooling_by_hand),
-    (("pooling-max", {}), _max_pooling_by_hand),
+    *((v, _pooling_by_hand) for v in VARIANTS if AGGREGATORS[v[0]].network is Pooling),
     *((variant, _mha_by_hand) for variant in VARIANTS if variant[0].startswith("mha")),
 ]
 
@@ -1024,9 +961,9 @@ def test_a_gate_of_eight_heads_has_175_thousand_parameters() -> None:
     assert build("gate", LARGE).num_parameters == 175_110
 
 
-def test_pooling_has_a_head_only() -> None:
+def test_pooling_has_a_head_only_and_concat_one_a_layer() -> None:
     assert build("pooling", LARGE).num_parameters == HEAD
-    assert build("pooling-max", LARGE).num_parameters == HEAD
+    assert build("concat", LARGE).num_parameters == 31 * 576 * 6 + 6
 
 
 @pytest.mark.parametrize("heads", [1, 8])
@@ -1034,15 +971,7 @@ def test_pooling_has_a_head_only() -> None:
 def test_a_gate_taps_a_score_a_layer_score_and_its_classes_a_head(heads: int, outputs: int) -> None:
     tap = make(("gate", {"num_heads": heads}), outputs).tap()
 
-    assert tap is not None
     assert tap.num_values == heads * (1 + 1 + outputs)
-
-
-@each_variant
-def test_a_network_that_is_not_tappable_says_so(variant: Any) -> None:
-    network = make(variant)
-
-    assert (network.tap() is not None) == network.tappable
 
 
 # --- the checks themselves
@@ -1081,6 +1010,6 @@ def test_attention_that_is_causal_by_halves_is_refused() -> None:
 def test_a_stream_costs_the_same_for_every_token_unless_a_class_says_otherwise() -> None:
     unbounded = {name for name, entry in AGGREGATORS.items() if not entry.network.streamable}
 
-    assert unbounded == {"mha", "glot"}
+    assert unbounded == {"mha"}
     assert issubclass(AGGREGATORS["gate"].network, Gate)
     assert issubclass(AGGREGATORS["mha"].network, Mha)

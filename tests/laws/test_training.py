@@ -105,15 +105,15 @@ def test_another_order_of_rows_gives_other_weights() -> None:
 
 def test_training_leaves_the_random_state_as_it_was() -> None:
     before = torch.random.get_rng_state()
-    run([config(token_dropout=0.3)])
+    run([config("mha", dropout=0.3)])
     assert torch.equal(before, torch.random.get_rng_state())
 
 
 @each_probe
 def test_a_configuration_learns_the_same_whoever_trains_beside_it(probe: str) -> None:
-    dropping = {"token_dropout": 0.3} if probe == "gate" else {}
+    dropping = {"dropout": 0.3} if probe == "mha" else {}
     alone = run([config(probe, **dropping)])[0]
-    companions = [config("gate", 5, token_dropout=0.5), config(probe, **dropping), config("mha", 7)]
+    companions = [config("mha", 5, dropout=0.5), config(probe, **dropping), config("gate", 7)]
     assert equal(alone, run(companions)[1])
 
 
@@ -129,7 +129,7 @@ def test_a_configuration_that_stops_early_does_not_disturb_the_others() -> None:
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     tmp_path: Path, reads: int
 ) -> None:
-    configs = [config(token_dropout=0.3), config("mha", dropout=0.3)]
+    configs = [config(), config("mha", dropout=0.3)]
     training, validation = live(), live(20, seed=1)
     assert isinstance(training.source, LiveSource)
     stopping = Examples(Interrupting(training.source, reads), training.targets)
@@ -176,7 +176,7 @@ def test_an_interruption_without_a_checkpoint_says_that_nothing_was_kept() -> No
 
 def test_a_refit_learns_from_validation_rows_too_and_says_of_them_what_it_said_before() -> None:
     refit = SETTINGS.model_copy(update={"refit": True})
-    configs = [config(token_dropout=0.3), config("mha", dropout=0.3)]
+    configs = [config(), config("mha", dropout=0.3)]
     plain, again = run(configs), run(configs, refit)
     for before, after in zip(plain, again, strict=True):
         assert same_weights(after.unbiased, before.network)
@@ -377,11 +377,11 @@ def one_step(learner: Learner, step: int, **weights: Any) -> Part:
     return part
 
 
-def test_each_step_drops_other_tokens() -> None:
-    """One seed for all steps would never show a probe the tokens that it drops."""
+def test_each_step_drops_other_components() -> None:
+    """One seed for all steps would never show a probe the components that it drops."""
 
     def gradient(step: int) -> torch.Tensor:
-        learner = Learner.start(config(token_dropout=0.5), Shape(3, 16, 1), torch.device("cpu"))
+        learner = Learner.start(config("mha", dropout=0.5), Shape(3, 16, 1), torch.device("cpu"))
         one_step(learner, step)
         return torch.cat(
             [p.grad.flatten() for p in learner.network.parameters() if p.grad is not None]

@@ -8,7 +8,7 @@ from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 from pillion.errors import ConfigError, DataError, StateError
-from pillion.metrics import fisher_ratio, mean_silhouette, mean_silhouettes, silhouette
+from pillion.metrics import fisher_ratio, mean_silhouette, silhouette
 from pillion.metrics.silhouette import DISTANCES
 
 SKLEARN = {"euclidean": "euclidean", "cosine": "cosine", "squared": "sqeuclidean"}
@@ -112,12 +112,6 @@ def test_a_rotation_changes_nothing_and_a_move_only_cosines(
         assert moved != pytest.approx(wanted, abs=1e-3)
     else:
         assert moved == pytest.approx(wanted, abs=1e-6)
-
-
-def test_a_layer_at_a_time_is_the_same_as_each_alone(generator: torch.Generator) -> None:
-    states, ids = material(generator)
-    layers = torch.stack([states, states.roll(1, 0), states**3])
-    assert mean_silhouettes(layers, ids) == [mean_silhouette(layer, ids) for layer in layers]
 
 
 @each_distance

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from pillion.core import Verdict
-from pillion.policies.decide import applies, decide, fails_closed, hold_back, label_of
-from pillion.policies.policy import Annotate, Block, Escalate, Route, Stop
+from pillion.policies.actions import Annotate, Block, Escalate, Route, Stop
+from pillion.policies.decide import decide, fails_closed, hold_back
 
 BLOCK = Block(probe="p", action="block", fail="closed")
 STOP = Stop(probe="p", action="stop", fail="open", hold_back=3)
@@ -32,11 +32,11 @@ def test_without_policies_everything_is_allowed() -> None:
 
 
 def test_a_policy_acts_where_the_probe_decides_or_at_its_own_line() -> None:
-    assert applies(BLOCK, verdict(0.5)) and not applies(BLOCK, verdict(0.49))
+    assert BLOCK.applies(verdict(0.5)) and not BLOCK.applies(verdict(0.49))
     strict = BLOCK.model_copy(update={"threshold": 0.9})
-    assert applies(strict, verdict(0.9)) and not applies(strict, verdict(0.89))
+    assert strict.applies(verdict(0.9)) and not strict.applies(verdict(0.89))
     other = BLOCK.model_copy(update={"label": "no", "threshold": 0.9})
-    assert applies(other, verdict(0.05)) and not applies(other, verdict(0.9))
+    assert other.applies(verdict(0.05)) and not other.applies(verdict(0.9))
 
 
 def test_of_the_policies_that_act_the_first_decides() -> None:
@@ -53,27 +53,27 @@ def test_a_note_lets_the_others_act() -> None:
 
 def test_a_missing_verdict_fails_as_the_policy_says() -> None:
     for policy, acts in ((BLOCK, True), (STOP, False), (ASK, True)):
-        assert applies(policy, None) is acts
-    assert not applies(Annotate(probe="p", action="annotate"), None)
+        assert policy.applies(None) is acts
+    assert not Annotate(probe="p", action="annotate").applies(None)
     assert decide([BLOCK], {}).act is BLOCK
     # Before the first token of a response nothing is missing.
     closed = STOP.model_copy(update={"fail": "closed"})
-    assert not applies(closed, None, 0) and applies(closed, None, 1)
+    assert not closed.applies(None, 0) and closed.applies(None, 1)
 
 
 def test_a_response_is_left_alone_up_to_the_number_of_tokens() -> None:
     late = STOP.model_copy(update={"after_tokens": 5})
-    assert not applies(late, verdict(0.9), 4) and applies(late, verdict(0.9), 5)
+    assert not late.applies(verdict(0.9), 4) and late.applies(verdict(0.9), 5)
 
 
 def test_a_note_on_a_response_looks_at_it_from_its_first_token_on() -> None:
     note = Annotate(probe="p", action="annotate", on="response")
-    assert not applies(note, verdict(0.9), 0) and applies(note, verdict(0.9), 1)
+    assert not note.applies(verdict(0.9), 0) and note.applies(verdict(0.9), 1)
 
 
 def test_a_policy_without_a_label_waits_for_the_last_of_the_probe() -> None:
-    assert label_of(BLOCK, verdict(0.2)) == "yes"
-    assert label_of(BLOCK.model_copy(update={"label": "no"}), verdict(0.9)) == "no"
+    assert BLOCK.label_of(verdict(0.2)) == "yes"
+    assert BLOCK.model_copy(update={"label": "no"}).label_of(verdict(0.9)) == "no"
 
 
 def test_a_judge_is_asked_inside_the_band_only() -> None:
@@ -110,7 +110,8 @@ def test_an_escalation_on_a_response_stops_it() -> None:
 
 def test_the_longest_hold_back_counts_and_one_closed_policy_closes() -> None:
     assert hold_back([BLOCK, STOP, ASK]) == 3 and hold_back([BLOCK]) == 0
-    assert fails_closed([STOP, ASK]) and not fails_closed([STOP, BLOCK])
+    late = ASK.model_copy(update={"on": "response"})
+    assert fails_closed([STOP, late]) and not fails_closed([STOP, BLOCK, ASK])
 
 
 def test_a_note_and_a_block_on_one_probe_tell_the_block() -> None:

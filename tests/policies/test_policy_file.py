@@ -10,15 +10,8 @@ from pydantic import ValidationError
 
 from pillion.backends.fake import FakeBackend
 from pillion.errors import ConfigError
-from pillion.policies.policy import (
-    Block,
-    Escalate,
-    Route,
-    Stop,
-    api_key,
-    make_policies,
-    read_policies,
-)
+from pillion.policies.actions import Block, Escalate, Route, Stop
+from pillion.policies.policy import api_key, make_policies, read_policies
 from tiny_models import make_artefact
 
 YAML = """

@@ -80,6 +80,67 @@ def refusal(folder: Path) -> str:
     return str(caught.value)
 
 
+# --- what former versions saved
+
+VOTES = {"over_layers": "static", "prune": "none", "penalty": 0.01, "token_dropout": 0.0}
+CONCAT = {**VOTES, "over_layers": "concat", "tokens": "mean", "num_heads": 1, "window": 10}
+FORMER: list[tuple[str, dict[str, Any]]] = [
+    ("gate", {"token_dropout": 0.3}),  # what only training sees may be anything
+    ("gate-paper", {"token_dropout": 0.0}),
+    ("gate-mlp", {"token_dropout": 0.0}),
+    ("attention", VOTES),
+    ("multimax", VOTES),
+    ("rolling", VOTES),
+    ("concat", {**CONCAT, "slope": False, "prune": "group", "penalty": 0.2}),
+    ("mha", {"pool": "mean"}),
+    ("mha-causal", {"pool": "mean"}),
+]
+
+
+def former(folder: Path, kind: str, **settings: Any) -> Artefact:
+    """A probe with settings on its card that this version does not have; as it was made."""
+    made = Artefact.of("harm", build(kind, Shape(2, 6, 1)), **{**FACTS, "probe": kind})
+    made.save(folder)
+    own = made.card.settings if kind != "concat" else {"normalise": True}
+    edit(folder, settings={**own, **settings})
+    return made
+
+
+@pytest.mark.parametrize(("kind", "settings"), FORMER)
+def test_a_card_with_settings_that_are_gone_is_read_where_they_change_nothing(
+    tmp_path: Path, kind: str, settings: dict[str, Any]
+) -> None:
+    made = former(tmp_path / "harm", kind, **settings)
+    found = Artefact.load(tmp_path / "harm")
+    assert found.card == made.card
+    hidden, mask = torch.randn(2, 3, 5, 6), torch.ones(3, 5, dtype=torch.bool)
+    assert torch.equal(found.network(hidden, mask), made.network.eval()(hidden, mask))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "words"),
+    [
+        ("attention", {**VOTES, "over_layers": "gate"}, "over_layers='gate', which is gone"),
+        ("concat", {**CONCAT, "num_heads": 2}, "num_heads=2, which is gone"),
+        ("concat", {**CONCAT, "tokens": "last"}, "tokens='last', which is gone"),
+        ("mha", {"pool": "max"}, "pool='max', which is gone; what is left is 'mean'"),
+    ],
+)
+def test_a_card_that_means_another_probe_than_is_left_is_refused(
+    tmp_path: Path, kind: str, settings: dict[str, Any], words: str
+) -> None:
+    former(tmp_path / "harm", kind, **settings)
+    assert words in (said := refusal(tmp_path / "harm")) and "train the probe again" in said
+
+
+@pytest.mark.parametrize("kind", ["first", "glot", "last", "mean", "pooling-max"])
+def test_a_kind_that_is_gone_is_refused_with_those_that_are_left(folder: Path, kind: str) -> None:
+    edit(folder, probe=kind)
+    said = refusal(folder)
+    assert f"Unknown probe '{kind}'; known: attention, concat, gate" in said
+    assert said.endswith("or train the probe again.") and "\n" not in said
+
+
 # --- what is saved
 
 
@@ -623,9 +684,9 @@ def test_a_card_whose_exits_do_not_fit_is_refused(facts: dict[str, Any], words: 
 
 
 def test_a_probe_without_read_outs_at_depths_has_none_on_its_card() -> None:
-    network = build("mean", Shape(2, 6, 1))
-    with pytest.raises(ConfigError, match="probe 'mean' has no read-outs at depths"):
-        Artefact.of("mean", network, **{**FACTS, "probe": "mean", "depths": (1,)})
+    network = build("pooling", Shape(2, 6, 1))
+    with pytest.raises(ConfigError, match="probe 'pooling' has no read-outs at depths"):
+        Artefact.of("mean", network, **{**FACTS, "probe": "pooling", "depths": (1,)})
 
 
 def test_calibration_of_a_depth_is_its_own() -> None:

@@ -352,7 +352,6 @@ def test_the_memory_of_taps_is_told(model: Any) -> None:
         (group,) = reading.groups
     tap = probe.network.tap()
 
-    assert tap is not None
     one_layer = tap.per_layer[0].numel() + tap.shared.numel()  # whose columns lie side by side
     assert group.weight_bytes == 4 * (tap.per_layer.numel() + tap.shared.numel() + one_layer)
 

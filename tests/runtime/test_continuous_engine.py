@@ -66,12 +66,9 @@ def test_only_a_model_of_transformers_can_be_served() -> None:
         ContinuousEngine(FakeBackend())
 
 
-def test_a_probe_that_reads_whole_states_or_belongs_elsewhere_is_refused(
+def test_probes_of_one_name_and_one_that_belongs_elsewhere_are_refused(
     backend: TransformersBackend,
 ) -> None:
-    wide = make_artefact("wide", backend.identity, "pooling-max")
-    with pytest.raises(ConfigError, match="Probe wide reads whole hidden states"):
-        ContinuousEngine(backend, [wide], SMALL)
     twice = [make_artefact("p", backend.identity), make_artefact("p", backend.identity, seed=1)]
     with pytest.raises(ConfigError, match="names must differ"):
         ContinuousEngine(backend, twice, SMALL)

@@ -12,16 +12,16 @@ import torch
 
 from pillion import Explanation, LanguageModel, explain
 from pillion.backends.fake import FakeBackend
-from pillion.core import Shape
 from pillion.errors import DataError, MismatchError
 from pillion.evals import layer_profiles
-from pillion.probe import Artefact, build, make_settings
+from pillion.probe import Artefact
+from pillion.probe.untrained import untrained
 from pillion.runtime import encode_rows
 from pillion.runtime.explanation import contributions
 from tiny_models import SMALL
 
 TEXT = "A short text, with ümlauts."
-EXACT = ("gate", "gate-paper", "mha", "mha-causal", "pooling", "pooling-max")
+EXACT = ("gate", "gate-paper", "mha", "mha-causal", "pooling", "concat")
 
 
 @pytest.fixture(scope="module")
@@ -32,27 +32,9 @@ def model() -> LanguageModel:
 def artefact(
     model: LanguageModel, kind: str, task: str = "multiclass", labels: int = 3, **options: Any
 ) -> Artefact:
-    identity = model.backend.identity
-    shape = Shape(3, identity.dim, 1 if task == "binary" else labels)
-    network = build(kind, shape, make_settings(kind, **(SMALL.get(kind, {}) | options)))
-    noise = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for weight in network.parameters():
-            weight.copy_(torch.randn(weight.shape, generator=noise) * 0.3)
-    return Artefact.of(
-        "p",
-        network,
-        probe=kind,
-        task=task,
-        labels=tuple("abc"[:labels]),
-        layers=(0, 1, 3),
-        template="chat",
-        model=identity,
-        data={"sha256": "", "path": "none", "num_rows": 0, "split": "none"},
-        seed=0,
-        training={},
-        metrics={},
-    )
+    settings = SMALL.get(kind, {}) | options
+    facts = {"task": task, "labels": tuple("abc"[:labels]), "template": "chat"}
+    return untrained("p", model.backend.identity, kind, (0, 1, 3), settings, noise=3, **facts)
 
 
 @pytest.mark.parametrize("kind", EXACT)
@@ -78,12 +60,12 @@ def test_without_one_token_the_sum_is_clearly_another(model: LanguageModel) -> N
     assert np.abs(rest - np.array(found.logits)).max() > 1e-3
 
 
-@pytest.mark.parametrize(("kind", "options"), [("gate-mlp", {}), ("mha", {"pool": "max"})])
+@pytest.mark.parametrize("kind", ["gate-mlp", "attention"])
 def test_other_probes_are_marked_as_approximate_and_agree_with_a_small_step(
-    model: LanguageModel, kind: str, options: dict[str, Any]
+    model: LanguageModel, kind: str
 ) -> None:
     """Gradient x input: scaling all states by 1 + e moves the logit by e times their sum."""
-    probe = artefact(model, kind, **options)
+    probe = artefact(model, kind)
     found = explain(model, probe, TEXT)
 
     assert not found.exact and found.method == "gradient x input"

@@ -105,12 +105,11 @@ def test_what_is_not_finite_is_named_after_the_pass(
 def test_an_engine_reads_exactly_however_many_layers_wait(
     backend: TransformersBackend, every: list[Artefact], takes: list[int]
 ) -> None:
-    probes = [one for one in every if one.network.tap() is not None]
     prompts = [random_ids(length, length) for length in (TOKENS, 9)]
 
     async def serve() -> list[list[Any]]:
         sizes = PagedSettings(page_tokens=4, cache_tokens=1024, max_chunk_tokens=64)
-        engine = ContinuousEngine(backend, probes, sizes)
+        engine = ContinuousEngine(backend, every, sizes)
         await engine.start()
         try:
             return await asyncio.gather(*(answer(engine, ids) for ids in prompts))

@@ -69,7 +69,7 @@ def test_texts_that_are_read_piece_by_piece_get_the_verdicts_that_they_get_alone
     backend: TransformersBackend,
 ) -> None:
     """A long text beside a stream stopped it until the text had been read."""
-    kinds = {"gate", "mha", "mha-causal", "last", "rolling"}
+    kinds = {"gate", "mha", "mha-causal", "multimax", "rolling"}
     served = [p for p in all_artefacts(backend.identity) if p.card.probe in kinds]
     rows = [random_ids(n, seed=n) for n in (200, 3, 77, 16, 17, 120)]
     engine = ContinuousEngine(backend, served, SMALL)

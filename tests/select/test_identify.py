@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from pillion.backends.fake import FakeBackend
-from pillion.core import Shape
 from pillion.extract import LiveSource, pooled_states
-from pillion.probe import Artefact, build, make_settings
+from pillion.probe.untrained import untrained
 from pillion.select import (
     LayerRow,
     LayerSet,
@@ -151,13 +150,8 @@ def test_rows_are_drawn_in_the_same_random_order_every_time() -> None:
 def test_what_a_gate_attends_to_is_the_mean_over_its_heads() -> None:
     """Of the first head alone, what the others read would be called unread."""
     backend = FakeBackend()
-    network = build("gate", Shape(4, backend.identity.dim, 1), make_settings("gate", num_heads=3))
-    facts: dict[str, Any] = {"probe": "gate", "settings": {"num_heads": 3}, "task": "binary"}
-    facts |= {"labels": ("no", "yes"), "layers": (0, 1, 2, 3), "template": "raw", "seed": 0}
-    facts |= {"data": {"sha256": "", "path": "-", "num_rows": 1, "split": "-"}}
-    gate = Artefact.of(
-        "g", network, model=backend.identity, training={}, metrics={}, scope="all", **facts
-    )
+    gate = untrained("g", backend.identity, settings={"num_heads": 3})
+    network: Any = gate.network
     rows = [backend.encode(text, "raw") for text in ("a word", "another, longer one")]
     found = list(learned_attention(backend, gate, [*rows, rows[0][:1]]).values())
     wanted, spread = torch.zeros(4, 3), torch.zeros(4, 3)
@@ -165,7 +159,6 @@ def test_what_a_gate_attends_to_is_the_mean_over_its_heads() -> None:
         hidden = LiveSource(backend, [ids], (0, 1, 2, 3)).read_batch([0])[0]
         mask = torch.ones(1, len(ids), dtype=torch.bool)
         tap = network.tap()
-        assert tap is not None
         scale = network.settings.normalise
         values = (
             hidden * (hidden.square().mean(-1, keepdim=True) + 1e-6).rsqrt() if scale else hidden

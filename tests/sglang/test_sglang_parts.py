@@ -71,13 +71,13 @@ def test_other_versions_and_models_are_refused_by_name() -> None:
         check_model("GptOssForCausalLM")
 
 
-def test_probes_of_another_model_or_without_a_tap_are_refused() -> None:
+def test_probes_of_another_model_or_of_one_name_are_refused() -> None:
     check_probes([made(), made("user", "mha")], IDENTITY)
     other = ModelIdentity("none", "other", "t", "c", 4, 16, "float32", 4096)
     with pytest.raises(MismatchError):
         check_probes([made()], other)
-    with pytest.raises(ConfigError, match="reads whole hidden states"):
-        check_probes([made(probe="pooling-max")], IDENTITY)
+    with pytest.raises(ConfigError, match="names must differ"):
+        check_probes([made(), made()], IDENTITY)
 
 
 # -- options

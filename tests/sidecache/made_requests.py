@@ -16,7 +16,8 @@ from pillion.backends.fake import FakeBackend
 from pillion.backends.paged import Chunk, PagedStep
 from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Role, Segment, Tokens
 from pillion.probe import Artefact
-from pillion.sidecache import PagedGroup, SideCache, tapped_groups
+from pillion.probe.group import group
+from pillion.sidecache import PagedGroup, SideCache
 from pillion.sidecache.pages import page_numbers
 from tiny_models import distance, make_artefact, offline
 
@@ -48,7 +49,7 @@ def side_cache(
 ) -> SideCache:
     """With memory of the groups' own, or as much as an engine would give for its pages."""
     groups: list[PagedGroup] = []
-    for one in tapped_groups(every, CPU, torch.float32):
+    for one in group(every, CPU, torch.float32):
         memory = torch.full((num_pages * page_numbers(one),), torch.nan) if given else None
         groups.append(PagedGroup(one, num_pages, size, memory))
     return SideCache(groups, size, **options)

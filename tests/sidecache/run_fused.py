@@ -10,8 +10,7 @@ import torch
 
 from pillion.backends.fake import FakeBackend
 from pillion.core import Segment, Tokens
-from pillion.probe.group import Group
-from pillion.sidecache import tapped_groups
+from pillion.probe.group import Group, group
 from pillion.sidecache.going import Grower
 from pillion.vllm.adapter import Rider
 from pillion.vllm.step import Singles, Span, Step
@@ -32,7 +31,7 @@ def groups() -> list[Group]:
         make_artefact("turns", IDENTITY, "gate", template="chat", scope="assistant", seed=5),
         make_artefact("user", IDENTITY, "gate", template="chat", scope="user", seed=6),
     ]
-    return tapped_groups(every, CPU, torch.float32)
+    return group(every, CPU, torch.float32)
 
 
 def rider() -> Rider:

@@ -1,4 +1,4 @@
-"""Running folds of many rows equal folds of each alone, for every aggregator that can be tapped."""
+"""Running folds of many rows equal folds of each alone, for every aggregator."""
 
 from __future__ import annotations
 
@@ -13,25 +13,18 @@ from pillion.sidecache.folds import Folds, reduce_rows
 from tiny_models import SMALL
 
 SHAPE = Shape(num_layers=3, dim=16, num_outputs=2)
-TAPPED = [
-    name
-    for name in AGGREGATORS
-    if build(name, SHAPE, make_settings(name, **SMALL.get(name, {}))).tap() is not None
-]
 
 
 def fold_of(name: str) -> tuple[Any, int]:
     network = build(name, SHAPE, make_settings(name, **SMALL.get(name, {}))).eval()
-    tap = network.tap()
-    assert tap is not None
-    return network.fold_class([network]), tap.num_values
+    return network.fold_class([network]), network.tap().num_values
 
 
 def seen(rows: int, tokens: int) -> torch.Tensor:
     return torch.ones(rows, tokens, dtype=torch.bool)
 
 
-@pytest.mark.parametrize("name", TAPPED)
+@pytest.mark.parametrize("name", AGGREGATORS)
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 13])
 def test_rows_merged_pair_by_pair_equal_the_whole(
     name: str, count: int, generator: torch.Generator
@@ -44,7 +37,7 @@ def test_rows_merged_pair_by_pair_equal_the_whole(
     assert torch.allclose(fold.finish(reduce_rows(fold, pages)), whole, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", TAPPED)
+@pytest.mark.parametrize("name", AGGREGATORS)
 def test_rows_that_grow_in_turn_equal_each_alone(name: str, generator: torch.Generator) -> None:
     fold, taps = fold_of(name)
     values = torch.randn(3, 4, 9, taps, generator=generator)
@@ -81,7 +74,7 @@ def test_a_row_that_was_reset_begins_anew(generator: torch.Generator) -> None:
     assert torch.allclose(logits, fold.finish(fold.summarise(values[:, :, 3:4], seen(1, 1))))
 
 
-@pytest.mark.parametrize("name", TAPPED)
+@pytest.mark.parametrize("name", AGGREGATORS)
 def test_what_is_held_is_what_the_rows_states_take(name: str, generator: torch.Generator) -> None:
     fold, taps = fold_of(name)
     values = torch.randn(3, 1, 5, taps, generator=generator)

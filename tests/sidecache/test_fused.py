@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pillion.backends.fake import FakeBackend
 from pillion.core import Segment, Tokens
-from pillion.sidecache import tapped_groups
+from pillion.probe.group import group
 from pillion.sidecache.fused import SWITCH, can_fuse
 from pillion.sidecache.going import Grower
 from pillion.vllm.adapter import Rider
@@ -94,7 +94,7 @@ def test_any_number_of_gates_takes_a_handful_of_launches(
         )
         for i in range(num_probes)
     ]
-    taps = Taps(tapped_groups(probes, META, torch.float32), 64, META)
+    taps = Taps(group(probes, META, torch.float32), 64, META)
     rider = Rider(taps, torch.zeros(64, taps.room.page_numbers, device=META), 4, max_requests=3)
     rider.side.grower = Grower(rider.side.groups, fuses=True)
     prompt = Tokens([1] * 9, [Segment(1, 8, "user", 0)])

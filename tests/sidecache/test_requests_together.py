@@ -29,7 +29,8 @@ from made_requests import (
 
 from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Segment, Tokens
 from pillion.errors import ConfigError
-from pillion.sidecache import PagedGroup, tapped_groups
+from pillion.probe.group import group
+from pillion.sidecache import PagedGroup
 from pillion.sidecache.pages import page_numbers
 from tiny_models import make_artefact
 
@@ -293,7 +294,7 @@ def test_single_tokens_of_answers_are_read_together_and_several_of_one_by_themse
 
 
 def test_memory_for_a_page_holds_its_first_piece_and_a_share_of_further_ones() -> None:
-    groups = {one.scope: one for one in tapped_groups(probes(("gate",)), CPU, torch.float32)}
+    groups = {one.scope: one for one in group(probes(("gate",)), CPU, torch.float32)}
     size = page_numbers(groups["all"])
     state = groups["all"].fold.summarise(
         groups["all"].empty_values(LAYERS, 1, 1).zero_(), torch.ones(1, 1, dtype=torch.bool)
@@ -303,13 +304,11 @@ def test_memory_for_a_page_holds_its_first_piece_and_a_share_of_further_ones() -
     assert page_numbers(groups["response"]) == 0
 
 
-def test_a_serving_engine_takes_probes_of_different_names_that_can_be_tapped() -> None:
+def test_probes_are_grouped_by_different_names() -> None:
     gate = make_artefact("p", IDENTITY)
     with pytest.raises(ConfigError, match="Probe names must differ; got p, p"):
-        tapped_groups([gate, gate], CPU, torch.float32)
-    with pytest.raises(ConfigError, match="Probe wide reads whole hidden states"):
-        tapped_groups([gate, make_artefact("wide", IDENTITY, "pooling-max")], CPU, torch.float32)
-    assert [one.artefacts for one in tapped_groups([gate], CPU, torch.float32)] == [(gate,)]
+        group([gate, gate], CPU, torch.float32)
+    assert [one.artefacts for one in group([gate], CPU, torch.float32)] == [(gate,)]
 
 
 def test_an_answer_that_goes_on_behind_what_was_read_is_a_fault_of_the_engine() -> None:

@@ -31,8 +31,10 @@ def test_depths_that_are_no_layers_below_the_last_or_do_not_rise_are_refused(
 
 def test_a_probe_without_read_outs_at_depths_is_refused_before_it_is_trained() -> None:
     check_depths("gate-paper")
-    with pytest.raises(ConfigError, match="Probe 'mean' has no read-outs at depths; train a gate"):
-        check_depths("mean")
+    with pytest.raises(
+        ConfigError, match="Probe 'pooling' has no read-outs at depths; train a gate"
+    ):
+        check_depths("pooling")
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])

@@ -8,7 +8,7 @@ import torch
 from pillion.core import ModelIdentity, Shape
 from pillion.probe import Artefact, build
 from pillion.probe.gate import GateSettings
-from pillion.sidecache import tapped_groups
+from pillion.probe.group import group
 from pillion.vllm.adapter import SLOT_BYTES
 from pillion.vllm.footprint import Footprint
 from pillion.vllm.taps import Room
@@ -35,7 +35,7 @@ def gates(num_layers: int, count: int = 8) -> list[Artefact]:
 
 def footprint(num_layers: int, kv_heads: int, head_dim: int) -> Footprint:
     probes = gates(num_layers)
-    room = Room.of(tapped_groups(probes, torch.device("cpu"), torch.float32))
+    room = Room.of(group(probes, torch.device("cpu"), torch.float32))
     assert room.token_numbers == (num_layers + 1) * 192
     return Footprint(
         probes=tuple(a.name for a in probes),

@@ -14,8 +14,8 @@ from paging import PagedEngine, states
 from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, ModelIdentity, Segment, Tokens
 from pillion.errors import ConfigError
 from pillion.probe import AGGREGATORS, Artefact
-from pillion.probe.group import Group
-from pillion.sidecache import PagedGroup, tapped_groups
+from pillion.probe.group import Group, group
+from pillion.sidecache import PagedGroup
 from pillion.vllm.start import check_foldable
 from pillion.vllm.taps import Room
 from tiny_models import make_artefact
@@ -53,7 +53,7 @@ def probes() -> tuple[Artefact, ...]:
 
 
 def groups() -> list[Group]:
-    return tapped_groups(probes(), CPU, torch.float32)
+    return group(probes(), CPU, torch.float32)
 
 
 def turns(rng: random.Random, begin: int, end: int, first: int) -> Iterator[Segment]:
@@ -199,7 +199,7 @@ def test_more_turns_in_blocks_than_there_is_room_for_lose_verdicts_and_change_no
     """Every token is a turn: their states do not fit into vLLM's memory, and are not kept."""
     rng = random.Random(0)
     gates = [make_artefact(s, IDENTITY, template="chat", scope=s) for s in ("user", "last-user")]
-    engine = PagedEngine(tapped_groups(gates, CPU, torch.float32), DIM, 16, rng)
+    engine = PagedEngine(group(gates, CPU, torch.float32), DIM, 16, rng)
     prompt = Tokens(range(500), [Segment(n, n + 1, "user", n) for n in range(500)])
     monkeypatch.setattr(PagedEngine, "_may_run", lambda *_: True)
     for name in ("first", "second"):
@@ -222,11 +222,8 @@ def test_requests_that_are_over_leave_their_rows() -> None:
 
 def test_room_is_made_for_every_value_and_state() -> None:
     room, every = Room.of(groups()), [PagedGroup(one, 8, 4) for one in groups()]
-    assert room.token_numbers == sum(
-        len(a.card.layers) * tap.num_values
-        for a in probes()
-        if (tap := a.network.tap()) is not None
-    )
+    values = [len(a.card.layers) * a.network.tap().num_values for a in probes()]
+    assert room.token_numbers == sum(values)
     kept = sum(one.held_bytes - one.group.weight_bytes - one.row_bytes for one in every) / 4 / 8
     assert kept <= room.page_numbers <= 1.2 * kept
     fewer = Room.of(groups()[:3])
@@ -242,4 +239,4 @@ def test_a_probe_that_cannot_be_folded_is_refused_by_name(name: str) -> None:
 def test_two_probes_of_one_name_are_refused() -> None:
     twice: list[Any] = [make_artefact("same", IDENTITY, seed=i) for i in range(2)]
     with pytest.raises(ConfigError, match="same, same"):
-        tapped_groups(twice, CPU, torch.float32)
+        group(twice, CPU, torch.float32)

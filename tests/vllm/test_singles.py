@@ -12,7 +12,7 @@ import torch
 from test_side_cache import CPU, DIM, IDENTITY, LAYERS
 
 from pillion.core import Segment, Tokens
-from pillion.sidecache import tapped_groups
+from pillion.probe.group import group
 from pillion.vllm.adapter import Rider
 from pillion.vllm.step import Singles, Span, Step, Steps
 from pillion.vllm.taps import Taps
@@ -80,7 +80,7 @@ def test_single_tokens_are_told_together_and_all_others_as_spans() -> None:
 def rider(**options: Any) -> Rider:
     scopes: Any = ["all", "response"]
     probes = [make_artefact(s, IDENTITY, template="chat", scope=s) for s in scopes]
-    taps = Taps(tapped_groups(probes, CPU, torch.float32), 64, CPU)
+    taps = Taps(group(probes, CPU, torch.float32), 64, CPU)
     pages = torch.full((32, taps.room.page_numbers), torch.nan)
     return Rider(taps, pages, SIZE, max_requests=1, **options)
 
@@ -118,8 +118,8 @@ def test_reasoning_among_single_tokens_is_left_out_and_a_prompts_last_token_is_n
         if place == 5 or token in (MARKS[0], 6, MARKS[1]):
             assert set(numbers) == {"all"}
             continue
-        for group in one.taps.groups:
-            (probe,) = group.artefacts
+        for each in one.taps.groups:
+            (probe,) = each.artefacts
             own = heard if probe.name == "response" else list(range(6, place + 1))
             mask = torch.ones(1, len(own), dtype=torch.bool)
             wanted = probe.network(states[:, own][:, None], mask)[0].tolist()
@@ -152,8 +152,8 @@ def test_requests_that_join_and_leave_between_single_tokens_keep_their_own() -> 
         for name in names:
             done[name] += 1
             places = list(range(first[name] + 3, first[name] + done[name]))
-            for group in one.taps.groups:
-                (probe,) = group.artefacts
+            for each in one.taps.groups:
+                (probe,) = each.artefacts
                 mask = torch.ones(1, len(places), dtype=torch.bool)
                 wanted = probe.network(states[:, places][:, None], mask)[0].tolist()
                 assert found[name][1][probe.name] == pytest.approx(wanted, rel=1e-4, abs=1e-4)

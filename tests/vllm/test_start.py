@@ -117,14 +117,9 @@ def test_a_probe_of_a_model_of_other_layers_is_refused(tiny: Ridden, tmp_path: P
 
 
 @pytest.mark.vllm
-@pytest.mark.parametrize(
-    ("probe", "why"), [("pooling-max", "not tappable"), ("mha", "every token")]
-)
-def test_a_probe_that_cannot_ride_is_refused(
-    tiny: Ridden, tmp_path: Path, probe: str, why: str
-) -> None:
-    make_artefact("wide", tiny.backend.identity, probe).save(tmp_path / "wide")
-    with pytest.raises(ConfigError, match=f"'wide'.*{why}.*pillion's own engine"):
+def test_a_probe_that_cannot_ride_is_refused(tiny: Ridden, tmp_path: Path) -> None:
+    make_artefact("wide", tiny.backend.identity, "mha").save(tmp_path / "wide")
+    with pytest.raises(ConfigError, match=r"'wide'.*every token.*pillion's own engine"):
         configure(tiny, **options(["LlamaForCausalLM"], [tmp_path / "wide"]))
 
 

@@ -11,7 +11,7 @@ from test_side_cache import DIM, LAYERS, probes
 from waiting import NeverWait, Waited
 
 from pillion.core import Segment, Tokens
-from pillion.sidecache import tapped_groups
+from pillion.probe.group import group
 from pillion.vllm.adapter import Rider
 from pillion.vllm.step import Span, Step
 from pillion.vllm.taps import Taps
@@ -21,7 +21,7 @@ SIZE = 8
 
 
 def rider() -> Rider:
-    taps = Taps(tapped_groups(probes(), DEVICE, torch.float32), 600, DEVICE)
+    taps = Taps(group(probes(), DEVICE, torch.float32), 600, DEVICE)
     pages = torch.zeros(64, taps.room.page_numbers, device=DEVICE)
     return Rider(taps, pages, SIZE, max_requests=4)
 

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pillion.core.extras import require
+from pillion.core.strict import Strict
 from pillion.errors import ConfigError, StorageError
 
 Converter = Callable[[Path, Path], None]
@@ -35,24 +36,20 @@ _NAMED_BYTES = 2**20
 """Bytes at the start of a file, its metadata, that the name of its folder is made from."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _Source(_Strict):
+class _Source(Strict):
     name: str
     size_bytes: int
     sha256: str
     modified_ns: int | None = None
 
 
-class _FileMark(_Strict):
+class _FileMark(Strict):
     size_bytes: int
     modified_ns: int
     sha256: str
 
 
-class _Conversion(_Strict):
+class _Conversion(Strict):
     """What `conversion.json` holds: enough to tell a whole conversion from a broken one."""
 
     format: int

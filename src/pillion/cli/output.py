@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import secrets
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from pillion.errors import DataError, StorageError
+from pillion.core.files import replacing
+from pillion.errors import DataError
 
 
 def check_text(text: str, option: str) -> str:
@@ -37,15 +35,11 @@ def write_lines(lines: Iterable[str], path: Path | None) -> None:
     if path is None:
         sys.stdout.writelines(ended)
         return
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.writelines(ended)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        why = "the disk is full" if error.errno == errno.ENOSPC else str(error)
-        raise StorageError(f"{path} could not be written ({why}); choose another --out.") from error
+    with (
+        replacing(path, "choose another --out") as temporary,
+        open(temporary, "w", encoding="utf-8") as file,
+    ):
+        file.writelines(ended)
 
 
 def number(value: float | None, metric: str) -> str:

@@ -83,8 +83,8 @@ def train(
         typer.Option(
             metavar="NAME",
             help="gate (default), gate-mlp, gate-paper, attention, multimax, rolling, concat, "
-            "mean, first, last, mha, mha-causal, pooling, pooling-max or glot; or auto, which "
-            "chooses. This and the next three may be repeated: every combination is trained.",
+            "mha, mha-causal or pooling; or auto, which chooses. This and the next three may be "
+            "repeated: every combination is trained.",
         ),
     ] = None,
     heads: Annotated[
@@ -103,7 +103,7 @@ def train(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="A setting of every probe trained, such as over_layers=gate; may be repeated.",
+            help="A setting of every probe trained, such as members=3; may be repeated.",
         ),
     ] = None,
     epochs: Annotated[
@@ -289,13 +289,14 @@ def make_strict(settings: Any, options: dict[str, Any]) -> Any:
     """
     from pydantic import ValidationError
 
+    from pillion.core.strict import first_fault
+
     try:
         return settings(**options)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = str(first["loc"][0])
-        option = "lr" if field == "learning_rate" else field.replace("_", "-")
-        raise ConfigError(f"--{option} is {first['input']!r}: {first['msg']}.") from error
+        fault = first_fault(error)
+        option = "lr" if fault.place == "learning_rate" else fault.path[0].replace("_", "-")
+        raise ConfigError(f"--{option} is {fault.value!r}: {fault.message}.") from error
 
 
 def _show(fitted: list[Any], folder: Path, model: str, as_json: bool) -> None:
@@ -331,9 +332,6 @@ def _show(fitted: list[Any], folder: Path, model: str, as_json: bool) -> None:
         if run["auto"] is not None:
             tried = ", ".join(_tried(*one) for one in run["auto"]["tried"].items())
             out.print(f"{'':<12} chosen by {run['auto']['by']}: {tried}")
-        if run["settings"].get("prune", "none") != "none":
-            left = ", ".join(map(str, run["layers"]))
-            out.print(f"{'':<12} layers left after pruning: {left}")
     which = "" if model == "embedded" else f" --model {shlex.quote(model)}"
     out.print(
         f"Saved in {folder}. Next: "

@@ -1,6 +1,6 @@
 """The words of pillion as frozen values: conversations, shapes, model identities, verdicts.
 
-Knows neither models, nor disk, nor network.
+Knows neither models nor network.
 """
 
 from pillion.core.absence import absences, absent
@@ -8,7 +8,6 @@ from pillion.core.classification import classification_json
 from pillion.core.conversation import (
     ANSWER_SCOPES,
     PROMPT_SCOPES,
-    ROLES,
     SCOPES,
     Conversation,
     Kind,
@@ -36,7 +35,6 @@ __all__ = [
     "ABSTAIN",
     "ANSWER_SCOPES",
     "PROMPT_SCOPES",
-    "ROLES",
     "SCOPES",
     "Conversation",
     "Event",

@@ -8,7 +8,6 @@ from pillion.evals.calibrate import CalibrationSettings, calibrate, raw_artefact
 from pillion.evals.evaluation import evaluation, result_of
 from pillion.evals.exits import ExitWish, check_exit, choose_exit
 from pillion.evals.measure import measure
-from pillion.evals.needle import NeedleSettings, needle_rows
 from pillion.evals.operating import Operating
 from pillion.evals.profiles import layer_profiles
 from pillion.evals.running import Scored, largest_probs, measure_running, score
@@ -26,7 +25,6 @@ __all__ = [
     "CalibrationSettings",
     "ExitWish",
     "Labelled",
-    "NeedleSettings",
     "Operating",
     "Scored",
     "by_label",
@@ -41,7 +39,6 @@ __all__ = [
     "layer_profiles",
     "measure",
     "measure_running",
-    "needle_rows",
     "own_rows",
     "probs_of",
     "raw_artefact",

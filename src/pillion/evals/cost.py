@@ -48,12 +48,10 @@ def probe_cost(
 
     pairs = [(_seconds(bare), _seconds(ridden)) for _ in range(PAIRS + 1)][1:]
     ratios = [two / one for one, two in pairs]
-    tap = artefact.network.tap()
-    columns = None if tap is None else tap.per_layer.shape[-1] + tap.shared.shape[-1]
     return {
         "parameters": artefact.network.num_parameters,
         "layers_read": len(artefact.card.layers),
-        "values_a_token_and_layer": columns,
+        "values_a_token_and_layer": artefact.network.tap().num_values,
         "tokens_of_the_timed_batch": int(mask.sum()),
         "seconds_of_the_bare_pass": statistics.median(one for one, _ in pairs),
         "time_with_the_probe_over_bare": statistics.median(ratios),

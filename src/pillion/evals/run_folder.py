@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +26,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from pillion.errors import StorageError
+from pillion.core.files import replace_file
 
 FORMAT = 2
 """Raise it when cells are computed otherwise: older ones are then made anew."""
@@ -126,21 +124,3 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON object whole or not at all; NaN is none of its values."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     replace_file(path, text.encode())
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Writes a file under a temporary name, then renames it.
-
-    Raises:
-        StorageError: the disk is full, or cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageError(
-            f"{path} could not be written ({error.strerror or error}); choose another place."
-        ) from error

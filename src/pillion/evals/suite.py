@@ -12,9 +12,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
 from pillion.core import OnTooLong, Scope, Template
+from pillion.core.strict import UNKNOWN, Strict, first_fault
 from pillion.core.yaml_text import load_yaml
 from pillion.errors import ConfigError, unknown_name
 
@@ -27,12 +28,6 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
 """Of a data set or a method: it names files, too."""
 
 Share = Annotated[float, Field(gt=0, lt=1)]
-
-
-class Strict(BaseModel):
-    """Base of everything that a suite file holds: frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class DataSpec(Strict):
@@ -166,37 +161,19 @@ def checked(model: type[_Model], content: Mapping[str, Any], where: str) -> _Mod
     try:
         return model(**content)
     except ValidationError as error:
-        first = min(error.errors(), key=_rank)
-        place = ".".join(str(part) for part in first["loc"] if not _is_of_pydantic(part))
-        if first["type"] == "extra_forbidden":
-            known = _keys_at(model, first["loc"][:-1])
-            unknown = unknown_name("key", str(first["loc"][-1]), known)
-            raise ConfigError(f"{where}, {place}: {unknown}") from error
-        raise ConfigError(f"{where}, {place or 'top'}: {first['msg']}.") from error
+        fault = first_fault(error)
+        if fault.kind == UNKNOWN:
+            unknown = unknown_name("key", fault.path[-1], _keys_at(model, fault.path[:-1]))
+            raise ConfigError(f"{where}, {fault.place}: {unknown}") from error
+        raise ConfigError(f"{where}, {fault.place or 'top'}: {fault.message}.") from error
 
 
-def _rank(error: Any) -> tuple[bool, bool]:
-    """An unknown key first: the one that is missing beside it is often the same, misspelt.
-
-    Where a name or a number may stand, what is wrong with the number says more.
-    """
-    return error["type"] != "extra_forbidden", error["type"] == "string_type"
-
-
-_OF_PYDANTIC = {"str", "float", "constrained-str", "constrained-float"}
-"""What it calls the members of a union, in the place of an error."""
-
-
-def _is_of_pydantic(part: int | str) -> bool:
-    return isinstance(part, str) and ("[" in part or part in _OF_PYDANTIC)
-
-
-def _keys_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+def _keys_at(model: type[BaseModel], path: tuple[str, ...]) -> list[str]:
     """The keys that a nested part of a model takes."""
     here: Any = model
     for part in path:
         if isinstance(here, type) and issubclass(here, BaseModel):
-            here = here.model_fields[str(part)].annotation
+            here = here.model_fields[part].annotation
         elif get_origin(here) is dict:
             here = get_args(here)[1]
     is_model = isinstance(here, type) and issubclass(here, BaseModel)

@@ -3,10 +3,9 @@
 Promises each state once, in the model's own dtype. Does not know labels, probes or HTTP.
 """
 
-from pillion.core import OnTooLong
 from pillion.extract.beginnings import by_beginning
-from pillion.extract.encoded import Encoded, encode
-from pillion.extract.fill import ShardFiller, complete, extract, fill_cache, num_tokens
+from pillion.extract.encoded import encode
+from pillion.extract.fill import ShardFiller, extract, fill_cache, num_tokens
 from pillion.extract.identity import (
     cache_key,
     cache_spec,
@@ -25,11 +24,9 @@ from pillion.runtime.encoding import encode_rows
 __all__ = [
     "Batch",
     "CachedSource",
-    "Encoded",
     "JoinedRows",
     "LiveSource",
     "Maker",
-    "OnTooLong",
     "Pool",
     "Progress",
     "SelectedRows",
@@ -39,7 +36,6 @@ __all__ = [
     "cache_key",
     "cache_spec",
     "check_samples",
-    "complete",
     "encode",
     "encode_rows",
     "extract",

@@ -9,7 +9,7 @@ from pillion.metrics.classification import confusion, decide, evaluate, leading_
 from pillion.metrics.fisher import fisher_ratio
 from pillion.metrics.log_loss import log_loss
 from pillion.metrics.paired import PAIRED, Resampled, paired_difference, resampled
-from pillion.metrics.silhouette import mean_silhouette, mean_silhouettes
+from pillion.metrics.silhouette import mean_silhouette
 from pillion.metrics.thresholds import f1_threshold
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "leading_metric",
     "log_loss",
     "mean_silhouette",
-    "mean_silhouettes",
     "paired_difference",
     "paired_interval",
     "resampled",

@@ -28,15 +28,6 @@ NEAR_OF_SQUARE = 1e-2
 """The same for the closed forms: share of a row's squared norm."""
 
 
-def mean_silhouettes(
-    states: Float[Tensor, "layer row dim"],
-    class_ids: Int[Tensor, " row"],
-    distance: str = "euclidean",
-) -> list[float | None]:
-    """`mean_silhouette` of every layer, one layer in memory at a time."""
-    return [mean_silhouette(layer, class_ids, distance) for layer in states]
-
-
 def mean_silhouette(
     states: Float[Tensor, "row dim"],
     class_ids: Int[Tensor, " id"],

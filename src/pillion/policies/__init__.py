@@ -3,26 +3,11 @@
 Knows probes by their cards; asks, sends and logs nothing. Every server follows it.
 """
 
-from pillion.policies.decide import (
-    ALLOW,
-    Answer,
-    Outcome,
-    applies,
-    decide,
-    fails_closed,
-    hold_back,
-    label_of,
-)
+from pillion.policies.actions import Answer, Part, Policy, Route
+from pillion.policies.decide import ALLOW, Outcome, decide, fails_closed, hold_back
 from pillion.policies.policy import (
-    Annotate,
-    Block,
-    Escalate,
     Judge,
-    Part,
     Policies,
-    Policy,
-    Route,
-    Stop,
     Upstream,
     api_key,
     make_policies,
@@ -31,24 +16,18 @@ from pillion.policies.policy import (
 
 __all__ = [
     "ALLOW",
-    "Annotate",
     "Answer",
-    "Block",
-    "Escalate",
     "Judge",
     "Outcome",
     "Part",
     "Policies",
     "Policy",
     "Route",
-    "Stop",
     "Upstream",
     "api_key",
-    "applies",
     "decide",
     "fails_closed",
     "hold_back",
-    "label_of",
     "make_policies",
     "read_policies",
 ]

@@ -10,114 +10,19 @@ import os
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES
+from pillion.core.strict import sentence
 from pillion.core.yaml_text import load_yaml
 from pillion.errors import ConfigError, unknown_name
+from pillion.policies.actions import ACTIONS, Part, Policy, Route, Typed
 from pillion.probe import Artefact
 
-REFUSAL = "I can't help with that."
-Part = Literal["prompt", "response"]
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
-
-
-class _Policy(_Strict):
-    """What all policies have.
-
-    Attributes:
-        probe: whose verdict it looks at.
-        label: the label that it waits for; None: the positive one of a binary probe.
-    """
-
-    probe: str
-    label: str | None = None
-
-
-class _Crossing(_Policy):
-    """A policy that acts when a line is crossed.
-
-    Attributes:
-        threshold: the label's probability from which it acts; None: where the probe decides so.
-    """
-
-    threshold: Annotated[float | None, Field(ge=0, le=1)] = None
-
-
-class Annotate(_Crossing):
-    """The decision is told beside the verdict; nothing else happens."""
-
-    action: Literal["annotate"]
-    on: Part = "prompt"
-
-
-class Block(_Crossing):
-    """A refusal instead of an answer, before the first token."""
-
-    action: Literal["block"]
-    on: Literal["prompt"] = "prompt"
-    fail: Literal["open", "closed"]
-    refusal: str = REFUSAL
-
-
-class Stop(_Crossing):
-    """The answer ends at the token that crosses the line.
-
-    Attributes:
-        hold_back: tokens that wait for those after them to be read; 1 or more: the token that
-            crosses the line is not sent, nor the hold_back - 1 before it.
-        after_tokens: verdicts of fewer tokens than this are not acted on.
-    """
-
-    action: Literal["stop"]
-    on: Literal["response"] = "response"
-    fail: Literal["open", "closed"]
-    hold_back: Annotated[int, Field(ge=0, le=1024)] = 1
-    after_tokens: Annotated[int, Field(ge=1)] = 1
-
-
-class Route(_Crossing):
-    """Another server answers."""
-
-    action: Literal["route"]
-    on: Literal["prompt"] = "prompt"
-    fail: Literal["open", "closed"]
-    upstream: str
-
-
-class Escalate(_Policy):
-    """Where the probe is unsure, a judge decides: yes blocks a prompt or stops an answer.
-
-    Attributes:
-        band: probabilities of the label, from the first up to but without the second, in which the
-            judge is asked; None: where the probe abstains by its card.
-        judge: a name of the file's judges.
-    """
-
-    action: Literal["escalate"]
-    on: Part = "prompt"
-    fail: Literal["open", "closed"]
-    judge: str
-    band: tuple[float, float] | None = None
-    refusal: str = REFUSAL
-    hold_back: Annotated[int, Field(ge=0, le=1024)] = 1
-    after_tokens: Annotated[int, Field(ge=1)] = 1
-
-
-Policy = Annotate | Block | Stop | Route | Escalate
-ACTIONS: dict[str, type[_Policy]] = {
-    name: kind
-    for kind in get_args(Policy)
-    for name in get_args(kind.model_fields["action"].annotation)
-}
-
-
-class Upstream(_Strict):
+class Upstream(Typed):
     """An OpenAI-compatible server.
 
     Attributes:
@@ -148,7 +53,7 @@ class Judge(Upstream):
     max_tokens: Annotated[int, Field(ge=1)] = 8
 
 
-class Policies(_Strict):
+class Policies(Typed):
     """A whole file.
 
     Attributes:
@@ -158,8 +63,8 @@ class Policies(_Strict):
     """
 
     policies: tuple[Policy, ...] = ()
-    upstreams: dict[str, Upstream] = {}
-    judges: dict[str, Judge] = {}
+    upstreams: dict[str, Upstream] = Field(default_factory=dict[str, Upstream])
+    judges: dict[str, Judge] = Field(default_factory=dict[str, Judge])
 
     def of(self, part: Part) -> tuple[Policy, ...]:
         """Those that look at a prompt, or at a response."""
@@ -190,11 +95,8 @@ class Policies(_Strict):
                 )
             if policy.label is not None and policy.label not in card.labels:
                 raise _at(where, unknown_name("label", policy.label, card.labels))
-            if isinstance(policy, Escalate) and policy.band is None and card.abstain is None:
-                raise ConfigError(
-                    f"{where}: the card of probe {policy.probe!r} has no band to abstain in; give "
-                    "one, such as band: [0.3, 0.7]."
-                )
+            if fault := policy.card_fault(card):
+                raise ConfigError(f"{where}: the card of probe {policy.probe!r} {fault}.")
 
 
 def read_policies(path: Path) -> Policies:
@@ -229,10 +131,10 @@ def make_policies(content: Mapping[str, Any]) -> Policies:
     }
     found = Policies(**facts)
     for i, policy in enumerate(found.policies):
-        if isinstance(policy, Route) and policy.upstream not in found.upstreams:
-            raise _at(f"policies[{i}]", unknown_name("upstream", policy.upstream, found.upstreams))
-        if isinstance(policy, Escalate) and policy.judge not in found.judges:
-            raise _at(f"policies[{i}]", unknown_name("judge", policy.judge, found.judges))
+        known = found.judges if policy.asks else found.upstreams
+        if policy.server is not None and policy.server not in known:
+            error = unknown_name(str(policy.server_kind), policy.server, known)
+            raise _at(f"policies[{i}]", error)
     _check_routes(found)
     return found
 
@@ -242,9 +144,7 @@ def _check_routes(found: Policies) -> None:
     if not any(isinstance(policy, Route) for policy in found.policies):
         return
     for i, policy in enumerate(found.policies):
-        if not isinstance(policy, Stop | Escalate) or policy.on == "prompt":
-            continue
-        if policy.fail == "closed":
+        if policy.on == "response" and policy.closed:
             raise ConfigError(
                 f"policies[{i}] ({policy.action}) fails closed, but no probe can read the answers "
                 "of the upstreams that a route policy lets answer; let it fail open, or take the "
@@ -291,7 +191,7 @@ def _parse(path: Path) -> Any:
         raise ConfigError(f"{path} is no {kind}: {error}.") from error
 
 
-def _policy(content: Any, where: str) -> _Policy:
+def _policy(content: Any, where: str) -> Policy:
     if not isinstance(content, dict):
         raise ConfigError(f"{where} is no mapping; give probe and action.")
     action = content.get("action")
@@ -299,13 +199,10 @@ def _policy(content: Any, where: str) -> _Policy:
         raise ConfigError(f"{where}: say its action ({', '.join(ACTIONS)}).")
     if action not in ACTIONS:
         raise _at(where, unknown_name("action", action, ACTIONS))
-    made = _make(ACTIONS[action], content, where)
-    if isinstance(made, Escalate) and made.band and not 0 <= made.band[0] < made.band[1] <= 1:
-        raise ConfigError(f"{where}.band is {list(made.band)}; give [low, high] within 0 to 1.")
-    return made
+    return _make(ACTIONS[action], content, where)
 
 
-def _named(content: Mapping[str, Any], key: str, kind: type[_Strict]) -> dict[str, Any]:
+def _named(content: Mapping[str, Any], key: str, kind: type[Typed]) -> dict[str, Any]:
     found = content.get(key) or {}
     if not isinstance(found, dict):
         raise ConfigError(f"{key} is no mapping from names to servers.")
@@ -315,15 +212,13 @@ def _named(content: Mapping[str, Any], key: str, kind: type[_Strict]) -> dict[st
 def _make(kind: type[Any], content: Any, where: str) -> Any:
     if not isinstance(content, dict):
         raise ConfigError(f"{where} is no mapping.")
-    _known(f"key in {where}", content, kind.model_fields)
     facts = {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}
     try:
         return kind.model_validate(facts)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join([where, *(str(part) for part in first["loc"])])
-        hint = " Say whether it fails open or closed." if first["loc"] == ("fail",) else ""
-        raise ConfigError(f"{place}: {first['msg']}.{hint}") from error
+        said = sentence(error, where, f"key in {where}", kind.model_fields)
+        hint = " Say whether it fails open or closed." if said.startswith(f"{where}.fail:") else ""
+        raise ConfigError(said + hint) from error
 
 
 def _known(kind: str, content: Mapping[Any, Any], known: Iterable[str]) -> None:

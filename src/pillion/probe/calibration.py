@@ -14,11 +14,11 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from pillion.probe.facts import Facts
+from pillion.core.strict import Strict
 from pillion.probe.task import Task
 
 
-class Affine(Facts):
+class Affine(Strict):
     """Logits are scaled and shifted before they become probabilities.
 
     `temperature` (Guo et al. 2017, section 4.2): `softmax(scale * logits)`, or the sigmoid; there
@@ -47,7 +47,7 @@ class Affine(Facts):
         return "offsets, which a temperature has not," if is_shifted else ""
 
 
-class Isotonic(Facts):
+class Isotonic(Strict):
     """A rising line of pieces from logit to probability (Zadrozny and Elkan 2002).
 
     Outside the outermost knots it is flat. For multi-class as with `platt`; where all are zero

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pillion.core import Conversation, Role, Scope, Turn
+from pillion.core.strict import Strict
 from pillion.probe.calibration import Calibration, Calibrator
-from pillion.probe.facts import Facts
 from pillion.probe.task import Task, probabilities
 
 NUM_CANARIES = 8
@@ -28,14 +28,14 @@ canaries; `benchmarks/canaries.py` measures it."""
 _SHIFTS = torch.logspace(-6, 1.5, 96)
 
 
-class CanaryTurn(Facts):
+class CanaryTurn(Strict):
     """One message of a canary; that of a raw text is the user's."""
 
     role: Role
     content: str
 
 
-class Canary(Facts):
+class Canary(Strict):
     """A text and what the probe said of it.
 
     Attributes:
@@ -52,7 +52,7 @@ class Canary(Facts):
         return tuple(Turn(turn.role, turn.content) for turn in self.turns)
 
 
-class Canaries(Facts):
+class Canaries(Strict):
     """What a card keeps of them.
 
     Attributes:

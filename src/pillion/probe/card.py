@@ -18,21 +18,21 @@ from pydantic import Field, JsonValue, ValidationError, field_validator, model_v
 from torch import Tensor
 
 from pillion.core import ModelIdentity, Scope, Shape, Template
+from pillion.core.strict import UNKNOWN, Strict, first_fault, sentence
 from pillion.errors import ArtefactError, ConfigError, unknown_name
 from pillion.probe.calibration import Affine, Calibration, Isotonic
 from pillion.probe.canaries import Canaries
 from pillion.probe.decisions import Band, Conformal
 from pillion.probe.exit import Exit, ExitRead
-from pillion.probe.facts import Facts
 from pillion.probe.network import Settings
-from pillion.probe.registry import aggregator, make_settings
+from pillion.probe.registry import aggregator, current_settings, make_settings
 from pillion.probe.task import Task, num_outputs
 
 FORMAT = 2
 """Number of the card's format that this pillion writes; it reads those before, too."""
 
 
-class LabelRows(Facts):
+class LabelRows(Strict):
     """Training and validation rows that have a label."""
 
     label: str
@@ -40,7 +40,7 @@ class LabelRows(Facts):
     validation: int = Field(ge=0)
 
 
-class TrainingSet(Facts):
+class TrainingSet(Strict):
     """One of several sets that a probe was trained on together.
 
     Attributes:
@@ -62,7 +62,7 @@ class TrainingSet(Facts):
     weight: float | None = None
 
 
-class TrainingData(Facts):
+class TrainingData(Strict):
     """Which data a probe was trained on, without a word of it.
 
     Attributes:
@@ -94,14 +94,14 @@ class TrainingData(Facts):
         return PurePath(path).name
 
 
-class TensorSpec(Facts):
+class TensorSpec(Strict):
     """Shape and dtype of one tensor of the weights, such as (576, 1) and `float32`."""
 
     shape: tuple[int, ...]
     dtype: str
 
 
-class Card(Facts):
+class Card(Strict):
     """Everything about a saved probe but its weights.
 
     Attributes:
@@ -320,10 +320,8 @@ def parse_card(text: bytes, source: str) -> Card:
             f"{source} is not readable as JSON ({error}); restore it, or train the probe again."
         ) from error
     _check_format(content, source)
-    if content["format"] < FORMAT:  # a card without a scope, which reads everything
-        text = json.dumps({**content, "format": FORMAT}).encode()
     try:
-        return Card.model_validate_json(text, strict=True)
+        return Card.model_validate_json(json.dumps(_as_today(content)), strict=True)
     except ValidationError as error:
         fault = _sentence(error)
     except ConfigError as error:
@@ -360,18 +358,25 @@ def _check_format(content: object, source: str) -> None:
     )
 
 
+def _as_today(content: dict[str, Any]) -> dict[str, Any]:
+    """A card as this pillion would write it: of this format, without settings that are gone."""
+    today = {**content, "format": FORMAT}  # one of format 1 has no scope, and reads everything
+    probe, settings = content.get("probe"), content.get("settings")
+    if isinstance(probe, str) and isinstance(settings, dict):
+        today["settings"] = current_settings(probe, cast(dict[str, Any], settings))
+    return today
+
+
 def _sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    if first["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-        return str(unknown_name("key", where, _known_keys(first["loc"][:-1])))
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] in {"missing", "value_error", "json_invalid"}:
-        return f"{where}: {message}." if where else f"{message}."
-    return f"{where} is {repr(first['input'])[:60]}: {message}."
+    fault = first_fault(error)
+    if fault.kind in {UNKNOWN, "unexpected_keyword_argument"}:
+        return str(unknown_name("key", fault.place, _known_keys(fault.path[:-1])))
+    if fault.kind in {"missing", "value_error", "json_invalid"}:
+        return sentence(error)
+    return f"{fault.place} is {repr(fault.value)[:60]}: {fault.message}."
 
 
-def _known_keys(parents: tuple[int | str, ...]) -> list[str]:
+def _known_keys(parents: tuple[str, ...]) -> list[str]:
     # Full names, `data.sha256`, so that a misspelt key is told from one of another place.
     prefix = "".join(f"{parent}." for parent in parents)
     inner: dict[str, list[str]] = {
@@ -384,7 +389,7 @@ def _known_keys(parents: tuple[int | str, ...]) -> list[str]:
         "conformal": list(Conformal.model_fields),
         "exit": sorted({*Exit.model_fields, *ExitRead.model_fields}),
     }
-    return [prefix + name for name in inner[str(parents[0]) if parents else ""]]
+    return [prefix + name for name in inner[parents[0] if parents else ""]]
 
 
 def _repeats(values: tuple[object, ...]) -> bool:

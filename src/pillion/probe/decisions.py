@@ -10,14 +10,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pillion.probe.facts import Facts
+from pillion.core.strict import Strict
 from pillion.probe.task import Task
 
 Band = tuple[float, float]
 """Probabilities from the first number up to, but without, the second."""
 
 
-class Conformal(Facts):
+class Conformal(Strict):
     """How the set of labels that a text may have is made.
 
     Attributes:

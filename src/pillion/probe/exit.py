@@ -14,13 +14,13 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, JsonValue
 from torch import Tensor
 
+from pillion.core.strict import Strict
 from pillion.probe.calibration import Calibration
 from pillion.probe.decisions import Band
-from pillion.probe.facts import Facts
 from pillion.probe.task import Task
 
 
-class ExitRead(Facts):
+class ExitRead(Strict):
     """A depth at which texts may leave.
 
     Attributes:
@@ -36,7 +36,7 @@ class ExitRead(Facts):
     bands: tuple[Band, ...]
 
 
-class Exit(Facts):
+class Exit(Strict):
     """Where texts may leave, from the lowest depth up.
 
     Attributes:

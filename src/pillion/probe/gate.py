@@ -23,9 +23,9 @@ from pillion.probe.network import (
     Settings,
     State,
     Tap,
-    hide_tokens,
-    inverse_rms_by_layer,
     running,
+    scale_for,
+    values_of,
 )
 from pillion.probe.softmax import FLOOR
 
@@ -38,14 +38,12 @@ class GateSettings(Settings):
         members: gates of so many heads, trained side by side; the logits are the mean of theirs.
         tanh: bound scores to [-1, 1] as the paper does.
         normalise: RMS-normalise every token's state first (no learned scale).
-        token_dropout: share of tokens hidden from the softmax in training.
     """
 
     num_heads: int = Field(default=8, ge=1)
     members: int = Field(default=1, ge=1)
     tanh: bool = False
     normalise: bool = True
-    token_dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class Gate(Network):
@@ -97,14 +95,8 @@ class Gate(Network):
         A layer's score is linear in its tokens', so two columns a head give the weights of both
         stages, and their product pools the states of a text once, over tokens and layers.
         """
-        if not self.settings.normalise:
-            scale = None
-        elif scale is None:
-            scale = inverse_rms_by_layer(hidden)
-        scores = self._scores(hidden)
-        if scale is not None:
-            # Normalising is a scalar a token: it is applied to what is read, never to states.
-            scores = scores * scale[..., None]
+        scale = scale_for(hidden, self.settings.normalise, scale)
+        scores = self._read(hidden, self.layer_score.T, scale)
         weights, by_layer = self._weights(scores, mask)
         weights = weights * by_layer[:, :, None]
         if scale is not None:
@@ -121,7 +113,7 @@ class Gate(Network):
         scale: Float[Tensor, "layer batch token"] | None = None,
     ) -> Float[Tensor, "member batch prefix output"]:
         """See `Network.prefix_votes`: the classes are read of every token, as the tap does."""
-        scores, content, mask = self._by_token(hidden, mask, scale)
+        scores, content = self._by_token(hidden, scale)
 
         def summarise(chunk: slice) -> State:
             return softmax.summarise(scores[:, :, chunk], content[:, :, chunk], mask[:, chunk])
@@ -137,31 +129,24 @@ class Gate(Network):
         scale: Float[Tensor, "layer batch token"] | None = None,
     ) -> Float[Tensor, "member batch depth output"]:
         """See `Network.depth_votes`: the layers' softmax is over the first ones."""
-        pooled = softmax.mean(softmax.summarise(*self._by_token(hidden, mask, scale)))
+        pooled = softmax.mean(softmax.summarise(*self._by_token(hidden, scale), mask))
         return torch.stack([self._read_out(pooled[:depth]) for depth in depths], dim=2)
 
     def _by_token(
         self,
         hidden: Float[Tensor, "layer batch token dim"],
-        mask: Bool[Tensor, "batch token"],
         scale: Float[Tensor, "layer batch token"] | None,
     ) -> tuple[
-        Float[Tensor, "layer batch token head"],
-        Float[Tensor, "layer batch token head content"],
-        Bool[Tensor, "batch token"],
+        Float[Tensor, "layer batch token head"], Float[Tensor, "layer batch token head content"]
     ]:
-        """Of each token and head: its score; layer score and classes; which tokens count."""
+        """Of each token and head: its score; layer score and classes."""
         heads = self.num_heads
         classes = self.weight.permute(1, 0, 2).flatten(1)
-        values = self._read(hidden, torch.cat([self.layer_score.T, classes], dim=1))
-        if self.settings.normalise:
-            scale = inverse_rms_by_layer(hidden) if scale is None else scale
-            values = values * scale[..., None]
+        scale = scale_for(hidden, self.settings.normalise, scale)
+        values = self._read(hidden, torch.cat([self.layer_score.T, classes], dim=1), scale)
         own, of_layers, of_classes = values.split([heads, heads, classes.shape[1]], dim=-1)
         content = torch.cat([of_layers[..., None], of_classes.unflatten(-1, (heads, -1))], dim=-1)
-        if self.training:
-            mask = hide_tokens(mask, self.settings.token_dropout)
-        return self._bound(own), content, mask
+        return self._bound(own), content
 
     def _read_out(
         self, pooled: Float[Tensor, "layer batch head content"]
@@ -171,20 +156,12 @@ class Gate(Network):
         each = (by_layer * pooled[..., 1:]).sum(0)
         return each.unflatten(1, (self.settings.members, -1)).sum(2).transpose(0, 1) + self.bias
 
-    def _scores(
-        self, hidden: Float[Tensor, "layer batch token dim"]
-    ) -> Float[Tensor, "layer batch token column"]:
-        """A token score of the layer's own and a layer score, of each head."""
-        return self._read(hidden, self.layer_score.T)
-
     def _read(
-        self, hidden: Tensor, shared: Float[Tensor, "dim common"]
+        self, hidden: Tensor, shared: Float[Tensor, "dim common"], scale: Tensor | None
     ) -> Float[Tensor, "layer batch token column"]:
         """Token scores of the layer's own, and columns that all layers share."""
-        layers, batch, tokens, dim = hidden.shape
-        columns = torch.cat([self.token_score, shared.expand(layers, -1, -1)], dim=2)
-        columns = columns.to(hidden.dtype)
-        return (hidden.reshape(layers, -1, dim) @ columns).float().view(layers, batch, tokens, -1)
+        columns = torch.cat([self.token_score, shared.expand(len(hidden), -1, -1)], dim=2)
+        return values_of(hidden, columns, scale)
 
     @staticmethod
     def _pool(
@@ -214,8 +191,6 @@ class Gate(Network):
         scores: Float[Tensor, "layer batch token head"],
         mask: Bool[Tensor, "batch token"],
     ) -> Float[Tensor, "layer batch token head"]:
-        if self.training:
-            mask = hide_tokens(mask, self.settings.token_dropout)
         seen = mask[None, :, :, None]
         scores = scores.masked_fill(~seen, FLOOR)
         return scores.softmax(2) * seen
@@ -285,18 +260,9 @@ class GateFold(Fold):
         self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
     ) -> State:
         """Maximum, denominator and weighted sums of one chunk."""
-        # Asking an accelerator would wait for it: there every chunk takes the way with a mask.
-        full = mask.device.type == "cpu" and bool(mask.all())
-        if full and values.shape[2] == 1:
+        if values.shape[2] == 1 and softmax.all_there(mask):
             return self.of_tokens(values[:, :, 0])
-        scores, content = self._split(values)
-        if not full:
-            seen = mask[None, :, :, None]
-            scores, content = scores.masked_fill(~seen, FLOOR), content.masked_fill(~seen, 0.0)
-        top = scores.amax(2)
-        weights = (scores - top[:, :, None]).exp_()
-        if not full:
-            weights = weights * mask[None, :, :, None]  # a row without tokens gets no weight
+        top, weights, content = softmax.weigh(*self._split(values), mask)
         # One small product of all heads with all columns beats gathering a weight per column.
         product = weights.transpose(2, 3) @ content
         sums = product.flatten(2).index_select(2, self.diagonal)
@@ -315,19 +281,11 @@ class GateFold(Fold):
 
     def merge(self, first: State, second: State) -> State:
         """Rescales both to the larger maximum and adds."""
-        top = torch.maximum(first["max"], second["max"])
-        one, two = (first["max"] - top).exp_(), (second["max"] - top).exp_()
-        return {
-            "max": top,
-            "denominator": first["denominator"] * one + second["denominator"] * two,
-            "sum": first["sum"] * one.index_select(2, self.head_of_column)
-            + second["sum"] * two.index_select(2, self.head_of_column),
-        }
+        return softmax.merge(first, second, self.head_of_column)
 
     def finish(self, state: State) -> Float[Tensor, "batch output"]:
         """Divides, weighs layers, adds up heads. An empty row gives the bias."""
-        total = state["denominator"].clamp(min=torch.finfo(torch.float32).tiny)
-        mean = state["sum"] / total.index_select(2, self.head_of_column)
+        mean = softmax.mean(state, self.head_of_column)
         scores = mean.index_select(2, self.score_columns)
         by_layer = (scores.tanh() if self.tanh else scores).softmax(0)
         mixed = (mean * by_layer.index_select(2, self.head_of_column)).sum(0)

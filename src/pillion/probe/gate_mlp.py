@@ -23,9 +23,9 @@ from pillion.probe.network import (
     Settings,
     State,
     Tap,
-    hide_tokens,
-    inverse_rms_by_layer,
     running,
+    scale_for,
+    values_of,
 )
 
 
@@ -37,14 +37,12 @@ class GateMlpSettings(Settings):
         width: m, values a token and layer, which all heads share.
         normalise: RMS-normalise every token's state first (no learned scale).
         dropout: share of the perceptron's H m hidden units dropped in training.
-        token_dropout: share of tokens hidden from the softmax in training.
     """
 
     num_heads: int = Field(default=16, ge=1)
     width: int = Field(default=64, ge=1)
     normalise: bool = True
     dropout: float = Field(default=0.2, ge=0, lt=1)
-    token_dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class GateMlp(Network):
@@ -78,7 +76,7 @@ class GateMlp(Network):
         scale: Float[Tensor, "layer batch token"] | None = None,
     ) -> Float[Tensor, "batch output"]:
         """Logits by the definition. Wide products run in the dtype of `hidden`, sums in fp32."""
-        return self.read_out(softmax.mean(self.pool(*self._values(hidden, mask, scale))))
+        return self.read_out(softmax.mean(self.pool(self._values(hidden, scale), mask)))
 
     def prefix_votes(
         self,
@@ -88,7 +86,7 @@ class GateMlp(Network):
         scale: Float[Tensor, "layer batch token"] | None = None,
     ) -> Float[Tensor, "member batch prefix output"]:
         """See `Network.prefix_votes`."""
-        values, mask = self._values(hidden, mask, scale)
+        values = self._values(hidden, scale)
 
         def summarise(chunk: slice) -> State:
             return self.pool(values[:, :, chunk], mask[:, chunk])
@@ -97,19 +95,11 @@ class GateMlp(Network):
         return torch.stack([self.read_out(softmax.mean(state)) for state in states], dim=1)[None]
 
     def _values(
-        self, hidden: Tensor, mask: Tensor, scale: Tensor | None
-    ) -> tuple[Float[Tensor, "layer batch token tap"], Bool[Tensor, "batch token"]]:
-        """Tapped values that learn, and which tokens count."""
-        layers, batch, tokens, dim = hidden.shape
-        columns = torch.cat([self.token_score, self.value], dim=2).to(hidden.dtype)
-        values = torch.bmm(hidden.reshape(layers, -1, dim), columns).float()
-        values = values.view(layers, batch, tokens, -1)
-        if self.settings.normalise:
-            scale = inverse_rms_by_layer(hidden) if scale is None else scale
-            values = values * scale[..., None]
-        if self.training:
-            mask = hide_tokens(mask, self.settings.token_dropout)
-        return values, mask
+        self, hidden: Tensor, scale: Tensor | None
+    ) -> Float[Tensor, "layer batch token tap"]:
+        """Tapped values that learn."""
+        columns = torch.cat([self.token_score, self.value], dim=2)
+        return values_of(hidden, columns, scale_for(hidden, self.settings.normalise, scale))
 
     def pool(
         self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]

@@ -51,25 +51,20 @@ class Group:
         taps = [n.tap() for n in networks]
         narrow = dtype == torch.bfloat16 and device.type != "cpu"
         self.dtype = torch.bfloat16 if narrow else torch.float32
-        self.tapped = taps[0] is not None
-        known = [tap for tap in taps if tap is not None]
-        self.normalise = self.tapped and known[0].normalise
-        if self.tapped:
-            self.own = torch.cat([t.per_layer for t in known], -1).to(self.dtype).contiguous()
-            self.common = torch.cat([t.shared for t in known], -1).to(self.dtype).contiguous()
-            # A layer's own columns are put beside the common ones when it is its turn.
-            self._beside = torch.cat([self.own[0], self.common], -1)
+        self.normalise = taps[0].normalise
+        self.own = torch.cat([t.per_layer for t in taps], -1).to(self.dtype).contiguous()
+        self.common = torch.cat([t.shared for t in taps], -1).to(self.dtype).contiguous()
+        # A layer's own columns are put beside the common ones when it is its turn.
+        self._beside = torch.cat([self.own[0], self.common], -1)
 
     @property
     def num_values(self) -> int:
-        """Values a token and layer; of probes that are tapped."""
+        """Values a token and layer."""
         return self.own.shape[-1] + self.common.shape[-1]
 
     @property
     def weight_bytes(self) -> int:
         """Memory that the taps take, in bytes."""
-        if not self.tapped:
-            return 0
         return sum(t.nbytes for t in (self.own, self.common, self._beside))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -103,8 +98,6 @@ class Group:
             out: where the values go; None for a place of their own.
             scale: `inverse_rms` of the states, if it is known.
         """
-        if not self.tapped:
-            return hidden.float()[None]
         if out is None:
             (out,) = self.empty_values(1, *hidden.shape[:2])
         states = hidden.to(self.dtype)
@@ -147,8 +140,6 @@ class Group:
             hidden: their states.
             first: index of the first of them in `layers`; the others follow it there.
         """
-        if not self.tapped:
-            return hidden.float()
         layers, batch, chunk, dim = hidden.shape
         states = hidden.to(self.dtype).view(layers, batch * chunk, dim)
         own = torch.bmm(states, self.own[first : first + layers])
@@ -197,7 +188,12 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def group(artefacts: Sequence[Artefact], device: torch.device, dtype: torch.dtype) -> list[Group]:
-    """Probes sorted into groups that can share taps and a fold."""
+    """Probes sorted into groups that can share taps and a fold.
+
+    Raises:
+        ConfigError: two probes of one name.
+    """
+    check_names([a.name for a in artefacts])
     sorted_by: dict[tuple[object, ...], list[Artefact]] = {}
     for artefact in artefacts:
         key = (artefact.card.layers, artefact.card.scope, artefact.network.fold_key)

@@ -1,7 +1,7 @@
 """Downcast multi-head attention over tokens in each layer, then over layers.
 
 The paper's strongest instance (arXiv 2601.13288, sec. 3): queries, keys and values of width d',
-heads, scaled dot products, back to d, mean or max. All layers run as one batched attention call.
+heads, scaled dot products, back to d, mean. All layers run as one batched attention call.
 `causal` lets a token attend to itself and what came before it only, so that a new token costs one
 row. Knows neither engines nor files.
 """
@@ -9,7 +9,6 @@ row. Knows neither engines nor files.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +24,8 @@ from pillion.probe.network import (
     Settings,
     State,
     Tap,
-    inverse_rms_by_layer,
+    scale_for,
+    values_of,
 )
 
 
@@ -35,7 +35,6 @@ class MhaSettings(Settings):
     Attributes:
         width: d', of queries, keys and values.
         num_heads: attention heads; divides `width`.
-        pool: how attended tokens, and then layers, become one vector.
         normalise: RMS-normalise every token's state first (the paper does not say).
         causal: attend to the past only; what the name of the probe says, not free to choose.
         dropout: share of pooled components dropped in training.
@@ -43,7 +42,6 @@ class MhaSettings(Settings):
 
     width: int = Field(default=32, ge=1)
     num_heads: int = Field(default=8, ge=1)
-    pool: Literal["mean", "max"] = "mean"
     normalise: bool = True
     causal: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -52,13 +50,11 @@ class MhaSettings(Settings):
     def _fits(self) -> MhaSettings:
         if self.width % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads} does not divide width={self.width}")
-        if self.causal and self.pool == "max":
-            raise ValueError("causal attention pools by mean only; set pool='mean'")
         return self
 
 
 class Mha(Network):
-    """Downcast attention in both stages: `v[l] = pool_t(W_O[l] SDPA(Q, K, V)[t])`, again over l.
+    """Downcast attention in both stages: `v[l] = mean_t W_O[l] SDPA(Q, K, V)[t]`, again over l.
 
     Raises:
         ConfigError: for causal settings without `CausalMha`, or the other way round.
@@ -90,13 +86,8 @@ class Mha(Network):
         scale: Float[Tensor, "layer batch token"] | None = None,
     ) -> Float[Tensor, "batch output"]:
         """Logits by the definition. Wide products run in the dtype of `hidden`, sums in fp32."""
-        layers, batch, tokens, dim = hidden.shape
-        flat = hidden.reshape(layers, batch * tokens, dim)
-        qkv = torch.bmm(flat, self.token_qkv.to(hidden.dtype)).float()
-        qkv = qkv.view(layers, batch, tokens, -1)
-        if self.settings.normalise:
-            scale = inverse_rms_by_layer(hidden) if scale is None else scale
-            qkv = qkv * scale[..., None]
+        scale = scale_for(hidden, self.settings.normalise, scale)
+        qkv = values_of(hidden, self.token_qkv, scale)
         return self.read_out(self.attend_tokens(qkv, mask), mask)
 
     def attend_tokens(
@@ -114,34 +105,22 @@ class Mha(Network):
         mask: Bool[Tensor, "batch token"],
     ) -> Float[Tensor, "batch output"]:
         """From attended tokens to logits."""
-        if self.settings.pool == "mean":
-            # The mean commutes with the output projection: it is applied once a layer.
-            share = mask.float() / mask.sum(1, keepdim=True).clamp(min=1)
-            pooled = torch.einsum("lbtw,bt->lbw", attended, share)
-            return self.from_pooled(pooled)
-        wide = torch.einsum("lbtw,lwd->lbtd", attended, self.token_out)
-        top = wide.masked_fill(~mask[None, :, :, None], -torch.inf).amax(2)
-        return self.over_layers(top.masked_fill(top.isneginf(), 0.0))
+        share = mask.float() / mask.sum(1, keepdim=True).clamp(min=1)
+        return self.from_pooled(torch.einsum("lbtw,bt->lbw", attended, share))
 
     def from_pooled(
         self, pooled: Float[Tensor, "layer batch width"]
     ) -> Float[Tensor, "batch output"]:
-        """From means of attended tokens to logits."""
-        return self.over_layers(torch.einsum("lbw,lwd->lbd", pooled, self.token_out))
+        """From means of attended tokens to logits: attention of the layers to each other, the head.
 
-    def over_layers(
-        self, vectors: Float[Tensor, "layer batch dim"]
-    ) -> Float[Tensor, "batch output"]:
-        """Attention of the layers to each other, then the head."""
+        The mean commutes with the output projection, which is applied once a layer.
+        """
+        vectors = torch.einsum("lbw,lwd->lbd", pooled, self.token_out)
         vectors = F.dropout(vectors, self.settings.dropout, self.training)
         qkv = (vectors @ self.layer_qkv).transpose(0, 1)[None]
         every = torch.ones(qkv.shape[1:3], dtype=torch.bool, device=qkv.device)
         mixed = attend(qkv, every, self.settings.num_heads, causal=False)[0]
-        if self.settings.pool == "mean":
-            both = mixed.mean(1) @ self.layer_out
-        else:
-            both = (mixed @ self.layer_out).amax(1)
-        return both @ self.weight + self.bias
+        return mixed.mean(1) @ self.layer_out @ self.weight + self.bias
 
     def tap(self) -> Tap:
         """Queries, keys and values of each layer."""
@@ -150,8 +129,8 @@ class Mha(Network):
 
     @property
     def additive(self) -> bool:
-        """With `pool="mean"`: attention weights given, all that follows is linear."""
-        return self.settings.pool == "mean"
+        """True: attention weights given, all that follows is linear."""
+        return True
 
     @torch.no_grad()
     def contributions(

@@ -16,10 +16,10 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from pillion.core import Shape
+from pillion.core.strict import Strict
 
 RMS_EPS = 1e-6
 """Added to a token's mean square before the root, so that an all-zero state stays finite."""
@@ -28,10 +28,8 @@ State = dict[str, Tensor]
 """What a fold keeps: every tensor is [layer, batch, ...]; small, fp32."""
 
 
-class Settings(BaseModel):
-    """Base of every aggregator's settings: frozen, typed, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Settings(Strict):
+    """Base of every aggregator's settings."""
 
 
 @dataclass(frozen=True)
@@ -126,11 +124,6 @@ def first_layers(state: State, num_layers: int) -> State:
     return {name: tensor[:num_layers] for name, tensor in state.items()}
 
 
-def join_rows(states: Sequence[State]) -> State:
-    """The batch rows of states of one shape, one after the other."""
-    return {name: torch.cat([state[name] for state in states], 1) for name in states[0]}
-
-
 class Network(nn.Module, ABC):
     """A probe's arithmetic: token aggregator in each layer, layer aggregator, head.
 
@@ -140,12 +133,10 @@ class Network(nn.Module, ABC):
     Attributes:
         shape: layers read, width, outputs.
         settings: the configuration it was made from.
-        tappable: whether its values are few (`Tap` columns) or the states themselves.
         streamable: whether a new token costs the same however long the sequence is.
         depths: whether its first layers alone give logits, too; see `depth_votes`.
     """
 
-    tappable: ClassVar[bool] = True
     streamable: ClassVar[bool] = True
     depths: ClassVar[bool] = False
     fold_class: ClassVar[type[Fold]]
@@ -231,28 +222,13 @@ class Network(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} says nothing of its first layers alone.")
 
     @abstractmethod
-    def tap(self) -> Tap | None:
-        """The linear read; None if the values are the states themselves (not tappable)."""
+    def tap(self) -> Tap:
+        """The linear read of hidden states."""
 
     @property
     @abstractmethod
     def fold_key(self) -> tuple[object, ...]:
         """Networks with equal keys (and layers) can share one fold."""
-
-    def shrink(self, step_of: Callable[[nn.Parameter], Tensor]) -> None:
-        """The proximal step of a penalty, after every step of the optimiser; by default none.
-
-        Args:
-            step_of: how far a gradient of 1 would move each weight of a parameter just now.
-        """
-
-    def pruned(self) -> tuple[Network, tuple[int, ...]]:
-        """The same function of fewer layers where training has left some without a say.
-
-        Returns:
-            The network, and the places of its layers among those of this one; by default all.
-        """
-        return self, tuple(range(self.shape.num_layers))
 
     @property
     def additive(self) -> bool:
@@ -269,7 +245,7 @@ class Network(nn.Module, ABC):
         change if the token were another.
 
         Args:
-            values: as a fold is given them: tapped, or the states themselves without a tap.
+            values: as a fold is given them.
             mask: which positions hold a token.
 
         Raises:
@@ -306,6 +282,28 @@ def inverse_rms_by_layer(
     return out
 
 
+def scale_for(hidden: Tensor, normalise: bool, scale: Tensor | None) -> Tensor | None:
+    """What values are multiplied by: the scale that is known, or a new one; None for raw states."""
+    if not normalise:
+        return None
+    return inverse_rms_by_layer(hidden) if scale is None else scale
+
+
+def values_of(
+    hidden: Float[Tensor, "layer batch token dim"],
+    columns: Float[Tensor, "layer dim tap"],
+    scale: Float[Tensor, "layer batch token"] | None,
+) -> Float[Tensor, "layer batch token tap"]:
+    """Tapped values that learn: products in the dtype of the states, then fp32.
+
+    Normalising is a scalar a token: it is applied to what is read, never to states.
+    """
+    layers, batch, tokens, dim = hidden.shape
+    values = torch.bmm(hidden.reshape(layers, -1, dim), columns.to(hidden.dtype)).float()
+    values = values.view(layers, batch, tokens, -1)
+    return values if scale is None else values * scale[..., None]
+
+
 def running(
     summarise: Callable[[slice], State],
     merge: Callable[[State, State], State],
@@ -320,12 +318,3 @@ def running(
     """
     chunks = (summarise(slice(begin, end)) for begin, end in pairwise((0, *ends)))
     return accumulate(chunks, merge)
-
-
-def hide_tokens(mask: Bool[Tensor, "batch token"], share: float) -> Bool[Tensor, "batch token"]:
-    """The mask with a random share of its tokens taken out, for training; no row loses them all."""
-    if not share:
-        return mask
-    kept = mask & (torch.rand(mask.shape, device=mask.device) >= share)
-    # A row that would lose its last token keeps them all.
-    return kept | (mask & ~kept.any(1, keepdim=True))

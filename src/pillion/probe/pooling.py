@@ -1,7 +1,7 @@
-"""Direct pooling: mean or max over tokens, then over layers, then a linear head.
+"""Direct pooling: the mean over tokens, then a linear head of all layers together or of each.
 
-The paper's cheapest instance (arXiv 2601.13288, sec. 3). The mean is tapped to one column a class;
-the maximum of raw states cannot be, so it keeps the states' width. Knows neither engines nor files.
+The paper's cheapest instance (arXiv 2601.13288, sec. 3), and a linear model of all layers side by
+side. Either is tapped to one column a class. Knows neither engines nor files.
 """
 
 from __future__ import annotations
@@ -13,21 +13,43 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pillion.core import Shape
-from pillion.probe.network import Fold, Network, Settings, State, Tap
+from pillion.probe.network import Fold, Network, Settings, State, Tap, scale_for
 
 
 class PoolingSettings(Settings):
-    """Direct pooling has nothing to set: states are read raw, as the paper does."""
+    """Settings of direct pooling.
+
+    Attributes:
+        by_layer: every layer has a head of its own, and what they say is added up.
+        normalise: RMS-normalise every token's state first (no learned scale).
+    """
+
+    by_layer: bool = False
+    normalise: bool = False
 
 
-class MeanPooling(Network):
-    """Mean over tokens and layers: `logits = W mean_l mean_t h[l,t] + b`."""
+class Pooling(Network):
+    """`logits = W mean_l mean_t x[l,t] + b`; by layer, `logits = sum_l W[l] mean_t x[l,t] + b`.
+
+    x is a state, or a normalised one.
+    """
+
+    settings: PoolingSettings
 
     def __init__(self, shape: Shape, settings: PoolingSettings) -> None:
         super().__init__()
         self.shape, self.settings = shape, settings
-        self.weight = nn.Parameter(torch.randn(shape.dim, shape.num_outputs) * 0.02)
-        self.bias = nn.Parameter(torch.zeros(shape.num_outputs))
+        layers, dim, outputs = shape.num_layers, shape.dim, shape.num_outputs
+        # Saved probes have the one head that there is as a dimension of a layer's weights.
+        size = (layers, dim, 1, outputs) if settings.by_layer else (dim, outputs)
+        scale = 0.02 / layers if settings.by_layer else 0.02
+        self.weight = nn.Parameter(torch.randn(size) * scale)
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    @property
+    def head(self) -> Float[Tensor, "own dim output"]:
+        """The weights of each layer, or of all layers together."""
+        return self.weight.view(-1, self.shape.dim, self.shape.num_outputs)
 
     def forward(
         self,
@@ -37,14 +59,27 @@ class MeanPooling(Network):
     ) -> Float[Tensor, "batch output"]:
         """Logits by the definition; an empty row gives the bias."""
         share = mask.float() / mask.sum(1, keepdim=True).clamp(min=1)
+        scale = scale_for(hidden, self.settings.normalise, scale)
+        shares = share.expand(len(hidden), -1, -1) if scale is None else share * scale
         # A sum over tokens as a product: masked states are multiplied by zero, accumulated in fp32.
-        mean = torch.stack([torch.einsum("btd,bt->bd", h.float(), share) for h in hidden]).mean(0)
-        return mean @ self.weight + self.bias
+        means = [
+            torch.einsum("btd,bt->bd", states.float(), one)
+            for states, one in zip(hidden, shares, strict=True)
+        ]
+        return self.over_layers(torch.stack(means) @ self.head) + self.bias
+
+    def over_layers(
+        self, votes: Float[Tensor, "layer batch output"]
+    ) -> Float[Tensor, "batch output"]:
+        """Added up where each layer has a head, else their mean."""
+        return votes.sum(0) if self.settings.by_layer else votes.mean(0)
 
     def tap(self) -> Tap:
-        """One column a class: the head commutes with both means."""
-        none = self.weight.detach().new_zeros(self.shape.num_layers, self.shape.dim, 0)
-        return Tap(none, self.weight.detach(), normalise=False)
+        """One column a class: a head commutes with the mean."""
+        layers, dim, head = self.shape.num_layers, self.shape.dim, self.head.detach()
+        none = head.new_zeros(layers, dim, 0)
+        own, shared = (head, none[0]) if self.settings.by_layer else (none, head[0])
+        return Tap(own, shared, self.settings.normalise)
 
     @property
     def additive(self) -> bool:
@@ -54,21 +89,23 @@ class MeanPooling(Network):
     def contributions(
         self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
     ) -> Float[Tensor, "layer batch token output"]:
-        """`W h[l,t]`, divided by the number of tokens and layers."""
-        share = mask.float() / (mask.sum(1, keepdim=True).clamp(min=1) * len(values))
+        """`W x[l,t]`, divided by the number of tokens, and of layers that share a head."""
+        sharing = 1 if self.settings.by_layer else len(values)
+        share = mask.float() / (mask.sum(1, keepdim=True).clamp(min=1) * sharing)
         return values.float().masked_fill(~mask[None, :, :, None], 0.0) * share[..., None]
 
     @property
     def fold_key(self) -> tuple[object, ...]:
-        """All mean poolings share a fold."""
-        return (type(self),)
+        """Poolings of the same settings share a fold."""
+        return (type(self), self.settings)
 
 
-class MeanFold(Fold):
+class PoolingFold(Fold):
     """Sum and count of class values."""
 
-    def __init__(self, networks: Sequence[MeanPooling]) -> None:
+    def __init__(self, networks: Sequence[Pooling]) -> None:
         super().__init__(networks)
+        self.over_layers = networks[0].over_layers
         self.bias = torch.cat([n.bias.detach().float() for n in networks])
 
     def summarise(
@@ -85,89 +122,8 @@ class MeanFold(Fold):
         return {name: first[name] + second[name] for name in first}
 
     def finish(self, state: State) -> Float[Tensor, "batch output"]:
-        """Mean over tokens, then layers; an empty row gives the bias."""
-        return (state["sum"] / state["count"].clamp(min=1)).mean(0) + self.bias
+        """Mean over tokens, then the layers; an empty row gives the bias."""
+        return self.over_layers(state["sum"] / state["count"].clamp(min=1)) + self.bias
 
 
-class MaxPooling(Network):
-    """Maximum over tokens and layers, component by component. Not tappable: states stay wide."""
-
-    tappable = False
-
-    def __init__(self, shape: Shape, settings: PoolingSettings) -> None:
-        super().__init__()
-        self.shape, self.settings = shape, settings
-        self.weight = nn.Parameter(torch.randn(shape.dim, shape.num_outputs) * 0.02)
-        self.bias = nn.Parameter(torch.zeros(shape.num_outputs))
-
-    def forward(
-        self,
-        hidden: Float[Tensor, "layer batch token dim"],
-        mask: Bool[Tensor, "batch token"],
-        scale: Float[Tensor, "layer batch token"] | None = None,
-    ) -> Float[Tensor, "batch output"]:
-        """Logits by the definition; an empty row gives the bias."""
-        top = torch.stack([_masked_max(h, mask) for h in hidden]).amax(0)
-        return top.masked_fill(~mask.any(1, keepdim=True), 0.0) @ self.weight + self.bias
-
-    def tap(self) -> None:
-        """None: the values are the states themselves."""
-        return
-
-    @property
-    def additive(self) -> bool:
-        """True: each component comes from one token of one layer."""
-        return True
-
-    @torch.no_grad()
-    def contributions(
-        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
-    ) -> Float[Tensor, "layer batch token output"]:
-        """A component's share of the logits goes to the (first) token and layer of its maximum."""
-        hidden = values.float().masked_fill(~mask[None, :, :, None], -torch.inf)
-        layers, batch, tokens, _ = hidden.shape
-        top, place = hidden.transpose(0, 1).flatten(1, 2).max(1)
-        top = top.masked_fill(top.isneginf(), 0.0)
-        out = top.new_zeros(batch, layers * tokens, self.weight.shape[1])
-        share = top[..., None] * self.weight.float()
-        out.scatter_add_(1, place[..., None].expand_as(share), share)
-        return out.view(batch, layers, tokens, -1).transpose(0, 1)
-
-    @property
-    def fold_key(self) -> tuple[object, ...]:
-        """All maximum poolings share a fold."""
-        return (type(self),)
-
-
-class MaxFold(Fold):
-    """Running maximum of wide states."""
-
-    def __init__(self, networks: Sequence[MaxPooling]) -> None:
-        super().__init__(networks)
-        self.weight = torch.cat([n.weight.detach().float() for n in networks], dim=1)
-        self.bias = torch.cat([n.bias.detach().float() for n in networks])
-
-    def summarise(
-        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
-    ) -> State:
-        """Maximum of one chunk."""
-        return {"max": torch.stack([_masked_max(v, mask) for v in values])}
-
-    def merge(self, first: State, second: State) -> State:
-        """The larger of both."""
-        return {"max": torch.maximum(first["max"], second["max"])}
-
-    def finish(self, state: State) -> Float[Tensor, "batch output"]:
-        """Maximum over layers, then the head; an empty row gives the bias."""
-        top = state["max"].amax(0)
-        return top.masked_fill(top.isneginf(), 0.0) @ self.weight + self.bias
-
-
-MeanPooling.fold_class, MaxPooling.fold_class = MeanFold, MaxFold
-
-
-def _masked_max(
-    states: Float[Tensor, "batch token dim"], mask: Bool[Tensor, "batch token"]
-) -> Float[Tensor, "batch dim"]:
-    # The maximum is exact in any dtype: only its result is widened.
-    return states.masked_fill(~mask[..., None], -torch.inf).amax(1).float()
+Pooling.fold_class = PoolingFold

@@ -5,6 +5,7 @@ Knows neither engines nor files.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,13 +13,13 @@ import torch
 from pydantic import ValidationError
 
 from pillion.core import Shape
+from pillion.core.strict import sentence
 from pillion.errors import ConfigError, unknown_name
 from pillion.probe.gate import Gate, GateSettings
 from pillion.probe.gate_mlp import GateMlp, GateMlpSettings
-from pillion.probe.glot import Glot, GlotSettings
 from pillion.probe.mha import CausalMha, Mha, MhaSettings
 from pillion.probe.network import Network, Settings
-from pillion.probe.pooling import MaxPooling, MeanPooling, PoolingSettings
+from pillion.probe.pooling import Pooling, PoolingSettings
 from pillion.probe.vote import Vote, VoteSettings
 
 
@@ -31,34 +32,48 @@ class Aggregator:
         settings: its settings class.
         preset: settings that the name stands for; a user's settings go on top.
         learning_rate: a rate that trains it well (chosen on validation data, `docs/log.md`).
+        former: settings that cards of saved probes have and that are gone, with the only value that
+            still means what this probe computes; None where any does.
     """
 
     network: Any
     settings: type[Settings]
     preset: dict[str, Any] = field(default_factory=dict[str, Any])
     learning_rate: float = 3e-3
+    former: dict[str, Any] = field(default_factory=dict[str, Any])
 
+
+_GATE: dict[str, Any] = {"token_dropout": None}
+_MHA: dict[str, Any] = {"pool": "mean"}
+_VOTE: dict[str, Any] = {"over_layers": "static", "prune": None, "penalty": None, **_GATE}
+_CONCAT: dict[str, Any] = {
+    **_VOTE,
+    "over_layers": "concat",
+    "tokens": "mean",
+    "num_heads": 1,
+    "slope": False,
+    "window": None,
+}
 
 AGGREGATORS: dict[str, Aggregator] = {
-    "gate": Aggregator(Gate, GateSettings, learning_rate=5e-3),
-    "gate-mlp": Aggregator(GateMlp, GateMlpSettings, learning_rate=1e-3),
+    "gate": Aggregator(Gate, GateSettings, learning_rate=5e-3, former=_GATE),
+    "gate-mlp": Aggregator(GateMlp, GateMlpSettings, learning_rate=1e-3, former=_GATE),
     "gate-paper": Aggregator(
-        Gate, GateSettings, {"num_heads": 1, "tanh": True, "normalise": False}
+        Gate, GateSettings, {"num_heads": 1, "tanh": True, "normalise": False}, former=_GATE
     ),
-    "attention": Aggregator(Vote, VoteSettings, {"tokens": "attention", "slope": True}),
-    "multimax": Aggregator(Vote, VoteSettings, {"tokens": "max"}),
-    "rolling": Aggregator(Vote, VoteSettings, {"tokens": "rolling"}),
+    "attention": Aggregator(
+        Vote, VoteSettings, {"tokens": "attention", "slope": True}, former=_VOTE
+    ),
+    "multimax": Aggregator(Vote, VoteSettings, {"tokens": "max"}, former=_VOTE),
+    "rolling": Aggregator(Vote, VoteSettings, {"tokens": "rolling"}, former=_VOTE),
     "concat": Aggregator(
-        Vote, VoteSettings, {"tokens": "mean", "over_layers": "concat", "num_heads": 1}
+        Pooling, PoolingSettings, {"by_layer": True, "normalise": True}, former=_CONCAT
     ),
-    "mean": Aggregator(Vote, VoteSettings, {"tokens": "mean", "num_heads": 1}),
-    "first": Aggregator(Vote, VoteSettings, {"tokens": "first", "num_heads": 1}),
-    "last": Aggregator(Vote, VoteSettings, {"tokens": "last", "num_heads": 1}),
-    "mha": Aggregator(Mha, MhaSettings, learning_rate=1e-3),
-    "mha-causal": Aggregator(CausalMha, MhaSettings, {"causal": True}, learning_rate=1e-3),
-    "pooling": Aggregator(MeanPooling, PoolingSettings),
-    "pooling-max": Aggregator(MaxPooling, PoolingSettings),
-    "glot": Aggregator(Glot, GlotSettings, learning_rate=1e-3),
+    "mha": Aggregator(Mha, MhaSettings, learning_rate=1e-3, former=_MHA),
+    "mha-causal": Aggregator(
+        CausalMha, MhaSettings, {"causal": True}, learning_rate=1e-3, former=_MHA
+    ),
+    "pooling": Aggregator(Pooling, PoolingSettings),
 }
 """Several names of one class are presets of it: the combinations that have a name elsewhere."""
 
@@ -87,9 +102,23 @@ def make_settings(name: str, **options: Any) -> Settings:
     try:
         return entry.settings(**{**entry.preset, **options})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "settings"
-        raise ConfigError(f"Probe {name!r}, {where}: {first['msg']}.") from error
+        raise ConfigError(f"Probe {name!r}, {sentence(error)}") from error
+
+
+def current_settings(name: str, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a saved probe without those that aggregators no longer have.
+
+    Raises:
+        ConfigError: for an unknown name, or a setting that makes it another probe than is left.
+    """
+    former = aggregator(name).former
+    for option, left in former.items():
+        if left is not None and option in saved and saved[option] != left:
+            raise ConfigError(
+                f"Probe {name!r} has {option}={saved[option]!r}, which is gone; what is left "
+                f"is {left!r}."
+            )
+    return {option: value for option, value in saved.items() if option not in former}
 
 
 def build(name: str, shape: Shape, settings: Settings | None = None, seed: int = 0) -> Network:

@@ -35,8 +35,6 @@ class Rolling(TokenPool):
         window: w, in tokens, 2 or more.
     """
 
-    scored = True
-
     def __init__(self, window: int) -> None:
         self.window = window
 

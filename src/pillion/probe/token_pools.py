@@ -1,13 +1,12 @@
-"""What becomes of the votes of a layer's tokens: their mean, the first, the last, the largest, ...
+"""What becomes of the votes of a layer's tokens: the largest, or their weighted mean.
 
 Every pool is an associative fold, and differentiable: training and serving run the same lines.
-`TOKEN_POOLS` is the table of names. Knows no network and no layers.
+Knows no network and no layers.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,12 +23,7 @@ class TokenPool(ABC):
     """One layer's votes of many tokens in, one vote a head out.
 
     Law: as for `Fold`, whatever the cut, and in every layer for itself.
-
-    Attributes:
-        scored: whether tokens carry a score beside their votes.
     """
-
-    scored = False
 
     @abstractmethod
     def summarise(
@@ -49,60 +43,12 @@ class TokenPool(ABC):
         """What was pooled; zero where there was no token."""
 
 
-class Mean(TokenPool):
-    """The mean over tokens."""
-
-    def summarise(self, scores: Tensor, votes: Tensor, mask: Bool[Tensor, "batch token"]) -> State:
-        """Sum and count."""
-        kept = votes.masked_fill(~_over(mask, votes), 0.0)
-        return {"sum": kept.sum(2), "count": _count(mask, len(votes))}
-
-    def merge(self, first: State, second: State) -> State:
-        """Adds both."""
-        return {name: first[name] + second[name] for name in first}
-
-    def pooled(self, state: State) -> Float[Tensor, "layer batch head vote"]:
-        """Divides."""
-        return state["sum"] / state["count"].clamp(min=1)[..., None]
-
-
-class First(TokenPool):
-    """The first token alone."""
-
-    def summarise(self, scores: Tensor, votes: Tensor, mask: Bool[Tensor, "batch token"]) -> State:
-        """Its votes, and the count of tokens."""
-        place = mask.int().argmax(1)
-        return {"votes": _at(votes, place, mask), "count": _count(mask, len(votes))}
-
-    def merge(self, first: State, second: State) -> State:
-        """The first one's, if it has any."""
-        votes = torch.where(first["count"][..., None] > 0, first["votes"], second["votes"])
-        return {"votes": votes, "count": first["count"] + second["count"]}
-
-    def pooled(self, state: State) -> Float[Tensor, "layer batch head vote"]:
-        """As it is."""
-        return state["votes"]
-
-
-class Last(First):
-    """The last token alone."""
-
-    def summarise(self, scores: Tensor, votes: Tensor, mask: Bool[Tensor, "batch token"]) -> State:
-        """Its votes, and the count of tokens."""
-        place = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
-        return {"votes": _at(votes, place, mask), "count": _count(mask, len(votes))}
-
-    def merge(self, first: State, second: State) -> State:
-        """The second one's, if it has any."""
-        return super().merge(second, first)
-
-
 class Largest(TokenPool):
     """The largest vote of any token, for every head and class: MultiMax (arXiv 2601.11516)."""
 
     def summarise(self, scores: Tensor, votes: Tensor, mask: Bool[Tensor, "batch token"]) -> State:
         """Maximum."""
-        return {"max": votes.masked_fill(~_over(mask, votes), -torch.inf).amax(2)}
+        return {"max": votes.masked_fill(~mask[None, :, :, None, None], -torch.inf).amax(2)}
 
     def merge(self, first: State, second: State) -> State:
         """The larger of both."""
@@ -123,8 +69,6 @@ class Attention(TokenPool):
     Args:
         slope: of every head, in score a `SLOPE_TOKENS` tokens; None where places do not count.
     """
-
-    scored = True
 
     def __init__(self, slope: Float[Tensor, " head"] | None) -> None:
         self.slope = slope
@@ -156,23 +100,5 @@ class Attention(TokenPool):
         return softmax.mean(state)
 
 
-TOKEN_POOLS: dict[str, Callable[[], TokenPool]] = {
-    "mean": Mean,
-    "first": First,
-    "last": Last,
-    "max": Largest,
-}
-"""Pools without settings of their own; `attention` and `rolling` have some."""
-
-
-def _over(mask: Tensor, votes: Tensor) -> Tensor:
-    return mask.view(1, *mask.shape, *[1] * (votes.ndim - 3))
-
-
 def _count(mask: Tensor, num_layers: int) -> Float[Tensor, "layer batch 1"]:
     return mask.sum(1).float()[None, :, None].expand(num_layers, -1, 1)
-
-
-def _at(votes: Tensor, place: Tensor, mask: Tensor) -> Float[Tensor, "layer batch head vote"]:
-    picked = votes[:, torch.arange(len(place), device=place.device), place]
-    return picked.masked_fill(~mask.any(1)[None, :, None, None], 0.0)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pillion.core.files import replace_file
 from pillion.report.accuracy_result import TITLES, AccuracyResult
-from pillion.report.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

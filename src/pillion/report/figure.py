@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pillion.errors import StorageError
+from pillion.core.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,17 +23,10 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a PNG file under a temporary name, then renames it.
+    """Writes a PNG file, whole or not at all.
 
     Raises:
         StorageError: it cannot be written; what was there before stays.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageError(
-            f"{path} could not be written ({error}); choose another place."
-        ) from error

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pillion.core.files import replace_file
 from pillion.errors import DataError
 from pillion.report.evaluation_section import evaluation_section
-from pillion.report.files import replace_file
 from pillion.report.layers_section import layers_section
 from pillion.report.numbers import compact, number, percent, spread
 from pillion.report.real_section import real_section

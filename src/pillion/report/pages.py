@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pillion.core.files import replace_file
 from pillion.errors import DataError
 from pillion.report.accuracy_page import with_sections
 from pillion.report.accuracy_plots import draw_accuracy
 from pillion.report.accuracy_result import AccuracyResult
-from pillion.report.files import replace_file
 
 NEW_PAGE = "# Results\n"
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError
 
-from pillion.errors import unknown_name
-from pillion.riding.faults import fault_of
+from pillion.core.strict import Strict, sentence
+from pillion.errors import ConfigError, unknown_name
 from pillion.riding.ledger import KEY
 
 
-class Asked(BaseModel):
+class Asked(Strict):
     """Wishes of one request; strict and frozen.
 
     Attributes:
@@ -20,7 +20,7 @@ class Asked(BaseModel):
         logits: whether the probes' logits are told as well.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(strict=True)
 
     probes: tuple[str, ...] | None = None
     logits: bool = False
@@ -44,7 +44,8 @@ class Asked(BaseModel):
         try:
             asked = cls.model_validate(told)
         except ValidationError as error:
-            raise fault_of(error, KEY, f"key of {KEY!r}:", cls.model_fields) from error
+            said = sentence(error, KEY, f"key of {KEY!r}:", cls.model_fields)
+            raise ConfigError(said) from error
         for name in asked.probes or ():
             if name not in known:
                 raise unknown_name("probe", name, known)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from pillion.core.strict import Strict
 from pillion.probe import Artefact
 
 
-class RidingProbes(BaseModel):
-    """Probes that ride; strict and frozen.
+class RidingProbes(Strict):
+    """Probes that ride.
 
     Attributes:
         probes: name -> folder of a saved probe.
@@ -16,8 +17,6 @@ class RidingProbes(BaseModel):
         reasoning: tokens around the reasoning in an answer, which scopes leave out; None where no
             probe has to know.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     probes: dict[str, str] = Field(min_length=1)
     allow_mismatch: bool = False

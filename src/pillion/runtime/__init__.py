@@ -17,7 +17,7 @@ from pillion.runtime.engine import (
 )
 from pillion.runtime.engine_check import check_engine
 from pillion.runtime.engines import ENGINES, load_engine
-from pillion.runtime.exits import ExitReading, may_leave
+from pillion.runtime.exits import ExitReading
 from pillion.runtime.explanation import Explanation, explain
 from pillion.runtime.generation import Generation, Stream
 from pillion.runtime.in_context import place_rows, taken_contexts
@@ -58,7 +58,6 @@ __all__ = [
     "explain",
     "load_engine",
     "local_folder",
-    "may_leave",
     "pad_batch",
     "place_rows",
     "resolve",

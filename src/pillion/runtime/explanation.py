@@ -1,6 +1,6 @@
 """Why a verdict: what each token and layer added to the logits of one text.
 
-Exact where a network is `additive` (gates, poolings, attention with `pool="mean"`): then what
+Exact where a network is `additive` (gates, poolings, attention): then what
 tokens and layers added, plus the bias, is the logit. Elsewhere gradient x input, marked as
 approximate: `sum_d x_d dlogit/dx_d` of each state x, its RMS norm held fixed (Simonyan et al. 2013;
 Shrikumar et al. 2016). Knows no engine, no colours and no HTTP.

@@ -16,9 +16,10 @@ from torch import Tensor
 from pillion.backends.paged import PagedStep
 from pillion.core import Verdict
 from pillion.probe import Artefact
+from pillion.probe.group import group
 from pillion.probe.network import inverse_rms
 from pillion.runtime.held import Held
-from pillion.sidecache import Due, Heard, PagedGroup, Probs, SideCache, tapped_groups
+from pillion.sidecache import Due, Heard, PagedGroup, Probs, SideCache
 
 _Found = TypeVar("_Found")
 
@@ -39,7 +40,7 @@ class PagedReading:
         reasoning: tokens around the reasoning in an answer, which scopes leave out.
 
     Raises:
-        ConfigError: two probes of one name, or one that reads whole states.
+        ConfigError: two probes of one name.
 
     Attributes:
         artefacts: the probes by name.
@@ -58,7 +59,7 @@ class PagedReading:
         reasoning: tuple[int, int] | None = None,
     ) -> None:
         self.artefacts = {a.name: a for a in artefacts}
-        groups = tapped_groups(artefacts, device, dtype)
+        groups = group(artefacts, device, dtype)
         paged = [PagedGroup(one, num_pages, page_tokens) for one in groups]
         self.side = SideCache(paged, page_tokens, reasoning)
         self.layers = tuple(sorted({layer for one in self.side.groups for layer in one.layers}))

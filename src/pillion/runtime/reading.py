@@ -19,7 +19,7 @@ from pillion.backends import Step
 from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Scope, TextLike, Tokens, Verdict
 from pillion.errors import ConfigError, StateError
 from pillion.probe import Artefact
-from pillion.probe.group import MOST_CHOSEN, Group, check_names, group
+from pillion.probe.group import MOST_CHOSEN, Group, group
 from pillion.probe.network import State, first_layers, inverse_rms, inverse_rms_of, join
 from pillion.runtime.held import Held
 from pillion.runtime.padding import pad_batch
@@ -58,7 +58,6 @@ class Reading:
         reasoning: tuple[int, int] | None = None,
         encode: Callable[[TextLike], Tokens] | None = None,
     ) -> None:
-        check_names([a.name for a in artefacts])
         self.artefacts = {a.name: a for a in artefacts}
         self.groups = group(artefacts, device, dtype)
         self.layers = tuple(sorted({layer for g in self.groups for layer in g.layers}))
@@ -125,7 +124,7 @@ class Reading:
         together = num_tokens <= FOLDED_TOKENS and not self._held.holds(num_tokens)
         self._values = [
             g.empty_values(len(g.layers), *self._shape())
-            if together and g.tapped and i not in self._idle
+            if together and i not in self._idle
             else None
             for i, g in enumerate(self.groups)
         ]

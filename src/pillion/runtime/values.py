@@ -33,7 +33,7 @@ class ValueKeeper:
 
     @property
     def values(self) -> Float[Tensor, "layer batch token tap"]:
-        """Of the last pass; the states themselves where they are kept wide or are not tapped."""
+        """Of the last pass; the states themselves where they are kept wide."""
         return torch.cat([torch.cat(chunk) for chunk in self._kept], dim=2)
 
     def start(self, step: Step) -> None:

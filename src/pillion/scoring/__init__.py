@@ -5,6 +5,6 @@ Does not know where the model runs, nor what the lines are written to in the end
 """
 
 from pillion.scoring.score import ScoreJob, score
-from pillion.scoring.shards import LineStore, ScoreShard, blocks, cut, keep
+from pillion.scoring.shards import LineStore, blocks, cut, keep
 
-__all__ = ["LineStore", "ScoreJob", "ScoreShard", "blocks", "cut", "keep", "score"]
+__all__ = ["LineStore", "ScoreJob", "blocks", "cut", "keep", "score"]

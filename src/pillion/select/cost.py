@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from pillion.backends import Backend, Step
-from pillion.core import Shape
-from pillion.probe import Artefact, build
+from pillion.probe.untrained import untrained
 from pillion.runtime import Reading
 
 TOKENS, TURNS = 512, 9
@@ -84,20 +83,12 @@ def _bytes(backend: Backend) -> int:
 
 def _reading(backend: Backend, layers: Sequence[int], num_outputs: int) -> Reading:
     """Of an untrained gate: time and memory do not depend on the weights."""
-    network = build("gate", Shape(len(layers), backend.identity.dim, num_outputs))
-    several = num_outputs > 1
-    artefact = Artefact.of(
+    labels = tuple(map(str, range(max(num_outputs, 2))))
+    artefact = untrained(
         "gate",
-        network,
-        probe="gate",
-        task="multiclass" if several else "binary",
-        labels=tuple(map(str, range(num_outputs if several else 2))),
-        layers=tuple(layers),
-        template="raw",
-        model=backend.identity,
-        data={"sha256": "", "path": "none", "num_rows": 0, "split": "none"},
-        seed=0,
-        training={},
-        metrics={},
+        backend.identity,
+        layers=layers,
+        labels=labels,
+        task="multiclass" if num_outputs > 1 else "binary",
     )
     return Reading([artefact], backend.device, backend.dtype)

@@ -17,14 +17,11 @@ from pillion.core import Scope, Verdict, absences
 from pillion.errors import PillionError
 from pillion.policies import (
     Answer,
-    Block,
-    Escalate,
     Outcome,
     Policy,
     decide,
     fails_closed,
     hold_back,
-    label_of,
 )
 from pillion.runtime import Event, Finished, PromptRead, Request, Sampling, TokenEvent
 from pillion.serve.answers import Closed, Opened, Part, Piece, asked, tell
@@ -87,7 +84,7 @@ class Opening:
     @property
     def refusal(self) -> str | None:
         """What is said in the place of an answer; None if it may be given."""
-        return self.act.refusal if isinstance(self.act, Block | Escalate) else None
+        return None if self.act is None else self.act.refused
 
 
 async def open_prompt(
@@ -161,7 +158,7 @@ class PolicyDecision:
     def __init__(self, service: Service, part: Literal["prompt", "response"]) -> None:
         self.service, self.part = service, part
         self.policies = service.policies.of(part)
-        self._answers: dict[Escalate, Answer] = {}
+        self._answers: dict[Policy, Answer] = {}
         self._told: set[Policy] = set()
 
     async def decide(
@@ -177,15 +174,15 @@ class PolicyDecision:
             self._tell(outcome.act, verdicts)
         return replace(outcome, act=None) if self.service.settings.dry_run else outcome
 
-    async def _judge(self, policy: Escalate, verdicts: Mapping[str, Verdict], text: str) -> Answer:
+    async def _judge(self, policy: Policy, verdicts: Mapping[str, Verdict], text: str) -> Answer:
         if self.service.settings.dry_run:
             self._tell(policy, verdicts)
             return "no"
         verdict = verdicts.get(policy.probe)
-        if verdict is None:
+        if verdict is None or policy.server is None:
             return "failed"
-        said = await self.service.upstreams.ask(policy.judge, label_of(policy, verdict), text)
-        self.service.metrics.judged.labels(policy.judge, said).inc()
+        said = await self.service.upstreams.ask(policy.server, policy.label_of(verdict), text)
+        self.service.metrics.judged.labels(policy.server, said).inc()
         return said
 
     def _tell(self, policy: Policy, verdicts: Mapping[str, Verdict]) -> None:

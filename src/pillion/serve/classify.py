@@ -22,7 +22,7 @@ from pillion.core import (
     classification_json,
 )
 from pillion.errors import PillionError
-from pillion.policies import ALLOW, Escalate, applies, decide
+from pillion.policies import ALLOW, decide
 from pillion.serve.answers import tell
 from pillion.serve.body import BodyRoute
 from pillion.serve.call import Call, call_of
@@ -132,15 +132,11 @@ def flagged(service: Service, verdict: Verdict) -> dict[str, bool]:
         Refused: nobody has said which labels of a multi-class probe are harmful.
     """
     flags, labels = dict.fromkeys(verdict.probs, False), list(verdict.probs)
-    policies = [
-        p
-        for p in service.policies.of("prompt")
-        if p.probe == verdict.probe and not isinstance(p, Escalate)
-    ]
+    policies = [p for p in service.policies.of("prompt") if p.probe == verdict.probe and not p.asks]
     if policies:
         for policy in policies:
             label = policy.label or labels[-1]
-            flags[label] |= applies(policy, verdict)
+            flags[label] |= policy.applies(verdict)
         return flags
     task = service.engine.probes[verdict.probe].card.task
     if task == "multiclass":

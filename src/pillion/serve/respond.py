@@ -191,7 +191,7 @@ async def _route(
         stack.push_async_callback(chunks.aclose)
         first = await anext(chunks, None)
     except UpstreamError as error:
-        if policy.fail == "closed":
+        if policy.closed:
             raise Refused(502, str(error), "upstream_failed") from error
         service.log("upstream_failed", upstream=policy.upstream)
         return None

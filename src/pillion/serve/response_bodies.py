@@ -18,6 +18,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from pillion.core.strict import first_fault
 from pillion.serve.parameters import Arguments, CallId, Neutral, Nothing, ToolName, joined
 from pillion.serve.refusal import Refused
 from pillion.serve.requests import Body, ChatRequest, ToolRef, Wanted
@@ -210,10 +211,9 @@ def chat_of(body: ResponsesRequest) -> ChatRequest:
     try:
         return ChatRequest.model_validate({k: v for k, v in facts.items() if v is not None})
     except ValidationError as error:
-        first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ")
-        name = str(first["loc"][0]) if first["loc"] else None
-        raise renamed(Refused(400, f"{message}.", "invalid_value", name)) from error
+        fault = first_fault(error)
+        name = fault.path[0] if fault.path else None
+        raise renamed(Refused(400, f"{fault.message}.", "invalid_value", name)) from error
 
 
 def _messages(body: ResponsesRequest) -> list[Json]:

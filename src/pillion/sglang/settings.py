@@ -13,9 +13,9 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from pillion.core.strict import sentence
 from pillion.errors import ConfigError
 from pillion.probe.group import check_names
-from pillion.riding.faults import fault_of
 from pillion.riding.probes import RidingProbes
 
 VARIABLE = "PILLION_SGLANG"
@@ -76,4 +76,5 @@ def settings_of(environ: Mapping[str, str]) -> ProbeSettings | None:
         return ProbeSettings.model_validate_json(told)
     except ValidationError as error:
         known = ProbeSettings.model_fields
-        raise fault_of(error, VARIABLE, f"key of {VARIABLE}:", known) from error
+        said = sentence(error, VARIABLE, f"key of {VARIABLE}:", known)
+        raise ConfigError(said) from error

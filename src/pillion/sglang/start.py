@@ -8,9 +8,9 @@ from typing import Any
 from pillion.core import ModelIdentity
 from pillion.errors import ConfigError
 from pillion.probe import Artefact
+from pillion.probe.group import check_names
 from pillion.sglang.adapter import Rider
 from pillion.sglang.settings import ProbeSettings
-from pillion.sidecache import tapped_groups
 
 PAGE_TOKENS = 16
 """Slots of a page, where nothing else is asked for: SGLang's own default is 1, a state a token."""
@@ -27,11 +27,9 @@ def check_probes(
 
     Raises:
         MismatchError: one belongs to another model.
-        ConfigError: two of one name, or one that reads whole states.
+        ConfigError: two of one name.
     """
-    import torch
-
-    tapped_groups(artefacts, torch.device("cpu"), torch.float32)
+    check_names([a.name for a in artefacts])
     for artefact in artefacts:
         artefact.check(identity, allow_mismatch)
 

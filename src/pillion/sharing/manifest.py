@@ -11,8 +11,8 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from pillion.core.strict import Strict, sentence
 from pillion.errors import ArtefactError
-from pillion.probe.facts import Facts
 from pillion.probe.folders import CARD_NAME, WEIGHTS_NAME
 
 MANIFEST_NAME = "manifest.json"
@@ -21,14 +21,14 @@ PROBE_NAMES = (CARD_NAME, WEIGHTS_NAME)
 """Files that every probe has."""
 
 
-class FileFacts(Facts):
+class FileFacts(Strict):
     """One file: its SHA-256 (hex) and its size in bytes."""
 
     sha256: str
     bytes: int = Field(ge=0)
 
 
-class Manifest(Facts):
+class Manifest(Strict):
     """What a shared probe consists of.
 
     Attributes:
@@ -77,11 +77,9 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
     try:
         found = Manifest.model_validate_json(content, strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
         raise ArtefactError(
-            f"The manifest of {where} cannot be read ({place}: {first['msg']}); push the probe "
-            "again, with this version of pillion."
+            f"The manifest of {where} cannot be read ({sentence(error).rstrip('.')}); push the "
+            "probe again, with this version of pillion."
         ) from error
     known = {*PROBE_NAMES, README_NAME}
     if foreign := sorted({*found.files} - known):

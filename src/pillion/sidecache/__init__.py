@@ -3,13 +3,12 @@
 Knows probes and their folds, requests, pages and chunks; knows no engine.
 """
 
-from pillion.sidecache.folds import Folds, reduce_rows
+from pillion.sidecache.folds import Folds
 from pillion.sidecache.lanes import Due, Going, Lane, Numbers, Probs
 from pillion.sidecache.paged_group import PagedGroup
 from pillion.sidecache.pages import page_numbers
 from pillion.sidecache.script import Script
 from pillion.sidecache.side_cache import Heard, SideCache
-from pillion.sidecache.tapped import tapped_groups
 from pillion.sidecache.upload import upload
 
 __all__ = [
@@ -24,7 +23,5 @@ __all__ = [
     "Script",
     "SideCache",
     "page_numbers",
-    "reduce_rows",
-    "tapped_groups",
     "upload",
 ]

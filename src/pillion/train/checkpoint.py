@@ -7,7 +7,6 @@ refused. Tensors are safetensors and the rest JSON in their header; nothing is e
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from pillion.core.files import replace_file
 from pillion.errors import ConfigError, StorageError
 from pillion.train.learner import Learner
 
@@ -41,7 +41,8 @@ def save_checkpoint(folder: Path, run: str, epoch: int, learners: Sequence[Learn
             tensors[f"{place}/{name}"] = tensor.detach().cpu().contiguous()
     counts = [{name: getattr(learner, name) for name in _COUNTS} for learner in learners]
     state = json.dumps({"run": run, "epoch": epoch, "learners": counts})
-    _replace(folder / FILE_NAME, save(tensors, {"state": state}))
+    content = save(tensors, {"state": state})
+    replace_file(folder / FILE_NAME, content, "choose another folder for the unfinished run")
 
 
 def load_checkpoint(folder: Path, run: str, learners: Sequence[Learner]) -> int:
@@ -110,19 +111,4 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise StorageError(
             f"The unfinished training at {path} cannot be read ({error}); delete it to start anew."
-        ) from error
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise StorageError(
-            f"{error.strerror or error} at {path}; choose another folder for the unfinished run."
         ) from error

@@ -18,8 +18,8 @@ from pillion.core.batching import batches_by_length
 from pillion.extract import StateSource
 from pillion.probe import Network, build, make_settings
 from pillion.probe.network import inverse_rms_by_layer
+from pillion.probe.pooling import Pooling
 from pillion.probe.task import Task
-from pillion.probe.vote import Vote
 from pillion.select.ridge import left_out_of_kernel
 from pillion.train.evaluate import EVALUATION_TOKENS
 
@@ -106,7 +106,7 @@ def solve(
 
 def _network(weight: Float[Tensor, "layer dim output"], bias: Float[Tensor, " output"]) -> Network:
     network = build(PROBE, Shape(*weight.shape), make_settings(PROBE))
-    assert isinstance(network, Vote)
+    assert isinstance(network, Pooling)
     with torch.no_grad():
         network.weight.copy_(weight[:, :, None])
         network.bias.copy_(bias)

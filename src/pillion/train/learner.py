@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Num
-from torch import Tensor, nn
+from torch import Tensor
 
 from pillion.core import Shape
 from pillion.errors import StateError
@@ -161,7 +161,6 @@ class Learner:
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.rate * share
         self.optimiser.step()
-        self.network.shrink(self._step_of)
         self.optimiser.zero_grad()
         self._average()
         self.seconds += time.perf_counter() - began
@@ -172,14 +171,7 @@ class Learner:
         # The first steps move far: the mean follows them until it has something to hold on to.
         kept = min(AVERAGE, self.num_steps / (self.num_steps + 9))
         for mean, now in zip(self.average.parameters(), self.network.parameters(), strict=True):
-            # What is exactly zero was pruned, and stays so.
-            mean.lerp_(now, 1 - kept).mul_(now != 0)
-
-    def _step_of(self, parameter: nn.Parameter) -> Tensor:
-        """How far AdamW moves each weight for a gradient of 1, as its variance stands."""
-        (group,), state = self.optimiser.param_groups, self.optimiser.state[parameter]
-        mean_square = state["exp_avg_sq"] / (1 - group["betas"][1] ** state["step"])
-        return group["lr"] / (mean_square.sqrt() + group["eps"])
+            mean.lerp_(now, 1 - kept)
 
     def note(self, metrics: dict[str, float | None], score: float) -> None:
         """Takes down an epoch's validation, and its weights if they are the best so far."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from pillion.core.strict import Strict
 from pillion.errors import ConfigError
 from pillion.probe import aggregator, make_settings
 from pillion.train.prefixes import Weighing
@@ -26,11 +27,7 @@ ROWS_THAT_CHOOSE = 50
 """Fewer validation rows say more about themselves than about which epoch is best."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TrainSettings(_Strict):
+class TrainSettings(Strict):
     """What all configurations of a run share.
 
     Attributes:
@@ -86,7 +83,7 @@ class TrainSettings(_Strict):
         return self.model_copy(update={"epochs": epochs, **usual})
 
 
-class ProbeConfig(_Strict):
+class ProbeConfig(Strict):
     """One configuration: a probe and how its weights are moved.
 
     Attributes:

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from itertools import count
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from pillion.backends.codec import Codec
 from pillion.core import (
@@ -25,6 +25,7 @@ from pillion.core import (
     as_conversation,
     classification_json,
 )
+from pillion.core.strict import UNKNOWN, Strict, first_fault
 from pillion.errors import ConfigError, DataError, unknown_name
 from pillion.probe import Artefact
 from pillion.riding.ledger import KEY
@@ -37,10 +38,8 @@ from pillion.runtime.encoding import tokens_of
 from pillion.runtime.engine import check_rows
 
 
-class Body(BaseModel):
+class Body(Strict):
     """What is to be classified: texts, or a conversation; `model` is the name of a probe."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str | None = None
     input: str | tuple[str, ...] | None = None
@@ -57,12 +56,12 @@ class Body(BaseModel):
         try:
             body = cls.model_validate_json(content)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"][:1]))
-            if first["type"] == "extra_forbidden":
+            fault = first_fault(error)
+            where = fault.path[0] if fault.path else "The body"
+            if fault.kind == UNKNOWN:
                 raise unknown_name("parameter", where, cls.model_fields) from error
             wanted = "give input (a string or strings) or messages (a conversation)"
-            raise DataError(f"{where or 'The body'}: {first['msg']}; {wanted}.") from error
+            raise DataError(f"{where}: {fault.message}; {wanted}.") from error
         if (body.input is None) == (body.messages is None):
             raise DataError("Give input (texts) or messages (a conversation), one of the two.")
         return body

@@ -32,6 +32,7 @@ from pillion.core import (
 )
 from pillion.errors import ConfigError, RunError
 from pillion.probe import Artefact
+from pillion.probe.group import group
 from pillion.riding.report import Numbers
 from pillion.riding.turns import turns_args
 from pillion.riding.verdicts import verdicts_by_name
@@ -45,7 +46,6 @@ from pillion.runtime.engine import (
     chosen,
 )
 from pillion.runtime.sampling import Sampling
-from pillion.sidecache import tapped_groups
 from pillion.vllm.inbox import Inbox
 from pillion.vllm.logprobs import logprobs, logs
 from pillion.vllm.settings import PLUGIN, options
@@ -90,7 +90,7 @@ class VllmEngine(Engine):
         self.end_ids, self._allow_mismatch = checkpoint.end_ids, allow_mismatch
         self.codec, self.vocab_size = checkpoint.codec, checkpoint.vocab_size
         check_probes(probes, checkpoint.identity, allow_mismatch)
-        self._room = Room.of(tapped_groups(probes, CPU, torch.float32))
+        self._room = Room.of(group(probes, CPU, torch.float32))
         self._hears = hears_reasoning(probes, checkpoint.codec.reasoning_ids, None)
         self._probes = {artefact.name: artefact for artefact in probes}
         self._options: dict[str, Any] = {
@@ -203,7 +203,7 @@ class VllmEngine(Engine):
         """
         check_probes(probes, self.identity, self._allow_mismatch)
         hears_reasoning(probes, self._checkpoint.codec.reasoning_ids, not self._hears)
-        if not self._room.holds(Room.of(tapped_groups(probes, CPU, torch.float32))):
+        if not self._room.holds(Room.of(group(probes, CPU, torch.float32))):
             raise ConfigError(
                 "These probes need more room or other layers than those that vLLM was started "
                 "with; start it again with them."

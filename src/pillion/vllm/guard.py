@@ -13,7 +13,7 @@ from typing import Any
 
 from pillion.core import Verdict
 from pillion.errors import ConfigError, StateError
-from pillion.policies import Block, Policies, Policy, decide, fails_closed, hold_back
+from pillion.policies import Policies, Policy, decide, fails_closed, hold_back
 from pillion.probe import Artefact
 from pillion.riding.ledger import KEY, REFUSAL
 from pillion.riding.metrics import ACTIONS
@@ -75,9 +75,9 @@ class Guard:
         held.append(output)
         if is_first:
             act = self._act(self._prompt, found["prompt"] if found else {})
-            if isinstance(act, Block):
+            if act is not None:
                 if found is not None:
-                    found[REFUSAL] = act.refusal
+                    found[REFUSAL] = act.refused
                 return [self._end(held, ended)]
         read, numbers = (found["read"], found["response"]) if found else (0, {})
         if self._act(self._response, numbers, read) is not None:

@@ -21,7 +21,7 @@ from vllm.model_executor.models.registry import ModelRegistry
 from vllm.utils.torch_utils import set_default_torch_dtype
 from vllm.v1.kv_cache_interface import HiddenStateCacheSpec
 
-from pillion.sidecache import tapped_groups
+from pillion.probe.group import group
 from pillion.vllm.adapter import Rider
 from pillion.vllm.settings import PREFIX, ProbeSettings
 from pillion.vllm.start import check_aux_states
@@ -103,7 +103,7 @@ def _taps(vllm_config: Any) -> Taps:
     # A model is made with its own dtype and device as torch's defaults; probes have theirs.
     with set_default_torch_dtype(torch.float32), torch.device("cpu"):
         # fp32 whatever the model's dtype: taps are narrow, and folds need the digits.
-        return Taps(tapped_groups(settings.load(), device, torch.float32), most, device)
+        return Taps(group(settings.load(), device, torch.float32), most, device)
 
 
 def __getattr__(name: str) -> Any:

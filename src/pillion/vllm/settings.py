@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pillion.core.strict import sentence
 from pillion.errors import ConfigError
 from pillion.probe import Artefact
-from pillion.riding.faults import fault_of
 from pillion.riding.ledger import KEY
 from pillion.riding.probes import RidingProbes
 
@@ -60,7 +60,8 @@ class ProbeSettings(RidingProbes):
             return cls.model_validate(found[KEY])
         except ValidationError as error:
             place = f"additional_config {KEY}"
-            raise fault_of(error, place, f"key of {KEY}:", cls.model_fields) from error
+            said = sentence(error, place, f"key of {KEY}:", cls.model_fields)
+            raise ConfigError(said) from error
 
 
 def has_settings(additional_config: object) -> bool:

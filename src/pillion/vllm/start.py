@@ -13,7 +13,7 @@ import torch
 
 from pillion.core import ANSWER_SCOPES, ModelIdentity
 from pillion.errors import ConfigError
-from pillion.policies import Escalate, Policies, Route, read_policies
+from pillion.policies import Policies, read_policies
 from pillion.probe import Artefact
 from pillion.vllm.settings import PLUGIN
 
@@ -69,7 +69,7 @@ def policies_of(
     found = read_policies(Path(path))
     found.check({artefact.name: artefact for artefact in artefacts})
     for number, policy in enumerate(found.policies, start=1):
-        if isinstance(policy, Route | Escalate):
+        if policy.server is not None:
             raise ConfigError(
                 f"Policy {number} ({policy.action}) asks another server, which vLLM's own does "
                 "not; take it out, or serve with `pillion serve` and vLLM as its engine."
@@ -97,7 +97,7 @@ def check_probes(
 
     Raises:
         MismatchError: one belongs to another model.
-        ConfigError: one is not tappable, or cannot be folded by the block.
+        ConfigError: one cannot be folded by the block.
     """
     for artefact in artefacts:
         check_foldable(artefact)
@@ -150,17 +150,11 @@ def hears_reasoning(
 
 
 def check_foldable(artefact: Artefact) -> None:
-    """Returns if a probe has a tap and a state of fixed size.
+    """Returns if a probe has a state of fixed size.
 
     Raises:
         ConfigError: if it has not, saying why.
     """
-    if not artefact.network.tappable:
-        raise ConfigError(
-            f"Probe {artefact.name!r} ({artefact.card.probe}) is not tappable: it needs whole "
-            "hidden states, which do not fit beside the KV cache of vLLM; serve it with pillion's "
-            "own engine, or train a gate."
-        )
     shapes = [_state_shapes(artefact, num_tokens) for num_tokens in (1, 2)]
     if shapes[0] != shapes[1]:
         raise ConfigError(
@@ -171,9 +165,8 @@ def check_foldable(artefact: Artefact) -> None:
 
 
 def _state_shapes(artefact: Artefact, num_tokens: int) -> dict[str, tuple[int, ...]]:
-    tap = artefact.network.tap()
-    assert tap is not None
-    values = torch.zeros(artefact.card.shape.num_layers, 1, num_tokens, tap.num_values)
+    num_values = artefact.network.tap().num_values
+    values = torch.zeros(artefact.card.shape.num_layers, 1, num_tokens, num_values)
     fold = artefact.network.fold_class([artefact.network])
     state = fold.summarise(values, torch.ones(1, num_tokens, dtype=torch.bool))
     return {name: tuple(tensor.shape[2:]) for name, tensor in state.items()}

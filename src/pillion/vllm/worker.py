@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pillion.probe import Artefact
-from pillion.sidecache import tapped_groups
+from pillion.probe.group import group
 
 
 class ProbeWorker:
@@ -29,5 +29,5 @@ class ProbeWorker:
         (layer,) = (one for one in layers if isinstance(one, SideCacheLayer))
         assert layer.rider is not None
         artefacts = [Artefact.load(folder, name) for name, folder in folders.items()]
-        layer.rider.use(tapped_groups(artefacts, layer.taps.device, torch.float32))
+        layer.rider.use(group(artefacts, layer.taps.device, torch.float32))
         layer.hold()

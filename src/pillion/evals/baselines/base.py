@@ -18,9 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pillion.backends import Backend
+from pillion.core.strict import Strict
 from pillion.evals.problem import Problem
 from pillion.evals.states import States
-from pillion.evals.suite import Strict
 from pillion.extract import Progress, silent
 
 Role = Literal["probe", "baseline", "control", "mark"]
