@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.accuracy import run_folder
+from benchmarks.needle_texts import NeedleSettings, needle_rows
 from benchmarks.result_file import write_result
 from pillion.backends import Backend, load_backend
 from pillion.data import LabelSpace, Rows
-from pillion.evals.needle import NeedleSettings, needle_rows
 from pillion.extract import (
     LiveSource,
     encode_rows,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from benchmarks.needle_texts import COMMON, NEGATIONS, NeedleSettings, needle_rows
 
 from pillion.errors import ConfigError
-from pillion.evals.needle import COMMON, NEGATIONS, NeedleSettings, needle_rows
 
 NEEDLES = {
     "plain": ["the delivery contains keys"],

@@ -124,7 +124,7 @@ def test_an_engine_reads_exactly_however_many_layers_wait(
         assert isinstance(first, PromptRead) and isinstance(last, Finished)
         said = [event.token_id for event in events if isinstance(event, TokenEvent)]
         states = full_states(backend, [*ids, *said])
-        for probe in probes:
+        for probe in every:
             wanted = offline(probe, states[:, : len(ids)])
             assert distance(probs_of(first.verdicts[probe.name], probe), wanted) < 1e-4, probe.name
     assert takes

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from pillion.core import as_tokens
 from pillion.probe import Artefact
 from pillion.runtime import LanguageModel, pad_batch, watch
@@ -46,7 +48,7 @@ def probe_cost(
             model.backend.forward(ids, mask)
             reading.probabilities()
 
-    pairs = [(_seconds(bare), _seconds(ridden)) for _ in range(PAIRS + 1)][1:]
+    pairs = [(seconds(bare), seconds(ridden)) for _ in range(PAIRS + 1)][1:]
     ratios = [two / one for one, two in pairs]
     return {
         "parameters": artefact.network.num_parameters,
@@ -59,7 +61,10 @@ def probe_cost(
     }
 
 
-def _seconds(run: Callable[[], None]) -> float:
+def seconds(run: Callable[[], object]) -> float:
+    """How long a call takes."""
     begin = time.perf_counter()
     run()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     return time.perf_counter() - begin

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -19,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pillion.evals.baselines.base import Serving
+from pillion.evals.cost import seconds
 from pillion.evals.problem import Problem
 from pillion.evals.states import States
 from pillion.extract.collector import pad
@@ -86,12 +86,3 @@ def _ridden(clock: Clock, serving: Serving, token_ids: Sequence[int]) -> None:
     assert serving.after is not None
     with torch.inference_mode(), serving.riding() as riding:
         serving.after(riding, clock.bare(token_ids))
-
-
-def seconds(run: Callable[[], object]) -> float:
-    """How long a call takes."""
-    begin = time.perf_counter()
-    run()
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin

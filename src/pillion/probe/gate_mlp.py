@@ -7,8 +7,6 @@ perceptron's first layer, runs before it, in the tap. Knows neither engines nor 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -17,16 +15,8 @@ from torch import Tensor, nn
 
 from pillion.core import Shape
 from pillion.probe import softmax
-from pillion.probe.network import (
-    Fold,
-    Network,
-    Settings,
-    State,
-    Tap,
-    running,
-    scale_for,
-    values_of,
-)
+from pillion.probe.folded import Folded
+from pillion.probe.network import Settings, State
 
 
 class GateMlpSettings(Settings):
@@ -45,7 +35,7 @@ class GateMlpSettings(Settings):
     dropout: float = Field(default=0.2, ge=0, lt=1)
 
 
-class GateMlp(Network):
+class GateMlp(Folded):
     """Token scores and values of each layer, layer weights that are learned, a perceptron.
 
     With x a (normalised) state, per head h: `a_t = softmax_t(w[l,h] . x[l,t])`,
@@ -55,7 +45,7 @@ class GateMlp(Network):
 
     def __init__(self, shape: Shape, settings: GateMlpSettings) -> None:
         super().__init__()
-        self.shape, self.settings = shape, settings
+        self.shape, self.settings, self.normalise = shape, settings, settings.normalise
         layers, dim, heads, width = (
             shape.num_layers,
             shape.dim,
@@ -69,86 +59,24 @@ class GateMlp(Network):
         self.weight = nn.Parameter(torch.randn(size, shape.num_outputs) * size**-0.5)
         self.bias = nn.Parameter(torch.zeros(shape.num_outputs))
 
-    def forward(
-        self,
-        hidden: Float[Tensor, "layer batch token dim"],
-        mask: Bool[Tensor, "batch token"],
-        scale: Float[Tensor, "layer batch token"] | None = None,
-    ) -> Float[Tensor, "batch output"]:
-        """Logits by the definition. Wide products run in the dtype of `hidden`, sums in fp32."""
-        return self.read_out(softmax.mean(self.pool(self._values(hidden, scale), mask)))
-
-    def prefix_votes(
-        self,
-        hidden: Float[Tensor, "layer batch token dim"],
-        mask: Bool[Tensor, "batch token"],
-        ends: Sequence[int],
-        scale: Float[Tensor, "layer batch token"] | None = None,
-    ) -> Float[Tensor, "member batch prefix output"]:
-        """See `Network.prefix_votes`."""
-        values = self._values(hidden, scale)
-
-        def summarise(chunk: slice) -> State:
-            return self.pool(values[:, :, chunk], mask[:, chunk])
-
-        states = running(summarise, softmax.merge, ends)
-        return torch.stack([self.read_out(softmax.mean(state)) for state in states], dim=1)[None]
-
-    def _values(
-        self, hidden: Tensor, scale: Tensor | None
-    ) -> Float[Tensor, "layer batch token tap"]:
-        """Tapped values that learn."""
-        columns = torch.cat([self.token_score, self.value], dim=2)
-        return values_of(hidden, columns, scale_for(hidden, self.settings.normalise, scale))
-
-    def pool(
-        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
-    ) -> State:
-        """Tapped values of one chunk as the state of the softmax."""
-        scores, content = values.split([self.settings.num_heads, self.settings.width], dim=-1)
-        return softmax.summarise(scores, content, mask)
-
-    def read_out(
-        self, pooled: Float[Tensor, "layer batch head width"]
-    ) -> Float[Tensor, "batch output"]:
-        """From pooled tokens to logits."""
-        mixed = torch.einsum("lbhw,lh->bhw", pooled, self.layer_score.softmax(0))
-        units = F.dropout(F.gelu(mixed.flatten(1)), self.settings.dropout, self.training)
-        return units @ self.weight + self.bias
-
-    def tap(self) -> Tap:
+    def columns(self) -> tuple[Float[Tensor, "layer dim own"], Float[Tensor, "dim common"]]:
         """Scores and values, of each layer's own."""
-        own = torch.cat([self.token_score.detach(), self.value.detach()], dim=2)
-        return Tap(own, own.new_zeros(self.shape.dim, 0), self.settings.normalise)
+        own = torch.cat([self.token_score, self.value], dim=2)
+        return own, own.new_zeros(self.shape.dim, 0)
 
-    @property
-    def fold_key(self) -> tuple[object, ...]:
-        """Every perceptron folds alone."""
-        return (id(self),)
-
-
-class GateMlpFold(Fold):
-    """Maximum and denominator a head, weighted sum a head and value."""
-
-    def __init__(self, networks: Sequence[GateMlp]) -> None:
-        super().__init__(networks)
-        (self.network,) = networks
-
-    @torch.no_grad()
     def summarise(
         self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
     ) -> State:
-        """The softmax of one chunk."""
-        return self.network.pool(values.float(), mask)
+        """Maximum and denominator a head, weighted sum a head and value."""
+        scores, content = values.split([self.settings.num_heads, self.settings.width], dim=-1)
+        return softmax.summarise(scores, content, mask)
 
     def merge(self, first: State, second: State) -> State:
         """The softmax of both."""
         return softmax.merge(first, second)
 
-    @torch.no_grad()
     def finish(self, state: State) -> Float[Tensor, "batch output"]:
         """Means, layers, perceptron."""
-        return self.network.read_out(softmax.mean(state))
-
-
-GateMlp.fold_class = GateMlpFold
+        mixed = torch.einsum("lbhw,lh->bhw", softmax.mean(state), self.layer_score.softmax(0))
+        units = F.dropout(F.gelu(mixed.flatten(1)), self.settings.dropout, self.training)
+        return units @ self.weight + self.bias

@@ -8,8 +8,6 @@ row. Knows neither engines nor files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -159,11 +157,6 @@ class Mha(Network):
             each.append(torch.einsum("btw,bwc->btc", value, mixed))
         return torch.stack(each)
 
-    @property
-    def fold_key(self) -> tuple[object, ...]:
-        """Every attention folds alone."""
-        return (id(self),)
-
 
 class CausalMha(Mha):
     """Downcast attention to the past only: the incremental variant, for streams."""
@@ -177,9 +170,7 @@ class MhaFold(Fold):
     A later token changes what earlier ones attend to, so nothing narrower is exact.
     """
 
-    def __init__(self, networks: Sequence[Mha]) -> None:
-        super().__init__(networks)
-        (self.network,) = networks
+    network: Mha
 
     def summarise(
         self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
@@ -205,9 +196,7 @@ class CausalMhaFold(Fold):
     `merge` attends only the second chunk's queries, now that they see the first chunk's keys.
     """
 
-    def __init__(self, networks: Sequence[CausalMha]) -> None:
-        super().__init__(networks)
-        (self.network,) = networks
+    network: CausalMha
 
     def summarise(
         self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -70,12 +70,14 @@ class Fold(ABC):
         networks: one or several of one `fold_key`; their weights are read now, not later.
 
     Attributes:
+        network: the first of them.
         columns: where network i's logits are in the output of `finish`.
     """
 
     columns: tuple[slice, ...]
 
     def __init__(self, networks: Sequence[Network]) -> None:
+        self.network: Any = networks[0]
         sizes = [n.shape.num_outputs for n in networks]
         ends = accumulate(sizes)
         self.columns = tuple(slice(end - size, end) for size, end in zip(sizes, ends, strict=True))
@@ -226,9 +228,9 @@ class Network(nn.Module, ABC):
         """The linear read of hidden states."""
 
     @property
-    @abstractmethod
     def fold_key(self) -> tuple[object, ...]:
-        """Networks with equal keys (and layers) can share one fold."""
+        """Networks with equal keys (and layers) can share one fold; by default each folds alone."""
+        return (id(self),)
 
     @property
     def additive(self) -> bool:
