@@ -293,8 +293,10 @@ def make_strict(settings: Any, options: dict[str, Any]) -> Any:
 
     try:
         return settings(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
+    except ConfigError as error:
+        if not isinstance(error.__cause__, ValidationError):
+            raise
+        first = error.__cause__.errors()[0]
         field = str(first["loc"][0])
         option = "lr" if field == "learning_rate" else field.replace("_", "-")
         raise ConfigError(f"--{option} is {first['input']!r}: {first['msg']}.") from error

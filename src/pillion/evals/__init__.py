@@ -20,7 +20,7 @@ from pillion.evals.scoring import (
     probs_of,
     score_rows,
 )
-from pillion.evals.wishes import check_wishes
+from pillion.evals.wishes import check_wishes, notes_of
 
 __all__ = [
     "CalibrationSettings",
@@ -42,6 +42,7 @@ __all__ = [
     "measure",
     "measure_running",
     "needle_rows",
+    "notes_of",
     "own_rows",
     "probs_of",
     "raw_artefact",

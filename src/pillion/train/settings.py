@@ -5,11 +5,19 @@ Frozen and strict; knows no data and no model.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from pillion.errors import ConfigError
+from pillion.errors import ConfigError, unknown_name
 from pillion.probe import aggregator, make_settings
 from pillion.train.prefixes import Weighing
 
@@ -28,6 +36,18 @@ ROWS_THAT_CHOOSE = 50
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_a_sentence(cls, value: Any, check: Callable[[Any], Any]) -> Any:
+        try:
+            return check(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"]))
+            if first["type"] == "extra_forbidden":
+                raise unknown_name("setting", name, cls.model_fields) from error
+            raise ConfigError(f"{name} is {first['input']!r}: {first['msg']}.") from error
 
 
 class TrainSettings(_Strict):
@@ -48,6 +68,9 @@ class TrainSettings(_Strict):
             what calls that only classify may stop at.
         refit: learn once more, from training and validation rows together, for as many epochs as
             were best; what is said of validation rows is said by the probe before that.
+
+    Raises:
+        ConfigError: an unknown setting, or a value that does not fit.
     """
 
     epochs: int = Field(default=4, ge=1, le=1000)
