@@ -173,3 +173,53 @@ def test_conversations_and_tables_of_zeros_and_ones_are_taken() -> None:
     assert len(probe.predict(iter(talks[:2]))) == 2
     with pytest.raises(DataError, match="table of 2 columns"):
         probe.predict(np.array([["a", "b"]]))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"layers": [99]}, "Layer 99 is not of this model, which has layers 0 to 3"),
+        ({"layers": [-1]}, r"The layers are \[-1\]; give numbers from 0"),
+        ({"layers": [1.5]}, r"The layers are \[1\.5\]; give numbers from 0"),
+        ({"layers": []}, r"The layers are \[\]; give numbers from 0"),
+        ({"layers": "0-2"}, "give numbers from 0"),
+        ({"learning_rate": -1}, "learning_rate is -1: "),
+        ({"seed": "a"}, "seed is 'a': "),
+        ({"template": "chatt"}, "Unknown template 'chatt'.* Did you mean 'chat'"),
+        ({"scope": "usr"}, "Unknown scope 'usr'.* Did you mean 'user'"),
+        ({"on_too_long": "cut"}, "Unknown on too long 'cut'"),
+        ({"epochs": 3}, r"of the training .* train=TrainSettings\(epochs=\.\.\.\)"),
+        ({"model": "embedded"}, r"where the model is meant; give LanguageModel\.load"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence_before_any_state_is_read(
+    model: pillion.LanguageModel, options: dict[str, Any], words: str
+) -> None:
+    """Layers below zero were said to be states that are not finite, or told after training."""
+    with pytest.raises(ConfigError, match=words):
+        pillion.Probe(**{"model": model, **options}).fit(TEXTS[:8], LABELS[:8])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"epochs": 0}, "epochs is 0: "), ({"epoch": 1}, "Unknown setting 'epoch'.* mean 'epochs'")],
+)
+def test_settings_of_the_training_are_refused_in_a_sentence(
+    settings: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        TrainSettings(**settings)
+
+
+def test_layers_may_be_left_to_be_chosen(model: pillion.LanguageModel) -> None:
+    probe = pillion.Probe(model=model, layers="auto").fit(TEXTS, LABELS)
+    assert set(probe.artefact.card.layers) <= {0, 1, 2, 3}
+
+
+def test_one_probe_may_stand_where_several_may(
+    model: pillion.LanguageModel, probe: pillion.Probe, tmp_path: Path
+) -> None:
+    probe.save(tmp_path / "mood")
+    for one in (probe, probe.artefact, tmp_path / "mood", str(tmp_path / "mood")):
+        assert model.score(NEW, one)[0]["mood"].label == "fine"
+        assert model.generate(NEW[0], one, max_tokens=1).prompt["mood"].label == "fine"

@@ -163,6 +163,11 @@ def test_with_a_model_anything_but_texts_is_refused(model: LanguageModel, wrong:
         ProbeClassifier(model=model).fit(wrong, ["a", "b"])
 
 
+def test_a_row_that_is_no_text_is_named(model: LanguageModel) -> None:
+    with pytest.raises(ValueError, match=r"row 2 has an empty or null text \(None\)"):
+        ProbeClassifier(model=model).fit(["one", None], ["a", "b"])
+
+
 def test_with_a_model_weights_by_class_are_refused(model: LanguageModel) -> None:
     with pytest.raises(ConfigError, match="None or 'balanced'"):
         ProbeClassifier(model=model, class_weight={"dog": 2.0}).fit(TEXTS, LABELS)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -36,7 +36,8 @@ class Probe:
         contexts: turns that rows are put behind in training: `shipped`, the path of a file with a
             column of messages, or `none`.
         augment: changes of `pillion.data.AUGMENTS`: each row is learnt from once more, changed.
-        layers: the layers to read; None for all.
+        layers: the layers to read; None for all, `auto` for the fewest that hold nearly all of what
+            they know, chosen on training rows.
         learning_rate: None for the probe's own default.
         seed: of the weights.
         on_too_long: what happens to a text beyond the context window.
@@ -44,7 +45,10 @@ class Probe:
         settings: of the aggregator, such as `num_heads=8`.
 
     Attributes:
-        artefact: the trained probe with its card; None before `fit`.
+        artefact: the trained probe with its card.
+
+    Raises:
+        ConfigError: an unknown kind or setting, or a value that does not fit.
     """
 
     def __init__(
@@ -57,13 +61,24 @@ class Probe:
         scope: Scope | None = None,
         contexts: str = "none",
         augment: Sequence[str] = (),
-        layers: Sequence[int] | None = None,
+        layers: Sequence[int] | Literal["auto"] | None = None,
         learning_rate: float | None = None,
         seed: int = 0,
         on_too_long: OnTooLong = "error",
         train: TrainSettings | None = None,
         **settings: Any,
     ) -> None:
+        if isinstance(model, str | os.PathLike):
+            raise ConfigError(
+                f"Got the model's name, {str(model)!r}, where the model is meant; give "
+                f"LanguageModel.load({str(model)!r})."
+            )
+        misplaced = [name for name in settings if name in TrainSettings.model_fields]
+        if misplaced:
+            raise ConfigError(
+                f"{misplaced[0]!r} is of the training and not of the probe; give "
+                f"train=TrainSettings({misplaced[0]}=...), from pillion.train."
+            )
         self._model, self.name = model, name
         self._template: Template | None = template
         self._config = ProbeConfig(
@@ -73,7 +88,7 @@ class Probe:
             scope=scope,
             contexts=contexts_of(contexts),
             augment=tuple(augment),
-            layers=tuple(layers) if layers is not None else None,
+            layers="auto" if layers == "auto" else None if layers is None else tuple(layers),
             on_too_long=on_too_long,
             train=train or TrainSettings(),
         )

@@ -6,6 +6,8 @@ turns an error into its `exit_code`; nothing here knows models, disk or network.
     PillionError
     ├── InputError        the caller's input cannot be used (exit code 2)
     │   ├── DataError         a data file, column, label or text
+    │   │   ├── MissingColumn     a column that the table does not have
+    │   │   └── BadRows           rows that cannot be used, beside others that can
     │   ├── ConfigError       an option or configuration value
     │   └── ArtefactError     a saved probe that cannot be read
     │       └── MismatchError     a probe that belongs to another model, template or shape
@@ -36,6 +38,20 @@ class InputError(PillionError):
 
 class DataError(InputError):
     """A data file, column, label or text cannot be used."""
+
+
+class MissingColumn(DataError):
+    """A table does not have a column.
+
+    Attributes:
+        holds: what the column would hold, `text` or `label`, where nobody named it.
+    """
+
+    holds: str | None = None
+
+
+class BadRows(DataError):
+    """Rows of a table cannot be used; others may."""
 
 
 class ConfigError(InputError):

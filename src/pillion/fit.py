@@ -9,15 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from numbers import Integral
 from pathlib import Path, PurePath
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Int, Shaped
 from pydantic import JsonValue
 
-from pillion.core import OnTooLong, Role, Scope, Template, Text, Tokens, last_role
+from pillion.core import (
+    SCOPES,
+    OnTooLong,
+    Role,
+    Scope,
+    Template,
+    Text,
+    Tokens,
+    last_role,
+)
 from pillion.data import (
     Contexts,
     LabelSpace,
@@ -34,7 +44,7 @@ from pillion.data import (
     text_notes,
     writings,
 )
-from pillion.errors import ConfigError, DataError
+from pillion.errors import ConfigError, DataError, unknown_name
 from pillion.extract import (
     LiveSource,
     Progress,
@@ -104,6 +114,9 @@ class FitSettings:
         cache: folder that keeps the states for later fits; None for the work folder.
         train: of the training itself; where it leaves `prefixes` open, probes that read responses
             learn from prefixes, and others from whole rows.
+
+    Raises:
+        ConfigError: a value that is none of those known, or layers that are no numbers.
     """
 
     template: Template = "chat"
@@ -119,6 +132,25 @@ class FitSettings:
     live: bool = False
     cache: Path | None = None
     train: TrainSettings = field(default_factory=TrainSettings)
+
+    def __post_init__(self) -> None:
+        choices = {
+            "template": get_args(Template),
+            "scope": SCOPES,
+            "on_too_long": get_args(OnTooLong),
+        }
+        for name, known in choices.items():
+            given = getattr(self, name)
+            if given is not None and given not in known:
+                raise unknown_name(name.replace("_", " "), str(given), known)
+        if self.layers in ("auto", None):
+            return
+        whole = all(isinstance(one, Integral) and one >= 0 for one in self.layers)
+        if not self.layers or not whole or len(set(self.layers)) < len(self.layers):
+            raise ConfigError(
+                f"The layers are {list(self.layers)}; give numbers from 0 (the embeddings) on, "
+                "each once, such as [0, 4, 8], or 'auto', or None for all."
+            )
 
     def plain(self, training: Shaped[np.ndarray, "row ..."]) -> Shaped[np.ndarray, "kept ..."]:
         """Of training rows or their targets those that are no changed copies."""
@@ -188,6 +220,7 @@ def fit(
         )
     scope = settings.scope or default_scope(rows.texts, settings.template)
     settings = replace(settings, scope=scope, train=_prefixes_settled(settings.train, scope))
+    _check_layers(model, settings)
     _check_depths(model, configs, settings)
     with ExitStack() as opened:
         reader = _Reader(model, work, settings, progress, say, opened)
@@ -450,6 +483,16 @@ def _prefixes_settled(settings: TrainSettings, scope: Scope) -> TrainSettings:
     if settings.prefixes is not None:
         return settings
     return settings.model_copy(update={"prefixes": "uniform" if scope == "response" else "none"})
+
+
+def _check_layers(model: LanguageModel, settings: FitSettings) -> None:
+    """Refuses layers that the model does not have before any state is extracted."""
+    if settings.layers in ("auto", None):
+        return
+    identity, highest = model.backend.identity, max(settings.layers)
+    last = identity.num_layers
+    if highest > last + identity.num_routers:
+        raise ConfigError(f"Layer {highest} is not of this model, which has layers 0 to {last}.")
 
 
 def _check_depths(

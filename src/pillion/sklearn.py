@@ -50,8 +50,8 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
     state: it sees the direction of a row, not its length.
 
     With `model`, X is a sequence of texts, and `pillion.Probe` does the work: chat template, all
-    layers, a tenth of the rows held back to choose the epoch. Clones share the model. For layers,
-    templates or saving, use `pillion.Probe` itself.
+    layers, a part of the rows held back to choose the epoch (a fifth, of many a tenth). Clones
+    share the model. For layers, templates or saving, use `pillion.Probe` itself.
 
     Either way the likeliest class is predicted; no threshold is fitted.
 
@@ -60,9 +60,8 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
         num_layers: layers whose states lie side by side in a row of X; not used with `model`.
         learning_rate: None for the probe's own default; without `model` it grows as rows narrow,
             for a step moves a logit by rate times width.
-        epochs: passes over the rows; None: as many as `pillion train` makes, and without `model`
-            5, or as many as make 100 steps.
-        batch_size: rows a step.
+        epochs: passes over the rows; None: 5, or without `model` as many more as make 100 steps.
+        batch_size: rows a step; `pillion.Probe` itself takes fewer where rows are few.
         class_weight: None, `balanced`, or (without `model`) class -> weight.
         settings: of the aggregator, such as `{"num_heads": 1}`.
         random_state: of weights and order: a number, a `RandomState`, or None for another one at
@@ -255,6 +254,10 @@ def _texts(X: Any) -> list[Any]:
         texts = text_cells(X)
     except DataError as error:
         raise ValueError(f"With a model, X is a sequence of texts: {error}") from error
-    if any(isinstance(text_of("text", [text]), Fault) for text in texts):
-        raise ValueError("With a model, X is a sequence of texts; for states leave model out.")
+    for row, text in enumerate(texts):
+        if isinstance(fault := text_of("text", [text]), Fault):
+            raise ValueError(
+                f"With a model, X is a sequence of texts; row {row + 1} has {fault.what} "
+                f"({repr(fault.value)[:40]}). For states leave model out."
+            )
     return texts

@@ -33,7 +33,7 @@ def refused(run: Run) -> Refused:
         assert ran.code == code, ran
         assert ran.out == ""
         *notes, sentence = ran.err.splitlines()
-        usual = ("GB on disk.", "a probe hardly learns: ", "Only ", " texts have the words of ")
+        usual = ("B on disk.", "a probe hardly learns: ", "Only ", " texts have the words of ")
         assert all(any(words in note for words in usual) for note in notes), ran.err
         assert sentence.startswith("pillion: ")
         assert "Traceback" not in sentence and "Unexpected" not in sentence

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from program import Refused, Run, two_classes, write_rows
 from pillion import LanguageModel, Probe
 from pillion.backends.fake import FakeBackend
 from pillion.cli.app import hint
-from pillion.errors import MismatchError
+from pillion.errors import BadRows, MismatchError
 from pillion.probe import Artefact
 from tiny_models import make_artefact, tiny_model, tiny_tokenizer
 
@@ -155,3 +156,42 @@ def test_a_verb_that_takes_its_model_as_an_argument_is_told_no_option_for_it() -
         assert hint(error, words) == " Here: --model tiny."
     for words in (["vllm", "m", "--probe", "a"], ["sglang", "m", "--probe", "a"]):
         assert hint(error, words) == ""
+
+
+def test_a_column_that_nobody_named_is_told_with_its_option(
+    refused: Refused, tmp_path: Path
+) -> None:
+    """`Name one of them` did not say by which option."""
+    rows = [{"body": row["text"], "queue": row["label"]} for row in two_classes(8)]
+    data = write_rows(tmp_path / "tickets.jsonl", rows)
+    words = ("train", "--data", data, "--out", tmp_path / "p", *FAKE)
+    assert refused(*words).endswith("Name one of them. Here: --text-column NAME.")
+    words += ("--text-column", "body")
+    assert refused(*words).endswith("Name one of them. Here: --label-column NAME.")
+    assert refused(*words, "--label-column", "queu").endswith("Did you mean 'queue'?")
+
+
+def test_rows_that_cannot_be_used_are_told_with_the_option_that_leaves_them_out(
+    refused: Refused, run: Run, tmp_path: Path
+) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", [*two_classes(20), {"text": "", "label": "fine"}])
+    words = ("train", "--data", data, "--out", tmp_path / "p", *FAKE)
+    assert refused(*words).endswith("Or leave such rows out: --skip-bad-rows.")
+    assert run(*words, "--skip-bad-rows").code == 0
+    assert hint(BadRows("x"), ["train", "--skip-bad-rows"]) == ""
+    assert hint(BadRows("x"), ["bench", "accuracy"]) == ""
+
+
+def test_what_evaluate_offers_next_runs_on_tables_with_other_columns(
+    run: Run, tmp_path: Path
+) -> None:
+    """The line that it printed left the columns out, and was refused."""
+    rows = [{"the body": row["text"], "queue": row["label"]} for row in two_classes(24)]
+    data = write_rows(tmp_path / "tickets.jsonl", rows)
+    names = ("--text-column", "the body", "--label-column", "queue", "--skip-bad-rows")
+    assert run("train", "--data", data, "--out", tmp_path / "p", *FAKE, *names).code == 0
+    said = run("evaluate", "--probe", tmp_path / "p", "--data", data, *FAKE, *names).out
+    words = shlex.split(said.splitlines()[-1].partition(": pillion ")[2])
+    words[-1] = str(tmp_path / words[-1])
+    made = run(*words)
+    assert made.code == 0 and "report.html: 1 section, " in made.out

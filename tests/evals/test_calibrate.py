@@ -18,6 +18,7 @@ from pillion.evals import (
     Operating,
     calibrate,
     check_wishes,
+    notes_of,
     own_rows,
     raw_artefact,
 )
@@ -435,3 +436,31 @@ def test_a_label_is_calibrated_on_the_rows_that_were_judged_on_it() -> None:
     same = ("threshold", "fpr", "recall", "precision")
     for name in same:
         assert found["thresholds"][1][name] == pytest.approx(other["thresholds"][1][name])
+
+
+def test_a_rate_that_rows_cannot_show_is_refused_of_many_labels_too() -> None:
+    """A multi-class probe was saved that abstained on every text, without a word."""
+    card, targets = made_artefact("multiclass").card, np.repeat([0, 1, 2], 40)
+    with pytest.raises(DataError, match=r"Label 'a': 120 rows .* takes 99 rows without"):
+        check_wishes(card, targets, "temperature", Operating(target_fpr=0.01))
+    check_wishes(card, targets, "temperature", Operating(target_fpr=0.02))
+
+
+def test_a_precision_that_no_label_reaches_is_refused_and_one_that_some_miss_is_told() -> None:
+    wanted = CalibrationSettings("none", Operating(target_precision=0.9999))
+    with pytest.raises(DataError, match=r"Label 'a': no threshold has a precision of 0\.9999"):
+        revised("multiclass", wanted, count=60)
+    card, targets = made_artefact("multiclass").card, np.array([0, 1, 0])
+    told = notes_of(card, targets, (0.5, 1.0, 0.2), "rows.csv")
+    assert told[0].startswith("rows.csv has no row of 'c': ")
+    assert told[1].startswith("No threshold does for 'b' on these rows: the probe abstains")
+    assert notes_of(card, np.array([0, 1, 2]), (), "rows.csv") == []
+
+
+@pytest.mark.parametrize("method", ["temperature", "platt"])
+def test_metrics_of_the_order_stay_where_a_calibration_keeps_it(method: Method) -> None:
+    """Parts of the rows with temperatures of their own were ranked against each other."""
+    for count in (20, 60):
+        _, found = revised("binary", CalibrationSettings(method), count)
+        before, after = found["before"], found["after"]
+        assert (after["auroc"], after["auprc"]) == pytest.approx((before["auroc"], before["auprc"]))

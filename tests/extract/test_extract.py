@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,5 +215,7 @@ def test_the_key_changes_with_everything_that_states_depend_on(rows: list[list[i
 def test_the_size_is_said_in_a_sentence(rows: list[list[int]]) -> None:
     spec = cache_spec(FakeBackend().identity, LAYERS, "key", rows)
     assert size_sentence(spec) == (
-        "6 rows, 92 tokens, 3 layers x 16 float32: 0.2 KB a token, 0.00 GB on disk."
+        "6 rows, 92 tokens, 3 layers x 16 float32: 0.2 KB a token, 0.02 MB on disk."
     )
+    large = replace(spec, lengths=(100_000,) * 10)
+    assert size_sentence(large).endswith("0.19 GB on disk.")

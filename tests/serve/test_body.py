@@ -13,6 +13,7 @@ import pytest
 from client import CHAT, COMPLETE, MODEL, application, chat, listening, refusal
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.testclient import TestClient
 
 from pillion.backends import tokenizer_lock
 from pillion.backends.fake import FakeBackend
@@ -51,6 +52,29 @@ def test_a_scan_counts_what_the_parser_finds_wherever_it_is_cut(
     for begin in range(0, len(text), size):
         scan.add(text[begin : begin + size])
     assert (scan.names, scan.values, scan.depth) == count(content)
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        (b'{"model": "m", max', "no JSON at character 15 (Expecting property name"),
+        (b"", "The body is empty; send a JSON object."),
+        (b"[]", "The body is no JSON object; send a JSON object."),
+    ],
+)
+def test_a_body_that_is_no_object_is_told_what_it_is(
+    client: TestClient, sent: bytes, words: str
+) -> None:
+    answer = client.post(CHAT, content=sent, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400 and words in answer.json()["error"]["message"]
+
+
+def test_another_method_than_a_route_has_is_told_which(client: TestClient) -> None:
+    answer = client.get(CHAT)
+    assert answer.status_code == 405 and answer.headers["Allow"] == "POST"
+    said = answer.json()["error"]
+    assert said["message"] == f"{CHAT} is not answered to GET; send POST."
+    assert said["code"] == "method_not_allowed"
 
 
 def test_a_scan_refuses_too_much_of_anything() -> None:

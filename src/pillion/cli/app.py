@@ -25,7 +25,14 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from pillion.core import OnTooLong, Scope, Template
 from pillion.core.extras import how_to_install
 from pillion.core.lines import json_line
-from pillion.errors import ConfigError, Interrupted, MismatchError, PillionError
+from pillion.errors import (
+    BadRows,
+    ConfigError,
+    Interrupted,
+    MismatchError,
+    MissingColumn,
+    PillionError,
+)
 
 SEED_MAX = 2**32 - 1
 
@@ -233,19 +240,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def hint(error: PillionError, words: Sequence[str]) -> str:
-    """The option that brings the model of a probe that was read from another one."""
-    wanted = error.model if isinstance(error, MismatchError) else None
-    return f" Here: --model {shlex.quote(wanted)}." if wanted and _has_model_option(words) else ""
+    """The option that does what the error asks for, where the verb has it and it is not given."""
+    option, value = _remedy(error)
+    if option is None or not _has_option(words, option):
+        return ""
+    if isinstance(error, BadRows):
+        given = option in (word.split("=")[0] for word in words)
+        return "" if given else f" Or leave such rows out: {option}."
+    return f" Here: {option} {value}."
 
 
-def _has_model_option(words: Sequence[str]) -> bool:
-    """Whether the verb takes its model as an option; engines of others take it as an argument."""
+def _remedy(error: PillionError) -> tuple[str | None, str]:
+    """An option and its value; None for no option."""
+    if isinstance(error, MismatchError) and error.model:
+        return "--model", shlex.quote(error.model)
+    if isinstance(error, MissingColumn) and error.holds:
+        return f"--{error.holds}-column", "NAME"
+    return ("--skip-bad-rows" if isinstance(error, BadRows) else None), ""
+
+
+def _has_option(words: Sequence[str], option: str) -> bool:
+    """Whether the verb has it; engines of others take their model as an argument."""
     command: Any = typer.main.get_command(app)
     for word in words:
         if not hasattr(command, "commands") or word not in command.commands:
             break
         command = command.commands[word]
-    return any("--model" in one.opts for one in command.params)
+    return any(option in one.opts for one in command.params)
 
 
 def _without(switch: str, words: list[str]) -> tuple[list[str], bool]:

@@ -65,7 +65,9 @@ def real(
     ] = 30,
     words: Annotated[
         list[int] | None,
-        typer.Option(min=20, help="Length of the long texts; repeat it; default: 100, 300, 900."),
+        typer.Option(
+            metavar="N", min=20, help="Length of the long texts; repeat it; default: 100, 300, 900."
+        ),
     ] = None,
     curves: Annotated[
         int, typer.Option(min=0, max=10, help="Draws of the learning curves; 0: none.")

@@ -145,6 +145,7 @@ def calibrate(
         depth_logits,
         in_contexts,
         largest_probs,
+        notes_of,
         probs_of,
         raw_artefact,
         score,
@@ -213,6 +214,9 @@ def calibrate(
             "The probe's exits were chosen beside other decisions, and are gone; ask for new ones."
         )
     revised.save(target)
+    lines = [one["threshold"] for one in found["thresholds"]]
+    for note in notes_of(artefact.card, labelled.targets, lines, data):
+        err.print(note)
     _show({"out": str(target), **found, **_numbers(revised.card)}, as_json)
 
 

@@ -124,7 +124,7 @@ def evaluate(
         return print_json(numbers | more | {"notes": artefact.card.data.notes})
     _show(numbers, labels, running)
     _show_notes(artefact.card.data.notes)
-    _show_next(out_file, probe, data, model)
+    _show_next(out_file, ["--probe", probe, "--data", data, *how.words(), *_engine(model)])
 
 
 def _show(
@@ -181,12 +181,12 @@ def _show_notes(notes: Sequence[str]) -> None:
         out.print("")
 
 
-def _show_next(out_file: Path | None, probe: str, data: str, model: str) -> None:
-    if out_file is not None:
-        words = ["report", str(out_file)]
-    else:
-        words = ["report", "--probe", probe, "--data", data]
-        words += [] if model == "embedded" else ["--model", model]
+def _engine(model: str) -> list[str]:
+    return [] if model == "embedded" else ["--model", model]
+
+
+def _show_next(out_file: Path | None, again: Sequence[str]) -> None:
+    words = ["report", *(again if out_file is None else [str(out_file)])]
     out.print(f"Next, a page of curves and mistakes: pillion {shlex.join(words)} --out report.html")
 
 
@@ -203,3 +203,4 @@ def _show_running(running: dict[str, Any]) -> None:
             f"answer, found {found}, within {EARLY_TOKENS} tokens {early}, tokens until found "
             f"{tokens}"
         )
+    out.print("")

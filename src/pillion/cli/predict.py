@@ -45,7 +45,9 @@ if TYPE_CHECKING:
 @takes_rows
 def predict(
     probe: Probes,
-    text: Annotated[list[str] | None, typer.Option(help="A text; repeat it for several.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="A text; repeat it for several.")
+    ] = None,
     input: Annotated[
         str | None,
         typer.Option(help=f"Texts: {SOURCES}."),

@@ -80,7 +80,8 @@ def report(
     if as_json:
         sections = [content["name"] for content in contents]
         return print_json({"out": str(out_file), "sections": sections, "bytes": num_bytes})
-    out.print(f"{out_file}: {len(contents)} sections, {num_bytes / 1e3:,.0f} KB.")
+    parts = "1 section" if len(contents) == 1 else f"{len(contents)} sections"
+    out.print(f"{out_file}: {parts}, {num_bytes / 1e3:,.0f} KB.")
 
 
 def _measured(

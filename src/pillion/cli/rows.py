@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -96,15 +96,29 @@ class TextOptions:
     Attributes:
         text_column: column of the texts; None to find it.
         layout: the other columns, and how the table is written; None for the usual.
+        given: the options that were given, by the names of their parameters.
     """
 
     text_column: str | None = None
     layout: TableLayout | None = None
 
+    given: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
     @property
     def skip_bad_rows(self) -> bool:
         """Whether rows that cannot be used are left out."""
         return self.layout is not None and self.layout.skip_bad_rows
+
+    def words(self) -> list[str]:
+        """The options that read the same rows again, as one types them."""
+        words: list[str] = []
+        for name, value in self.given.items():
+            option = f"--{name.replace('_', '-')}"
+            if name == "turn_labels":
+                words += ["--turn-labels" if value else "--row-labels"]
+            else:
+                words += [option] if value is True else [option, str(value)]
+        return words
 
     def texts(self, source: str) -> Texts:
         """The texts of a source; see `read_texts`."""
@@ -199,7 +213,7 @@ def _row_options(
         skip_bad_rows,
         soft_column is not None,
     )
-    return RowOptions(text_column, layout, soft_column or label_column)
+    return RowOptions(text_column, layout, label_column=soft_column or label_column)
 
 
 _MAKERS: dict[type, Callable[..., TextOptions]] = {
@@ -214,11 +228,13 @@ def takes_rows(verb: Callable[..., None]) -> Callable[..., None]:
     (place,) = (one for one in known.parameters.values() if one.annotation in _MAKERS)
     make = _MAKERS[place.annotation]
     added = inspect.signature(make, eval_str=True).parameters
+    usual = {name: one.default for name, one in added.items()}
 
     @functools.wraps(verb)
     def with_options(**given: Any) -> None:
         own = {name: given.pop(name) for name in added}
-        verb(**given, **{place.name: make(**own)})
+        told = {name: value for name, value in own.items() if value != usual[name]}
+        verb(**given, **{place.name: replace(make(**own), given=told)})
 
     parameters: list[inspect.Parameter] = []
     for one in known.parameters.values():

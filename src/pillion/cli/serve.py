@@ -39,7 +39,9 @@ def serve(
     name: Annotated[
         list[str] | None,
         typer.Option(
-            "--name", help="What clients call the model; default: as --model. May be repeated."
+            "--name",
+            metavar="NAME",
+            help="What clients call the model; default: as --model. May be repeated.",
         ),
     ] = None,
     api_key_file: Annotated[
@@ -54,6 +56,7 @@ def serve(
         list[Path] | None,
         typer.Option(
             "--probe-folder",
+            metavar="DIR",
             help="POST /v1/probes may load probes from inside this folder; may be repeated.",
         ),
     ] = None,

@@ -293,8 +293,10 @@ def make_strict(settings: Any, options: dict[str, Any]) -> Any:
 
     try:
         return settings(**options)
-    except ValidationError as error:
-        fault = first_fault(error)
+    except ConfigError as error:
+        if not isinstance(error.__cause__, ValidationError):
+            raise
+        fault = first_fault(error.__cause__)
         option = "lr" if fault.place == "learning_rate" else fault.path[0].replace("_", "-")
         raise ConfigError(f"--{option} is {fault.value!r}: {fault.message}.") from error
 

@@ -19,7 +19,7 @@ def absent(tokens: Tokens, scope: Scope) -> str | None:
     if scope == "all":
         return "there are no tokens to read"
     if not tokens.segments:
-        return f"a text without turns has no words of the scope {scope!r}"
+        return f"a text without turns has no words of the scope {scope!r}, nor has an empty one"
     return f"no turn of the {role_of(scope)} has words, which the scope {scope!r} reads"
 
 

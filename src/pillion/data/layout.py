@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pillion.errors import ConfigError, DataError
+from pillion.errors import ConfigError, DataError, MissingColumn
 
 Form = Literal["text", "messages", "prompt"]
 """Of a row: a text, a list of messages, or a prompt and its response."""
@@ -118,7 +118,8 @@ def choose_columns(
         layout: what else was asked for.
 
     Raises:
-        DataError: a column that is missing or there twice.
+        MissingColumn: a column that is not there; `holds` says what it was to hold.
+        DataError: a column that is there twice.
         ConfigError: `text_column` beside the columns of a conversation.
     """
     form, text, notes = _text_columns(present, source, text_column, layout)
@@ -135,7 +136,14 @@ def choose_columns(
             labels, soft = (SOFT_LABELS,), True
             notes += (f"{source}: labels are probabilities, in column {SOFT_LABELS!r}.",)
     found = Columns(form, text, labels, turn_labels, soft, notes)
-    check_columns(present, found.names, source)
+    try:
+        check_columns(present, found.names, source)
+    except MissingColumn as error:
+        if (missing := next(name for name in found.names if name not in present)) in text:
+            error.holds = "text" if text_column is None and text == (TEXT,) else None
+        elif missing == LABEL:
+            error.holds = "label"
+        raise
     return found
 
 
@@ -172,7 +180,8 @@ def check_columns(present: Sequence[str], names: Sequence[str], source: str) -> 
         source: what the error calls the table.
 
     Raises:
-        DataError: naming the column, the columns present and the nearest one.
+        MissingColumn: naming the column, the columns present and the nearest one.
+        DataError: a column that is there twice.
     """
     for name in names:
         if name not in present:
@@ -183,10 +192,10 @@ def check_columns(present: Sequence[str], names: Sequence[str], source: str) -> 
             )
 
 
-def _missing_column(present: Sequence[str], name: str, source: str) -> DataError:
+def _missing_column(present: Sequence[str], name: str, source: str) -> MissingColumn:
     known = ", ".join(repr(column) for column in present) or "none"
     near = difflib.get_close_matches(name, present, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return DataError(
+    return MissingColumn(
         f"{source} has no column {name!r}; its columns are: {known}. Name one of them.{hint}"
     )

@@ -24,7 +24,7 @@ from pillion.data.containers import label_cells, text_cells
 from pillion.data.examples import Origin, as_examples, groups_of, plain_turns
 from pillion.data.layout import TEXT, Columns, TableLayout, choose_columns
 from pillion.data.marks import Label, Marks, Soft
-from pillion.errors import DataError
+from pillion.errors import BadRows, DataError
 
 
 @dataclass(frozen=True)
@@ -345,8 +345,8 @@ def _refuse(faults: dict[int, Fault], files: Sequence[tuple[str, int]]) -> None:
     like = sum(one.what == fault.what for row, one in faults.items() if start <= row < stop)
     if not fault.remedy:
         where = "" if fault.what.startswith("the file ") else f"Row {first - start + 1}: "
-        raise DataError(f"{name}: {where}{fault.what.rstrip('.')}.")
-    raise DataError(
+        raise BadRows(f"{name}: {where}{fault.what.rstrip('.')}.")
+    raise BadRows(
         f"{name} has {fault.what} in {like} of {stop - start} rows, first in row "
         f"{first - start + 1} ({_shortened(fault.value)}); {fault.remedy.format('them')}."
     )

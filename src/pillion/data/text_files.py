@@ -225,6 +225,9 @@ def _json_object(line: str, number: int) -> dict[str, Any]:
     example = 'write one object a line, such as {"text": "...", "label": "..."}'
     try:
         value: object = json.loads(line)
+    except json.JSONDecodeError as error:
+        where = f"line {number}, column {error.colno} ({error.msg})"
+        raise ValueError(f"is not valid JSON at {where}; {example}") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"is not valid JSON at line {number} ({error}); {example}") from error
     if not isinstance(value, dict):

@@ -19,7 +19,7 @@ from pillion.evals.scoring import (
     probs_of,
     score_rows,
 )
-from pillion.evals.wishes import check_wishes
+from pillion.evals.wishes import check_wishes, notes_of
 
 __all__ = [
     "CalibrationSettings",
@@ -39,6 +39,7 @@ __all__ = [
     "layer_profiles",
     "measure",
     "measure_running",
+    "notes_of",
     "own_rows",
     "probs_of",
     "raw_artefact",

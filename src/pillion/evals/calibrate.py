@@ -32,6 +32,9 @@ from pillion.probe.task import Task, probabilities
 
 Method = Literal["temperature", "platt", "isotonic", "none"]
 
+OF_ORDER = ("auprc", "auroc", "tpr_at_fpr_1", "tpr_at_fpr_01")
+"""Metrics that see nothing but which row of a label scores higher."""
+
 NUM_FOLDS = 5
 """Parts that take turns at being measured on the calibration of the others."""
 
@@ -129,7 +132,7 @@ def calibrate(
             wanted, task, deciding, targets, thresholds, bands, settings.seed
         ),
         "before": evaluate(apply(task, card.calibration, logits), targets, task, card.thresholds),
-        "after": evaluate(unseen, targets, task, thresholds),
+        "after": _after(task, unseen, now, targets, thresholds, calibration),
     }
     revised = artefact.revised(
         calibration=calibration,
@@ -140,6 +143,25 @@ def calibrate(
         decisions=found,
     )
     return revised, found
+
+
+def _after(
+    task: Task,
+    unseen: np.ndarray,
+    now: np.ndarray,
+    targets: np.ndarray,
+    thresholds: Sequence[float] | None,
+    calibration: Affine | Isotonic | None,
+) -> dict[str, float | None]:
+    """The metrics of left-out rows, those of their order where the calibration keeps it.
+
+    Each part of the rows was told by a calibration of its own, so that rows of different parts do
+    not stand in the order in which one calibration, any of them, leaves them.
+    """
+    found = evaluate(unseen, targets, task, thresholds)
+    if task == "multiclass" or not isinstance(calibration, Affine):
+        return found
+    return found | evaluate(now, targets, task, thresholds, OF_ORDER)
 
 
 def _better(

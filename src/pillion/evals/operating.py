@@ -25,6 +25,8 @@ from pillion.probe.task import Task
 RULES = ("best_f1", "target_fpr", "target_precision", "cost_fp")
 SHARES = ("target_fpr", "target_fnr", "target_precision", "abstain_share")
 COSTS = ("cost_fp", "cost_fn", "cost_escalation")
+NEVER = 1.0
+"""The threshold of a multi-class label that the rows allow none."""
 
 
 @dataclass(frozen=True)
@@ -169,14 +171,21 @@ def choose_thresholds(
         names: label of each output.
 
     Raises:
-        DataError: rows that allow none, naming the label.
+        DataError: rows that allow none, naming the label; for multi-class none for any label.
     """
     found = [threshold(wanted, *column) for column in columns(task, probs, targets)]
     missing = [name for name, value in zip(names, found, strict=True) if value is None]
-    if missing and task != "multiclass":
+    if missing and (task != "multiclass" or len(missing) == len(names)):
         raise DataError(why_none(wanted, missing[0], len(targets)))
-    # A label that never is right often enough is never decided for.
-    return tuple(1.0 if value is None else value for value in found)
+    # A label that never is right often enough is never decided for, which `never_decided` tells.
+    return tuple(NEVER if value is None else value for value in found)
+
+
+def never_decided(task: Task, thresholds: Sequence[float], names: Sequence[str]) -> list[str]:
+    """Labels of a multi-class probe that it abstains on, however likely they are."""
+    if task != "multiclass":
+        return []
+    return [name for name, line in zip(names, thresholds, strict=True) if line >= NEVER]
 
 
 def choose_bands(

@@ -160,8 +160,11 @@ def checked(model: type[_Model], content: Mapping[str, Any], where: str) -> _Mod
     """
     try:
         return model(**content)
-    except ValidationError as error:
-        fault = first_fault(error)
+    except (ValidationError, ConfigError) as error:
+        cause = error if isinstance(error, ValidationError) else error.__cause__
+        if not isinstance(cause, ValidationError):
+            raise
+        fault = first_fault(cause)
         if fault.kind == UNKNOWN:
             unknown = unknown_name("key", fault.path[-1], _keys_at(model, fault.path[:-1]))
             raise ConfigError(f"{where}, {fault.place}: {unknown}") from error

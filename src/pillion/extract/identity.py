@@ -99,7 +99,9 @@ def size_sentence(spec: CacheSpec) -> str:
     """How much a cache will take, for a caller to print before it is written."""
     tokens = sum(spec.lengths)
     per_token = len(spec.layers) * spec.token_bytes
+    in_all = spec.num_bytes
+    size = f"{in_all / 1e9:.2f} GB" if in_all >= 1e7 else f"{in_all / 1e6:.2f} MB"
     return (
         f"{len(spec.lengths):,} rows, {tokens:,} tokens, {len(spec.layers)} layers x {spec.dim} "
-        f"{spec.dtype}: {per_token / 1e3:.1f} KB a token, {spec.num_bytes / 1e9:.2f} GB on disk."
+        f"{spec.dtype}: {per_token / 1e3:.1f} KB a token, {size} on disk."
     )

@@ -67,8 +67,7 @@ def attach(
     """
     from pillion.backends.transformers import TransformersBackend
 
-    several = probes if isinstance(probes, list | tuple) else [probes]
-    with watch(TransformersBackend(model, tokenizer), several, allow_mismatch) as reading:
+    with watch(TransformersBackend(model, tokenizer), several(probes), allow_mismatch) as reading:
         yield reading
 
 
@@ -117,6 +116,12 @@ def local_folder(probe: str | os.PathLike[str]) -> Path:
     from pillion.sharing import fetched, is_url
 
     return fetched(str(probe)) if is_url(probe) else Path(probe)
+
+
+def several(probes: Sequence[ProbeLike] | ProbeLike) -> Sequence[ProbeLike]:
+    """The probes that a user means who gives several, or one as it is."""
+    one = isinstance(probes, Artefact | str | os.PathLike) or hasattr(probes, "artefact")
+    return [probes] if one else list(probes)
 
 
 def resolve(probe: ProbeLike) -> Artefact:

@@ -27,7 +27,7 @@ from pillion.core.batching import batches_by_length
 from pillion.errors import ConfigError, DataError
 from pillion.probe import Artefact
 from pillion.probe.group import group
-from pillion.runtime.attach import ProbeLike, checked, resolve, watch
+from pillion.runtime.attach import ProbeLike, checked, resolve, several, watch
 from pillion.runtime.canaries import Checked, check_canaries
 from pillion.runtime.decoding import answer_events
 from pillion.runtime.encoding import encode_row, encode_rows, usual_template
@@ -70,7 +70,7 @@ class LanguageModel:
     def score(
         self,
         texts: Sequence[TextLike],
-        probes: Sequence[ProbeLike],
+        probes: Sequence[ProbeLike] | ProbeLike,
         template: Template | None = None,
         on_too_long: OnTooLong = "error",
         progress: Callable[[int, int], None] | None = None,
@@ -83,7 +83,7 @@ class LanguageModel:
 
         Args:
             texts: texts or conversations, one or more.
-            probes: artefacts or folders; each reads the turns of its scope.
+            probes: artefacts or folders, one or several; each reads the turns of its scope.
             template: how texts are wrapped; None: as the first probe was trained.
             on_too_long: what happens to a text beyond the context window.
             progress: called with the tokens done so far, and all of them.
@@ -95,7 +95,7 @@ class LanguageModel:
             MismatchError: if a probe belongs to another model.
             StateError: if a hidden state is not finite.
         """
-        artefacts = [resolve(p) for p in probes]
+        artefacts = [resolve(p) for p in several(probes)]
         if not artefacts:
             raise ConfigError("Got no probe to score with; give one or more.")
         how: Template = template or artefacts[0].card.template
@@ -106,7 +106,7 @@ class LanguageModel:
     def score_rows(
         self,
         rows: Sequence[Sequence[int]],
-        probes: Sequence[ProbeLike],
+        probes: Sequence[ProbeLike] | ProbeLike,
         progress: Callable[[int, int], None] | None = None,
         allow_mismatch: bool = False,
     ) -> list[dict[str, Verdict]]:
@@ -116,13 +116,13 @@ class LanguageModel:
 
         Args:
             rows: `Tokens`, or plain token ids where probes read all of them; one or more each.
-            probes: artefacts or folders, one or more.
+            probes: artefacts or folders, one or several.
             progress: called with the tokens done so far, and all of them.
             allow_mismatch: only warn of probes trained on other weights or another template.
         """
         out: list[dict[str, Verdict]] = [{} for _ in rows]
         total, done = sum(map(len, rows)), 0
-        artefacts = [resolve(probe) for probe in probes]
+        artefacts = [resolve(probe) for probe in several(probes)]
         with self._scorer(artefacts, allow_mismatch) as read:
             for batch in score_batches([len(row) for row in rows]):
                 some = [as_tokens(rows[i]) for i in batch]
@@ -173,7 +173,7 @@ class LanguageModel:
     def generate(
         self,
         prompt: TextLike,
-        probes: Sequence[ProbeLike] = (),
+        probes: Sequence[ProbeLike] | ProbeLike = (),
         max_tokens: int = 128,
         sampling: Sampling | None = None,
         template: Template | None = None,
@@ -188,7 +188,7 @@ class LanguageModel:
     def stream(
         self,
         prompt: TextLike,
-        probes: Sequence[ProbeLike] = (),
+        probes: Sequence[ProbeLike] | ProbeLike = (),
         max_tokens: int = 128,
         sampling: Sampling | None = None,
         template: Template | None = None,
@@ -198,7 +198,7 @@ class LanguageModel:
 
         Args:
             prompt: what the user says, or a conversation that ends before the answer.
-            probes: artefacts or folders, all read in the same passes.
+            probes: artefacts or folders, one or several, all read in the same passes.
             max_tokens: limit of the answer.
             sampling: how tokens are drawn; None takes the likeliest.
             template: `chat` wraps the prompt as a user's turn, `raw` leaves it; None: `chat`, or
@@ -213,7 +213,7 @@ class LanguageModel:
         """
         if max_tokens < 1:
             raise ConfigError(f"max_tokens is {max_tokens}; it must be 1 or more.")
-        told, artefacts = as_text(prompt), [resolve(p) for p in probes]
+        told, artefacts = as_text(prompt), [resolve(p) for p in several(probes)]
         if not isinstance(told, str) and told[-1].role == "assistant":
             raise DataError(
                 "The conversation ends with an answer; end it with the turn that is to be answered."
@@ -221,7 +221,7 @@ class LanguageModel:
         how = template or self._usual(told)
         ids = encode_row(self.backend, told, how, "error", max_tokens, ())
         draw = Draw(sampling or Sampling(), self.backend.device, prompt=ids)
-        attached = watch(self.backend, artefacts, allow_mismatch) if probes else nullcontext()
+        attached = watch(self.backend, artefacts, allow_mismatch) if artefacts else nullcontext()
         scopes: dict[str, Scope] = {a.name: a.card.scope for a in artefacts}
         return Stream(self._events(ids, attached, max_tokens, draw), self.backend, ids, scopes)
 

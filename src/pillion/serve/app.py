@@ -151,12 +151,16 @@ def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "pillion"}
 
 
-async def _refuse(_: Request, error: Exception) -> Response:
+async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if not isinstance(error, Refused):  # the framework's own: no such route, no such method
         detail, code = str(error.detail), None
         if error.status_code == 404:
             detail, code = f"{_NO_ROUTE} {', '.join(ROUTES)}.", "unknown_url"
+        elif error.status_code == 405:
+            allowed = (error.headers or {}).get("Allow") or "another method"
+            detail = f"{request.url.path} is not answered to {request.method}; send {allowed}."
+            code = "method_not_allowed"
         error = Refused(error.status_code, detail, code, None, error.headers)
     return refusal_response(error)
 
@@ -169,7 +173,17 @@ async def _refuse_body(request: Request, error: Exception) -> Response:
     path = [str(part) for part in first["loc"][1:] if "[" not in str(part)]
     kind, param = first["type"], ".".join(path) or None
     if kind == "json_invalid":
-        return refusal_response(Refused(400, "The body is no JSON.", "invalid_json"))
+        why = first.get("ctx", {}).get("error", "unknown")
+        message = (
+            f"The body is no JSON at character {first['loc'][-1]} ({why}); send a JSON object."
+        )
+        return refusal_response(Refused(400, message, "invalid_json"))
+    if not path:  # the body as a whole
+        empty = kind == "missing"
+        message = f"The body {'is empty' if empty else 'is no JSON object'}; send a JSON object."
+        code = "missing_parameter" if empty else "invalid_value"
+        if empty or kind in ("model_attributes_type", "dict_type"):
+            return refusal_response(Refused(400, message, code))
     if kind == "extra_forbidden":
         route = getattr(request.scope.get("route"), "path", "")
         message = str(unknown_name("parameter", path[-1][:80], _known(route, path[:-1])))

@@ -5,12 +5,13 @@ Frozen and strict; knows no data and no model.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from pillion.core.strict import Strict
-from pillion.errors import ConfigError
+from pillion.core.strict import UNKNOWN, Strict, first_fault
+from pillion.errors import ConfigError, unknown_name
 from pillion.probe import aggregator, make_settings
 from pillion.train.prefixes import Weighing
 
@@ -27,7 +28,22 @@ ROWS_THAT_CHOOSE = 50
 """Fewer validation rows say more about themselves than about which epoch is best."""
 
 
-class TrainSettings(Strict):
+class _Told(Strict):
+    """What it refuses is told in a sentence, as Python's callers give it by name."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_a_sentence(cls, value: Any, check: Callable[[Any], Any]) -> Any:
+        try:
+            return check(value)
+        except ValidationError as error:
+            fault = first_fault(error)
+            if fault.kind == UNKNOWN:
+                raise unknown_name("setting", fault.place, cls.model_fields) from error
+            raise ConfigError(f"{fault.place} is {fault.value!r}: {fault.message}.") from error
+
+
+class TrainSettings(_Told):
     """What all configurations of a run share.
 
     Attributes:
@@ -45,6 +61,9 @@ class TrainSettings(Strict):
             what calls that only classify may stop at.
         refit: learn once more, from training and validation rows together, for as many epochs as
             were best; what is said of validation rows is said by the probe before that.
+
+    Raises:
+        ConfigError: an unknown setting, or a value that does not fit.
     """
 
     epochs: int = Field(default=4, ge=1, le=1000)
@@ -83,7 +102,7 @@ class TrainSettings(Strict):
         return self.model_copy(update={"epochs": epochs, **usual})
 
 
-class ProbeConfig(Strict):
+class ProbeConfig(_Told):
     """One configuration: a probe and how its weights are moved.
 
     Attributes:
