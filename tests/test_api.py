@@ -183,7 +183,7 @@ def test_conversations_and_tables_of_zeros_and_ones_are_taken() -> None:
         ({"layers": [99]}, "Layer 99 is not of this model, which has layers 0 to 3"),
         ({"layers": [-1]}, r"The layers are \[-1\]; give numbers from 0"),
         ({"layers": []}, r"The layers are \[\]; give numbers from 0"),
-        ({"learning_rate": -1}, "learning_rate is -1: "),
+        ({"learning_rate": -1.0}, r"learning_rate is -1\.0: "),
         ({"epochs": 3}, r"of the training .* train=TrainSettings\(epochs=\.\.\.\)"),
     ],
 )
