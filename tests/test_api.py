@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -180,16 +182,9 @@ def test_conversations_and_tables_of_zeros_and_ones_are_taken() -> None:
     [
         ({"layers": [99]}, "Layer 99 is not of this model, which has layers 0 to 3"),
         ({"layers": [-1]}, r"The layers are \[-1\]; give numbers from 0"),
-        ({"layers": [1.5]}, r"The layers are \[1\.5\]; give numbers from 0"),
         ({"layers": []}, r"The layers are \[\]; give numbers from 0"),
-        ({"layers": "0-2"}, "give numbers from 0"),
-        ({"learning_rate": -1}, "learning_rate is -1: "),
-        ({"seed": "a"}, "seed is 'a': "),
-        ({"template": "chatt"}, "Unknown template 'chatt'.* Did you mean 'chat'"),
-        ({"scope": "usr"}, "Unknown scope 'usr'.* Did you mean 'user'"),
-        ({"on_too_long": "cut"}, "Unknown on too long 'cut'"),
+        ({"learning_rate": -1.0}, r"learning_rate is -1\.0: "),
         ({"epochs": 3}, r"of the training .* train=TrainSettings\(epochs=\.\.\.\)"),
-        ({"model": "embedded"}, r"where the model is meant; give LanguageModel\.load"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence_before_any_state_is_read(
@@ -198,6 +193,36 @@ def test_what_does_not_fit_is_one_sentence_before_any_state_is_read(
     """Layers below zero were said to be states that are not finite, or told after training."""
     with pytest.raises(ConfigError, match=words):
         pillion.Probe(**{"model": model, **options}).fit(TEXTS[:8], LABELS[:8])
+
+
+UNTYPED = """
+import pillion
+for options in (
+    {"layers": [1.5]}, {"layers": "0-2"}, {"seed": "a"}, {"template": "chatt"}, {"scope": "usr"},
+    {"on_too_long": "cut"}, {"model": "embedded"},
+):
+    try:
+        pillion.Probe(**options)
+    except pillion.errors.ConfigError as error:
+        print(error)
+"""
+
+
+def test_values_of_another_type_are_a_sentence_where_no_types_are_checked() -> None:
+    """As users run it: the tests check types at every call."""
+    ran = subprocess.run([sys.executable, "-c", UNTYPED], capture_output=True, text=True)
+    wanted = (
+        "The layers are [1.5]; give numbers from 0",
+        "The layers are ['0', '-', '2']; give numbers from 0",
+        "seed is 'a': ",
+        "Unknown template 'chatt'; known: chat, raw. Did you mean 'chat'?",
+        "Unknown scope 'usr'; known: ",
+        "Unknown on too long 'cut'; known: ",
+        "Got the model's name, 'embedded', where the model is meant; give LanguageModel.load(",
+    )
+    said = ran.stdout.splitlines()
+    assert len(said) == len(wanted), ran.stderr
+    assert all(line.startswith(words) for line, words in zip(said, wanted, strict=True)), said
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,7 @@ class Probe:
             probe=kind, settings=settings, learning_rate=learning_rate, seed=seed
         )
         self._settings = FitSettings(
+            template=template or "chat",  # `fit` asks the model where none is given
             scope=scope,
             contexts=contexts_of(contexts),
             augment=tuple(augment),

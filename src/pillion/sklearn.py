@@ -13,6 +13,7 @@ from typing import Any, no_type_check
 import numpy as np
 import torch
 from jaxtyping import Float
+from pydantic import ValidationError
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils import Tags, check_consistent_length, check_random_state, check_scalar
 from sklearn.utils.class_weight import compute_class_weight
@@ -184,12 +185,17 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
         seed = self.random_state
         if not isinstance(seed, Integral):
             seed = check_random_state(seed).randint(2**31)
-        return ProbeConfig(
-            probe=self.kind,
-            settings=dict(self.settings or {}),
-            learning_rate=self.learning_rate,
-            seed=int(seed),
-        )
+        try:
+            return ProbeConfig(
+                probe=self.kind,
+                settings=dict(self.settings or {}),
+                learning_rate=self.learning_rate,
+                seed=int(seed),
+            )
+        except ConfigError as error:
+            if isinstance(error.__cause__, ValidationError):
+                raise ValueError(str(error)) from error  # a number, as scikit-learn has it
+            raise
 
     def _fit_states(self, hidden: Float[Tensor, "layer row 1 dim"], ids: np.ndarray) -> Network:
         """The loop of `pillion.train` without validation: nothing is held back."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pillion.backends import Backend
 from pillion.core import ModelIdentity, TextLike, Tokens, as_text
@@ -120,8 +120,9 @@ def local_folder(probe: str | os.PathLike[str]) -> Path:
 
 def several(probes: Sequence[ProbeLike] | ProbeLike) -> Sequence[ProbeLike]:
     """The probes that a user means who gives several, or one as it is."""
-    one = isinstance(probes, Artefact | str | os.PathLike) or hasattr(probes, "artefact")
-    return [probes] if one else list(probes)
+    if isinstance(probes, Artefact | str | os.PathLike) or hasattr(probes, "artefact"):
+        return [probes]
+    return list(cast("Sequence[ProbeLike]", probes))
 
 
 def resolve(probe: ProbeLike) -> Artefact:
