@@ -294,9 +294,10 @@ def make_strict(settings: Any, options: dict[str, Any]) -> Any:
     try:
         return settings(**options)
     except ConfigError as error:
-        if not isinstance(error.__cause__, ValidationError):
-            raise
-        fault = first_fault(error.__cause__)
+        cause = error.__cause__
+        if not isinstance(cause, ValidationError) or cause.title != settings.__name__:
+            raise  # of a probe's own settings, whose names are no options
+        fault = first_fault(cause)
         option = "lr" if fault.place == "learning_rate" else fault.path[0].replace("_", "-")
         raise ConfigError(f"--{option} is {fault.value!r}: {fault.message}.") from error
 
