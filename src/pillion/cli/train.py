@@ -295,9 +295,9 @@ def make_strict(settings: Any, options: dict[str, Any]) -> Any:
         return settings(**options)
     except ConfigError as error:
         cause = error.__cause__
-        if not isinstance(cause, ValidationError) or cause.title != settings.__name__:
+        fault = first_fault(cause) if isinstance(cause, ValidationError) else None
+        if fault is None or fault.path[:1] not in {(name,) for name in settings.model_fields}:
             raise  # of a probe's own settings, whose names are no options
-        fault = first_fault(cause)
         option = "lr" if fault.place == "learning_rate" else fault.path[0].replace("_", "-")
         raise ConfigError(f"--{option} is {fault.value!r}: {fault.message}.") from error
 
