@@ -298,6 +298,8 @@ def make_strict(settings: Any, options: dict[str, Any]) -> Any:
             raise
         first = error.__cause__.errors()[0]
         field = str(first["loc"][0])
+        if field not in settings.model_fields:  # of the probe's own settings
+            raise
         option = "lr" if field == "learning_rate" else field.replace("_", "-")
         raise ConfigError(f"--{option} is {first['input']!r}: {first['msg']}.") from error
 
