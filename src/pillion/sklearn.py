@@ -13,7 +13,6 @@ from typing import Any, no_type_check
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import ValidationError
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils import Tags, check_consistent_length, check_random_state, check_scalar
 from sklearn.utils.class_weight import compute_class_weight
@@ -193,7 +192,7 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
                 seed=int(seed),
             )
         except ConfigError as error:
-            if isinstance(error.__cause__, ValidationError):
+            if str(error).startswith(("learning_rate is", "seed is")):
                 raise ValueError(str(error)) from error  # a number, as scikit-learn has it
             raise
 
