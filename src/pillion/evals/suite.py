@@ -166,13 +166,25 @@ def checked(model: type[_Model], content: Mapping[str, Any], where: str) -> _Mod
     try:
         return model(**content)
     except ValidationError as error:
-        first = min(error.errors(), key=_rank)
-        place = ".".join(str(part) for part in first["loc"] if not _is_of_pydantic(part))
-        if first["type"] == "extra_forbidden":
-            known = _keys_at(model, first["loc"][:-1])
-            unknown = unknown_name("key", str(first["loc"][-1]), known)
-            raise ConfigError(f"{where}, {place}: {unknown}") from error
-        raise ConfigError(f"{where}, {place or 'top'}: {first['msg']}.") from error
+        raise _fault(model, error, where) from error
+    except ConfigError as error:  # of a model that says itself what is wrong
+        cause = error.__cause__
+        if not isinstance(cause, ValidationError):
+            raise
+        first = cause.errors()[0]
+        if first["type"] != "extra_forbidden" and first["loc"][0] not in model.model_fields:
+            raise  # settings of the probe inside, which it names
+        raise _fault(model, cause, where) from error
+
+
+def _fault(model: type[BaseModel], error: ValidationError, where: str) -> ConfigError:
+    first = min(error.errors(), key=_rank)
+    place = ".".join(str(part) for part in first["loc"] if not _is_of_pydantic(part))
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(model, first["loc"][:-1])
+        unknown = unknown_name("key", str(first["loc"][-1]), known)
+        return ConfigError(f"{where}, {place}: {unknown}")
+    return ConfigError(f"{where}, {place or 'top'}: {first['msg']}.")
 
 
 def _rank(error: Any) -> tuple[bool, bool]:
