@@ -32,10 +32,7 @@ from pillion.errors import ConfigError
 def report(
     results: Annotated[
         list[Path] | None,
-        typer.Argument(
-            metavar="[FILE]...",
-            help="Result files: of evaluate --out, bench, layers, or a benchmark.",
-        ),
+        typer.Argument(help="Result files: of evaluate --out, bench, layers, or a benchmark."),
     ] = None,
     out_file: Annotated[
         Path, typer.Option("--out", help="The HTML file; it needs no network and no other file.")
