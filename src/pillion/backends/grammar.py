@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pillion.core.extras import require
 from pillion.errors import ConfigError, RunError
 
 KEPT = 32
@@ -113,13 +114,9 @@ def library() -> Any:
     Raises:
         ConfigError: it is not installed.
     """
-    try:
-        import llguidance
-    except ImportError as error:
-        raise ConfigError(
-            "An answer of a wanted form needs llguidance, which is not installed; install it with "
-            "python -m pip install 'pillion[grammar]'."
-        ) from error
+    require("llguidance", "An answer of a wanted form")
+    import llguidance
+
     return llguidance
 
 

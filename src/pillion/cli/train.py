@@ -296,9 +296,9 @@ def make_strict(settings: Any, options: dict[str, Any]) -> Any:
     except ConfigError as error:
         cause = error.__cause__
         fault = first_fault(cause) if isinstance(cause, ValidationError) else None
-        if fault is None or fault.path[:1] not in {(name,) for name in settings.model_fields}:
+        if fault is None or fault.field not in settings.model_fields:
             raise  # of a probe's own settings, whose names are no options
-        option = "lr" if fault.place == "learning_rate" else fault.path[0].replace("_", "-")
+        option = "lr" if fault.field == "learning_rate" else fault.field.replace("_", "-")
         raise ConfigError(f"--{option} is {fault.value!r}: {fault.message}.") from error
 
 

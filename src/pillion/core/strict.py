@@ -41,6 +41,11 @@ class Fault(NamedTuple):
     value: Any
 
     @property
+    def field(self) -> str:
+        """The first of the keys, a field of the record; empty for the record as a whole."""
+        return self.path[0] if self.path else ""
+
+    @property
     def place(self) -> str:
         """The keys that lead to it, with dots between them."""
         return ".".join(self.path)

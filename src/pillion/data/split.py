@@ -66,9 +66,8 @@ def _strata(has_label: np.ndarray) -> Int[np.ndarray, " row"]:
 
 
 def _draw(strata: np.ndarray, num_validation: int, seed: int) -> Int[np.ndarray, " validation"]:
-    from sklearn.model_selection import (
-        train_test_split,  # takes a second, and --help needs none of it
-    )
+    # Takes a second to import, and `--help` needs none of it.
+    from sklearn.model_selection import train_test_split
 
     _, stratum_ids, counts = np.unique(strata, return_inverse=True, return_counts=True)
     # A stratum of one row cannot be on both sides.

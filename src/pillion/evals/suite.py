@@ -165,7 +165,7 @@ def checked(model: type[_Model], content: Mapping[str, Any], where: str) -> _Mod
         if not isinstance(cause, ValidationError):
             raise
         fault = first_fault(cause)
-        own = fault.kind == UNKNOWN or fault.path[:1] in {(name,) for name in model.model_fields}
+        own = fault.kind == UNKNOWN or fault.field in model.model_fields
         if cause is not error and not own:
             raise  # of the settings of a probe inside, which it names
         if fault.kind == UNKNOWN:

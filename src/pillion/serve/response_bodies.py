@@ -212,7 +212,7 @@ def chat_of(body: ResponsesRequest) -> ChatRequest:
         return ChatRequest.model_validate({k: v for k, v in facts.items() if v is not None})
     except ValidationError as error:
         fault = first_fault(error)
-        name = fault.path[0] if fault.path else None
+        name = fault.field or None
         raise renamed(Refused(400, f"{fault.message}.", "invalid_value", name)) from error
 
 

@@ -57,7 +57,7 @@ class Body(Strict):
             body = cls.model_validate_json(content)
         except ValidationError as error:
             fault = first_fault(error)
-            where = fault.path[0] if fault.path else "The body"
+            where = fault.field or "The body"
             if fault.kind == UNKNOWN:
                 raise unknown_name("parameter", where, cls.model_fields) from error
             wanted = "give input (a string or strings) or messages (a conversation)"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from importlib import metadata
 
+from pillion.core.extras import how_to_install
 from pillion.errors import ConfigError
 
 SUPPORTED = ("0.32", "0.33")
@@ -39,7 +40,7 @@ def check_version(version: str) -> None:
         ConfigError: if it is not.
     """
     if not version:
-        raise ConfigError("vLLM is not installed; run `pip install 'pillion[vllm]'`.")
+        raise ConfigError(f"vLLM is not installed; run `{how_to_install('vllm')}`.")
     if not is_supported(version):
         raise ConfigError(
             f"vLLM {version} is installed, and probes ride in {' and '.join(SUPPORTED)} only; run "

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pillion.backends import Backend
 from pillion.backends.transformers import TransformersBackend
+from pillion.core.extras import how_to_install
 from pillion.evals.baselines.base import Method, Outcome, Role, Serving, Settings, Workplace
 from pillion.evals.baselines.finetune import Rates, described, finetune, predict
 from pillion.evals.problem import Part, Problem
@@ -65,7 +66,7 @@ class Lora(Method):
         if not isinstance(backend, TransformersBackend):
             return f"LoRA adapts models of transformers, and {type(backend).__name__} is none."
         if importlib.util.find_spec("peft") is None:
-            return "LoRA needs the peft package: pip install 'pillion[bench]'"
+            return f"LoRA needs the peft package: {how_to_install('peft')}"
         return None
 
     def fit(self, place: Workplace, seeds: Sequence[int]) -> list[Outcome]:
