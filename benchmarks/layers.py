@@ -1,10 +1,12 @@
 """Layers recommended before any probe is trained, against a sweep, and what fewer layers give.
 
     python -m benchmarks.layers [emotion] [agnews] [toxicchat] [--gates] [--cache FOLDER]
+    python -m benchmarks.layers emotion agnews --model FILE.gguf --name qwen
 
-Of each data set some training rows are studied as `pillion layers` does. With `--gates` a gate is
-trained on each set of layers and on sets spread evenly, on the same rows, epoch chosen on
-validation rows; test rows are read once.
+Of each data set some training rows are studied as `pillion layers` does, into `layers-DATA.json`,
+of another model into `layers-DATA-NAME.json`. With `--gates` a gate is trained on each set of layers
+and on sets spread evenly, on the same rows, epoch chosen on validation rows; test rows are read
+once.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.accuracy import run_folder
 from benchmarks.result_file import DATA, data_entry, write_result
-from pillion.backends import Backend, load_backend
+from pillion.backends import EMBEDDED, Backend, load_backend
 from pillion.cache import CacheReader, Workspace
 from pillion.core import Template
 from pillion.data import LabelSpace, Rows, read_rows, split_validation
@@ -39,12 +41,16 @@ VALIDATION_SHARE = 0.2
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", nargs="*", choices=[*DATA_SETS, []], help="all by default")
+    parser.add_argument("--model", default=EMBEDDED, help="a name, a folder or a GGUF file")
+    parser.add_argument("--name", default="", help="of the model, in the names of its files")
     parser.add_argument("--rows", type=int, default=2000, help="studied")
     parser.add_argument("--train-rows", type=int, default=4000, help="that gates train on")
     parser.add_argument("--gates", action="store_true")
     parser.add_argument("--cache", type=Path, help="keep hidden states here")
     options = parser.parse_args()
-    backend = load_backend()
+    if (options.model == EMBEDDED) == bool(options.name):
+        parser.error("--name is of a model other than the embedded one, and such a model needs one")
+    backend = load_backend(options.model)
     with run_folder(options.cache) as cache:
         for name in options.data or DATA_SETS:
             measure(name, backend, cache, options)
@@ -70,14 +76,19 @@ def measure(name: str, backend: Backend, cache: Path, options: argparse.Namespac
         results += gates(name, backend, cache / name, rows, space, found, options)
         data.append(data_entry(DATA / folder / f"{test}.parquet", test))
     settings = {
-        "model": "embedded",
+        "model": {
+            "name": options.name or EMBEDDED,
+            "weights_sha256": backend.identity.weights_sha256,
+            "dtype": backend.identity.dtype,
+        },
         "template": template,
         "rows_studied": len(taken),
         "pool": "mean",
         "score": found.score_name,
         "gates_trained_on_rows": options.train_rows if options.gates else 0,
     }
-    write_result(f"layers-{name}", results, seed=0, settings=settings, data=data)
+    suffix = f"-{options.name}" if options.name else ""
+    write_result(f"layers-{name}{suffix}", results, seed=0, settings=settings, data=data)
 
 
 def pooled(reader: CacheReader, row_ids: list[int]) -> Tensor:

@@ -17,10 +17,11 @@ from scipy.sparse import csr_matrix
 
 from pillion.backends.fake import FakeBackend
 from pillion.backends.transformers import TransformersBackend
-from pillion.evals.baselines import METHODS, make_method
+from pillion.errors import ConvergenceError
+from pillion.evals.baselines import METHODS, lasso, make_method
 from pillion.evals.baselines.logistic import Goal, fit_logistic, refit
 from pillion.evals.baselines.los_net import signature
-from pillion.evals.baselines.muli import MuliSettings, fit_units, of_logits
+from pillion.evals.baselines.muli import fit_units, of_logits
 from pillion.evals.states import pooled
 from pillion.evals.times import Clock, measure_times
 from pillion.extract import LiveSource, silent
@@ -31,7 +32,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "auto": {"train": {"epochs": 4}},
     "best-layer": {"strengths": [0.1, 1.0]},
     "all-layers": {"strengths": [0.1]},
-    "muli": {"epochs": 300, "learning_rate": 0.02, "batch_size": 16},
+    "muli": {"penalties": [0.01]},
     "los-net": {
         "top_k": 50,
         "dim": 16,
@@ -156,24 +157,47 @@ def test_log_odds_are_those_of_the_softmax_and_finite() -> None:
     assert bool(of_logits(logits.float()).isfinite().all())
 
 
-def test_a_step_of_muli_is_the_gradient_of_its_loss() -> None:
+def test_muli_is_at_the_optimum_of_its_loss() -> None:
+    """By the optimality conditions over all features, most of which no solver has seen."""
     torch.manual_seed(1)
-    features, wanted = torch.randn(20, 7), (torch.rand(20, 1) < 0.3).float()
-    how = MuliSettings(epochs=3, batch_size=20, learning_rate=0.1, l1=0.05)
-    weights, bias = fit_units(features, wanted, how, 0, silent)
+    shared = torch.randn(300, 20) @ torch.randn(20, 2000)
+    features = (shared + torch.randn(300, 2000)).half()
+    truth = (features[:, :3].float().sum(1) > 4).numpy().astype(float)
+    (unit,) = fit_units(features, truth[:, None], 0.02)
+    (again,) = fit_units(features, truth[:, None], 0.02, fit_units(features, truth[:, None], 0.1))
 
-    own_weights = torch.zeros(7, 1, requires_grad=True)
-    own_bias = torch.zeros(1, requires_grad=True)
-    positive = (20 - wanted.sum()) / wanted.sum()
-    sgd = torch.optim.SGD([own_weights, own_bias], lr=0.1)
-    for _ in range(3):
-        sgd.zero_grad()
-        said = features @ own_weights + own_bias
-        loss = F.binary_cross_entropy_with_logits(said, wanted, pos_weight=positive)
-        (loss + 0.05 * own_weights.abs().sum()).backward()
-        sgd.step()
-    assert torch.allclose(weights, own_weights.detach(), atol=1e-6)
-    assert torch.allclose(bias, own_bias.detach(), atol=1e-6)
+    weights = unit.dense(2000).requires_grad_()
+    bias = torch.tensor(unit.bias, requires_grad=True)
+    positive = torch.tensor((len(truth) - truth.sum()) / truth.sum())
+    said = features.float() @ weights + bias
+    loss = F.binary_cross_entropy_with_logits(
+        said, torch.tensor(truth).float(), pos_weight=positive
+    )
+    loss.backward()
+    steep, is_in = weights.grad, weights.detach() != 0
+    assert steep is not None and bias.grad is not None
+    assert 3 <= int(is_in.sum()) < 300
+    assert float((steep[is_in] + 0.02 * weights.detach()[is_in].sign()).abs().max()) < 1e-3
+    assert float(steep[~is_in].abs().max()) < 0.02 * 1.03
+    assert float(bias.grad.abs()) < 1e-3
+    assert torch.allclose(again.dense(2000), unit.dense(2000), atol=0.02)
+
+
+def test_muli_that_cannot_get_to_its_optimum_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lasso, "ROUNDS", 1)
+    torch.manual_seed(1)
+    features, truth = torch.randn(60, 400), (torch.rand(60) < 0.3).numpy().astype(float)
+    with pytest.raises(ConvergenceError, match="not at its optimum"):
+        fit_units(features, truth[:, None], 0.001)
+
+
+def test_muli_chooses_by_folds_where_validation_rows_are_few(
+    tmp_path: Path, opened: ExitStack
+) -> None:
+    place = place_of(tmp_path, opened, problem_of(tmp_path))
+    (found,) = make_method("muli", {"penalties": [0.01, 0.1]}, "muli").fit(place, [0])
+    assert found.chosen["penalty"] in map(float, found.chosen["tried"])
+    assert all("spread" in one for one in found.chosen["tried"].values())
 
 
 def test_a_signature_is_sorted_z_scored_and_knows_what_came() -> None:

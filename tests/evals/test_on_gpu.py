@@ -31,7 +31,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "probe": {"learning_rate": 0.03, "train": {"epochs": 3}},
     "best-layer": {"strengths": [0.1, 1.0]},
     "all-layers": {"strengths": [0.1]},
-    "muli": {"epochs": 30, "learning_rate": 0.02, "batch_size": 16},
+    "muli": {"penalties": [0.01]},
     "los-net": {"top_k": 20, "dim": 16, "heads": 2, "epochs": 3, "batch_size": 8},
     "prompting": {},
     "lora": {"epochs": 3, "rank": 4, "learning_rate": 5e-3},

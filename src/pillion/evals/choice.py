@@ -93,6 +93,19 @@ def folds(
         yield np.asarray(learn), np.asarray(held)
 
 
+def judges(
+    num_train: int, num_held: int
+) -> list[tuple[Int[np.ndarray, " learn"], Int[np.ndarray, " held"]]]:
+    """Row ids to learn from and to be judged on, of training and validation rows in this order.
+
+    With fewer than `FEW_ROWS` validation rows `FOLDS` folds of all rows, else once as they are.
+    """
+    num_rows = num_train + num_held
+    if FOLDS <= num_held < FEW_ROWS:
+        return list(folds(num_rows))
+    return [(np.arange(num_train), np.arange(num_train, num_rows))]
+
+
 def widened(grid: Sequence[float], measure: Callable[[float], Quality]) -> Mapping[float, Quality]:
     """Every value that was tried: the grid, and beyond an edge of it for as long as that is best.
 

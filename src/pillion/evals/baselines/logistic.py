@@ -18,12 +18,10 @@ from scipy.special import expit, softmax
 from pillion.data.labels import Task
 from pillion.evals.baselines.newton import Features, Rows, Solution, principal_axes, solve
 from pillion.evals.choice import (
-    FEW_ROWS,
-    FOLDS,
     Quality,
     best_of,
-    folds,
     is_at_edge,
+    judges,
     quality,
     together,
     widened,
@@ -124,10 +122,8 @@ def fit_logistic(
     """
     (learn, held), axes = _rotated(train[0], validation[0])
     every = _joined((learn, train[1]), (held, validation[1]))
-    num_train, num_rows = len(train[1]), len(every[1])
-    is_few = FOLDS <= len(validation[1]) < FEW_ROWS
-    here = [(np.arange(num_train), np.arange(num_train, num_rows))]
-    parts = list(folds(num_rows)) if is_few else here
+    parts = judges(len(train[1]), len(validation[1]))
+    is_few = len(parts) > 1
     learners = [_Learner(_some(every, rows), goal) for rows, _ in parts]
     fitted: dict[float, Logistic] = {}
 

@@ -1,9 +1,10 @@
 """MULI: sparse logistic regression on the logits of the first response token.
 
 arXiv 2405.18822: `ln p - ln(1 - p)` over the whole vocabulary, z-scored by the training rows, one
-linear unit, binary cross-entropy with weight n_neg / n_pos on positives plus 1e-3 |theta|_1, plain
-SGD. With more than two labels there is one such unit a label. Logits come from the last token's
-state of the last layer, so that nothing vocabulary-wide is kept on disk.
+linear unit, binary cross-entropy with weight n_neg / n_pos on positives plus an L1 penalty. With
+more than two labels there is one such unit a label. The paper takes 500 epochs of SGD at a penalty
+of 1e-3; here the same loss is at its optimum, and the penalty is chosen on validation rows. Logits
+come from the last token's state of the last layer, so that nothing vocabulary-wide is kept on disk.
 """
 
 from __future__ import annotations
@@ -13,39 +14,34 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from pillion.backends import Backend
 from pillion.core import Template
 from pillion.data.labels import Task
 from pillion.evals.baselines.base import Method, Outcome, Serving, Settings, Workplace
-from pillion.evals.choice import log_loss
+from pillion.evals.baselines.lasso import Unit, constant, fit_unit
+from pillion.evals.choice import Quality, best_of, is_at_edge, judges, quality, together, widened
 from pillion.evals.problem import Part, Problem
 from pillion.extract import Progress, silent
 
 ROWS_AT_ONCE = 256
+CERTAIN = 16.0
+"""Logit of an output that every training row has."""
 
 
 class MuliSettings(Settings):
-    """Settings of MULI; the defaults are the paper's.
+    """Settings of MULI.
 
     Attributes:
         template: how a text is shown; None: as the data set says. The first response token is
             that of an answer under `chat`.
-        learning_rate: of SGD.
-        l1: weight of the penalty.
-        batch_size: rows a step.
-        epochs: passes over the training rows.
+        penalties: values to begin with; beyond an edge that is best more are tried.
     """
 
     template: Template | None = None
-    learning_rate: float = Field(default=5e-4, gt=0)
-    l1: float = Field(default=1e-3, ge=0)
-    batch_size: int = Field(default=128, ge=1)
-    epochs: int = Field(default=500, ge=1)
+    penalties: tuple[float, ...] = (1e-2, 1e-1)
 
 
 class Muli(Method):
@@ -53,54 +49,69 @@ class Muli(Method):
 
     Settings: ClassVar[type[Settings]] = MuliSettings
 
-    @property
-    def seeded(self) -> bool:
-        """See `Method.seeded`."""
-        return True
-
     def fit(self, place: Workplace, seeds: Sequence[int]) -> list[Outcome]:
         """See `Method.fit`."""
 
         def last_states(part: Part) -> Float[Tensor, "row dim"]:
             return place.states.last_states(part, self.settings.template)
 
-        backend = place.states.backend
-        return self.learn(backend, place.problem, last_states, seeds, place.progress)
+        return self.learn(place.states.backend, place.problem, last_states, place.progress)
 
     def learn(
         self,
         backend: Backend,
         problem: Problem,
         last_states: Callable[[Part], Float[Tensor, "row dim"]],
-        seeds: Sequence[int],
         progress: Progress = silent,
     ) -> list[Outcome]:
-        """`fit` from the last tokens' states alone; features are made once for all seeds.
+        """`fit` from the last tokens' states alone.
 
         Args:
             backend: whose head turns states into logits.
             problem: the rows.
             last_states: of a part's rows, of the last layer.
-            seeds: one or more.
-            progress: told of every epoch.
+            progress: told of every penalty, as stage `muli`.
+
+        Raises:
+            ConvergenceError: a unit does not get to its optimum.
         """
-        how = self.settings
-        train, *asked = (log_odds(backend, last_states(part)) for part in problem.parts)
+        train, held, *test = (log_odds(backend, last_states(part)) for part in problem.parts)
         mean, deviation = _standardise(train)
-        for rows in asked:
+        for rows in (held, *test):
             _apply_standard(rows, mean, deviation)
-        wanted = _columns(problem.train.targets, problem.num_outputs, problem.task)
-        found: list[Outcome] = []
-        for seed in seeds:
-            weights, bias = fit_units(train, wanted, how, seed, progress)
-            held, *test = (_probs(rows, weights, bias, problem.task) for rows in asked)
-            facts = {
-                "zero_weights": float((weights.abs() < 1e-4).float().mean()),
-                "log_loss": log_loss(held, problem.validation.targets, problem.task),
-            }
-            size = weights.numel() + bias.numel()
-            found.append(Outcome(held, test[0] if test else None, size, facts))
-        return found
+        every = torch.cat([train, held])
+        targets = np.concatenate([problem.train.targets, problem.validation.targets])
+        wanted = _columns(targets, problem.num_outputs, problem.task)
+        parts = judges(len(train), len(held))
+        # Of each part the units of the last penalty, where those of the next one begin.
+        before: list[list[Unit] | None] = [None] * len(parts)
+        fitted: dict[float, list[Unit]] = {}
+
+        def measure(penalty: float) -> Quality:
+            found: list[Quality] = []
+            for place, (learn, asked) in enumerate(parts):
+                fitted[penalty] = fit_units(every[learn], wanted[learn], penalty, before[place])
+                before[place] = fitted[penalty]
+                probs = _probs(every[asked], fitted[penalty], problem.task)
+                found.append(quality(problem.leading[0], problem.task, probs, targets[asked]))
+            progress("muli", len(fitted), len(self.settings.penalties))
+            return together(found) if len(parts) > 1 else found[0]
+
+        tried = widened(self.settings.penalties, measure)
+        penalty = best_of(tried)
+        units = fitted[penalty]
+        if len(parts) > 1:
+            units = fit_units(train, wanted[: len(train)], penalty, units)
+        facts = {
+            "penalty": penalty,
+            "tried": {f"{value:g}": one.facts for value, one in sorted(tried.items())},
+            "at_edge": is_at_edge(tried),
+            "tokens": [len(unit.places) for unit in units],
+            "log_loss": tried[penalty].log_loss,
+        }
+        size = (train.shape[1] + 1) * len(units)
+        said, *asked = (_probs(rows, units, problem.task) for rows in (held, *test))
+        return [Outcome(said, asked[0] if asked else None, size, facts)]
 
     def serving(self, place: Workplace) -> Serving:
         """See `Method.serving`: the logits are there anyway, their log-odds are not."""
@@ -133,46 +144,33 @@ def of_logits(logits: Float[Tensor, "row vocab"]) -> Float[Tensor, "row vocab"]:
 
 def fit_units(
     features: Float[Tensor, "row vocab"],
-    wanted: Float[Tensor, "row output"],
-    how: MuliSettings,
-    seed: int,
-    progress: Progress,
-) -> tuple[Float[Tensor, "vocab output"], Float[Tensor, " output"]]:
-    """The units' weights and biases by SGD, from zero.
+    wanted: Float[np.ndarray, "row output"],
+    penalty: float,
+    before: Sequence[Unit] | None = None,
+) -> list[Unit]:
+    """The unit of every output, at its optimum.
 
     Args:
         features: z-scored log-odds.
         wanted: 0 or 1 of every output.
-        how: rates, penalty, epochs.
-        seed: of the order of the rows.
-        progress: told of every epoch, as stage `muli`.
+        penalty: weight of the L1 penalty.
+        before: units of another penalty, to begin at.
+
+    Raises:
+        ConvergenceError: a unit does not get to its optimum.
     """
-    device, wanted = features.device, wanted.to(features.device)
-    weights = torch.zeros(features.shape[1], wanted.shape[1], device=device)
-    bias = torch.zeros(wanted.shape[1], device=device)
-    positives = wanted.sum(0).clamp(min=1)
-    pos_weight = (len(wanted) - positives).clamp(min=1) / positives
-    random = torch.Generator().manual_seed(seed)
-    for epoch in range(how.epochs):
-        order = torch.randperm(len(features), generator=random).to(device)
-        for rows in order.split(how.batch_size):
-            batch = features[rows].float()
-            pull = _pull(batch @ weights + bias, wanted[rows], pos_weight)
-            # By hand, as SGD moves nothing else: the gradient, and the penalty's sign.
-            weights.sub_(batch.T @ pull + how.l1 * weights.sign(), alpha=how.learning_rate)
-            bias.sub_(pull.sum(0), alpha=how.learning_rate)
-        progress("muli", epoch + 1, how.epochs)
-    return weights, bias
-
-
-def _pull(
-    logits: Float[Tensor, "row output"],
-    wanted: Float[Tensor, "row output"],
-    pos_weight: Float[Tensor, " output"],
-) -> Float[Tensor, "row output"]:
-    """Gradient of the mean weighted cross-entropy over the rows of a batch by its logits."""
-    probs = logits.sigmoid()
-    return (wanted * pos_weight * (probs - 1) + (1 - wanted) * probs) / len(logits)
+    features = features.cpu()
+    found: list[Unit] = []
+    for place, truth in enumerate(wanted.T):
+        positives = truth.sum()
+        if not 0 < positives < len(truth):
+            # Of a label that no row has, or every row, nothing can be learnt.
+            found.append(constant(CERTAIN if positives else -CERTAIN))
+            continue
+        row_weights = np.where(truth == 1, (len(truth) - positives) / positives, 1.0)
+        start = before[place] if before is not None else None
+        found.append(fit_unit(features, truth, row_weights, penalty, start))
+    return found
 
 
 def _standardise(
@@ -200,21 +198,20 @@ def _apply_standard(
         piece.copy_((piece.float() - mean) / deviation)
 
 
-def _columns(targets: np.ndarray, num_outputs: int, task: Task) -> Float[Tensor, "row output"]:
-    wanted = torch.as_tensor(targets)
+def _columns(targets: np.ndarray, num_outputs: int, task: Task) -> Float[np.ndarray, "row output"]:
     if task == "multiclass":
-        return F.one_hot(wanted.long(), num_outputs).float()
-    return wanted.float().reshape(len(wanted), num_outputs)
+        return np.eye(num_outputs)[targets.astype(int)]
+    return targets.astype(float).reshape(len(targets), num_outputs)
 
 
 def _probs(
-    features: Float[Tensor, "row vocab"],
-    weights: Float[Tensor, "vocab output"],
-    bias: Float[Tensor, " output"],
-    task: Task,
+    features: Float[Tensor, "row vocab"], units: Sequence[Unit], task: Task
 ) -> Float[np.ndarray, "row output"]:
-    logits = torch.cat([p.float() @ weights + bias for p in features.split(ROWS_AT_ONCE)])
-    return (logits.softmax(-1) if task == "multiclass" else logits.sigmoid()).cpu().numpy()
+    weights = torch.stack([unit.dense(features.shape[1]) for unit in units], 1)
+    weights, bias = weights.to(features.device), torch.tensor([unit.bias for unit in units])
+    pieces = features.split(ROWS_AT_ONCE)
+    logits = torch.cat([piece.float() @ weights for piece in pieces]).cpu() + bias
+    return (logits.softmax(-1) if task == "multiclass" else logits.sigmoid()).numpy()
 
 
 def _a_state(place: Workplace) -> Float[Tensor, "row dim"]:

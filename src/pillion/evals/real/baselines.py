@@ -95,7 +95,7 @@ def ask_baselines(
         if method.why_not(problem, backend) is not None:
             continue
         if isinstance(method, Muli):
-            (said,) = method.learn(backend, problem, last_states, [seed], progress)
+            (said,) = method.learn(backend, problem, last_states, progress)
         else:
             assert isinstance(method, TextMethod)
             said = method.learn(problem)
