@@ -24,7 +24,7 @@ from pillion.evals.baselines.los_net import signature
 from pillion.evals.baselines.muli import fit_units, of_logits
 from pillion.evals.states import pooled
 from pillion.evals.times import Clock, measure_times
-from pillion.extract import LiveSource, silent
+from pillion.extract import LiveSource
 from tiny_models import tiny_model, tiny_tokenizer
 
 QUICK: dict[str, dict[str, Any]] = {
