@@ -4,9 +4,9 @@
     python -m benchmarks.layers emotion agnews --model FILE.gguf --name qwen
 
 Of each data set some training rows are studied as `pillion layers` does, into `layers-DATA.json`,
-of another model into `layers-DATA-NAME.json`. With `--gates` a gate is trained on each set of layers
-and on sets spread evenly, on the same rows, epoch chosen on validation rows; test rows are read
-once.
+of another model into `layers-DATA-NAME.json`. With `--gates` a gate is trained on each set of
+layers and on sets spread evenly, on the same rows, epoch chosen on validation rows; test rows are
+read once.
 """
 
 from __future__ import annotations
