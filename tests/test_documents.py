@@ -15,6 +15,7 @@ import torch
 import typer
 
 import pillion
+import pillion_bench.cli  # noqa: F401  # `pillion bench` asks for its verbs when it is run
 from pillion.cli.app import app
 from pillion.core import Shape
 from pillion.probe import AGGREGATORS, Network, build
