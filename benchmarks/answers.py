@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -339,15 +339,15 @@ def los_net(
     )
     place = Workplace(problem, States(backend, problem, Path()), Path())
     found = ReadLosNet(parts).fit(place, seeds)
-    scores = [one.validation if one.test is None else one.test for one in found]
+    asked = problem.test
+    scores = [one.validation if asked is None else one.ask(asked) for one in found]
     return [Said("los-net", seed, s[:, 0]) for seed, s in zip(seeds, scores, strict=True)]
 
 
 def problem_part(name: str, part: Part) -> ProblemPart:
     """A part as methods of `bench accuracy` take it."""
-    own = cast(Literal["train", "validation", "test"], name)
     texts = tuple(part.responses)
-    return ProblemPart(own, texts, part.targets, own, np.arange(len(texts)))
+    return ProblemPart(name, texts, part.targets, name, np.arange(len(texts)))
 
 
 def tfidf(training: Part, held: Part, counted: Part) -> np.ndarray:

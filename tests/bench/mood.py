@@ -43,7 +43,7 @@ def place_of(
 
 
 def accuracy(outcome: Outcome, problem: Problem) -> float:
-    assert outcome.test is not None and problem.test is not None
-    found = evaluate(outcome.test, problem.test.targets, problem.task)["accuracy"]
+    assert problem.test is not None
+    found = evaluate(outcome.ask(problem.test), problem.test.targets, problem.task)["accuracy"]
     assert found is not None
     return found

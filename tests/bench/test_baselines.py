@@ -17,12 +17,11 @@ from scipy.sparse import csr_matrix
 
 from pillion.backends.fake import FakeBackend
 from pillion.backends.transformers import TransformersBackend
-from pillion.extract import LiveSource, silent
+from pillion.extract import LiveSource, pooled_source, silent
 from pillion_bench.baselines import METHODS, make_method
 from pillion_bench.baselines.logistic import Goal, fit_logistic, refit
 from pillion_bench.baselines.los_net import signature
 from pillion_bench.baselines.muli import MuliSettings, fit_units, of_logits
-from pillion_bench.states import pooled
 from pillion_bench.times import Clock, measure_times
 from tiny_models import tiny_model, tiny_tokenizer
 
@@ -31,6 +30,9 @@ QUICK: dict[str, dict[str, Any]] = {
     "auto": {"train": {"epochs": 4}},
     "best-layer": {"strengths": [0.1, 1.0]},
     "all-layers": {"strengths": [0.1]},
+    "means": {},
+    "lda": {},
+    "ridge": {},
     "muli": {"epochs": 300, "learning_rate": 0.02, "batch_size": 16},
     "los-net": {
         "top_k": 50,
@@ -49,7 +51,18 @@ QUICK: dict[str, dict[str, Any]] = {
 }
 """What makes each method fast on a few rows; encoders and adapters have tests of their own."""
 
-LEARNS = ("probe", "auto", "best-layer", "all-layers", "muli", "los-net", "tfidf")
+LEARNS = (
+    "probe",
+    "auto",
+    "best-layer",
+    "all-layers",
+    "means",
+    "lda",
+    "ridge",
+    "muli",
+    "los-net",
+    "tfidf",
+)
 
 
 @pytest.fixture
@@ -68,8 +81,9 @@ def test_a_method_gives_probabilities_of_every_row(
     method = make_method(kind, QUICK[kind], kind)
     assert method.why_not(problem, FakeBackend()) is None
     (outcome,) = method.fit(place, [0])
-    for probs, part in ((outcome.validation, problem.validation), (outcome.test, problem.test)):
-        assert probs is not None and part is not None
+    assert problem.test is not None
+    tested = outcome.ask(problem.test)
+    for probs, part in ((outcome.validation, problem.validation), (tested, problem.test)):
         assert probs.shape == (len(part), problem.num_outputs)
         assert ((probs >= 0) & (probs <= 1 + 1e-6)).all()
         if problem.task == "multiclass":
@@ -85,11 +99,12 @@ def test_no_method_looks_at_test_labels(tmp_path: Path, opened: ExitStack, kind:
     problem = problem_of(tmp_path)
     assert problem.test is not None
     turned = replace(problem, test=replace(problem.test, targets=1 - problem.test.targets))
-    found = [
-        make_method(kind, QUICK[kind], kind).fit(place_of(tmp_path, opened, one), [3])[0]
-        for one in (problem, turned)
-    ]
-    assert np.array_equal(found[0].test, found[1].test)
+    found: list[np.ndarray] = []
+    for one in (problem, turned):
+        (outcome,) = make_method(kind, QUICK[kind], kind).fit(place_of(tmp_path, opened, one), [3])
+        assert one.test is not None
+        found.append(outcome.ask(one.test))
+    assert np.array_equal(*found)
 
 
 @pytest.mark.parametrize("kind", QUICK)
@@ -99,11 +114,13 @@ def test_a_seed_decides_and_another_one_differs_where_there_is_chance(
     place = place_of(tmp_path, opened, problem_of(tmp_path))
     method = make_method(kind, QUICK[kind], kind)
     seeds = [0, 1] if method.seeded else [0]
-    first, again = method.fit(place, seeds), method.fit(place, seeds)
-    for a, b in zip(first, again, strict=True):
-        assert np.array_equal(a.test, b.test)
+    asked = place.problem.test
+    assert asked is not None
+    first, again = list(method.fit(place, seeds)), list(method.fit(place, seeds))
+    said = [one.ask(asked) for one in first]
+    assert all(np.array_equal(a, b.ask(asked)) for a, b in zip(said, again, strict=True))
     if method.seeded and first[0].chosen.get("chosen") != "concat":  # a closed form has no chance
-        assert not np.array_equal(first[0].test, first[1].test)
+        assert not np.array_equal(*said)
 
 
 @pytest.mark.parametrize("kind", QUICK)
@@ -140,7 +157,7 @@ def test_pooled_states_are_means_and_last_ones(tmp_path: Path) -> None:
     backend = FakeBackend()
     rows = [[1, 2, 3, 4], [5], [6, 7]]
     source = LiveSource(backend, rows, (0, 2))
-    mean, last = pooled(source, "mean"), pooled(source, "last")
+    mean, last = (pooled_source(source, how).transpose(0, 1) for how in ("mean", "last"))
     for row in range(3):
         hidden, _ = source.read_batch([row])
         assert mean[row] == pytest.approx(hidden[:, 0].mean(1).numpy(), abs=1e-6)
@@ -234,12 +251,13 @@ def test_a_refit_changes_what_is_said_of_the_test_and_not_of_validation(
     again: dict[str, Any] = {**QUICK[kind], "refit": True}
     if kind == "probe":
         again = {**QUICK[kind], "train": {"epochs": 4, "refit": True}}
-    plain, other = (
-        make_method(kind, settings, "m").fit(place_of(tmp_path / name, opened, problem), [0])[0]
+    (plain,), (other,) = (
+        make_method(kind, settings, "m").fit(place_of(tmp_path / name, opened, problem), [0])
         for name, settings in (("plain", QUICK[kind]), ("again", again))
     )
     np.testing.assert_array_equal(plain.validation, other.validation)
-    assert not np.allclose(plain.test, other.test)
+    assert problem.test is not None
+    assert not np.allclose(plain.ask(problem.test), other.ask(problem.test))
 
 
 # --- prompting

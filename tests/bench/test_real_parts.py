@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,21 +15,21 @@ from pillion.core import Scope, Turn
 from pillion.data import LabelSpace, Rows, said_in
 from pillion.data.changes import PERTURBATIONS, TEMPLATES, perturbed
 from pillion.errors import DataError
-from pillion.extract import LiveSource, silent
-from pillion.runtime import LanguageModel, encode_rows
-from pillion_bench.real.closed_forms import ClosedForm, DifferenceOfMeans, Lda, Ridge, columns
+from pillion.extract import LiveSource
+from pillion.runtime import encode_rows
+from pillion_bench.baselines.closed_form import ClosedForm, DifferenceOfMeans, Lda, Ridge, columns
+from pillion_bench.problem import Part, Problem
 from pillion_bench.real.duplicates import conflicts, find_duplicates, within
-from pillion_bench.real.reading import Read
 from pillion_bench.real.sets import (
-    TextSet,
     balanced_rows,
     long_sets,
     nested_rows,
     other_set,
     perturbed_sets,
 )
-from pillion_bench.real.settings import RealSettings
 from pillion_bench.real.texts import long_texts
+from pillion_bench.states import States
+from pillion_bench.suite import DataSpec
 
 TEXTS = ["Please tell me a story about the sea.", "ok", "Ünïcode 危険 stays!", "a"]
 
@@ -204,19 +203,53 @@ def test_the_vocabulary_reads_the_last_state_of_the_whole_row(
     scope: Scope, layers: Any, tmp_path: Path
 ) -> None:
     """The bug: with some layers, MULI took the last of them for the model's last one."""
-    model, texts = LanguageModel(FakeBackend()), [TALK, (*TALK, Turn("user", "and then?")), "alone"]
-    rows = Rows.of(texts, ["x", "y", "x"], "train.csv")
-    sets = [TextSet.of("test", name, texts, np.zeros(3, dtype=int), scope) for name in "ab"]
-    settings = RealSettings(scope=scope, layers=layers)
-    with ExitStack() as opened:
-        read = Read.open(model, rows, sets, settings, tmp_path, silent, lambda _: None, opened)
-        for part in (read.train, read.test, read.rest):
-            assert part is not None
-            part.read_all()
-        tokens = encode_rows(model.backend, texts, "chat")
-        last = LiveSource(model.backend, tokens, (model.backend.identity.num_layers,))
-        wanted = [last.read_batch([row])[0][0, 0, -1].float().tolist() for row in range(3)]
-        np.testing.assert_allclose(read.train.last_states(), wanted, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(read.asked_last(silent), wanted * 2, rtol=1e-5, atol=1e-6)
-        lengths = [sum(map(len, row.ranges(scope))) for row in tokens]
-        assert list(read.train.lengths) == list(read.test.lengths) == lengths
+    backend = FakeBackend()
+    texts = [TALK, (*TALK, Turn("user", "and then?")), "alone"]
+    spec = DataSpec(train="", test="", template="chat", scope=scope, layers=layers)
+    targets, rows = np.zeros(3, dtype=int), np.arange(3)
+    kept, live = (
+        Part(name, tuple(said_in(text, scope) for text in texts), targets, name, rows)
+        for name in ("train", "test")
+    )
+    stores = {part.store: tuple(texts) for part in (kept, live)}
+    space = LabelSpace.of(["x", "y"])
+    problem = Problem("talks", spec, space, kept, kept, live, stores=stores, files=())
+    tokens = encode_rows(backend, texts, "chat")
+    last = LiveSource(backend, tokens, (backend.identity.num_layers,))
+    wanted = [last.read_batch([row])[0][0, 0, -1].float().tolist() for row in range(3)]
+    lengths = [sum(map(len, row.ranges(scope))) for row in tokens]
+    with States(backend, problem, tmp_path, say=lambda _: None, live={"test"}) as states:
+        for part in (kept, live):
+            source = states.source(part)
+            assert list(source.lengths) == lengths
+            source.read_batch([1, 2])  # the rest is read where it is asked for
+            np.testing.assert_allclose(states.last_states(part), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_rows_that_are_not_kept_are_pooled_while_they_are_read(tmp_path: Path) -> None:
+    """One pass of the model serves networks, heads in closed form and the vocabulary's head."""
+    backend, passes = FakeBackend(), 0
+    texts = ("one text", "another one", "and a third")
+    targets, rows = np.zeros(3, dtype=int), np.arange(3)
+    kept, live = (Part(name, texts, targets, name, rows) for name in ("train", "test"))
+    spec = DataSpec(train="", test="")
+    stores = {part.store: texts for part in (kept, live)}
+    space = LabelSpace.of(["x", "y"])
+    problem = Problem("live", spec, space, kept, kept, live, stores=stores, files=())
+    plain = backend.forward
+
+    def counted(*arguments: Any, **how: Any) -> Any:
+        nonlocal passes
+        passes += 1
+        return plain(*arguments, **how)
+
+    with States(backend, problem, tmp_path, say=lambda _: None, live={"test"}) as states:
+        wanted = states.pooled(kept, "mean-rms"), states.last_states(kept)
+        backend.forward = counted  # type: ignore[method-assign]
+        states.source(live).read_batch([2, 0, 1])
+        once = passes
+        got = states.pooled(live, "mean-rms"), states.last_states(live)
+        assert passes == once > 0
+    assert not (tmp_path / "test").exists()
+    for mine, theirs in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-3)

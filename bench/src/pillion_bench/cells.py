@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,8 @@ from pillion.errors import ConvergenceError
 from pillion.metrics import evaluate
 from pillion.provenance import commit, machine
 from pillion.train import choose_thresholds
-from pillion_bench.baselines import Method, Outcome, Workplace
-from pillion_bench.problem import Problem
+from pillion_bench.baselines import Method, OfNetwork, Outcome, Workplace, ask_together
+from pillion_bench.problem import Part, Problem
 from pillion_bench.run_folder import Cell, digest_of
 
 
@@ -74,18 +74,28 @@ def fitted_cells(entry: Entry, place: Workplace, digests: Mapping[int, str]) -> 
     Raises:
         ConvergenceError: a fit of the method is not at its optimum; there is no number then.
     """
-    begin = time.perf_counter()
+    begin, problem = time.perf_counter(), place.problem
     try:
-        outcomes = entry.method.fit(place, list(digests))
+        outcomes = [_asked(one, problem.test) for one in entry.method.fit(place, list(digests))]
     except ConvergenceError as error:
-        raise ConvergenceError(f"{place.problem.name}, {entry.name}: {error}") from error
+        raise ConvergenceError(f"{problem.name}, {entry.name}: {error}") from error
+    asks = [outcome.ask for outcome in outcomes]
+    tested = [None for _ in asks] if problem.test is None else ask_together(asks, problem.test)
     seconds = round((time.perf_counter() - begin) / len(digests), 1)
     return [
         _cell(
-            place.problem, outcome, {**entry.facts, "seed": seed, "digest": digests[seed]}, seconds
+            problem, outcome, test, {**entry.facts, "seed": seed, "digest": digests[seed]}, seconds
         )
-        for seed, outcome in zip(digests, outcomes, strict=True)
+        for seed, outcome, test in zip(digests, outcomes, tested, strict=True)
     ]
+
+
+def _asked(outcome: Outcome, part: Part | None) -> Outcome:
+    """Asked at once, so that its model can go before the next one is made; networks wait."""
+    if part is None or isinstance(outcome.ask, OfNetwork):
+        return outcome
+    said = outcome.ask(part)
+    return replace(outcome, ask=lambda _: said)
 
 
 def unused_cell(entry: Entry, seed: int, made_from: str, reason: str) -> Cell:
@@ -93,15 +103,21 @@ def unused_cell(entry: Entry, seed: int, made_from: str, reason: str) -> Cell:
     return Cell({**entry.facts, "seed": seed, "digest": made_from, "not_measured": reason}, {})
 
 
-def _cell(problem: Problem, outcome: Outcome, facts: dict[str, Any], seconds: float) -> Cell:
+def _cell(
+    problem: Problem,
+    outcome: Outcome,
+    tested: np.ndarray | None,
+    facts: dict[str, Any],
+    seconds: float,
+) -> Cell:
     """Metrics of an outcome, at thresholds chosen on validation."""
     task = problem.task
     held = _clean(outcome.validation)
     probs, subsets = {"validation": held}, {"validation": (held, problem.validation.targets)}
     thresholds = choose_thresholds(task, torch.from_numpy(held), problem.validation.targets)
     if problem.test is not None:
-        assert outcome.test is not None, "a method says something of every part"
-        probs["test"] = test = _clean(outcome.test)
+        assert tested is not None, "a method says something of every part"
+        probs["test"] = test = _clean(tested)
         truth, unseen = problem.test.targets, problem.unseen()
         subsets |= {"test": (test, truth), "test_unseen": (test[unseen], truth[unseen])}
     measured = {

@@ -5,10 +5,9 @@ Promises the same rows for the same files and spec, on any machine. Does not kno
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
@@ -27,7 +26,8 @@ from pillion.data.labels import Task
 from pillion.errors import ConfigError, DataError, unknown_name
 from pillion_bench.suite import DataSpec
 
-PartName = Literal["train", "validation", "test"]
+PartName = str
+"""`train`, `validation`, `test`, or the name of other rows that a method is asked about."""
 
 LEADING = {
     "binary": ("f1", "auprc"),
@@ -35,8 +35,6 @@ LEADING = {
     "multilabel": ("f1", "auprc"),
 }
 """The metrics that lead a table, by task; the first of them chooses settings."""
-
-_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +73,7 @@ class Problem:
         stores: the texts whose states are kept together, by name; parts are rows of these.
         files: path, hash and use of every file.
         notes: what a reader of the numbers has to know.
+        paths: what errors name stores by, where not by the data set's name and theirs.
     """
 
     name: str
@@ -86,6 +85,11 @@ class Problem:
     stores: dict[PartName, tuple[Text, ...]]
     files: tuple[dict[str, str], ...]
     notes: tuple[str, ...] = ()
+    paths: Mapping[PartName, str] = field(default_factory=dict[PartName, str])
+
+    def where(self, store: PartName) -> str:
+        """What an error names a store by."""
+        return self.paths.get(store, f"{self.name}, {store}")
 
     @property
     def task(self) -> Task:
@@ -111,10 +115,6 @@ class Problem:
     def chosen_on(self) -> tuple[Part, Part]:
         """Rows to learn from and to choose on."""
         return self.train, self.validation
-
-    def of_test(self, ask: Callable[[Part], _Found]) -> _Found | None:
-        """What is found for the test rows; None where they may not be read."""
-        return None if self.test is None else ask(self.test)
 
     def unseen(self) -> Bool[np.ndarray, " row"]:
         """Test rows whose text stands in neither train nor validation, but for case and space."""

@@ -1,41 +1,39 @@
 """The hidden states of a data set: extracted once, shared by every method.
 
-Promises that states lie on disk whole or are finished by the next run, and that nothing is
-extracted before a method asks for it. Does not know what the states are used for.
+Promises that states lie on disk whole or are finished by the next run, that nothing is extracted
+before a method asks for it, and that rows whose states are not kept pass through the model once for
+all that reads every token of them. Does not know what the states are used for.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from pillion.backends import Backend
 from pillion.cache import CacheReader
 from pillion.core import Scope, Template
-from pillion.core.batching import batches_by_length
 from pillion.errors import ConfigError, DataError
 from pillion.extract import (
     CachedSource,
     LiveSource,
+    Pool,
     Progress,
     SelectedRows,
     StateSource,
     encode_rows,
     kept_states,
+    pooled_source,
     silent,
 )
+from pillion_bench.gather import Gathering
 from pillion_bench.problem import Part, PartName, Problem
-
-Pooling = Literal["mean", "last"]
-POOLING_TOKENS = 4096
 
 
 class States:
@@ -48,6 +46,8 @@ class States:
             with the scope.
         progress: told of every batch.
         say: told how large states are before any is written.
+        live: stores whose states are not kept: each pass over them pools them, too.
+        by_scope: whether the states of a scope have folders of their own.
 
     Attributes:
         backend: the model.
@@ -61,9 +61,12 @@ class States:
         folder: Path,
         progress: Progress = silent,
         say: Callable[[str], object] = print,
+        live: Collection[PartName] = (),
+        by_scope: bool = True,
     ) -> None:
         self.backend, self.problem, self.folder = backend, problem, folder
         self.progress, self.say = progress, say
+        self._live, self._by_scope = live, by_scope
         last = backend.identity.num_layers
         self.layers = problem.spec.layers or tuple(range(last + 1))
         if not set(self.layers) <= set(range(last + 1)):
@@ -71,10 +74,10 @@ class States:
                 f"Data set {problem.name!r} names layers {self.layers}; the model has 0 to {last}."
             )
         self._opened = ExitStack()
-        self._sources: dict[tuple[PartName, tuple[int, ...]], CachedSource] = {}
+        self._sources: dict[tuple[PartName, tuple[int, ...]], StateSource] = {}
         self._tokens: dict[tuple[PartName, Template], Sequence[Sequence[int]]] = {}
-        self._pooled: tuple[Pooling, dict[PartName, np.ndarray]] | None = None
-        self._last: dict[tuple[PartName, Template], Tensor] = {}
+        self._pooled: tuple[Pool, dict[Part, np.ndarray]] | None = None
+        self._last: dict[tuple[Part, Template], Tensor] = {}
 
     def __enter__(self) -> States:
         return self
@@ -85,7 +88,10 @@ class States:
     def of(self, problem: Problem) -> States:
         """The same states for other parts of the same stores; what is opened stays with these."""
         view = copy.copy(self)
-        view.problem, view._pooled, view._last = problem, None, {}
+        view.problem, view._last = problem, {}
+        if self._pooled is not None:
+            how, known = self._pooled
+            view._pooled = how, {part: known[part] for part in problem.parts if part in known}
         return view
 
     def tokens(self, part: Part, template: Template | None = None) -> Sequence[Sequence[int]]:
@@ -108,19 +114,31 @@ class States:
             )
         at = (part.store, wanted)
         if at not in self._sources:
-            self._extract(part.store)
-            reader = CacheReader(self._kept_in(part.store), wanted)
-            self._sources[at] = CachedSource(self._opened.enter_context(reader))
+            self._sources[at] = self._opened_source(part.store, wanted)
         return SelectedRows(self._sources[at], part.row_ids)
 
-    def pooled(self, part: Part, how: Pooling) -> Float[np.ndarray, "row layer dim"]:
-        """Each row's mean or last state a layer, in fp32; one kind is kept in memory at a time."""
+    def pooled(self, part: Part, how: Pool) -> Float[np.ndarray, "row layer dim"]:
+        """Each row's pooled state a layer; one kind is kept in memory at a time.
+
+        In fp32, but `mean-rms` in fp16, whose numbers are about one.
+        """
         if self._pooled is None or self._pooled[0] != how:
             self._pooled = (how, {})
         kept = self._pooled[1]
-        if part.name not in kept:
-            kept[part.name] = pooled(self.source(part), how, self.progress)
-        return kept[part.name]
+        if part not in kept:
+            source = self.source(part)
+            gathered = self._gathered(part)
+            if gathered is not None and how == "mean-rms":
+                found = gathered.means(part.row_ids, self.progress)
+            else:
+                found = pooled_source(source, how, self.progress).transpose(0, 1).contiguous()
+            kept[part] = (found.half() if how == "mean-rms" else found).numpy()
+        return kept[part]
+
+    def _gathered(self, part: Part) -> Gathering | None:
+        """What was pooled of a live store's rows; None where they are kept."""
+        source = self._sources.get((part.store, self.layers))
+        return source if isinstance(source, Gathering) else None
 
     def last_states(self, part: Part, template: Template | None = None) -> Float[Tensor, "row dim"]:
         """The last token's state of the last layer: what the first answered token comes from.
@@ -130,15 +148,19 @@ class States:
             template: another than the data set's costs a pass of its own.
         """
         own = self.problem.spec.template
-        at = (part.name, template or own)
+        at = (part, template or own)
         if at not in self._last:
             last = (self.backend.identity.num_layers,)
-            if at[1] == own:
-                source = self.every_token(part, last)
-            else:
+            reads_whole = self.problem.spec.scope == "all" and self.layers[-1:] == last
+            gathered = self._gathered(part)
+            if at[1] != own:
                 source = LiveSource(self.backend, self.tokens(part, at[1]), last)
-            found = pooled(source, "last", self.progress)
-            self._last[at] = torch.from_numpy(found[:, 0])
+                self._last[at] = pooled_source(source, "last", self.progress)[0]
+            elif gathered is not None and reads_whole:
+                self._last[at] = gathered.last(part.row_ids, self.progress)
+            else:
+                source = self.every_token(part, last)
+                self._last[at] = pooled_source(source, "last", self.progress)[0]
         return self._last[at]
 
     def every_token(self, part: Part, layers: Sequence[int]) -> StateSource:
@@ -149,7 +171,8 @@ class States:
 
     def _kept_in(self, store: PartName) -> Path:
         scope = self.problem.spec.scope
-        return self.folder / (store if scope == "all" else f"{store}-{scope}")
+        own = self._by_scope and scope != "all"
+        return self.folder / (f"{store}-{scope}" if own else store)
 
     def _store_tokens(self, store: PartName, template: Template) -> Sequence[Sequence[int]]:
         at = (store, template)
@@ -162,12 +185,15 @@ class States:
                     self.backend, texts, template, spec.on_too_long, scopes=scopes
                 )
             except DataError as error:
-                raise DataError(f"{self.problem.name}, {store}: {error}") from error
+                raise DataError(f"{self.problem.where(store)}: {error}") from error
         return self._tokens[at]
 
-    def _extract(self, store: PartName) -> None:
+    def _opened_source(self, store: PartName, layers: tuple[int, ...]) -> StateSource:
         spec = self.problem.spec
         tokens = self._store_tokens(store, spec.template)
+        if store in self._live:
+            live = LiveSource(self.backend, tokens, layers, spec.scope)
+            return Gathering(live) if layers == self.layers else live
         source = kept_states(
             self.backend,
             tokens,
@@ -176,32 +202,12 @@ class States:
             spec.template,
             spec.on_too_long,
             self.progress,
-            lambda sentence: self.say(f"{self.problem.name} {store}: {sentence}"),
+            lambda sentence: self.say(f"{self.problem.where(store)}: {sentence}"),
             spec.scope,
         )
+        if layers == self.layers:
+            self._opened.enter_context(source.reader)
+            return source
         source.reader.close()
-
-
-def pooled(
-    source: StateSource, how: Pooling, progress: Progress = silent
-) -> Float[np.ndarray, "row layer dim"]:
-    """Each row's mean or last state a layer, in fp32."""
-    found = np.empty((len(source.lengths), len(source.layers), source.dim), dtype=np.float32)
-    done, total = 0, sum(source.lengths)
-    for row_ids in batches_by_length(source.lengths, POOLING_TOKENS):
-        hidden, mask = source.read_batch(row_ids)
-        found[row_ids] = _pool(hidden, mask, how).transpose(0, 1).numpy()
-        done += int(mask.sum())
-        progress("pool", done, total)
-    return found
-
-
-def _pool(
-    hidden: Float[Tensor, "layer batch token dim"], mask: Bool[Tensor, "batch token"], how: Pooling
-) -> Float[Tensor, "layer batch dim"]:
-    lengths = mask.sum(1)
-    if how == "last":
-        return hidden[:, torch.arange(len(lengths)), lengths - 1].float()
-    # A layer at a time: the fp32 copy of all of them would be the largest thing in memory.
-    seen = mask[..., None].float()
-    return torch.stack([(layer.float() * seen).sum(1) / lengths[:, None] for layer in hidden])
+        reader = CacheReader(self._kept_in(store), layers)
+        return CachedSource(self._opened.enter_context(reader))

@@ -10,8 +10,17 @@ from typing import Any
 
 from pillion.errors import unknown_name
 from pillion_bench.baselines.auto import AutoMethod
-from pillion_bench.baselines.base import Method, Outcome, Role, Serving, Workplace
+from pillion_bench.baselines.base import (
+    Method,
+    OfNetwork,
+    Outcome,
+    Role,
+    Serving,
+    Workplace,
+    ask_together,
+)
 from pillion_bench.baselines.classifier import Classifier
+from pillion_bench.baselines.closed_form import LdaMethod, MeansMethod, RidgeMethod
 from pillion_bench.baselines.lora import Lora
 from pillion_bench.baselines.los_net import LosNet
 from pillion_bench.baselines.muli import Muli
@@ -28,6 +37,9 @@ METHODS: dict[str, type[Method]] = {
     "auto": AutoMethod,
     "best-layer": BestLayer,
     "all-layers": AllLayers,
+    "means": MeansMethod,
+    "lda": LdaMethod,
+    "ridge": RidgeMethod,
     "muli": Muli,
     "los-net": LosNet,
     "prompting": Prompting,
@@ -58,4 +70,14 @@ def make_method(kind: str, settings: Mapping[str, Any], where: str) -> Method:
     return method(checked(method.Settings, settings, where))
 
 
-__all__ = ["METHODS", "Method", "Outcome", "Role", "Serving", "Workplace", "make_method"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "OfNetwork",
+    "Outcome",
+    "Role",
+    "Serving",
+    "Workplace",
+    "ask_together",
+    "make_method",
+]

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from pydantic import Field
 
 from pillion.train import Examples, TrainSettings, choose_probe, evaluate_networks
-from pillion_bench.baselines.base import Method, Outcome, Role, Serving, Settings, Workplace
+from pillion_bench.baselines.base import (
+    Method,
+    OfNetwork,
+    Outcome,
+    Role,
+    Serving,
+    Settings,
+    Workplace,
+)
 from pillion_bench.baselines.probe import ProbeMethod, ProbeSettings
 from pillion_bench.suite import checked
 
@@ -38,10 +46,10 @@ class AutoMethod(Method):
         """See `Method.seeded`."""
         return True
 
-    def fit(self, place: Workplace, seeds: Sequence[int]) -> list[Outcome]:
+    def fit(self, place: Workplace, seeds: Sequence[int]) -> Iterable[Outcome]:
         """See `Method.fit`."""
         problem, states = place.problem, place.states
-        sources = {part.name: states.source(part) for part in problem.parts}
+        sources = {part.name: states.source(part) for part in problem.chosen_on}
         training, held = (Examples(sources[part.name], part.targets) for part in problem.chosen_on)
         found: list[Outcome] = []
         for seed in seeds:
@@ -51,12 +59,8 @@ class AutoMethod(Method):
             )
             one = chosen.trained
             (said,) = evaluate_networks([one.unbiased], sources["validation"], problem.task)
-            tested = problem.of_test(
-                lambda part, one=one: evaluate_networks(
-                    [one.network], sources[part.name], problem.task
-                )[0].numpy()
-            )
-            found.append(Outcome(said.numpy(), tested, one.network.num_parameters, chosen.facts))
+            ask = OfNetwork(one.network, states)
+            found.append(Outcome(said.numpy(), ask, one.network.num_parameters, chosen.facts))
         return found
 
     def serving(self, place: Workplace) -> Serving:

@@ -1,13 +1,13 @@
-"""The contract of a method: labelled rows in, probabilities of validation and test rows out.
+"""The contract of a method: labelled rows in, out comes what says the probabilities of any rows.
 
-A method chooses on validation rows whatever it chooses, and sees test texts only to label them, in
-a locked run; in any other there are none. It does not know files, intervals or the other methods.
+A method chooses on validation rows whatever it chooses, and sees other texts only where it is asked
+about them. It does not know files, intervals or the other methods.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +20,13 @@ from torch import Tensor
 from pillion.backends import Backend
 from pillion.core.strict import Strict
 from pillion.extract import Progress, silent
-from pillion_bench.problem import Problem
+from pillion.probe import Network
+from pillion.train import evaluate_networks
+from pillion_bench.problem import Part, Problem
 from pillion_bench.states import States
+
+Ask = Callable[[Part], Float[np.ndarray, "row output"]]
+"""From rows to their probabilities."""
 
 Role = Literal["probe", "baseline", "control", "mark"]
 """`control`: what a method must beat to be real; `mark`: an upper mark at another price."""
@@ -50,19 +55,55 @@ class Workplace:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a method gave with one seed.
+    """What a method has learnt with one seed.
 
     Attributes:
         validation: probabilities of the validation rows.
-        test: of the test rows; None where they may not be read.
+        ask: what says those of any other rows.
         parameters: numbers that were learnt.
         chosen: what was chosen on validation, and what it was chosen from.
     """
 
     validation: Float[np.ndarray, "held output"]
-    test: Float[np.ndarray, "row output"] | None
+    ask: Ask
     parameters: int
     chosen: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, eq=False)
+class OfNetwork:
+    """A network that is asked about rows; it reads the states of all their tokens.
+
+    Attributes:
+        network: a probe's.
+        states: of the rows.
+        layers: those that it reads; None for all that are kept.
+    """
+
+    network: Network
+    states: States
+    layers: tuple[int, ...] | None = None
+
+    def __call__(self, part: Part) -> Float[np.ndarray, "row output"]:
+        """Probabilities of the rows."""
+        return ask_together([self], part)[0]
+
+
+def ask_together(asks: Sequence[Ask], part: Part) -> list[Float[np.ndarray, "row output"]]:
+    """What each says of the same rows; networks of the same layers share one read of the states."""
+    reading: dict[tuple[int, ...] | None, dict[int, OfNetwork]] = {}
+    found: dict[int, np.ndarray] = {}
+    for place, ask in enumerate(asks):
+        if isinstance(ask, OfNetwork):
+            reading.setdefault(ask.layers, {})[place] = ask
+        else:
+            found[place] = ask(part)
+    for layers, own in reading.items():
+        states = next(iter(own.values())).states
+        networks, source = [one.network for one in own.values()], states.source(part, layers)
+        said = evaluate_networks(networks, source, states.problem.task, progress=states.progress)
+        found |= {place: probs.numpy() for place, probs in zip(own, said, strict=True)}
+    return [found[place] for place in range(len(asks))]
 
 
 Logits = Float[Tensor, "batch vocab"]
@@ -110,8 +151,8 @@ class Method(ABC):
         return None
 
     @abstractmethod
-    def fit(self, place: Workplace, seeds: Sequence[int]) -> list[Outcome]:
-        """Learns from the training rows and labels the others, once a seed.
+    def fit(self, place: Workplace, seeds: Sequence[int]) -> Iterable[Outcome]:
+        """Learns from the training rows, once a seed; some learn when the next outcome is taken.
 
         Args:
             place: rows, states and model.

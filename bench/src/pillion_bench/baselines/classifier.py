@@ -7,7 +7,7 @@ does, and stays in memory beside it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -63,7 +63,7 @@ class Classifier(Method):
         """The model may be missing."""
         return why_no_encoder(self.settings.model)
 
-    def fit(self, place: Workplace, seeds: Sequence[int]) -> list[Outcome]:
+    def fit(self, place: Workplace, seeds: Sequence[int]) -> Iterable[Outcome]:
         """See `Method.fit`."""
         if not self.settings.epochs:
             return [self._as_it_is(place)]
@@ -77,7 +77,7 @@ class Classifier(Method):
                 rates,
             )
 
-        return [learn(seed) for seed in seeds]
+        return (learn(seed) for seed in seeds)
 
     def serving(self, place: Workplace) -> Serving:
         """See `Method.serving`."""
@@ -96,14 +96,14 @@ class Classifier(Method):
         problem = place.problem
         torch.manual_seed(seed)  # the fresh head
         guard = self._load(place, problem.num_outputs)
-        tokens = {part.name: guard.encode(part) for part in problem.parts}
+        tokens = {part.name: guard.encode(part) for part in problem.chosen_on}
         losses = finetune(guard.logits, guard.model, tokens, problem, rates, seed, place.progress)
 
         def ask(part: Part) -> np.ndarray:
-            return predict(guard.logits, guard.model, tokens[part.name], problem.task)
+            return predict(guard.logits, guard.model, guard.encode(part), problem.task)
 
-        said = ask(problem.validation), problem.of_test(ask)
-        return Outcome(*said, guard.num_parameters, described(rates, losses))
+        facts = described(rates, losses)
+        return Outcome(ask(problem.validation), ask, guard.num_parameters, facts)
 
     def _as_it_is(self, place: Workplace) -> Outcome:
         problem, guard = place.problem, self._load(place, None)
@@ -115,7 +115,7 @@ class Classifier(Method):
             return probs[:, 1:] if problem.task == "binary" else probs
 
         facts = {"labels": guard.labels, "parameters": guard.num_parameters}
-        return Outcome(ask(problem.validation), problem.of_test(ask), 0, facts)
+        return Outcome(ask(problem.validation), ask, 0, facts)
 
     def _columns(self, guard: Guard, problem: Problem) -> list[list[int]]:
         """For every label of the data set, the model's labels that stand for it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -65,9 +65,9 @@ class Lora(Method):
             return f"LoRA adapts models of transformers, and {type(backend).__name__} is none."
         return None
 
-    def fit(self, place: Workplace, seeds: Sequence[int]) -> list[Outcome]:
+    def fit(self, place: Workplace, seeds: Sequence[int]) -> Iterable[Outcome]:
         """See `Method.fit`."""
-        return [self._fit(place, seed) for seed in seeds]
+        return (self._fit(place, seed) for seed in seeds)
 
     def serving(self, place: Workplace) -> Serving:
         """See `Method.serving`: merged adapters cost nothing, the second pass is the price."""
@@ -82,22 +82,21 @@ class Lora(Method):
 
     def _fit(self, place: Workplace, seed: int) -> Outcome:
         problem, how = place.problem, self.settings
-        tokens = {
-            part.name: [row[-how.max_tokens :] for row in place.states.tokens(part)]
-            for part in problem.parts
-        }
+
+        def tokens(part: Part) -> list[Sequence[int]]:
+            return [row[-how.max_tokens :] for row in place.states.tokens(part)]
+
         torch.manual_seed(seed)
         model = Adapted(place.states.backend, problem.num_outputs, how)
         rates = Rates(how.epochs, how.learning_rate, batch_size=how.batch_size)
-        named = {name: tokens[name] for name in ("train", "validation")}
+        named = {part.name: tokens(part) for part in problem.chosen_on}
         losses = finetune(model.logits, model, named, problem, rates, seed, place.progress)
 
         def ask(part: Part) -> np.ndarray:
-            return predict(model.logits, model, tokens[part.name], problem.task)
+            return predict(model.logits, model, tokens(part), problem.task)
 
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        said = ask(problem.validation), problem.of_test(ask)
-        return Outcome(*said, trained, described(rates, losses))
+        return Outcome(ask(problem.validation), ask, trained, described(rates, losses))
 
 
 class Adapted(nn.Module):

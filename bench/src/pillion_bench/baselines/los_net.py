@@ -8,8 +8,9 @@ layers. Made for labels of an answer: with `after` only the tokens behind it are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import ClassVar
 
 import numpy as np
@@ -83,30 +84,20 @@ class LosNet(Method):
         """See `Method.seeded`."""
         return True
 
-    def fit(self, place: Workplace, seeds: Sequence[int]) -> list[Outcome]:
+    def fit(self, place: Workplace, seeds: Sequence[int]) -> Iterable[Outcome]:
         """See `Method.fit`; signatures are made once for all seeds."""
-        problem = place.problem
-        parts = problem.parts
-        made = {part.name: self.signatures(place, part) for part in parts}
-        # Rows stand for their signatures: the loop only sorts them by length.
-        rows: list[Signature] = [one for part in parts for one in made[part.name]]
-        ids: dict[str, list[list[int]]] = {}
-        first = 0
-        for part in parts:
-            own = made[part.name]
-            ids[part.name] = [[first + n] * len(one.top) for n, one in enumerate(own)]
-            first += len(own)
+        made = cache(partial(self.signatures, place))
         how = self.settings
         rates = Rates(how.epochs, how.learning_rate, batch_size=how.batch_size, longest=how.longest)
 
         def learn(seed: int) -> Outcome:
             return long_enough(
-                lambda epochs: self._fit(place, rows, ids, seed, replace(rates, epochs=epochs)),
-                problem,
+                lambda epochs: self._fit(place, made, seed, replace(rates, epochs=epochs)),
+                place.problem,
                 rates,
             )
 
-        return [learn(seed) for seed in seeds]
+        return (learn(seed) for seed in seeds)
 
     def serving(self, place: Workplace) -> Serving:
         """See `Method.serving`: one position, as for each token of an answer."""
@@ -123,27 +114,32 @@ class LosNet(Method):
     def _fit(
         self,
         place: Workplace,
-        rows: Sequence[Signature],
-        ids: dict[str, list[list[int]]],
+        made: Callable[[Part], list[Signature]],
         seed: int,
         rates: Rates,
     ) -> Outcome:
         problem, how = place.problem, self.settings
         torch.manual_seed(seed)
+        rows = [one for part in problem.chosen_on for one in made(part)]
         network = Encoder(how, rows[0].top.shape[1], problem.num_outputs)
 
         def logits(batch: list[Sequence[int]]) -> Tensor:
             return network([rows[row[0]] for row in batch])
 
-        named = {name: ids[name] for name in ("train", "validation")}
+        lines, first = _lines(rows), len(problem.train)
+        named = {"train": lines[:first], "validation": lines[first:]}
         losses = finetune(logits, network, named, problem, rates, seed, place.progress)
 
         def ask(part: Part) -> np.ndarray:
-            return predict(logits, network, ids[part.name], problem.task)
+            own = made(part)
+
+            def of_own(batch: list[Sequence[int]]) -> Tensor:
+                return network([own[row[0]] for row in batch])
+
+            return predict(of_own, network, _lines(own), problem.task)
 
         size = sum(p.numel() for p in network.parameters())
-        said = ask(problem.validation), problem.of_test(ask)
-        return Outcome(*said, size, described(rates, losses))
+        return Outcome(ask(problem.validation), ask, size, described(rates, losses))
 
     def signatures(self, place: Workplace, part: Part) -> list[Signature]:
         """One a row; another way to find what is read of a row overrides it."""
@@ -166,6 +162,11 @@ class LosNet(Method):
     @staticmethod
     def _vocabulary(backend: Backend) -> int:
         return backend.unembed(torch.zeros(1, backend.identity.dim)).shape[-1]
+
+
+def _lines(rows: Sequence[Signature]) -> list[list[int]]:
+    """Rows as tokens that stand for their signatures: the loop only sorts them by length."""
+    return [[number] * len(one.top) for number, one in enumerate(rows)]
 
 
 def all_signatures(

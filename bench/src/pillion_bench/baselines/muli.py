@@ -8,7 +8,8 @@ state of the last layer, so that nothing vocabulary-wide is kept on disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import ClassVar
 
 import numpy as np
@@ -21,10 +22,10 @@ from torch import Tensor
 from pillion.backends import Backend
 from pillion.core import Template
 from pillion.data.labels import Task
-from pillion.extract import Progress, silent
+from pillion.extract import Progress
 from pillion_bench.baselines.base import Method, Outcome, Serving, Settings, Workplace
 from pillion_bench.choice import log_loss
-from pillion_bench.problem import Part, Problem
+from pillion_bench.problem import Part
 
 ROWS_AT_ONCE = 256
 
@@ -58,49 +59,35 @@ class Muli(Method):
         """See `Method.seeded`."""
         return True
 
-    def fit(self, place: Workplace, seeds: Sequence[int]) -> list[Outcome]:
-        """See `Method.fit`."""
+    def fit(self, place: Workplace, seeds: Sequence[int]) -> Iterable[Outcome]:
+        """See `Method.fit`; features are made once for all seeds."""
+        problem, states, how = place.problem, place.states, self.settings
 
-        def last_states(part: Part) -> Float[Tensor, "row dim"]:
-            return place.states.last_states(part, self.settings.template)
+        def raw(part: Part) -> Float[Tensor, "row vocab"]:
+            return log_odds(states.backend, states.last_states(part, how.template))
 
-        backend = place.states.backend
-        return self.learn(backend, place.problem, last_states, seeds, place.progress)
-
-    def learn(
-        self,
-        backend: Backend,
-        problem: Problem,
-        last_states: Callable[[Part], Float[Tensor, "row dim"]],
-        seeds: Sequence[int],
-        progress: Progress = silent,
-    ) -> list[Outcome]:
-        """`fit` from the last tokens' states alone; features are made once for all seeds.
-
-        Args:
-            backend: whose head turns states into logits.
-            problem: the rows.
-            last_states: of a part's rows, of the last layer.
-            seeds: one or more.
-            progress: told of every epoch.
-        """
-        how = self.settings
-        train, *asked = (log_odds(backend, last_states(part)) for part in problem.parts)
+        train = raw(problem.train)
         mean, deviation = _standardise(train)
-        for rows in asked:
+
+        @cache
+        def features(part: Part) -> Float[Tensor, "row vocab"]:
+            rows = raw(part)
             _apply_standard(rows, mean, deviation)
+            return rows
+
         wanted = _columns(problem.train.targets, problem.num_outputs, problem.task)
-        found: list[Outcome] = []
         for seed in seeds:
-            weights, bias = fit_units(train, wanted, how, seed, progress)
-            held, *test = (_probs(rows, weights, bias, problem.task) for rows in asked)
+            weights, bias = fit_units(train, wanted, how, seed, place.progress)
+
+            def ask(part: Part, weights: Tensor = weights, bias: Tensor = bias) -> np.ndarray:
+                return _probs(features(part), weights, bias, problem.task)
+
+            held = ask(problem.validation)
             facts = {
                 "zero_weights": float((weights.abs() < 1e-4).float().mean()),
                 "log_loss": log_loss(held, problem.validation.targets, problem.task),
             }
-            size = weights.numel() + bias.numel()
-            found.append(Outcome(held, test[0] if test else None, size, facts))
-        return found
+            yield Outcome(held, ask, weights.numel() + bias.numel(), facts)
 
     def serving(self, place: Workplace) -> Serving:
         """See `Method.serving`: the logits are there anyway, their log-odds are not."""

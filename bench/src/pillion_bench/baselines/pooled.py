@@ -6,9 +6,9 @@ not know how states are extracted.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ from pillion.backends import Step
 from pillion_bench.baselines.base import Method, Outcome, Serving, Settings, Workplace
 from pillion_bench.baselines.logistic import Goal, Logistic, fit_logistic, refit
 from pillion_bench.problem import Part
-from pillion_bench.states import Pooling
 
+Pooling = Literal["mean", "last"]
 Rows = tuple[np.ndarray, np.ndarray]
 """Features and targets."""
 
@@ -68,7 +68,7 @@ class PooledMethod(Method):
             return model.predict(scale(_joined(self._features(place, part), places)))
 
         facts = {**chosen, **model.facts, "refit": self.settings.refit}
-        return Outcome(said, problem.of_test(ask), model.parameters, facts)
+        return Outcome(said, ask, model.parameters, facts)
 
     def _fit(self, place: Workplace, places: Sequence[int]) -> Logistic:
         """The model with the best penalty."""
@@ -103,7 +103,7 @@ class PooledMethod(Method):
 class BestLayer(PooledMethod):
     """One layer: the one whose logistic regression, with its own penalty, is best on validation."""
 
-    def fit(self, place: Workplace, seeds: Sequence[int]) -> list[Outcome]:
+    def fit(self, place: Workplace, seeds: Sequence[int]) -> Iterable[Outcome]:
         """See `Method.fit`."""
         layers = place.states.layers
         models = [self._fit(place, [at]) for at in range(len(layers))]
@@ -124,7 +124,7 @@ class BestLayer(PooledMethod):
 class AllLayers(PooledMethod):
     """Every layer's pooled state, side by side."""
 
-    def fit(self, place: Workplace, seeds: Sequence[int]) -> list[Outcome]:
+    def fit(self, place: Workplace, seeds: Sequence[int]) -> Iterable[Outcome]:
         """See `Method.fit`."""
         layers = place.states.layers
         every = range(len(layers))

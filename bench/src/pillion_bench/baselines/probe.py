@@ -8,19 +8,27 @@ twice as many are tried. Does not know how a probe is trained.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from pillion.core import Shape
 from pillion.extract import StateSource
-from pillion.probe import Artefact, Network, build, make_settings
+from pillion.probe import Artefact, build, make_settings
 from pillion.runtime import Reading, watch
-from pillion.train import Examples, ProbeConfig, Trained, TrainSettings, evaluate_networks, train
-from pillion_bench.baselines.base import Method, Outcome, Role, Serving, Settings, Workplace
+from pillion.train import Examples, ProbeConfig, Trained, TrainSettings, train
+from pillion_bench.baselines.base import (
+    Method,
+    OfNetwork,
+    Outcome,
+    Role,
+    Serving,
+    Settings,
+    Workplace,
+    ask_together,
+)
 from pillion_bench.choice import Quality, quality, together
 from pillion_bench.problem import Part
 from pillion_bench.suite import checked
@@ -70,7 +78,7 @@ class ProbeMethod(Method):
         """See `Method.seeded`."""
         return True
 
-    def fit(self, place: Workplace, seeds: Sequence[int]) -> list[Outcome]:
+    def fit(self, place: Workplace, seeds: Sequence[int]) -> Iterable[Outcome]:
         """See `Method.fit`; all that is trained at a time shares one read of the states."""
         config, facts = self.configs[0], dict[str, Any]()
         if len(self.configs) > 1:
@@ -105,10 +113,13 @@ class ProbeMethod(Method):
 
     def _qualities(self, place: Workplace, trained: list[Trained]) -> list[Quality]:
         """How good each is on validation."""
-        problem, networks = place.problem, [one.unbiased for one in trained]
-        said = evaluate_networks(networks, self._source(place, problem.validation), problem.task)
+        problem, states, layers = place.problem, place.states, self.settings.layers
+        asks = [OfNetwork(one.unbiased, states, layers) for one in trained]
         targets, lead = problem.validation.targets, problem.leading[0]
-        return [quality(lead, problem.task, probs.numpy(), targets) for probs in said]
+        return [
+            quality(lead, problem.task, said, targets)
+            for said in ask_together(asks, problem.validation)
+        ]
 
     def _source(self, place: Workplace, part: Part) -> StateSource:
         return place.states.source(part, self.settings.layers)
@@ -174,24 +185,18 @@ class ProbeMethod(Method):
     def _outcomes(
         self, place: Workplace, trained: list[Trained], facts: dict[str, Any]
     ) -> list[Outcome]:
-        problem = place.problem
-
-        def said(networks: list[Network], part: Part) -> list[np.ndarray]:
-            source = self._source(place, part)
-            return [one.numpy() for one in evaluate_networks(networks, source, problem.task)]
-
-        held = said([one.unbiased for one in trained], problem.validation)
-        tested = problem.of_test(lambda part: said([one.network for one in trained], part))
+        states, layers = place.states, self.settings.layers
+        held = ask_together(
+            [OfNetwork(one.unbiased, states, layers) for one in trained], place.problem.validation
+        )
         return [
             Outcome(
-                of_held,
-                of_test,
+                said,
+                OfNetwork(one.network, states, layers),
                 one.network.num_parameters,
                 {**_described(one), "train": self.training.model_dump(), **facts},
             )
-            for one, of_held, of_test in zip(
-                trained, held, tested or [None] * len(trained), strict=True
-            )
+            for one, said in zip(trained, held, strict=True)
         ]
 
     def _untrained(self, place: Workplace) -> Artefact:

@@ -8,7 +8,7 @@ once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -69,7 +69,7 @@ class Prompting(Method):
             return f"Label names begin with the same token ({shown}), and the first one answers."
         return None
 
-    def fit(self, place: Workplace, seeds: Sequence[int]) -> list[Outcome]:
+    def fit(self, place: Workplace, seeds: Sequence[int]) -> Iterable[Outcome]:
         """See `Method.fit`; nothing is learnt, but a threshold for two labels."""
         return [self._ask(place, seed) for seed in seeds]
 
@@ -86,7 +86,7 @@ class Prompting(Method):
             return _probs(asker.ask(part.texts, place.progress) - prior, problem.task == "binary")
 
         facts = {"answers": asker.answers, "prefix_tokens": len(asker.prefix)}
-        return Outcome(ask(problem.validation), problem.of_test(ask), 0, facts)
+        return Outcome(ask(problem.validation), ask, 0, facts)
 
     def _asker(self, place: Workplace, seed: int) -> Asker:
         problem, backend = place.problem, place.states.backend

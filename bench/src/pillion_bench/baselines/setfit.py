@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -59,11 +59,10 @@ class SetFit(Method):
             return "Its pairs are of rows with one label each."
         return why_no_encoder(self.settings.model)
 
-    def fit(self, place: Workplace, seeds: Sequence[int]) -> list[Outcome]:
+    def fit(self, place: Workplace, seeds: Sequence[int]) -> Iterable[Outcome]:
         """See `Method.fit`."""
         problem = place.problem
         parts = [problem.train] if problem.test is None else [*problem.chosen_on]
-        found: list[Outcome] = []
         for seed in seeds:
             model = self._trained(parts, place, seed)
 
@@ -72,8 +71,7 @@ class SetFit(Method):
                 return probs[:, 1:] if problem.task == "binary" else probs
 
             count = sum(p.numel() for p in model.model_body.parameters())
-            found.append(Outcome(ask(problem.validation), problem.of_test(ask), count))
-        return found
+            yield Outcome(ask(problem.validation), ask, count)
 
     def _trained(self, parts: Sequence[Part], place: Workplace, seed: int) -> Any:
         setfit, own = _package("setfit"), self.settings

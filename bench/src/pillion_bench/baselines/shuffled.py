@@ -5,7 +5,7 @@ What it still scores is what the test rows give away: class shares, or a leak.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -50,13 +50,11 @@ class Shuffled(Method):
         """Whatever keeps the method from being used."""
         return self.method.why_not(problem, backend)
 
-    def fit(self, place: Workplace, seeds: Sequence[int]) -> list[Outcome]:
+    def fit(self, place: Workplace, seeds: Sequence[int]) -> Iterable[Outcome]:
         """See `Method.fit`; each seed deals the labels anew."""
-        found: list[Outcome] = []
         for seed in seeds:
             dealt = replace(place, problem=_dealt(place.problem, seed))
-            found += self.method.fit(dealt, [seed])
-        return found
+            yield from self.method.fit(dealt, [seed])
 
     def serving(self, place: Workplace) -> Serving:
         """That of the method."""

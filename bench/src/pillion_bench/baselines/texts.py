@@ -6,7 +6,7 @@ No language model is needed. Each is logistic regression on its own features.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -52,12 +52,9 @@ class TextMethod(Method):
         """What has to be kept in memory to serve."""
         return model.parameters * 8
 
-    def fit(self, place: Workplace, seeds: Sequence[int]) -> list[Outcome]:
+    def fit(self, place: Workplace, seeds: Sequence[int]) -> Iterable[Outcome]:
         """See `Method.fit`."""
-        return [self.learn(place.problem)]
-
-    def learn(self, problem: Problem) -> Outcome:
-        """`fit` from the texts alone."""
+        problem = place.problem
         parts = problem.train.targets, problem.validation.targets
         tried: dict[str, tuple[Featurise, Logistic, list[Features]]] = {}
         for name, featurise in self.featurisers(problem.train.texts).items():
@@ -80,8 +77,11 @@ class TextMethod(Method):
         if self.settings.refit and problem.test is not None:
             train, held = zip(features, parts, strict=True)
             model = refit(model, train, held)
-        test = problem.of_test(lambda part: model.predict(featurise(part.texts)))
-        return Outcome(said, test, model.parameters, chosen)
+        return [
+            Outcome(
+                said, lambda part: model.predict(featurise(part.texts)), model.parameters, chosen
+            )
+        ]
 
     def serving(self, place: Workplace) -> Serving:
         """See `Method.serving`."""

@@ -8,12 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from pillion.metrics.calibration import fit_platt, fit_temperature
 from pillion.metrics.thresholds import f1_threshold
-from pillion.probe.task import Task
-from pillion_bench.real.sets import TextSet
+from pillion_bench.baselines import Outcome
+from pillion_bench.problem import Problem
 
 Probs = Float[np.ndarray, "_row output"]
 
@@ -38,48 +37,11 @@ class Answer:
 
     @classmethod
     def of(
-        cls,
-        method: str,
-        task: Task,
-        validation: Probs,
-        truth: Int[np.ndarray, " row"],
-        tested: Probs,
-        sets: list[TextSet],
-        parameters: int,
+        cls, method: str, problem: Problem, outcome: Outcome, by_set: dict[str, Probs]
     ) -> Answer:
-        """Cuts what was said of all sets' rows into sets, and chooses thresholds on validation."""
-        ends = np.cumsum([len(one) for one in sets])[:-1]
-        parts = np.split(tested, ends)
-        by_set = {one.name: part for one, part in zip(sets, parts, strict=True)}
+        """What an outcome said, with thresholds chosen on validation."""
         thresholds = None
-        if task != "multiclass":
-            line = f1_threshold(validation[:, 0], truth)
+        if problem.task != "multiclass":
+            line = f1_threshold(outcome.validation[:, 0], problem.validation.targets)
             thresholds = (0.5 if line is None else line,)
-        return cls(method, validation, by_set, thresholds, parameters)
-
-
-def scores_to_probs(
-    task: Task, validation: np.ndarray, truth: np.ndarray, tested: np.ndarray
-) -> tuple[Probs, Probs]:
-    """Scores that only rank, as probabilities by a curve through the validation rows.
-
-    Where validation cannot carry a curve (one side only, or the wrong way round), the plain sigmoid
-    or softmax is taken: ranks stay as they are.
-    """
-    if task == "multiclass":
-        scale = fit_temperature(validation, truth) if len(np.unique(truth)) > 1 else 1.0
-        return _softmax(scale * validation), _softmax(scale * tested)
-    scale, offset = 1.0, 0.0
-    if 0 < truth.sum() < len(truth):
-        fitted = fit_platt(validation[:, 0], truth)
-        scale, offset = fitted if fitted[0] > 0 else (scale, offset)
-    return _sigmoid(scale * validation + offset), _sigmoid(scale * tested + offset)
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    return np.exp(-np.logaddexp(0, -logits))
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
+        return cls(method, outcome.validation, by_set, thresholds, outcome.parameters)

@@ -7,31 +7,28 @@ the baselines about the same texts; measure all of them on every set. Draws noth
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from pillion.data import LabelSpace, Rows, split_validation
 from pillion.errors import ConfigError, DataError
 from pillion.extract import Progress, silent
 from pillion.provenance import provenance
 from pillion.runtime import LanguageModel
-from pillion_bench.problem import Part
-from pillion_bench.real.answers import Answer, scores_to_probs
-from pillion_bench.real.baselines import ask_baselines, problem_of
-from pillion_bench.real.curve import Pooled, choose_heads, fit_scores
+from pillion_bench.baselines import Workplace
+from pillion_bench.problem import Part, Problem
+from pillion_bench.real.answers import Answer
 from pillion_bench.real.duplicates import Duplicates, conflicts, find_duplicates, within
 from pillion_bench.real.measures import all_results, without_duplicates
-from pillion_bench.real.probes import EVERYWHERE, Networks, curve_results, train_all
-from pillion_bench.real.reading import Read, read_everything
+from pillion_bench.real.methods import Said, Trained, train_probes
 from pillion_bench.real.sets import TextSet, long_sets, other_set, perturbed_sets, said_by
 from pillion_bench.real.settings import Other, RealSettings
+from pillion_bench.states import States
+from pillion_bench.suite import DataSpec
 
 KIND = "real"
-SHUFFLED = "the probe on shuffled labels"
 
 
 def study(
@@ -69,42 +66,27 @@ def study(
         )
     space = _space(train_rows, settings)
     said = said_by(train_rows.texts, settings.scope, train_rows.path)
-    targets = space.encode(train_rows.labels or ())
-    share, seed = settings.validation_share, settings.seed
-    fit_ids, held_ids = split_validation(targets, share, seed, train_rows.groups)
-    if not len(held_ids):
-        raise DataError(f"{train_rows.path}: no label has rows enough to hold some back; add rows.")
+    chosen_on = _chosen_on(space, train_rows, said, settings)
     sets = _sets(space, test_rows, others, settings)
+    problem, asked = _problem(space, train_rows, chosen_on, sets, settings)
     duplicates = find_duplicates(said, sets[0].said)
     say(f"{sum(map(len, sets)):,} texts in {len(sets)} sets will be read.")
-    with ExitStack() as opened:
-        reading = Read.open(model, train_rows, sets, settings, work, progress, say, opened)
-        networks = train_all(
-            reading, targets, fit_ids, held_ids, space, settings, work, progress, say
-        )
+    folder = settings.cache or work
+    # A cache that was asked for may hold the test too; else it is read once, live.
+    live = {part.store for part in asked.values()} - ({"test"} if settings.cache else set[str]())
+    with States(model.backend, problem, folder, progress, say, live, by_scope=False) as states:
+        place = Workplace(problem, states, work, progress)
+        trained = train_probes(place, settings, say)
+        methods = Said(trained, asked)
         say("Reading every set.")
-        read_everything(reading, networks.by_name, EVERYWHERE, held_ids, space.task, progress)
+        methods.ask_probes(settings.config.probe)
         say("Fitting closed forms and baselines.")
-        pooled = Pooled(reading.train.means, targets)
-        answers = _answers(reading, networks, pooled, fit_ids, held_ids, sets, space, settings)
-        problem = problem_of(
-            space, train_rows.texts, said, targets, fit_ids, held_ids, sets, settings
-        )
-
-        def last_states(part: Part) -> Tensor:
-            if part.name == "test":
-                return reading.asked_last(progress)
-            return reading.train.last_states(progress)[part.row_ids]
-
-        answers += ask_baselines(
-            settings.baselines, problem, model.backend, last_states, sets, settings.seed, progress
-        )
+        methods.ask_others(settings.baselines, settings.seed)
         say("Measuring, with intervals.")
+        answers = methods.answers
         results = all_results(answers, sets, space.task, settings.seed)
         results += without_duplicates(answers, sets[0], duplicates.near, space.task)
-        results += curve_results(
-            networks, reading, pooled, fit_ids, held_ids, sets[0], space, answers[0].method
-        )
+        results += methods.curves()
     return {
         "name": f"{KIND}-{_source(train_rows)}",
         "kind": KIND,
@@ -115,7 +97,7 @@ def study(
             _entry(test_rows, "test"),
             *(_entry(other.rows, other.name) for other in others),
         ],
-        "settings": _facts(settings, networks, answers, len(fit_ids), len(held_ids)),
+        "settings": _facts(settings, trained, answers),
         "task": space.task,
         "labels": list(space.names),
         "duplicates": _duplicate_facts(said, sets[0].said, train_rows.labels or (), duplicates),
@@ -148,32 +130,56 @@ def _sets(
     return found
 
 
-def _answers(
-    reading: Read,
-    networks: Networks,
-    pooled: Pooled,
-    fit_ids: np.ndarray,
-    held_ids: np.ndarray,
-    sets: list[TextSet],
+def _chosen_on(
+    space: LabelSpace, rows: Rows, said: Sequence[str], settings: RealSettings
+) -> tuple[Part, Part]:
+    """The training rows as those to learn from and those to choose on."""
+    targets = space.encode(rows.labels or ())
+    split = split_validation(targets, settings.validation_share, settings.seed, rows.groups)
+    if not len(split[1]):
+        raise DataError(f"{rows.path}: no label has rows enough to hold some back; add rows.")
+    train, validation = (
+        Part(name, tuple(said[int(row)] for row in ids), targets[ids], "train", ids)
+        for name, ids in zip(("train", "validation"), split, strict=True)
+    )
+    return train, validation
+
+
+def _problem(
     space: LabelSpace,
+    rows: Rows,
+    chosen_on: tuple[Part, Part],
+    sets: Sequence[TextSet],
     settings: RealSettings,
-) -> list[Answer]:
-    """The probe, the same on shuffled labels, and the closed forms on all training rows."""
-    truth = pooled.targets[held_ids]
-    found: list[Answer] = []
-    for name, said in ((settings.config.probe, "probe"), (SHUFFLED, "shuffled")):
-        held, asked = reading.said[said]
-        count = networks.by_name[said].num_parameters
-        found.append(Answer.of(name, space.task, held, truth, asked, sets, count))
-    train, held_rows = pooled.rows(fit_ids), pooled.rows(held_ids)
-    outputs = found[0].validation.shape[1]
-    networks.heads = choose_heads(train, held_rows, space.task, outputs)
-    asked_rows = Pooled(reading.asked_means(), np.zeros(sum(map(len, sets)), dtype=np.int64))
-    for name, head in networks.heads.items():
-        scores = [fit_scores(head(), train, rows, outputs) for rows in (held_rows, asked_rows)]
-        held, asked = scores_to_probs(space.task, scores[0], truth, scores[1])
-        found.append(Answer.of(name, space.task, held, truth, asked, sets, 0))
-    return found
+) -> tuple[Problem, dict[str, Part]]:
+    """The study as a problem whose test is the first set, and all sets as parts by name."""
+    # Numbered, as a set may be called like the training rows.
+    stores = ["test", *(f"set-{number}" for number in range(1, len(sets)))]
+    asked = {
+        one.name: Part(store, one.said, one.targets, store, np.arange(len(one)))
+        for store, one in zip(stores, sets, strict=True)
+    }
+    spec = DataSpec(
+        train="train",
+        test="test",
+        template=settings.template,
+        scope=settings.scope,
+        on_too_long=settings.on_too_long,
+        layers=settings.layers,
+    )
+    names = dict(zip(stores, (one.name for one in sets), strict=True))
+    texts = dict(zip(stores, (one.texts for one in sets), strict=True))
+    problem = Problem(
+        "study",
+        spec,
+        space,
+        *chosen_on,
+        asked[sets[0].name],
+        stores={"train": rows.texts, **texts},
+        files=(),
+        paths={"train": rows.path, **names},
+    )
+    return problem, asked
 
 
 def _entry(rows: Rows, use: str) -> dict[str, str]:
@@ -186,21 +192,16 @@ def _source(rows: Rows) -> str:
     return path.parent.name or path.stem
 
 
-def _facts(
-    settings: RealSettings,
-    networks: Networks,
-    answers: Sequence[Answer],
-    num_fit: int,
-    num_held: int,
-) -> dict[str, Any]:
+def _facts(settings: RealSettings, trained: Trained, answers: Sequence[Answer]) -> dict[str, Any]:
+    problem = trained.place.problem
     return {
         "probe": settings.config.model_dump(),
         "train": settings.train.model_dump(),
-        "best_epochs": networks.best_epochs,
+        "best_epochs": trained.best_epochs,
         "template": settings.template,
         "scope": settings.scope,
         "layers": "all" if settings.layers is None else list(settings.layers),
-        "rows": {"train": num_fit, "validation": num_held},
+        "rows": {part.name: len(part) for part in problem.chosen_on},
         "sample": settings.sample,
         "needles": settings.needles,
         "words": list(settings.words),
