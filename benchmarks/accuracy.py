@@ -20,11 +20,11 @@ from typing import Any
 
 from benchmarks.result_file import DATA, RESULTS, write_content
 from pillion.errors import ConfigError
-from pillion.evals.accuracy import RunSettings, bench_accuracy
-from pillion.evals.suite import DEFAULT, load_suite
-from pillion.evals.summary import with_reads
 from pillion.provenance import commit
-from pillion.report import AccuracyResult, plain_table, read_result, write_accuracy_page
+from pillion_bench.accuracy import RunSettings, bench_accuracy
+from pillion_bench.report import AccuracyResult, plain_table, read_result, write_accuracy_page
+from pillion_bench.suite import DEFAULT, load_suite
+from pillion_bench.summary import with_reads
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 

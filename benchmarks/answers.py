@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -28,15 +28,7 @@ from pillion.backends import Backend, load_backend
 from pillion.cache import CacheReader
 from pillion.core import Scope, Tokens, as_conversation
 from pillion.data import LabelSpace, Rows, TableLayout, read_rows, split_validation
-from pillion.evals.baselines.base import Workplace
-from pillion.evals.baselines.encoder import EMBEDDER, Encoder
-from pillion.evals.baselines.logistic import Goal, fit_logistic
-from pillion.evals.baselines.los_net import LosNet, LosNetSettings, Signature, all_signatures
-from pillion.evals.problem import Part as ProblemPart
-from pillion.evals.problem import Problem
 from pillion.evals.running import running_logits
-from pillion.evals.states import States
-from pillion.evals.suite import DataSpec
 from pillion.extract import CachedSource, SelectedRows, StateSource, kept_states, silent
 from pillion.extract.scoped import ScopedRows
 from pillion.metrics import evaluate, interval, paired_interval
@@ -46,6 +38,14 @@ from pillion.probe import Network
 from pillion.probe.task import probabilities
 from pillion.runtime import encode_rows
 from pillion.train import Examples, ProbeConfig, TrainSettings, train
+from pillion_bench.baselines.base import Workplace
+from pillion_bench.baselines.encoder import EMBEDDER, Encoder
+from pillion_bench.baselines.logistic import Goal, fit_logistic
+from pillion_bench.baselines.los_net import LosNet, LosNetSettings, Signature, all_signatures
+from pillion_bench.problem import Part as ProblemPart
+from pillion_bench.problem import Problem
+from pillion_bench.states import States
+from pillion_bench.suite import DataSpec
 
 RESPONSE_TOKENS = 192
 VALIDATION_SHARE = 0.25
@@ -339,15 +339,15 @@ def los_net(
     )
     place = Workplace(problem, States(backend, problem, Path()), Path())
     found = ReadLosNet(parts).fit(place, seeds)
-    scores = [one.validation if one.test is None else one.test for one in found]
+    asked = problem.test
+    scores = [one.validation if asked is None else one.ask(asked) for one in found]
     return [Said("los-net", seed, s[:, 0]) for seed, s in zip(seeds, scores, strict=True)]
 
 
 def problem_part(name: str, part: Part) -> ProblemPart:
     """A part as methods of `bench accuracy` take it."""
-    own = cast(Literal["train", "validation", "test"], name)
     texts = tuple(part.responses)
-    return ProblemPart(own, texts, part.targets, own, np.arange(len(texts)))
+    return ProblemPart(name, texts, part.targets, name, np.arange(len(texts)))
 
 
 def tfidf(training: Part, held: Part, counted: Part) -> np.ndarray:

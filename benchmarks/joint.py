@@ -31,8 +31,6 @@ from pillion.cache import CacheReader, read_spec
 from pillion.core import Text
 from pillion.data import LabelSpace, Rows, read_rows, split_validation
 from pillion.errors import ConfigError
-from pillion.evals.baselines.encoder import EMBEDDER, Encoder
-from pillion.evals.baselines.logistic import Goal, fit_logistic
 from pillion.extract import (
     CachedSource,
     JoinedRows,
@@ -51,6 +49,8 @@ from pillion.train import (
     evaluate_networks,
     train,
 )
+from pillion_bench.baselines.encoder import EMBEDDER, Encoder
+from pillion_bench.baselines.logistic import Goal, fit_logistic
 
 LABELS = LabelSpace.of(["toxic", "non-toxic"], "toxic")
 MEANING = {"toxic": "toxic", "flagged": "toxic", "unsafe": "toxic"}

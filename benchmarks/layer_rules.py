@@ -22,11 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.layers import pooled
 from benchmarks.result_file import DATA, data_entry, write_result
 from pillion.cache import CacheReader
 from pillion.core import Template
 from pillion.data import LabelSpace, Rows, read_rows, split_validation
+from pillion.extract import CachedSource, pooled_source
 from pillion.fit import FitSettings, fit
 from pillion.runtime import LanguageModel, encode_rows
 from pillion.select import RULES, LayerRow, Targets, sample, study_layers
@@ -203,9 +203,9 @@ def studied(
         for rows in (train, held)
     )
     states: list[Tensor] = []
-    for part, rows in (("train", train), ("validation", held)):
+    for part in ("train", "validation"):
         with CacheReader(folder / part) as reader:
-            states.append(pooled(reader, list(range(len(rows)))))
+            states.append(pooled_source(CachedSource(reader)))
     tokens = encode_rows(model.backend, train.texts[:WEIGHT_ROWS], template)
     attention = learned_attention(model.backend, fitted.artefact, tokens)
     rows = study_layers(states[0], targets, range(len(states[0])), attention)

@@ -16,16 +16,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from benchmarks.accuracy import run_folder
 from benchmarks.result_file import DATA, data_entry, write_result
 from pillion.backends import EMBEDDED, Backend, load_backend
-from pillion.cache import CacheReader, Workspace
+from pillion.cache import CacheReader
 from pillion.core import Template
 from pillion.data import LabelSpace, Rows, read_rows, split_validation
-from pillion.extract import CachedSource, SelectedRows, encode_rows, kept_states
+from pillion.extract import CachedSource, SelectedRows, encode_rows, kept_states, pooled_source
 from pillion.metrics import evaluate
 from pillion.select import Identification, Targets, identify, identify_states, sample
 from pillion.train import Examples, ProbeConfig, TrainSettings, evaluate_source, train
@@ -66,7 +63,9 @@ def measure(name: str, backend: Backend, cache: Path, options: argparse.Namespac
     targets = Targets(space.encode(rows.labels)[taken], space.task, len(space.names))
     if (cache / name / "train").exists():
         with CacheReader(cache / name / "train") as reader:
-            found = identify_states(backend, pooled(reader, taken.tolist()), targets)
+            found = identify_states(
+                backend, pooled_source(SelectedRows(CachedSource(reader), taken)), targets
+            )
     else:
         tokens = encode_rows(backend, [rows.texts[row] for row in taken], template)
         found = identify(backend, tokens, targets)
@@ -89,18 +88,6 @@ def measure(name: str, backend: Backend, cache: Path, options: argparse.Namespac
     }
     suffix = f"-{options.name}" if options.name else ""
     write_result(f"layers-{name}{suffix}", results, seed=0, settings=settings, data=data)
-
-
-def pooled(reader: CacheReader, row_ids: list[int]) -> Tensor:
-    """Means over tokens of states on disk, as `pooled_states` gives them from a pass."""
-    out = torch.empty(len(reader.layers), len(row_ids), reader.spec.dim)
-    workspace = Workspace()
-    for start in range(0, len(row_ids), 32):
-        hidden, mask = reader.read_batch(row_ids[start : start + 32], workspace)
-        share = (mask / mask.sum(1, keepdim=True))[:, None]
-        for layer, states in enumerate(hidden):
-            out[layer, start : start + 32] = torch.bmm(share, states.float())[:, 0]
-    return out
 
 
 def described(found: Identification) -> list[dict[str, Any]]:

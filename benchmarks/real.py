@@ -18,9 +18,9 @@ from pathlib import Path
 
 from benchmarks.result_file import DATA, write_content
 from pillion.data import LabelSpace, Rows, read_rows, split_validation
-from pillion.evals.real.settings import Other, RealSettings
-from pillion.evals.real.study import study
 from pillion.runtime import LanguageModel
+from pillion_bench.real.settings import Other, RealSettings
+from pillion_bench.real.study import study
 
 HELD_BACK, HELD_BACK_SEED = 0.2, 1
 """What stands for the test in development: another draw than that of a probe's validation rows."""

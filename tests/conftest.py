@@ -10,7 +10,7 @@ import torch
 
 # The hook rewrites modules as they are imported, so nothing of the package may be there yet.
 assert "pillion" not in sys.modules, "pillion was imported before its shapes could be checked"
-jaxtyping.install_import_hook("pillion", "beartype.beartype")
+jaxtyping.install_import_hook(["pillion", "pillion_bench"], "beartype.beartype")
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ import torch
 import typer
 
 import pillion
+import pillion_bench.cli  # noqa: F401  # `pillion bench` asks for its verbs when it is run
 from pillion.cli.app import app
 from pillion.core import Shape
 from pillion.probe import AGGREGATORS, Network, build
@@ -212,6 +213,7 @@ def test_the_structure_names_every_part_once() -> None:
     parts = [row[0] for row in table(ROOT / "docs" / "structure.md", "part")]
     package = Path(str(pillion.__file__)).parent
     found = {path.stem for path in package.iterdir() if not path.name.startswith(("_", "py.typed"))}
+    found |= {path.name for path in (ROOT / "bench" / "src").iterdir() if path.suffix == ""}
     assert sorted(parts) == sorted(found)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from program import Ran, Refused, Run, write_rows
 
-from pillion.evals.baselines import METHODS, Method, newton
-from pillion.evals.run_folder import RunFolder
+from pillion_bench.baselines import METHODS, Method, newton
+from pillion_bench.run_folder import RunFolder
 
 TEXTS = {
     "fine": ("what a lovely day {}", "good work, thank you {}"),

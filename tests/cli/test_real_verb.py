@@ -20,7 +20,7 @@ def rows(count: int, shift: int = 0) -> list[dict[str, Any]]:
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Intervals of hundreds of numbers are most of a study's time, and are tested elsewhere."""
-    monkeypatch.setattr("pillion.evals.real.measures.NUM_RESAMPLES", 10)
+    monkeypatch.setattr("pillion_bench.real.measures.NUM_RESAMPLES", 10)
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ kind = "length"
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Intervals are tested elsewhere."""
-    monkeypatch.setattr("pillion.evals.real.measures.NUM_RESAMPLES", 10)
+    monkeypatch.setattr("pillion_bench.real.measures.NUM_RESAMPLES", 10)
 
 
 def trained(run: Run, probe: Path, place: Path) -> Path:

@@ -45,6 +45,17 @@ def test_every_extra_has_the_modules_of_its_packages() -> None:
     assert not modules_of(project["dependencies"]) & ABSENT
 
 
+def test_the_package_that_measures_is_of_the_same_version() -> None:
+    pillion, bench = (
+        tomllib.loads((ROOT / part / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        for part in (".", "bench")
+    )
+    assert bench["version"] == pillion["version"]
+    assert f"pillion[all]=={pillion['version']}" in bench["dependencies"]
+    named = pillion["optional-dependencies"]["bench"]
+    assert named == [f"{bench['name']}=={bench['version']}"]
+
+
 def test_a_module_is_found_by_its_package() -> None:
     assert how_to_install("fastapi.responses") == "python -m pip install 'pillion[serve]'"
     assert how_to_install("fast") is None and how_to_install(None) is None
@@ -81,6 +92,8 @@ ON_ROWS = ("--model", "fake", "--probe", "PROBE", "--data", "ROWS")
         ("serve", ("serve", "--model", "fake", "--probe", "PROBE", "--port", "0")),
         ("calibrate", ("calibrate", *ON_ROWS, "--coverage", "0.5")),
         ("report", ("report", *ON_ROWS, "--out", "PAGE")),
+        ("bench", ("bench", "accuracy", "--out", "PAGE")),
+        ("bench", ("bench", "--help")),
     ],
 )
 def test_a_missing_package_is_named_with_what_installs_it(

@@ -54,7 +54,9 @@ def test_a_probe_in_closed_form_learns_from_all_rows_but_is_judged_without_valid
     whole, part = (network.weight for network in (found.trained.network, found.trained.unbiased))
     assert not torch.equal(whole, part)
     rows = examples()
-    (again,) = [auto.solve(auto.pooled_source(rows.source), rows.targets, "binary", 1).network]
+    (again,) = [
+        auto.solve(auto.pooled_source(rows.source, "mean-rms"), rows.targets, "binary", 1).network
+    ]
     torch.testing.assert_close(part, again.weight)  # pyright: ignore[reportAttributeAccessIssue]
 
 

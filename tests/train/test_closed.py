@@ -8,11 +8,11 @@ import torch
 from sklearn.linear_model import Ridge
 
 from pillion.backends.fake import FakeBackend
-from pillion.extract import LiveSource
+from pillion.extract import LiveSource, pooled_source
 from pillion.metrics import log_loss
 from pillion.probe.task import Task, num_outputs, probabilities
 from pillion.train import evaluate_networks
-from pillion.train.closed import STEEPEST, logit_scale, pooled_source, solve
+from pillion.train.closed import STEEPEST, logit_scale, solve
 
 LAYERS = (0, 1, 3)
 TASKS: tuple[Task, ...] = ("binary", "multiclass", "multilabel")
@@ -35,7 +35,7 @@ def targets(task: Task, tokens: list[list[int]]) -> np.ndarray:
 def test_the_probe_is_ridge_regression_on_pooled_states(task: Task) -> None:
     tokens = rows()
     source, wanted = LiveSource(FakeBackend(), tokens, LAYERS), targets(task, tokens)
-    states = pooled_source(source)
+    states = pooled_source(source, "mean-rms")
     found = solve(states, wanted, task, num_outputs(task, 3 if task != "binary" else 2))
 
     wide = states.double().transpose(0, 1).flatten(1).numpy()
@@ -55,7 +55,7 @@ def test_the_probe_is_ridge_regression_on_pooled_states(task: Task) -> None:
 def test_a_row_left_out_is_said_what_the_others_say_of_it(task: Task) -> None:
     tokens = rows()
     wanted = targets(task, tokens)
-    states = pooled_source(LiveSource(FakeBackend(), tokens, LAYERS))
+    states = pooled_source(LiveSource(FakeBackend(), tokens, LAYERS), "mean-rms")
     found = solve(states, wanted, task, num_outputs(task, 3 if task != "binary" else 2))
     wide = states.double().transpose(0, 1).flatten(1).numpy()
     features = (wide - wide.mean(0)) / wide.std(0) / np.sqrt(wide.shape[1])
@@ -106,7 +106,10 @@ def test_rows_that_are_told_apart_without_a_fault_give_finite_weights(task: Task
     }[task]
     source = LiveSource(FakeBackend(), tokens, LAYERS)
     found = solve(
-        pooled_source(source), wanted, task, num_outputs(task, 3 if task != "binary" else 2)
+        pooled_source(source, "mean-rms"),
+        wanted,
+        task,
+        num_outputs(task, 3 if task != "binary" else 2),
     )
     assert all(bool(torch.isfinite(p).all()) for p in found.network.parameters())
     assert found.left_out.abs().max() < 10 * STEEPEST

@@ -2,7 +2,6 @@
 
 from pillion.cli import (
     bench,
-    bench_real,
     calibrate,
     demo,
     doctor,
@@ -27,7 +26,6 @@ from pillion.cli.app import main
 
 __all__ = [
     "bench",
-    "bench_real",
     "calibrate",
     "demo",
     "doctor",

@@ -16,7 +16,7 @@ EXTRAS = {
     "gguf": ("gguf", "accelerate"),
     "grammar": ("llguidance",),
     "data": ("datasets",),
-    "bench": ("peft",),
+    "bench": ("pillion_bench",),
     "ray": ("ray",),
     "vllm": ("vllm",),
 }

@@ -16,7 +16,7 @@ from pillion.extract.identity import (
 from pillion.extract.kept import kept_states
 from pillion.extract.live import LiveSource
 from pillion.extract.makers import Maker, check_samples
-from pillion.extract.pooled import Pool, pooled_states
+from pillion.extract.pooled import Pool, pool_batch, pooled_source, pooled_states
 from pillion.extract.progress import Progress, silent
 from pillion.extract.source import Batch, CachedSource, JoinedRows, SelectedRows, StateSource
 from pillion.runtime.encoding import encode_rows
@@ -43,6 +43,8 @@ __all__ = [
     "kept_states",
     "key_of_model",
     "num_tokens",
+    "pool_batch",
+    "pooled_source",
     "pooled_states",
     "segment_bytes",
     "silent",

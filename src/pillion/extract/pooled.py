@@ -1,4 +1,4 @@
-"""One vector a row and layer, pooled while the model runs: what closed-form heads need.
+"""One vector a row and layer, pooled while the model runs or of a source: what linear heads need.
 
 Promises that no token's state is kept: memory is rows x layers x dim, whatever the texts' lengths.
 Does not know labels or probes.
@@ -14,11 +14,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pillion.backends import Backend, Step
+from pillion.cache import Workspace
 from pillion.core import Scope
 from pillion.core.batching import batches_by_length
 from pillion.errors import StateError, unknown_name
 from pillion.extract.collector import BATCH_TOKENS, pad
 from pillion.extract.progress import Progress, silent
+from pillion.extract.source import StateSource
 from pillion.probe.network import inverse_rms
 from pillion.runtime.spoken import read_mask
 
@@ -70,6 +72,39 @@ def pooled_states(
     return out
 
 
+def pooled_source(
+    source: StateSource, pool: Pool = "mean", progress: Progress = silent
+) -> Float[Tensor, "layer row dim"]:
+    """The pooled states of a source's rows, in fp32; `pooled_states` gives those of a pass.
+
+    Args:
+        source: of rows with one token or more each.
+        pool: how tokens become one vector.
+        progress: told of every batch, as stage `pool`.
+    """
+    out = torch.empty(len(source.layers), len(source.lengths), source.dim)
+    workspace, done, total = Workspace(), 0, sum(source.lengths)
+    for batch in batches_by_length(source.lengths, BATCH_TOKENS):
+        out[:, batch] = pool_batch(*source.read_batch(batch, workspace), pool).to(out.device)
+        done += sum(source.lengths[row] for row in batch)
+        progress("pool", done, total)
+    return out
+
+
+def pool_batch(
+    hidden: Float[Tensor, "layer batch token dim"], mask: Bool[Tensor, "batch token"], pool: Pool
+) -> Float[Tensor, "layer batch dim"]:
+    """A batch's pooled states, in fp32.
+
+    Args:
+        hidden: states.
+        mask: of their tokens, one or more in every row.
+        pool: how tokens become one vector.
+    """
+    # A layer at a time: the fp32 copy of all of them would be the largest thing in memory.
+    return torch.stack([POOLS[pool](layer, mask) for layer in hidden])
+
+
 class _Pooler:
     """A watcher that keeps one vector a row and layer."""
 
@@ -91,7 +126,7 @@ class _Pooler:
 
     def see(self, layer: int, hidden: Float[Tensor, "batch chunk dim"]) -> None:
         """Pools a layer's states; they are not kept."""
-        pooled = self._pool(hidden.float(), self._mask.to(hidden.device))
+        pooled = self._pool(hidden, self._mask.to(hidden.device))
         self._out[self._places[layer], self.rows] = pooled.to(self._out.device)
 
     def end(self, cache: object | None) -> None:
@@ -110,20 +145,22 @@ def _mean(
 def _mean_rms(
     hidden: Float[Tensor, "batch token dim"], mask: Bool[Tensor, "batch token"]
 ) -> Float[Tensor, "batch dim"]:
-    return _weighted(hidden, inverse_rms(hidden) * mask / mask.sum(1, keepdim=True))
+    hidden = hidden.float()
+    return _weighted(hidden, inverse_rms(hidden) * (mask / mask.sum(1, keepdim=True)))
 
 
 def _last(
     hidden: Float[Tensor, "batch token dim"], mask: Bool[Tensor, "batch token"]
 ) -> Float[Tensor, "batch dim"]:
     places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-    return hidden[torch.arange(len(hidden), device=hidden.device), (mask * places).argmax(1)]
+    rows = torch.arange(len(hidden), device=hidden.device)
+    return hidden[rows, (mask * places).argmax(1)].float()
 
 
 def _weighted(
     hidden: Float[Tensor, "batch token dim"], weights: Float[Tensor, "batch token"]
 ) -> Float[Tensor, "batch dim"]:
-    return torch.bmm(weights[:, None], hidden)[:, 0]
+    return torch.bmm(weights[:, None], hidden.float())[:, 0]
 
 
 _Pooling = Callable[[Tensor, Tensor], Tensor]

@@ -4,15 +4,6 @@ Knows result files, none of the parts that they come from. The only part that kn
 which is imported when a plot is drawn.
 """
 
-from pillion.report.accuracy_page import plain_table, section, with_sections
-from pillion.report.accuracy_result import AccuracyResult
-from pillion.report.pages import read_result, write_accuracy_page
+from pillion.report.page import read_content, render, section, write_report
 
-__all__ = [
-    "AccuracyResult",
-    "plain_table",
-    "read_result",
-    "section",
-    "with_sections",
-    "write_accuracy_page",
-]
+__all__ = ["read_content", "render", "section", "write_report"]

@@ -104,6 +104,11 @@ def render(contents: Sequence[Content], title: str) -> str:
 def write_report(contents: Sequence[Content], path: Path, title: str) -> int:
     """Writes the page, whole or not at all; returns its size in bytes.
 
+    Args:
+        contents: as `render`.
+        path: of the page.
+        title: as `render`.
+
     Raises:
         DataError: as `render`.
         StorageError: the file cannot be written.

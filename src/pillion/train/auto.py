@@ -17,10 +17,10 @@ from jaxtyping import Float, Int, Shaped
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
-from pillion.extract import Progress, SelectedRows, silent
+from pillion.extract import Progress, SelectedRows, pooled_source, silent
 from pillion.metrics import evaluate, leading_metric
 from pillion.probe.task import Task, num_outputs, probabilities
-from pillion.train.closed import MOST_ROWS, PROBE, pooled_source, solve
+from pillion.train.closed import MOST_ROWS, PROBE, solve
 from pillion.train.evaluate import evaluate_networks, validate
 from pillion.train.loop import Examples, Trained, together, train
 from pillion.train.settings import ProbeConfig, TrainSettings
@@ -117,7 +117,7 @@ class _Run:
     def by_folds(self, every: Examples) -> Chosen:
         """A probe in closed form and gates, each asked about rows that it has not seen."""
         outputs = num_outputs(self.task, self.num_labels)
-        states = pooled_source(every.source)
+        states = pooled_source(every.source, "mean-rms")
         whole = solve(states, every.targets, self.task, outputs)
         said = {PROBE: probabilities(self.task, whole.left_out)} | self._of_folds(every)
         found = {name: self._quality(probs, every.targets) for name, probs in said.items()}

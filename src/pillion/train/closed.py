@@ -14,14 +14,10 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from pillion.core import Shape
-from pillion.core.batching import batches_by_length
-from pillion.extract import StateSource
 from pillion.probe import Network, build, make_settings
-from pillion.probe.network import inverse_rms_by_layer
 from pillion.probe.pooling import Pooling
 from pillion.probe.task import Task
 from pillion.select.ridge import left_out_of_kernel
-from pillion.train.evaluate import EVALUATION_TOKENS
 
 PROBE = "concat"
 """Each layer votes by a matrix of its own on the mean of its RMS-normalised states: linear in them,
@@ -50,17 +46,6 @@ class Solved:
     penalty: float
 
 
-def pooled_source(source: StateSource) -> Float[Tensor, "layer row dim"]:
-    """The mean of each row's RMS-normalised states, a layer, in fp32."""
-    found = torch.empty(len(source.layers), len(source.lengths), source.dim)
-    for row_ids in batches_by_length(source.lengths, EVALUATION_TOKENS):
-        hidden, mask = source.read_batch(row_ids)
-        share = inverse_rms_by_layer(hidden) * (mask / mask.sum(1, keepdim=True))
-        for place, (states, weights) in enumerate(zip(hidden, share, strict=True)):
-            found[place, row_ids] = torch.bmm(weights[:, None], states.float())[:, 0]
-    return found
-
-
 def solve(
     states: Float[Tensor, "layer row dim"],
     targets: Shaped[np.ndarray, "row ..."],
@@ -74,7 +59,7 @@ def solve(
     alone, the offset) under which left-out rows are likeliest.
 
     Args:
-        states: as `pooled_source` gives them.
+        states: RMS-normalised and pooled by their mean, as `pooled_source` gives them.
         targets: label ids, or 0/1 a label; all judged.
         task: what targets mean.
         num_outputs: of the task.

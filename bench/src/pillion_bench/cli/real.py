@@ -1,0 +1,184 @@
+"""`pillion bench real`: what has a probe learnt? One study, one result file, one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pillion.cli.app import (
+    Device,
+    Dtype,
+    Json,
+    Layers,
+    Model,
+    TooLong,
+    Wrapping,
+    err,
+    json_line,
+    out,
+    print_json,
+)
+from pillion.cli.bench import bench
+from pillion.cli.failures import fitting, say_left_out
+from pillion.cli.layers import parse_layers
+from pillion.cli.output import write_lines
+from pillion.cli.places import check_file, check_folder, work_folder
+from pillion.cli.progress import progress_bar
+from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
+from pillion.core import Scope
+from pillion.core.extras import require
+from pillion.errors import ConfigError
+
+
+@bench.command()
+@takes_rows
+def real(
+    train: Annotated[str, typer.Option(help="Labelled texts to learn from.")],
+    test: Annotated[str, typer.Option(help="Labelled texts of the same source.")],
+    out_file: Annotated[Path, typer.Option("--out", help="Result file (JSON).")],
+    page: Annotated[
+        Path | None, typer.Option(help="HTML page of the result; default: beside --out.")
+    ] = None,
+    other: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE[:COLUMN]",
+            help="Labelled texts of another source; repeat it. COLUMN names kinds that are "
+            "counted apart.",
+        ),
+    ] = None,
+    probe: Annotated[str, typer.Option(metavar="NAME", help="Kind of probe.")] = "gate",
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="muli, tfidf, length or embeddings; repeat it; default: the first three.",
+        ),
+    ] = None,
+    sample: Annotated[
+        int, typer.Option(min=0, help="Rows of every change of wording; 0: none.")
+    ] = 200,
+    needles: Annotated[
+        int, typer.Option(min=0, help="Texts hidden in long benign ones; 0: none.")
+    ] = 30,
+    words: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="N", min=20, help="Length of the long texts; repeat it; default: 100, 300, 900."
+        ),
+    ] = None,
+    curves: Annotated[
+        int, typer.Option(min=0, max=10, help="Draws of the learning curves; 0: none.")
+    ] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split, the draws and weights.")] = 0,
+    positive: Annotated[
+        str | None, typer.Option(help="Which of two labels is positive; default: by their names.")
+    ] = None,
+    layers: Layers = None,
+    template: Wrapping = None,
+    scope: Annotated[
+        Scope, typer.Option(help="Whose words are read, by probes and by methods of texts.")
+    ] = "all",
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Keep hidden states of train and test here, as train --cache does."),
+    ] = None,
+    how: RowOptions = USUAL_ROWS,
+    model: Model = "embedded",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    on_too_long: TooLong = "error",
+    as_json: Json = False,
+) -> None:
+    """Find out what a probe owes to chance, length, duplicates and wording.
+
+    Trains the probe, the same on shuffled labels and on few rows, and asks it and baselines that
+    learnt from the same rows about the test, other sources, the same texts written otherwise, and
+    short texts inside long ones. Stopped by Ctrl-C, the same command goes on where it was.
+    """
+    from pillion.report.page import write_report
+    from pillion.runtime import LanguageModel, usual_template
+    from pillion.train import ProbeConfig
+    from pillion_bench.real.settings import RealSettings
+    from pillion_bench.real.study import study
+
+    shown = page or out_file.with_suffix(".html")
+    check_file(out_file, "--out")
+    check_file(shown, "--page")
+    require("matplotlib", "A page with charts")
+    if cache is not None:
+        check_folder(cache, "--cache")
+    config = ProbeConfig(probe=probe, seed=seed)
+    rows = [how.rows(path) for path in (train, test)]
+    if rows[0].sha256 == rows[1].sha256:
+        err.print(f"{test} holds the training rows: nothing measured on it is of new texts.")
+    others = [_other(words, how) for words in other or []]
+    language_model = LanguageModel.load(model, dtype, device)
+    wrapping = usual_template(language_model.backend.identity, template, err.print)
+    if how.skip_bad_rows:
+        backend = language_model.backend
+        rows = [fitting(one, backend, wrapping, on_too_long, scope, True) for one in rows]
+        for one, part in zip(rows, (".train", ".test"), strict=True):
+            say_left_out(one, out_file, part)
+    settings = RealSettings(
+        config=config,
+        template=wrapping,
+        scope=scope,
+        layers=parse_layers(layers, language_model.backend.identity.num_layers),
+        on_too_long=on_too_long,
+        positive=positive,
+        baselines=_baselines(baseline),
+        sample=sample,
+        needles=needles,
+        words=tuple(words or RealSettings().words),
+        curve_seeds=curves,
+        seed=seed,
+        cache=cache,
+    )
+    with work_folder(out_file) as work, progress_bar() as bar:
+        found = study(language_model, rows[0], rows[1], others, work, settings, bar, err.print)
+    write_lines([json_line(found)], out_file)
+    write_report([found], shown, f"Is it real? {found['name'].removeprefix('real-')}")
+    if as_json:
+        return print_json({"out": str(out_file), "page": str(shown), "results": found["results"]})
+    _show(found, out_file, shown)
+
+
+def _baselines(names: list[str] | None) -> tuple[str, ...]:
+    from pillion.errors import unknown_name
+    from pillion_bench.real.settings import BASELINES
+
+    for name in names or ():
+        if name not in BASELINES:
+            raise unknown_name("baseline", name, BASELINES)
+    return BASELINES[:3] if names is None else tuple(names)
+
+
+def _other(words: str, how: RowOptions) -> Any:
+    """A set of another source: `NAME=FILE`, or `NAME=FILE:COLUMN` with kinds."""
+    from pillion.data import names_of
+    from pillion_bench.real.settings import Other
+
+    name, found, path = words.partition("=")
+    if not found or not name or not path:
+        raise ConfigError(f"--other is {words!r}; give NAME=FILE, or NAME=FILE:COLUMN.")
+    kinds: tuple[str, ...] = ()
+    file, found, column = path.rpartition(":")
+    if found and not path.startswith("hf:") and not Path(path).exists():
+        named = how.rows(file, column).labels or ()
+        kinds = tuple(", ".join(names_of(kind)) for kind in named)
+        path = file
+    return Other(name, how.rows(path), kinds)
+
+
+def _show(found: dict[str, Any], out_file: Path, page: Path) -> None:
+    from pillion.metrics import leading_metric
+
+    lead = leading_metric(found["task"])
+    for one in found["results"]:
+        if one["metric"] == lead and one["step"] in ("test", "other") and "group" not in one:
+            value = "undefined" if one["value"] is None else f"{one['value']:.4f}"
+            out.print(f"{one['set']:<20} {one['method']:<34} {lead} {value}")
+    out.print(f"Result file: {out_file}; page: {page}")
