@@ -24,7 +24,7 @@ FIRST, ROUNDS = 128, 60
 """Features that a working set begins with, and how often it may grow: by half of it each time."""
 SLACK = 0.02
 """Converged: no gradient outside the working set is beyond the penalty by more than this share."""
-SCALE = 100.0
+SCALE = 100
 """liblinear penalises the intercept as a weight on a constant of this size: hardly."""
 
 
@@ -120,9 +120,9 @@ def _solved(
                 f"A sparse logistic regression of {len(places)} features is not at its optimum "
                 f"(penalty {penalty:g}); try a stronger penalty."
             ) from error
-    weights = model.coef_[0]
+    weights, bias = np.ravel(model.coef_), np.ravel(model.intercept_)
     kept = np.flatnonzero(weights)
-    return Unit(places[kept], weights[kept], float(model.intercept_[0]))
+    return Unit(places[kept], weights[kept], float(bias[0]))
 
 
 def _gradient(
