@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
-PARTS = ("core", "probe", "sidecache", "metrics", "evals", "policies", "serve.answering")
+PARTS = (
+    *(f"pillion.{name}" for name in ("core", "probe", "sidecache", "metrics", "evals", "policies")),
+    *("pillion.serve.answering", "pillion_bench", "pillion_bench.baselines", "pillion_bench.real"),
+)
 CHANGING = {"Going", "Lane"}
 """Records of something that goes on."""
 ELSEWHERE = {"pillion.sidecache.gate_kernel"}
@@ -19,7 +22,7 @@ ELSEWHERE = {"pillion.sidecache.gate_kernel"}
 
 def records(name: str) -> Iterator[Any]:
     """The dataclasses of a part, in all of its modules."""
-    part = importlib.import_module(f"pillion.{name}")
+    part = importlib.import_module(name)
     below = pkgutil.iter_modules(getattr(part, "__path__", []), f"{part.__name__}.")
     names = [one.name for one in below if one.name not in ELSEWHERE]
     for module in (part, *map(importlib.import_module, names)):

@@ -92,9 +92,9 @@ def fitted_cells(entry: Entry, place: Workplace, digests: Mapping[int, str]) -> 
 
 def _asked(outcome: Outcome, part: Part | None) -> Outcome:
     """Asked at once, so that its model can go before the next one is made; networks wait."""
-    if part is None or isinstance(outcome.ask, OfNetwork):
+    if isinstance(outcome.ask, OfNetwork):
         return outcome
-    said = outcome.ask(part)
+    said = outcome.validation if part is None else outcome.ask(part)
     return replace(outcome, ask=lambda _: said)
 
 

@@ -194,20 +194,23 @@ class States:
         if store in self._live:
             live = LiveSource(self.backend, tokens, layers, spec.scope)
             return Gathering(live) if layers == self.layers else live
-        source = kept_states(
-            self.backend,
-            tokens,
-            self.layers,
-            self._kept_in(store),
-            spec.template,
-            spec.on_too_long,
-            self.progress,
-            lambda sentence: self.say(f"{self.problem.where(store)}: {sentence}"),
-            spec.scope,
-        )
-        if layers == self.layers:
+        if (store, self.layers) not in self._sources:
+            source = kept_states(
+                self.backend,
+                tokens,
+                self.layers,
+                self._kept_in(store),
+                spec.template,
+                spec.on_too_long,
+                self.progress,
+                lambda sentence: self.say(f"{self.problem.where(store)}: {sentence}"),
+                spec.scope,
+            )
             self._opened.enter_context(source.reader)
-            return source
-        source.reader.close()
+            self._sources[store, self.layers] = source
+        if layers == self.layers:
+            return self._sources[store, layers]
+        own = isinstance(self._sources[store, self.layers], CachedSource)
+        assert own, "a folder of all tokens' states is read whole"
         reader = CacheReader(self._kept_in(store), layers)
         return CachedSource(self._opened.enter_context(reader))

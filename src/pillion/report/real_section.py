@@ -28,7 +28,7 @@ def real_section(content: Mapping[str, Any]) -> dict[str, Any]:
     """Values of `real.html.j2`.
 
     Args:
-        content: of the result file, as `pillion_bench.real.study` makes it.
+        content: of the result file, as `pillion bench real` makes it.
     """
     results, binary = content["results"], content["task"] == "binary"
     lead = leading_metric(content["task"])
