@@ -26,6 +26,7 @@ from pillion.core import (
     Template,
     Text,
     Tokens,
+    defaults,
     last_role,
 )
 from pillion.data import (
@@ -67,7 +68,6 @@ from pillion.runtime import (
 from pillion.select import MAX_ROWS, Targets, choose_layers, sample
 from pillion.train import (
     AUTO,
-    FEW_ROWS,
     Examples,
     ProbeConfig,
     Trained,
@@ -119,14 +119,14 @@ class FitSettings:
         ConfigError: a value that is none of those known, or layers that are no numbers.
     """
 
-    template: Template = "chat"
+    template: Template = defaults.TEMPLATE
     scope: Scope | None = None
     contexts: Contexts | None = None
     augment: tuple[str, ...] = ()
     layers: tuple[int, ...] | Literal["auto"] | None = None
     depths: tuple[int, ...] | Literal["auto"] = ()
-    read: Literal["states", "router"] = "states"
-    on_too_long: OnTooLong = "error"
+    read: Literal["states", "router"] = defaults.READ
+    on_too_long: OnTooLong = defaults.ON_TOO_LONG
     validation_share: float | None = None
     positive: str | None = None
     live: bool = False
@@ -158,7 +158,9 @@ class FitSettings:
 
     def held_share(self, num_rows: int) -> float:
         """Share of so many rows that is held back for validation."""
-        return self.validation_share or (0.2 if num_rows < FEW_ROWS else 0.1)
+        is_few = num_rows < defaults.FEW_ROWS
+        usual = defaults.HELD_SHARE_OF_FEW if is_few else defaults.HELD_SHARE
+        return self.validation_share or usual
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from program import Refused, Run, two_classes, write_rows
 
+from pillion.core.defaults import FEW_ROWS
 from pillion.fit import FitSettings
 from pillion.probe import AGGREGATORS, Artefact
-from pillion.train import FEW_ROWS, TrainSettings
+from pillion.train import TrainSettings
 
 
 def train(run: Run, data: Path, out: Path, *words: str | Path) -> Any:
