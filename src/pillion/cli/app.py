@@ -72,7 +72,7 @@ class OnceEach(TyperGroup):
             _, _, given = command.make_parser(own).parse_args(list(rest))
             for one, times in Counter(given).items():
                 single = isinstance(one, TyperOption) and not one.multiple
-                if single and times > 1 and one.opts[0] in READ:
+                if single and times > 1 and READ.intersection(one.opts):
                     raise ConfigError(
                         f"{one.opts[0]} is given {times} times, this verb reads one; give it once."
                     )

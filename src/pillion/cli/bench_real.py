@@ -38,7 +38,9 @@ class StudyOptions:
             "counted apart.",
         ),
     ] = None
-    probe: Annotated[str, typer.Option(metavar="NAME", help="Kind of probe.")] = defaults.KIND
+    kind: Annotated[
+        str, typer.Option("--kind", "--probe", metavar="NAME", help="Kind of probe.")
+    ] = defaults.KIND
     baseline: Annotated[
         list[str] | None,
         typer.Option(
@@ -108,7 +110,7 @@ class StudyOptions:
         """Of the probe that is studied."""
         from pillion.train import ProbeConfig
 
-        return ProbeConfig(probe=self.probe, seed=self.seed)
+        return ProbeConfig(probe=self.kind, seed=self.seed)
 
 
 @bench.command()

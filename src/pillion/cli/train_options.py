@@ -25,13 +25,15 @@ _FEW = f"below {defaults.FEW_ROWS:,} rows"
 class GridOptions:
     """Which probes are trained: every combination of what is given."""
 
-    probe: Annotated[
+    kind: Annotated[
         list[str] | None,
         typer.Option(
+            "--kind",
+            "--probe",
             metavar="NAME",
-            help=f"{defaults.KIND} (default), gate-mlp, gate-paper, attention, multimax, rolling, "
-            "concat, mha, mha-causal or pooling; or auto, which chooses. This and the next three "
-            "may be repeated: every combination is trained.",
+            help=f"Of probe: {defaults.KIND} (default), gate-mlp, gate-paper, attention, multimax, "
+            "rolling, concat, mha, mha-causal or pooling; or auto, which chooses. This and the "
+            "next three may be repeated: every combination is trained.",
         ),
     ] = None
     heads: Annotated[
@@ -63,7 +65,7 @@ class GridOptions:
         from pillion.train import ProbeConfig
 
         own = _pairs(self.settings or [])
-        kinds, heads = self.probe or [defaults.KIND], self.heads or [None]
+        kinds, heads = self.kind or [defaults.KIND], self.heads or [None]
         grid = itertools.product(kinds, heads, self.lr or [None], self.seed or [0])
         return [
             make_strict(
@@ -228,7 +230,8 @@ def make_strict(settings: Any, options: dict[str, Any]) -> Any:
         fault = first_fault(cause) if isinstance(cause, ValidationError) else None
         if fault is None or fault.field not in settings.model_fields:
             raise  # of a probe's own settings, whose names are no options
-        option = "lr" if fault.field == "learning_rate" else fault.field.replace("_", "-")
+        named = {"learning_rate": "lr", "probe": "kind"}.get(fault.field, fault.field)
+        option = named.replace("_", "-")
         raise ConfigError(f"--{option} is {fault.value!r}: {fault.message}.") from error
 
 
