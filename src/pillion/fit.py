@@ -6,7 +6,7 @@ line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from numbers import Integral
@@ -21,13 +21,13 @@ from pydantic import JsonValue
 from pillion.core import (
     SCOPES,
     OnTooLong,
-    Role,
     Scope,
     Template,
     Text,
     Tokens,
     defaults,
     last_role,
+    scope_of_ends,
 )
 from pillion.data import (
     Contexts,
@@ -471,13 +471,6 @@ def default_scope(texts: Sequence[Text], template: Template) -> Scope:
         template: how they are wrapped; a raw text has no turns, and is read as a whole.
     """
     return scope_of_ends({last_role(text) for text in texts}, template)
-
-
-def scope_of_ends(ends: Collection[Role], template: Template) -> Scope:
-    """The same, of the roles that rows end with."""
-    if template == "raw":
-        return "all"
-    return "response" if set(ends) == {"assistant"} else "last-user"
 
 
 def _prefixes_settled(settings: TrainSettings, scope: Scope) -> TrainSettings:

@@ -26,7 +26,7 @@ from pillion.cli.options import (
 from pillion.cli.places import check_folder, clear, clear_inside
 from pillion.cli.progress import Bar, progress_bar
 from pillion.cli.rows import TextOptions
-from pillion.core import FailedRow, Template
+from pillion.core import FailedRow, Template, scope_of_ends
 from pillion.errors import DataError
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _on_cluster(asked: _Asked, crew: Crew) -> _Done:
     """The workers of a cluster do the work; no text comes here but those of the first slice."""
     from pillion.cluster import Tally, Tokenise, extract_on, tokenise_on
     from pillion.extract import size_sentence
-    from pillion.fit import default_scope, scope_of_ends
+    from pillion.fit import default_scope
 
     work, reading = asked.out.absolute() / WORK_NAME, asked.reading
     plan = planned(crew, asked.data, asked.how, work)
