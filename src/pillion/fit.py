@@ -231,8 +231,7 @@ def fit(
         learning = _at_depths(settings, training.source.layers)
         told = _told(rows, space, settings.plain(training.targets), held_out, times, say)
         told |= _texts_told(rows, scope, told["notes"], say)
-        trained, chosen = _trained(reader, training, held_out, space, configs, learning)
-        learning = learning.for_few(len(training.targets), len(held_out.targets))
+        trained, chosen, learning = _trained(reader, training, held_out, space, configs, learning)
         facts = _facts(model, rows, validation, training, settings, space, learning)
         facts["data"] |= told
         facts["shared"] |= chosen
@@ -259,9 +258,10 @@ def _trained(
     space: LabelSpace,
     configs: Sequence[ProbeConfig],
     settings: TrainSettings,
-) -> tuple[list[Trained], dict[str, Any]]:
-    """The probes, and what the card says of their choice."""
+) -> tuple[list[Trained], dict[str, Any], TrainSettings]:
+    """The probes, what the card says of their choice, and the settings for so many rows."""
     device = reader.model.backend.device
+    settled = settings.for_few(len(training.targets), len(held_out.targets))
     task, num_labels, checkpoint = space.task, len(space.names), reader.work / "checkpoint"
     if configs[0].probe == AUTO:
         _check_auto(training)
@@ -269,16 +269,15 @@ def _trained(
             *(training, held_out, task, num_labels, settings, configs[0].seed),
             *(reader.progress, checkpoint, device),
         )
-        return [found.trained], {"auto": found.facts}
-    rows_a_step = settings.rows_a_step(len(training.targets))
+        return [found.trained], {"auto": found.facts}, settled
+    rows_a_step = settled.rows_a_step(len(training.targets))
     every = [config.at_batch(rows_a_step) for config in configs]
-    settings = settings.for_few(len(training.targets), len(held_out.targets))
     trained = train(
-        *(training, held_out, task, num_labels, every, settings, reader.progress),
+        *(training, held_out, task, num_labels, every, settled, reader.progress),
         checkpoint=checkpoint,
         device=device,
     )
-    return trained, {}
+    return trained, {}, settled
 
 
 def _check_auto(training: Examples) -> None:
