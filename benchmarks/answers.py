@@ -326,7 +326,7 @@ def los_net(
     parts = {"train": training, "validation": held} | ({} if test is None else {"test": test})
     made = {name: problem_part(name, part) for name, part in parts.items()}
     space = LabelSpace.of(["no", "yes"], "yes")
-    spec = DataSpec(train="", test="", metrics=("auprc",))
+    spec = DataSpec(train="", test="", template="raw", metrics=("auprc",))
     problem = Problem(
         "answers",
         spec,

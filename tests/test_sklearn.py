@@ -129,6 +129,14 @@ def test_with_a_model_texts_are_learnt(model: LanguageModel) -> None:
     assert fitted.probe_.labels == ("dog", "weather")
 
 
+def test_with_a_model_it_is_trained_as_a_probe_is(model: LanguageModel) -> None:
+    """The bug: five passes in steps of 32 rows, whatever the rows, where `Probe` takes its own."""
+    classifier = ProbeClassifier(model=model).fit(TEXTS, LABELS)
+    probe = pillion.Probe(model=model).fit(TEXTS, LABELS)
+    assert classifier.probe_.artefact.card.training == probe.artefact.card.training
+    np.testing.assert_array_equal(classifier.predict_proba(TEXTS), probe.predict_proba(TEXTS))
+
+
 @pytest.mark.parametrize("labels", [[1, 0], [10, 9, 8], [True, False], ["yes", "no"]])
 def test_columns_are_in_the_order_of_the_classes_whatever_their_type(
     model: LanguageModel, labels: list[Any]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from pillion.core import OnTooLong, Scope, Template, Verdict
+from pillion.core import OnTooLong, Scope, Template, Verdict, defaults
 from pillion.data import Rows, TableLayout, contexts_of
 from pillion.data.containers import text_cells
 from pillion.errors import ConfigError, Interrupted
@@ -53,18 +53,18 @@ class Probe:
 
     def __init__(
         self,
-        kind: str = "gate",
+        kind: str = defaults.KIND,
         *,
         model: LanguageModel | None = None,
         name: str = "probe",
         template: Template | None = None,
         scope: Scope | None = None,
-        contexts: str = "none",
+        contexts: str = defaults.CONTEXTS,
         augment: Sequence[str] = (),
         layers: Sequence[int] | Literal["auto"] | None = None,
         learning_rate: float | None = None,
         seed: int = 0,
-        on_too_long: OnTooLong = "error",
+        on_too_long: OnTooLong = defaults.ON_TOO_LONG,
         train: TrainSettings | None = None,
         **settings: Any,
     ) -> None:
@@ -85,7 +85,7 @@ class Probe:
             probe=kind, settings=settings, learning_rate=learning_rate, seed=seed
         )
         self._settings = FitSettings(
-            template=template or "chat",  # `fit` asks the model where none is given
+            template=template or defaults.TEMPLATE,  # `fit` asks the model where none is given
             scope=scope,
             contexts=contexts_of(contexts),
             augment=tuple(augment),

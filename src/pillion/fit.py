@@ -6,7 +6,7 @@ line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from numbers import Integral
@@ -21,12 +21,13 @@ from pydantic import JsonValue
 from pillion.core import (
     SCOPES,
     OnTooLong,
-    Role,
     Scope,
     Template,
     Text,
     Tokens,
+    defaults,
     last_role,
+    scope_of_ends,
 )
 from pillion.data import (
     Contexts,
@@ -67,7 +68,6 @@ from pillion.runtime import (
 from pillion.select import MAX_ROWS, Targets, choose_layers, sample
 from pillion.train import (
     AUTO,
-    FEW_ROWS,
     Examples,
     ProbeConfig,
     Trained,
@@ -119,14 +119,14 @@ class FitSettings:
         ConfigError: a value that is none of those known, or layers that are no numbers.
     """
 
-    template: Template = "chat"
+    template: Template = defaults.TEMPLATE
     scope: Scope | None = None
     contexts: Contexts | None = None
     augment: tuple[str, ...] = ()
     layers: tuple[int, ...] | Literal["auto"] | None = None
     depths: tuple[int, ...] | Literal["auto"] = ()
-    read: Literal["states", "router"] = "states"
-    on_too_long: OnTooLong = "error"
+    read: Literal["states", "router"] = defaults.READ
+    on_too_long: OnTooLong = defaults.ON_TOO_LONG
     validation_share: float | None = None
     positive: str | None = None
     live: bool = False
@@ -158,7 +158,9 @@ class FitSettings:
 
     def held_share(self, num_rows: int) -> float:
         """Share of so many rows that is held back for validation."""
-        return self.validation_share or (0.2 if num_rows < FEW_ROWS else 0.1)
+        is_few = num_rows < defaults.FEW_ROWS
+        usual = defaults.HELD_SHARE_OF_FEW if is_few else defaults.HELD_SHARE
+        return self.validation_share or usual
 
 
 @dataclass(frozen=True)
@@ -229,8 +231,7 @@ def fit(
         learning = _at_depths(settings, training.source.layers)
         told = _told(rows, space, settings.plain(training.targets), held_out, times, say)
         told |= _texts_told(rows, scope, told["notes"], say)
-        trained, chosen = _trained(reader, training, held_out, space, configs, learning)
-        learning = learning.for_few(len(training.targets), len(held_out.targets))
+        trained, chosen, learning = _trained(reader, training, held_out, space, configs, learning)
         facts = _facts(model, rows, validation, training, settings, space, learning)
         facts["data"] |= told
         facts["shared"] |= chosen
@@ -257,9 +258,10 @@ def _trained(
     space: LabelSpace,
     configs: Sequence[ProbeConfig],
     settings: TrainSettings,
-) -> tuple[list[Trained], dict[str, Any]]:
-    """The probes, and what the card says of their choice."""
+) -> tuple[list[Trained], dict[str, Any], TrainSettings]:
+    """The probes, what the card says of their choice, and the settings for so many rows."""
     device = reader.model.backend.device
+    settled = settings.for_few(len(training.targets), len(held_out.targets))
     task, num_labels, checkpoint = space.task, len(space.names), reader.work / "checkpoint"
     if configs[0].probe == AUTO:
         _check_auto(training)
@@ -267,16 +269,15 @@ def _trained(
             *(training, held_out, task, num_labels, settings, configs[0].seed),
             *(reader.progress, checkpoint, device),
         )
-        return [found.trained], {"auto": found.facts}
-    rows_a_step = settings.rows_a_step(len(training.targets))
+        return [found.trained], {"auto": found.facts}, settled
+    rows_a_step = settled.rows_a_step(len(training.targets))
     every = [config.at_batch(rows_a_step) for config in configs]
-    settings = settings.for_few(len(training.targets), len(held_out.targets))
     trained = train(
-        *(training, held_out, task, num_labels, every, settings, reader.progress),
+        *(training, held_out, task, num_labels, every, settled, reader.progress),
         checkpoint=checkpoint,
         device=device,
     )
-    return trained, {}
+    return trained, {}, settled
 
 
 def _check_auto(training: Examples) -> None:
@@ -469,13 +470,6 @@ def default_scope(texts: Sequence[Text], template: Template) -> Scope:
         template: how they are wrapped; a raw text has no turns, and is read as a whole.
     """
     return scope_of_ends({last_role(text) for text in texts}, template)
-
-
-def scope_of_ends(ends: Collection[Role], template: Template) -> Scope:
-    """The same, of the roles that rows end with."""
-    if template == "raw":
-        return "all"
-    return "response" if set(ends) == {"assistant"} else "last-user"
 
 
 def _prefixes_settled(settings: TrainSettings, scope: Scope) -> TrainSettings:

@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 from torch import Tensor
 
 from pillion.api import Probe
-from pillion.core import Shape
+from pillion.core import Shape, defaults
 from pillion.data.cells import Fault, text_of
 from pillion.data.containers import text_cells
 from pillion.errors import ConfigError, DataError
@@ -60,8 +60,9 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
         num_layers: layers whose states lie side by side in a row of X; not used with `model`.
         learning_rate: None for the probe's own default; without `model` it grows as rows narrow,
             for a step moves a logit by rate times width.
-        epochs: passes over the rows; None: 5, or without `model` as many more as make 100 steps.
-        batch_size: rows a step; `pillion.Probe` itself takes fewer where rows are few.
+        epochs: passes over the rows; None: as many as `pillion.Probe` takes, or without `model` 5,
+            or as many more as make 100 steps.
+        batch_size: rows a step; None: as many as `pillion.Probe` takes, or without `model` 32.
         class_weight: None, `balanced`, or (without `model`) class -> weight.
         settings: of the aggregator, such as `{"num_heads": 1}`.
         random_state: of weights and order: a number, a `RandomState`, or None for another one at
@@ -79,12 +80,12 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
     @no_type_check
     def __init__(
         self,
-        kind: str = "gate",
+        kind: str = defaults.KIND,
         *,
         num_layers: int = 1,
         learning_rate: float | None = None,
         epochs: int | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         class_weight: str | Mapping[Any, float] | None = None,
         settings: Mapping[str, Any] | None = None,
         random_state: Any = 0,
@@ -164,11 +165,10 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
         return type(self)(**copied)
 
     def _check_counts(self) -> None:
-        counts = {"num_layers": self.num_layers, "batch_size": self.batch_size}
-        if self.epochs is not None:
-            counts["epochs"] = self.epochs
-        for name, count in counts.items():
-            check_scalar(count, name, Integral, min_val=1)
+        check_scalar(self.num_layers, "num_layers", Integral, min_val=1)
+        for name in ("batch_size", "epochs"):
+            if (count := getattr(self, name)) is not None:
+                check_scalar(count, name, Integral, min_val=1)
 
     def _by_layer(self, X: np.ndarray) -> Float[Tensor, "layer row 1 dim"]:
         rows, features = X.shape
@@ -204,14 +204,15 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
             wider = min(MAX_RATE, config.rate * max(1, TUNED_DIM / dim))
             config = config.model_copy(update={"learning_rate": wider})
         weights, targets = self._class_weights(ids), torch.tensor(ids)
-        steps_an_epoch = -(-rows // self.batch_size)
+        rows_a_step = self.batch_size or defaults.STEP_ROWS
+        steps_an_epoch = -(-rows // rows_a_step)
         epochs = self.epochs or max(5, -(-MIN_STEPS // steps_an_epoch))
         task, step = _task(labels), 0
         # What is dropped is drawn anew each step; the caller's random state is left as it was.
         with torch.random.fork_rng(devices=[]):
             learner = Learner.start(config, Shape(layers, dim, num_outputs(task, labels)), CPU)
             for epoch in range(epochs):
-                for row_ids in epoch_batches([1] * rows, self.batch_size, config.seed, epoch):
+                for row_ids in epoch_batches([1] * rows, rows_a_step, config.seed, epoch):
                     mask = torch.ones(len(row_ids), 1, dtype=torch.bool)
                     part = Part(hidden[:, row_ids], mask, None, targets[row_ids], 1 / len(row_ids))
                     learner.accumulate(part, task, weights, step)
@@ -228,9 +229,10 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
         if self.class_weight not in (None, "balanced"):
             raise ConfigError("With texts, class_weight is None or 'balanced'.")
         config = self._config()
+        # What is not given is left to the settings, whose defaults depend on the rows.
+        given = {"epochs": self.epochs, "batch_size": self.batch_size}
         train = TrainSettings(
-            epochs=self.epochs or 5,
-            batch_size=self.batch_size,
+            **{name: count for name, count in given.items() if count is not None},
             class_weights="none" if self.class_weight is None else "balanced",
             order_seed=config.seed,
         )

@@ -32,7 +32,9 @@ def problem_of(
         json.dumps({"text": TEXTS[name].format(draw.integers(10)), "label": name}) for name in names
     ]
     (folder / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    return open_problem("mood", DataSpec(train="rows.jsonl", test=0.3), folder, locked=locked)
+    return open_problem(
+        "mood", DataSpec(train="rows.jsonl", test=0.3, template="raw"), folder, locked=locked
+    )
 
 
 def place_of(

@@ -11,9 +11,10 @@ import pytest
 from pillion.backends.fake import FakeBackend
 from pillion.core import Scope, as_tokens
 from pillion.errors import ConfigError, DataError
+from pillion.fit import FitSettings, default_scope
 from pillion_bench.problem import Problem, drawn, open_problem
 from pillion_bench.states import States
-from pillion_bench.suite import DataSpec
+from pillion_bench.suite import DataSpec, load_suite
 
 
 def rows(path: Path, labels: list[str], start: int = 0) -> None:
@@ -24,7 +25,8 @@ def rows(path: Path, labels: list[str], start: int = 0) -> None:
 
 
 def problem_of(folder: Path, **spec: object) -> Problem:
-    return open_problem("mood", DataSpec(train="train.jsonl", **spec), folder, locked=True)  # type: ignore[arg-type]
+    asked = DataSpec(train="train.jsonl", **{"template": "raw"} | spec)  # type: ignore[arg-type]
+    return open_problem("mood", asked, folder, locked=True)
 
 
 def test_shares_are_cut_from_train_and_no_row_is_twice(tmp_path: Path) -> None:
@@ -93,7 +95,12 @@ def test_rows_of_prompt_and_response_are_one_text_to_methods_and_turns_to_the_mo
     ]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
     spec = DataSpec(
-        train="rows.jsonl", test=0.25, validation=0.2, prompt_column="q", response_column="a"
+        train="rows.jsonl",
+        test=0.25,
+        validation=0.2,
+        prompt_column="q",
+        response_column="a",
+        template="raw",
     )
     problem = open_problem("talk", spec, tmp_path, locked=True)
     assert problem.test is not None
@@ -168,5 +175,22 @@ def test_rows_without_a_turn_of_the_scope_and_raw_texts_are_refused(tmp_path: Pa
 
 def test_numbers_of_a_data_set_without_a_scope_are_what_they_were() -> None:
     """Cells that were measured before there were scopes are not measured again."""
-    assert "scope" not in DataSpec(train="a", test=0.1).identity
+    assert "scope" not in DataSpec(train="a", test=0.1, template="raw").identity
+    assert "scope" not in DataSpec(train="a", test=0.1, scope="all").identity
     assert DataSpec(train="a", test=0.1, scope="user").identity["scope"] == "user"
+
+
+def test_a_data_set_is_read_as_train_reads_it_unless_it_says_otherwise() -> None:
+    """The bug: a suite took texts raw and as a whole, where `train` reads the user's turn."""
+    told, asked = DataSpec(train="a", test=0.1), FitSettings()
+    assert told.template == asked.template
+    assert told.scope == default_scope(["a text"], asked.template)
+    answers = DataSpec(train="a", test=0.1, prompt_column="p", response_column="r")
+    assert answers.scope == "response"
+    assert DataSpec(train="a", test=0.1, template="raw").scope == "all"
+
+
+def test_the_suite_that_ships_reads_rows_as_its_published_numbers_did() -> None:
+    read = {name: (one.template, one.scope) for name, one in load_suite("default").data.items()}
+    assert read.pop("toxicchat") == ("chat", "all")
+    assert set(read.values()) == {("raw", "all")}

@@ -26,6 +26,7 @@ seeds = [0, 1]
 [data.mood]
 train = "rows.jsonl"
 test = 0.3
+template = "raw"
 [methods.gate]
 kind = "probe"
 settings = { learning_rate = 0.03, longest = 2, train = { epochs = 2 } }

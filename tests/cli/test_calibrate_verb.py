@@ -194,7 +194,7 @@ def test_exits_that_cannot_be_had_are_refused(
         (["--depths", "3"], "rising and below its last (3)"),
         (["--depths", "9"], "--depths has '9'; this model has layers 0 to 3"),
         (["--depths", "1", "--layers", "0,2,3"], "give layers that the probe reads"),
-        (["--depths", "auto", "--probe", "pooling"], "'pooling' has no read-outs at depths"),
+        (["--depths", "auto", "--kind", "pooling"], "'pooling' has no read-outs at depths"),
         (["--depths", "auto", "--layers", "3"], "No layer is read below the last"),
     ],
 )

@@ -97,7 +97,7 @@ def test_a_probe_without_layer_weights_is_refused(
     run: Run, refused: Refused, data: Path, tmp_path: Path
 ) -> None:
     words = ["--data", data, "--model", "fake"]
-    assert run("train", *words, "--probe", "pooling", "--out", tmp_path / "p").code == 0
+    assert run("train", *words, "--kind", "pooling", "--out", tmp_path / "p").code == 0
     assert "no layer weights" in refused("layers", *words, "--probe", tmp_path / "p")
 
 

@@ -111,7 +111,7 @@ def test_conversations_are_studied_by_the_turns_of_a_scope(run: Run, tmp_path: P
     [
         (["--other", "nameless.csv"], "give NAME=FILE"),
         (["--baseline", "lora"], "Unknown baseline 'lora'"),
-        (["--probe", "gait"], "Did you mean 'gate'"),
+        (["--kind", "gait"], "Did you mean 'gate'"),
     ],
 )
 def test_what_cannot_be_studied_is_refused(

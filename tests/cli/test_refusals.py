@@ -118,8 +118,8 @@ def test_lists_of_labels_are_refused_by_a_probe_of_one_label(
 
 
 OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "probe": (("--probe", "gatte"), ("'gatte'", "Did you mean 'gate'")),
-    "heads of no heads": (("--probe", "pooling", "--heads", "2"), ("pooling", "num_heads")),
+    "kind": (("--kind", "gatte"), ("'gatte'", "Did you mean 'gate'")),
+    "heads of no heads": (("--kind", "pooling", "--heads", "2"), ("pooling", "num_heads")),
     "no heads": (("--heads", "0"), ("num_heads",)),
     "learning rate": (("--lr", "-1"), ("--lr", "-1.0", "greater than 0")),
     "learning rate, NaN": (("--lr", "nan"), ("--lr",)),

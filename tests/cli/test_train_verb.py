@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from program import Refused, Run, two_classes, write_rows
 
+from pillion.core.defaults import FEW_ROWS
 from pillion.fit import FitSettings
 from pillion.probe import AGGREGATORS, Artefact
-from pillion.train import FEW_ROWS, TrainSettings
+from pillion.train import TrainSettings
 
 
 def train(run: Run, data: Path, out: Path, *words: str | Path) -> Any:
@@ -25,7 +26,7 @@ def train(run: Run, data: Path, out: Path, *words: str | Path) -> Any:
 def test_the_words_of_the_readme_train_a_probe(run: Run, tmp_path: Path, data: Path) -> None:
     out = tmp_path / "new" / "mood"
     words = ("--validation", data, "--text-column", "text", "--label-column", "label")
-    ran = run("train", "--data", data, *words, "--probe", "gate", "--out", out, "--model", "fake")
+    ran = run("train", "--data", data, *words, "--kind", "gate", "--out", out, "--model", "fake")
     assert ran.code == 0
     assert "validation: accuracy" in ran.out
     card = Artefact.load(out).card
@@ -53,7 +54,7 @@ def test_nothing_but_the_probe_is_left(run: Run, tmp_path: Path, data: Path) -> 
 
 def test_a_probe_is_replaced_by_the_next_training(run: Run, tmp_path: Path, data: Path) -> None:
     train(run, data, tmp_path / "mood")
-    train(run, data, tmp_path / "mood", "--probe", "pooling")
+    train(run, data, tmp_path / "mood", "--kind", "pooling")
     assert Artefact.load(tmp_path / "mood").card.probe == "pooling"
 
 
@@ -75,7 +76,7 @@ def test_the_working_directory_is_taken_if_it_is_empty(
 def test_every_combination_of_repeated_options_is_trained_and_the_best_kept(
     run: Run, tmp_path: Path, data: Path
 ) -> None:
-    words = ("--probe", "gate", "--probe", "mha", "--seed", "0", "--seed", "1", "--heads", "2")
+    words = ("--kind", "gate", "--probe", "mha", "--seed", "0", "--seed", "1", "--heads", "2")
     facts = train(run, data, tmp_path / "mood", *words, "--epochs", "1")
     runs = facts["runs"]
     assert {(one["probe"], one["seed"]) for one in runs} == {
@@ -139,7 +140,7 @@ def test_the_help_tells_the_defaults(run: Run) -> None:
 
 def test_few_rows_are_gone_over_often_by_any_probe(run: Run, tmp_path: Path, data: Path) -> None:
     """Of 40 rows a fifth is held back: 32, which four passes would show 128 times in all."""
-    train(run, data, tmp_path / "mood", "--probe", "pooling")
+    train(run, data, tmp_path / "mood", "--kind", "pooling")
     training = Artefact.load(tmp_path / "mood").card.training
     assert (training["epochs"], training["keep"]) == (100, "last")
 
@@ -272,7 +273,7 @@ def test_changed_copies_are_named_on_the_card(
 def test_auto_saves_the_probe_that_it_chose_and_says_by_what(
     run: Run, tmp_path: Path, data: Path
 ) -> None:
-    words = ("train", "--data", data, "--model", "fake", "--probe", "auto", "--epochs", "1")
+    words = ("train", "--data", data, "--model", "fake", "--kind", "auto", "--epochs", "1")
     ran = run(*words, "--out", tmp_path / "mood")
     assert ran.code == 0, ran
     card = Artefact.load(tmp_path / "mood").card
@@ -284,14 +285,14 @@ def test_auto_saves_the_probe_that_it_chose_and_says_by_what(
     assert "chosen by auprc of 40 rows, left out in turns: concat 1.000, gate" in ran.out
     said = run("predict", "--probe", tmp_path / "mood", "--text", "good 3", "--model", "fake")
     assert said.lines[0]["label"] in {"fine", "poor"}
-    assert train(run, data, tmp_path / "again", "--probe", "auto")["best_epoch"] is None
+    assert train(run, data, tmp_path / "again", "--kind", "auto")["best_epoch"] is None
     # The card of a run whose length was not given says how long gates took.
     again = Artefact.load(tmp_path / "again").card.training
     assert (again["epochs"], again["keep"]) == (100, "last")
 
 
 def test_auto_stands_alone(refused: Refused, tmp_path: Path, data: Path) -> None:
-    words = ("train", "--data", data, "--model", "fake", "--out", tmp_path / "p", "--probe", "auto")
-    assert "name no other beside it" in refused(*words, "--probe", "gate")
+    words = ("train", "--data", data, "--model", "fake", "--out", tmp_path / "p", "--kind", "auto")
+    assert "name no other beside it" in refused(*words, "--kind", "gate")
     for more in (("--heads", "2"), ("--lr", "0.1"), ("--set", "members=2")):
         assert "'auto' chooses among probes" in refused(*words, *more)

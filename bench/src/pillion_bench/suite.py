@@ -12,9 +12,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
 
-from pillion.core import OnTooLong, Scope, Template
+from pillion.core import OnTooLong, Scope, Template, defaults, scope_of_ends
 from pillion.core.strict import UNKNOWN, Strict, first_fault
 from pillion.core.yaml_text import load_yaml
 from pillion.errors import ConfigError, unknown_name
@@ -45,7 +45,8 @@ class DataSpec(Strict):
         positive: which of two labels is the positive one; None to tell by their names.
         template: how the model is shown a text.
         scope: whose words are read, by probes as states and by methods of texts as text; other
-            scopes than `all` want the template `chat`.
+            scopes than `all` want the template `chat`. By default `last-user`, `response` of a
+            prompt and its response, `all` of raw texts.
         on_too_long: what happens to a text beyond the context window.
         layers: those whose states are extracted; None for all, embeddings included.
         max_train_rows: rows of `train` that are drawn at random, validation included.
@@ -64,8 +65,8 @@ class DataSpec(Strict):
     prompt_column: str | None = None
     response_column: str | None = None
     positive: str | None = None
-    template: Template = "raw"
-    scope: Scope = "all"
+    template: Template = defaults.TEMPLATE
+    scope: Scope = "last-user"  # or see `_usual_scope`
     on_too_long: OnTooLong = "error"
     layers: tuple[int, ...] | None = None
     max_train_rows: int | None = Field(default=None, ge=2)
@@ -73,6 +74,14 @@ class DataSpec(Strict):
     seed: int = Field(default=0, ge=0)
     metrics: tuple[str, ...] | None = None
     recalls: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_scope(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Where none is named, whose words are read is told by the rows, as in training."""
+        answered = content.get("prompt_column") or content.get("response_column")
+        template = content.get("template", defaults.TEMPLATE)
+        return {"scope": scope_of_ends({"assistant" if answered else "user"}, template)} | content
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from pillion.backends.base import Backend, Coder, Leaver, Step, Tool, Watcher
+from pillion.core import defaults
 from pillion.errors import ConfigError, unknown_name
 
-EMBEDDED = "embedded"
 DTYPES: dict[str, Any] = {
     "auto": None,
     "bfloat16": torch.bfloat16,
@@ -21,7 +21,9 @@ DTYPES: dict[str, Any] = {
 }
 
 
-def load_backend(model: str = EMBEDDED, dtype: str = "auto", device: str = "auto") -> Backend:
+def load_backend(
+    model: str = defaults.MODEL, dtype: str = defaults.DTYPE, device: str = defaults.DEVICE
+) -> Backend:
     """A model by name, ready to run.
 
     Args:
@@ -49,4 +51,4 @@ def load_backend(model: str = EMBEDDED, dtype: str = "auto", device: str = "auto
         raise ConfigError(f"Device {where!r} cannot be used: {error}") from error
 
 
-__all__ = ["EMBEDDED", "Backend", "Coder", "Leaver", "Step", "Tool", "Watcher", "load_backend"]
+__all__ = ["Backend", "Coder", "Leaver", "Step", "Tool", "Watcher", "load_backend"]

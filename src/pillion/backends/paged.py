@@ -12,6 +12,7 @@ from typing import Literal, Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pillion.core import defaults
 from pillion.errors import ConfigError
 
 LEAST = {"page_tokens": 4}
@@ -33,9 +34,9 @@ class PagedSettings:
     """
 
     page_tokens: int = 16
-    cache_tokens: int = 32768
+    cache_tokens: int = defaults.CACHE_TOKENS
     max_chunk_tokens: int = 512
-    max_requests: int = 64
+    max_requests: int = defaults.REQUESTS
 
     def __post_init__(self) -> None:
         for one in fields(self):

@@ -1,4 +1,4 @@
-"""The command line's frame: the program, its errors and exit codes, options that verbs share.
+"""The command line's frame: the program, its errors and exit codes.
 
 Exit codes: 0 done, 1 the run failed, 2 the input cannot be used. `--debug` shows the traceback.
 """
@@ -16,13 +16,12 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
-from pillion.core import OnTooLong, Scope, Template
 from pillion.core.extras import how_to_install
 from pillion.core.lines import json_line
 from pillion.errors import (
@@ -33,8 +32,6 @@ from pillion.errors import (
     MissingColumn,
     PillionError,
 )
-
-SEED_MAX = 2**32 - 1
 
 VERBS = (
     *("setup", "doctor", "demo"),
@@ -75,7 +72,7 @@ class OnceEach(TyperGroup):
             _, _, given = command.make_parser(own).parse_args(list(rest))
             for one, times in Counter(given).items():
                 single = isinstance(one, TyperOption) and not one.multiple
-                if single and times > 1 and one.opts[0] in READ:
+                if single and times > 1 and READ.intersection(one.opts):
                     raise ConfigError(
                         f"{one.opts[0]} is given {times} times, this verb reads one; give it once."
                     )
@@ -104,82 +101,6 @@ err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=
 
 QUIET = ContextVar("QUIET", default=False)
 """Whether the user wants to hear of no progress."""
-
-SOURCES = (
-    "a Parquet, CSV or JSON Lines file, a folder or pattern of them, a URL of these (s3://...), or "
-    "hf:NAME[:SPLIT]"
-)
-"""Where rows may come from, for the help of options."""
-
-Model = Annotated[
-    str,
-    typer.Option(
-        help="Causal LM: embedded, a folder, a GGUF file, a hub name, or fake (for dry runs)."
-    ),
-]
-Dtype = Annotated[
-    Literal["auto", "bfloat16", "float16", "float32"],
-    typer.Option(help="Of the model's weights; auto is the one they are stored in."),
-]
-Exact = Annotated[
-    bool,
-    typer.Option(
-        "--exact",
-        help="Compute in float32: verdicts do not depend on what else is in the batch.",
-    ),
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Layers = Annotated[
-    str | None,
-    typer.Option(help="Layers to read, such as 0-15 or 0,4,8 (0: embeddings); default: all."),
-]
-Wrapping = Annotated[
-    Template | None,
-    typer.Option(
-        "--template",
-        help="chat wraps a text as a user's turn, raw leaves it; default: chat, or raw where the "
-        "model has no chat template.",
-    ),
-]
-Scoped = Annotated[
-    Scope | None,
-    typer.Option(
-        "--scope",
-        help="Whose words are read: last-user, user, response (the answer), assistant, tool, "
-        "system, or all tokens, the template's too; default: last-user, response where rows end "
-        "with an answer, all with --template raw.",
-    ),
-]
-Placed = Annotated[
-    str,
-    typer.Option(
-        "--contexts",
-        metavar="FILE|shipped|none",
-        help="Put rows behind system prompts and earlier turns: those that come with pillion, or "
-        "those of a file with a column of messages.",
-    ),
-]
-TooLong = Annotated[
-    OnTooLong,
-    typer.Option("--on-too-long", help="What to do with a text beyond the context window."),
-]
-AllowMismatch = Annotated[
-    bool,
-    typer.Option(
-        "--allow-mismatch",
-        help="Only warn if the model has other weights, tokenizer or chat template than the "
-        "probe's; another shape stays an error.",
-    ),
-]
-Probes = Annotated[
-    list[str],
-    typer.Option(
-        "--probe",
-        metavar="DIR",
-        help="Folder of a trained probe; repeat it for several in one pass.",
-    ),
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -229,14 +150,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _drop_output()
         sys.exit(1)
     except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and (install := how_to_install(error.name)):
-            package = str(error.name).partition(".")[0]
-            _fail(f"This needs {package}, which is not installed; run {install}.", 2, debug)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            _drop_output()
-            _fail("No space is left where the output goes; send it somewhere else.", 1, debug)
-        what = f"Unexpected {type(error).__name__}: {error}"
-        _fail(f"{what} (run again with --debug for the traceback)", 1, debug)
+        _fail_unforeseen(error, debug)
+
+
+def _fail_unforeseen(error: Exception, debug: bool) -> None:
+    """What can still be told of an error that is none of pillion's own."""
+    if isinstance(error, ModuleNotFoundError) and (install := how_to_install(error.name)):
+        package = str(error.name).partition(".")[0]
+        _fail(f"This needs {package}, which is not installed; run {install}.", 2, debug)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        _drop_output()
+        _fail("No space is left where the output goes; send it somewhere else.", 1, debug)
+    what = f"Unexpected {type(error).__name__}: {error}"
+    _fail(f"{what} (run again with --debug for the traceback)", 1, debug)
 
 
 def hint(error: PillionError, words: Sequence[str]) -> str:
@@ -320,17 +246,6 @@ def _one_line(message: str) -> str:
 def _drop_output() -> None:
     """What is still buffered goes nowhere, so that the exit does not fail on it once more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def dtype_of(dtype: str, exact: bool) -> str:
-    """What `--dtype` and `--exact` ask for together.
-
-    Raises:
-        ConfigError: they contradict each other.
-    """
-    if exact and dtype not in ("auto", "float32"):
-        raise ConfigError(f"--exact computes in float32, --dtype {dtype} does not; drop one.")
-    return "float32" if exact else dtype
 
 
 def print_json(value: Any) -> None:

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pillion.cli.app import (
-    SEED_MAX,
-    AllowMismatch,
-    Device,
-    Dtype,
-    Json,
-    Model,
-    Placed,
-    TooLong,
-    app,
-    err,
-    out,
-    print_json,
-)
+from pillion.cli.app import app, err, out, print_json
+from pillion.cli.calibrate_options import WishOptions
 from pillion.cli.failures import say_own_rows, usable
+from pillion.cli.options import EngineOptions, Json, Placed, Without, takes_options
 from pillion.cli.places import check_probe_folder
 from pillion.cli.progress import progress_bar
-from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
-from pillion.core.extras import require
+from pillion.cli.rows import RowOptions
+from pillion.cli.scoring import scored
+from pillion.core import defaults
 from pillion.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pillion.data import Rows
+    from pillion.evals import CalibrationSettings, ExitWish, Labelled
+    from pillion.probe import Artefact, Card
+    from pillion.runtime import LanguageModel
 
 COSTS = ("cost_of_errors_alone", "cost_of_errors", "cost_of_escalation")
 MAX_LABELS = 20
@@ -35,8 +31,9 @@ MAX_LABELS = 20
 
 
 @app.command()
-@takes_rows
+@takes_options
 def calibrate(
+    *,
     probe: Annotated[str, typer.Option(metavar="DIR", help="Folder of a trained probe.")],
     data: Annotated[
         str,
@@ -49,81 +46,10 @@ def calibrate(
         Path | None,
         typer.Option("--out", help="Folder for the calibrated probe; default: --probe itself."),
     ] = None,
-    method: Annotated[
-        Literal["temperature", "platt", "isotonic", "none"],
-        typer.Option(help="How logits become probabilities; temperature keeps their ranking."),
-    ] = "temperature",
-    best_f1: Annotated[bool, typer.Option("--best-f1", help="Threshold of best F1.")] = False,
-    target_fpr: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE",
-            help="Threshold of this false positive rate, such as 0.01; of a probe of responses the "
-            "share of harmless answers that are ever stopped.",
-        ),
-    ] = None,
-    target_precision: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="Threshold of this precision.")
-    ] = None,
-    cost_fp: Annotated[
-        float | None, typer.Option(metavar="COST", help="Of a wrong label; with --cost-fn.")
-    ] = None,
-    cost_fn: Annotated[
-        float | None, typer.Option(metavar="COST", help="Of a missed label; with --cost-fp.")
-    ] = None,
-    abstain: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SHARE|LOW,HIGH",
-            help="Leave a share of the texts undecided, those nearest to the threshold (0.08), or "
-            "those with a probability in a band (0.2,0.7).",
-        ),
-    ] = None,
-    target_fnr: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE",
-            help="A lower threshold, of this false negative rate; between it and that of "
-            "--target-fpr texts are left undecided.",
-        ),
-    ] = None,
-    cost_escalation: Annotated[
-        float | None,
-        typer.Option(
-            metavar="COST",
-            help="Of handing an undecided text on; with --cost-fp it chooses the band.",
-        ),
-    ] = None,
-    coverage: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE", help="Add sets of labels that hold the true one this often, as 0.9."
-        ),
-    ] = None,
-    exit: Annotated[
-        float | None,
-        typer.Option(
-            "--exit",
-            metavar="SHARE",
-            help="Let texts that are only classified leave at a depth where the probe is sure: at "
-            "most this share is then decided otherwise, as 0.01. Takes a probe with depths.",
-        ),
-    ] = None,
-    patience: Annotated[
-        int | None,
-        typer.Option(
-            metavar="DEPTHS",
-            help="With --exit: so many depths in a row that decide alike let a text leave too.",
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=SEED_MAX, help="Of folds and resamples.")] = 0,
-    how: RowOptions = USUAL_ROWS,
-    contexts: Placed = "none",
-    model: Model = "embedded",
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    on_too_long: TooLong = "error",
-    allow_mismatch: AllowMismatch = False,
+    wishes: WishOptions,
+    how: RowOptions,
+    contexts: Placed = defaults.CONTEXTS,
+    engine: Annotated[EngineOptions, Without("exact")],
     as_json: Json = False,
 ) -> None:
     """Calibrate a probe and choose where it decides.
@@ -134,117 +60,83 @@ def calibrate(
     for thresholds the decisions stay as they are.
     """
     from pillion.data import contexts_of
-    from pillion.evals import (
-        CalibrationSettings,
-        ExitWish,
-        Labelled,
-        Operating,
-        check_exit,
-        check_wishes,
-        choose_exit,
-        depth_logits,
-        in_contexts,
-        largest_probs,
-        notes_of,
-        probs_of,
-        raw_artefact,
-        score,
-    )
     from pillion.evals import calibrate as choose
-    from pillion.runtime import LanguageModel, resolve
-    from pillion.sharing import is_url
+    from pillion.evals import in_contexts, largest_probs, notes_of, probs_of, raw_artefact
 
-    operating = Operating(
-        best_f1=best_f1,
-        target_fpr=target_fpr,
-        target_fnr=target_fnr,
-        target_precision=target_precision,
-        cost_fp=cost_fp,
-        cost_fn=cost_fn,
-        cost_escalation=cost_escalation,
-        **_abstain(abstain),
-    )
-    if coverage is not None:
-        require("mapie", "--coverage")
-    settings = CalibrationSettings(method, operating, coverage, seed)
-    leaving = _exit_wish(ExitWish, exit, method, patience, seed)
-    if out_folder is None and is_url(probe):
-        raise ConfigError(f"--probe {probe} is not of this machine; give --out for the new one.")
-    artefact = resolve(probe)
-    target = Path(probe) if out_folder is None else out_folder
-    check_probe_folder(target)
-    operating.check(artefact.card.task)
+    settings, leaving = wishes.settings(), wishes.leaving()
+    artefact, target = _opened(probe, out_folder)
+    settings.operating.check(artefact.card.task)
     before = contexts_of(contexts)
-    labelled = Labelled.of(artefact.card, how.rows(data))
-    say_own_rows(artefact.card, labelled)
-    check_wishes(artefact.card, labelled.targets, method, operating)
-    if leaving is not None:
-        check_exit(artefact.card, leaving, len(labelled.targets), coverage)
-    raw = raw_artefact(artefact)
-    language_model = LanguageModel.load(model, dtype, device)
-    skip = how.skip_bad_rows
-    labelled = usable(labelled, artefact, language_model.backend, on_too_long, skip, target)
+    labelled = _checked(artefact.card, how.rows(data), settings, leaving)
+    raw, model = raw_artefact(artefact), engine.load()
+    long, skip = engine.on_too_long, how.skip_bad_rows
+    labelled = usable(labelled, artefact, model.backend, long, skip, target)
     if before is not None:
-        labelled = in_contexts(language_model, raw.card, labelled, before, "some", seed, err.print)
-    with progress_bar() as bar:
-        scored = score(
-            language_model,
-            raw,
-            labelled,
-            on_too_long=on_too_long,
-            progress=partial(bar, "calibrate"),
-            allow_mismatch=allow_mismatch,
-        )
-    probs = probs_of(raw.card, scored.verdicts)
-    largest = None if scored.running is None else largest_probs(scored.running)
-    revised, found = choose(artefact, probs, labelled.targets, settings, labelled.facts, largest)
+        seed = settings.seed
+        labelled = in_contexts(model, raw.card, labelled, before, "some", seed, err.print)
+    told = scored(model, raw, labelled, engine, "calibrate")
+    probs, targets = probs_of(raw.card, told.verdicts), labelled.targets
+    largest = None if told.running is None else largest_probs(told.running)
+    revised, found = choose(artefact, probs, targets, settings, labelled.facts, largest)
     if leaving is not None:
-        with progress_bar() as bar:
-            logits = depth_logits(
-                language_model,
-                raw,
-                labelled,
-                on_too_long,
-                partial(bar, "calibrate"),
-                allow_mismatch,
-            )
-        revised = choose_exit(revised, logits, labelled.targets, leaving, labelled.facts)
+        revised = _with_exits(revised, raw, model, labelled, leaving, engine)
     elif artefact.card.exit is not None:
         err.print(
             "The probe's exits were chosen beside other decisions, and are gone; ask for new ones."
         )
     revised.save(target)
     lines = [one["threshold"] for one in found["thresholds"]]
-    for note in notes_of(artefact.card, labelled.targets, lines, data):
+    for note in notes_of(artefact.card, targets, lines, data):
         err.print(note)
     _show({"out": str(target), **found, **_numbers(revised.card)}, as_json)
 
 
-def _exit_wish(wish: Any, share: float | None, method: str, patience: int | None, seed: int) -> Any:
-    """What is wanted of the exits; None for none."""
-    if share is not None:
-        return wish(share, method, patience, seed)
-    if patience is not None:
-        raise ConfigError("--patience is a rule of exits; give --exit too, such as --exit 0.01.")
-    return None
+def _opened(probe: str, out_folder: Path | None) -> tuple[Artefact, Path]:
+    """The probe, and the folder that the calibrated one goes to.
+
+    Raises:
+        ConfigError: it cannot go there.
+    """
+    from pillion.runtime import resolve
+    from pillion.sharing import is_url
+
+    if out_folder is None and is_url(probe):
+        raise ConfigError(f"--probe {probe} is not of this machine; give --out for the new one.")
+    artefact = resolve(probe)
+    target = Path(probe) if out_folder is None else out_folder
+    check_probe_folder(target)
+    return artefact, target
 
 
-def _abstain(words: str | None) -> dict[str, Any]:
-    """A share, or the two ends of a band."""
-    if words is None:
-        return {}
-    try:
-        numbers = tuple(float(word) for word in words.split(","))
-    except ValueError:
-        numbers = ()
-    if len(numbers) == 1:
-        return {"abstain_share": numbers[0]}
-    if len(numbers) == 2:
-        return {"abstain_band": numbers}
-    raise ConfigError(
-        f"--abstain is {words!r}; give a share of the texts, such as 0.08, or a band of "
-        "probabilities, such as 0.2,0.7."
-    )
+def _checked(
+    card: Card, rows: Rows, settings: CalibrationSettings, leaving: ExitWish | None
+) -> Labelled:
+    """The rows as the probe's labels have them; what is wanted can be chosen by them."""
+    from pillion.evals import Labelled, check_exit, check_wishes
+
+    labelled = Labelled.of(card, rows)
+    say_own_rows(card, labelled)
+    check_wishes(card, labelled.targets, settings.method, settings.operating)
+    if leaving is not None:
+        check_exit(card, leaving, len(labelled.targets), settings.coverage)
+    return labelled
+
+
+def _with_exits(
+    revised: Artefact,
+    raw: Artefact,
+    model: LanguageModel,
+    labelled: Labelled,
+    leaving: ExitWish,
+    engine: EngineOptions,
+) -> Artefact:
+    """The calibrated probe with the depths at which texts leave."""
+    from pillion.evals import choose_exit, depth_logits
+
+    with progress_bar() as bar:
+        told, long = partial(bar, "calibrate"), engine.on_too_long
+        logits = depth_logits(model, raw, labelled, long, told, engine.allow_mismatch)
+    return choose_exit(revised, logits, labelled.targets, leaving, labelled.facts)
 
 
 def _numbers(card: Any) -> dict[str, Any]:

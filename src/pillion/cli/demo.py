@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pillion.cli.app import Json, Model, app, out, print_json
+from pillion.cli.app import app, out, print_json
+from pillion.cli.options import Json, Model
 from pillion.cli.places import work_folder
 from pillion.cli.progress import Bar, progress_bar
+from pillion.core import defaults
 from pillion.errors import ArtefactError
 
 PROMPTS = (
@@ -29,7 +31,7 @@ PAIRS = 3
 
 
 @app.command()
-def demo(model: Model = "embedded", as_json: Json = False) -> None:
+def demo(model: Model = defaults.MODEL, as_json: Json = False) -> None:
     """See pillion at work, in about a minute.
 
     Trains four example probes (once), three of prompts and one of answers, then answers a few

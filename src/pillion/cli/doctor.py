@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from pillion.cli.app import Json, app, out, print_json
+from pillion.cli.app import app, out, print_json
+from pillion.cli.options import Json
 
 PACKAGES = ("pillion", "torch", "transformers", "tokenizers", "safetensors", "scikit-learn")
 

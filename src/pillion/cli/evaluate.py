@@ -5,35 +5,25 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.cells import cell_len, set_cell_size
 
-from pillion.cli.app import (
-    SOURCES,
-    AllowMismatch,
-    Device,
-    Dtype,
-    Exact,
-    Json,
-    Model,
-    Placed,
-    TooLong,
-    app,
-    dtype_of,
-    err,
-    json_line,
-    out,
-    print_json,
-)
+from pillion.cli.app import app, err, json_line, out, print_json
 from pillion.cli.failures import say_own_rows, usable
+from pillion.cli.options import SOURCES, EngineOptions, Json, Placed, takes_options
 from pillion.cli.output import number, write_lines
 from pillion.cli.places import check_file
-from pillion.cli.progress import progress_bar
-from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
+from pillion.cli.rows import RowOptions
+from pillion.cli.scoring import scored
+from pillion.core import defaults
+
+if TYPE_CHECKING:
+    from pillion.evals import Labelled, Scored
+    from pillion.probe import Artefact
+    from pillion.runtime import LanguageModel
 
 EARLY_TOKENS = 32
 """What `pillion.metrics.running` calls early."""
@@ -43,13 +33,11 @@ MAX_LABELS = 20
 
 
 @app.command()
-@takes_rows
+@takes_options
 def evaluate(
+    *,
     probe: Annotated[str, typer.Option(help="Folder of a trained probe.")],
-    data: Annotated[
-        str,
-        typer.Option(help=f"Labelled texts: {SOURCES}."),
-    ],
+    data: Annotated[str, typer.Option(help=f"Labelled texts: {SOURCES}.")],
     out_file: Annotated[
         Path | None,
         typer.Option("--out", help="Result file with all predictions, for pillion report."),
@@ -58,14 +46,9 @@ def evaluate(
         int,
         typer.Option(min=0, help="Texts of each kind that --out keeps for the report; 0: none."),
     ] = 0,
-    how: RowOptions = USUAL_ROWS,
-    contexts: Placed = "none",
-    model: Model = "embedded",
-    dtype: Dtype = "auto",
-    exact: Exact = False,
-    device: Device = "auto",
-    on_too_long: TooLong = "error",
-    allow_mismatch: AllowMismatch = False,
+    how: RowOptions,
+    contexts: Placed = defaults.CONTEXTS,
+    engine: EngineOptions,
     as_json: Json = False,
 ) -> None:
     """Measure a probe on labelled data.
@@ -74,57 +57,53 @@ def evaluate(
     at the thresholds of the probe's card. Of a probe of responses also how good it is after 16, 32,
     64 and 128 tokens, how soon it finds what it is for, and how many answers it would stop wrongly.
     """
-    from pillion.data import contexts_of
-    from pillion.evals import (
-        Labelled,
-        by_label,
-        in_contexts,
-        measure,
-        measure_running,
-        probs_of,
-        result_of,
-        score,
-    )
-    from pillion.runtime import LanguageModel, resolve
+    from pillion.evals import by_label, measure, measure_running, probs_of, result_of
 
     if out_file is not None:
         check_file(out_file, "--out")
-    artefact = resolve(probe)
-    before = contexts_of(contexts)
-    labelled = Labelled.of(artefact.card, how.rows(data))
-    say_own_rows(artefact.card, labelled)
-    language_model = LanguageModel.load(model, dtype_of(dtype, exact), device)
-    skip = how.skip_bad_rows
-    labelled = usable(labelled, artefact, language_model.backend, on_too_long, skip, out_file)
-    if before is not None:
-        card = artefact.card
-        labelled = in_contexts(language_model, card, labelled, before, "every", 0, err.print)
-    with progress_bar() as bar:
-        scored = score(
-            language_model,
-            artefact,
-            labelled,
-            on_too_long=on_too_long,
-            progress=partial(bar, "evaluate"),
-            allow_mismatch=allow_mismatch,
-        )
-    metrics = measure(artefact.card, scored.verdicts, labelled.targets)
+    model, artefact, labelled, told = _measured(probe, data, out_file, how, contexts, engine)
+    card, targets = artefact.card, labelled.targets
+    metrics = measure(card, told.verdicts, targets)
     if out_file is not None:
-        found = result_of(language_model, artefact, labelled, scored, on_too_long, examples)
+        long = engine.on_too_long
+        found = result_of(model, artefact, labelled, told, long, examples)
         write_lines([json_line(found)], out_file)
-    rows = labelled.rows
-    running = None
-    if scored.running is not None:
-        running = measure_running(artefact.card, scored.running, labelled.targets)
-    share = sum(bool(one.abstained) for one in scored.verdicts) / len(rows)
-    labels = by_label(artefact.card, probs_of(artefact.card, scored.verdicts), labelled.targets)
-    numbers = {**metrics, "rows": len(rows), "undecided": share, "data_sha256": rows.sha256}
+    by_token = told.running
+    running = None if by_token is None else measure_running(card, by_token, targets)
+    share = sum(bool(one.abstained) for one in told.verdicts) / len(labelled.rows)
+    labels = by_label(card, probs_of(card, told.verdicts), targets)
+    facts = {"rows": len(labelled.rows), "undecided": share, "data_sha256": labelled.rows.sha256}
+    numbers = metrics | facts
     if as_json:
         more = {"labels": labels} | ({} if running is None else {"running": running})
-        return print_json(numbers | more | {"notes": artefact.card.data.notes})
+        return print_json(numbers | more | {"notes": card.data.notes})
     _show(numbers, labels, running)
-    _show_notes(artefact.card.data.notes)
-    _show_next(out_file, ["--probe", probe, "--data", data, *how.words(), *_engine(model)])
+    _show_notes(card.data.notes)
+    _show_next(out_file, ["--probe", probe, "--data", data, *how.words(), *engine.words()])
+
+
+def _measured(
+    probe: str,
+    data: str,
+    out_file: Path | None,
+    how: RowOptions,
+    contexts: str,
+    engine: EngineOptions,
+) -> tuple[LanguageModel, Artefact, Labelled, Scored]:
+    """The model, the probe, its rows and what it says of them."""
+    from pillion.data import contexts_of
+    from pillion.evals import Labelled, in_contexts
+    from pillion.runtime import resolve
+
+    artefact = resolve(probe)
+    card, before = artefact.card, contexts_of(contexts)
+    labelled = Labelled.of(card, how.rows(data))
+    say_own_rows(card, labelled)
+    model, long = engine.load(), engine.on_too_long
+    labelled = usable(labelled, artefact, model.backend, long, how.skip_bad_rows, out_file)
+    if before is not None:
+        labelled = in_contexts(model, card, labelled, before, "every", 0, err.print)
+    return model, artefact, labelled, scored(model, artefact, labelled, engine, "evaluate")
 
 
 def _show(
@@ -179,10 +158,6 @@ def _show_notes(notes: Sequence[str]) -> None:
         for note in notes:
             out.print(f"- {note}")
         out.print("")
-
-
-def _engine(model: str) -> list[str]:
-    return [] if model == "embedded" else ["--model", model]
 
 
 def _show_next(out_file: Path | None, again: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,23 +11,14 @@ import numpy as np
 import typer
 from rich.text import Text
 
-from pillion.cli.app import (
-    AllowMismatch,
-    Device,
-    Dtype,
-    Json,
-    Model,
-    TooLong,
-    app,
-    out,
-    print_json,
-)
+from pillion.cli.app import app, out, print_json
 from pillion.cli.failures import usable
+from pillion.cli.options import EngineOptions, Json, Without, takes_options
 from pillion.cli.output import write_lines
 from pillion.cli.places import check_file
 from pillion.cli.progress import progress_bar
-from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
-from pillion.cli.talk import asked
+from pillion.cli.rows import RowOptions
+from pillion.cli.talk import asked as what_is_asked
 from pillion.core import Template
 from pillion.errors import ConfigError, unknown_name
 
@@ -40,43 +32,74 @@ SEEN = 0.0005
 FOR, AGAINST = (31, 95, 168), (196, 84, 28)
 
 
-@app.command()
-@takes_rows
-def explain(
-    probe: Annotated[str, typer.Option(metavar="DIR", help="Folder of a trained probe.")],
-    text: Annotated[str | None, typer.Option(help="One text to explain the verdict of.")] = None,
+@dataclass(frozen=True, kw_only=True)
+class AskedOptions:
+    """What is explained."""
+
+    text: Annotated[str | None, typer.Option(help="One text to explain the verdict of.")] = None
     messages: Annotated[
         str | None,
         typer.Option(
             metavar="FILE", help="Turns before --text, or up to the last: a JSON list of messages."
         ),
-    ] = None,
+    ] = None
     data: Annotated[
         str | None,
         typer.Option(help="Labelled texts instead: layer profiles of right and wrong items."),
-    ] = None,
-    how: RowOptions = USUAL_ROWS,
+    ] = None
+
+    def __post_init__(self) -> None:
+        if (self.text is None and self.messages is None) == (self.data is None):
+            raise ConfigError(
+                "Give either --text or --data, and not both; --messages goes with --text, or alone."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownOptions:
+    """What is shown of it, and where."""
+
     label: Annotated[
         str | None, typer.Option(help="Explain this label's logit; default: the verdict's.")
-    ] = None,
+    ] = None
     png: Annotated[
         Path | None, typer.Option(help="Draw layers and tokens (or profiles): a PNG file.")
-    ] = None,
+    ] = None
     html: Annotated[
         Path | None, typer.Option(help="Write a page of one file, for --text only.")
-    ] = None,
+    ] = None
     template: Annotated[
         Template | None, typer.Option(help="How a text is wrapped; default: as in training.")
-    ] = None,
+    ] = None
     template_tokens: Annotated[
         bool,
         typer.Option("--template-tokens", help="Show the chat template's tokens too, of --text."),
-    ] = False,
-    model: Model = "embedded",
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    on_too_long: TooLong = "error",
-    allow_mismatch: AllowMismatch = False,
+    ] = False
+
+    def check(self, of_data: bool) -> None:
+        """Returns if all of it can be shown.
+
+        Raises:
+            ConfigError: something is of one text, and rows are explained; or a place that cannot be
+                written.
+        """
+        if of_data and (self.html is not None or self.label is not None or self.template_tokens):
+            raise ConfigError(
+                "--html, --label and --template-tokens go with --text; leave them out with --data."
+            )
+        for path, option in ((self.png, "--png"), (self.html, "--html")):
+            if path is not None:
+                check_file(path, option)
+
+
+@app.command()
+@takes_options
+def explain(
+    probe: Annotated[str, typer.Option(metavar="DIR", help="Folder of a trained probe.")],
+    asked: AskedOptions,
+    how: RowOptions,
+    shown: ShownOptions,
+    engine: Annotated[EngineOptions, Without("exact")],
     as_json: Json = False,
 ) -> None:
     """Show why a verdict is what it is.
@@ -86,38 +109,29 @@ def explain(
     other probes it is gradient times input, marked as approximate. For labelled data: what each
     layer added in items that came out right and wrong, class by class.
     """
-    from pillion.runtime import LanguageModel, checked
+    from pillion.runtime import checked
     from pillion.runtime import explain as explained
 
-    if (text is None and messages is None) == (data is None):
-        raise ConfigError(
-            "Give either --text or --data, and not both; --messages goes with --text, or alone."
-        )
-    if data is not None and (html is not None or label is not None or template_tokens):
-        raise ConfigError(
-            "--html, --label and --template-tokens go with --text; leave them out with --data."
-        )
-    for path, option in ((png, "--png"), (html, "--html")):
-        if path is not None:
-            check_file(path, option)
-    language_model = LanguageModel.load(model, dtype, device)
-    artefact = checked(language_model.backend, probe, allow_mismatch)
-    if data is not None:
-        return _profiles(language_model, artefact, (data, how), on_too_long, png, as_json)
+    shown.check(asked.data is not None)
+    model, label = engine.load(), shown.label
+    artefact = checked(model.backend, probe, engine.allow_mismatch)
+    if asked.data is not None:
+        source, long = (asked.data, how), engine.on_too_long
+        return _profiles(model, artefact, source, long, shown.png, as_json)
     if label is not None and label not in artefact.card.labels:
         raise unknown_name("label", label, artefact.card.labels)
     found = explained(
-        language_model,
+        model,
         artefact,
-        asked(text, messages, None),
-        template,
-        on_too_long,
-        allow_mismatch,
+        what_is_asked(asked.text, asked.messages, None),
+        shown.template,
+        engine.on_too_long,
+        engine.allow_mismatch,
     )
-    _write(found, label, png, html, template_tokens)
+    _write(found, shown)
     if as_json:
         return print_json(found.as_json())
-    _show(found, label or _shown_label(found), template_tokens)
+    _show(found, label or _shown_label(found), shown.template_tokens)
 
 
 def _shown_label(found: Explanation) -> str:
@@ -127,17 +141,17 @@ def _shown_label(found: Explanation) -> str:
     return max(found.verdict.probs, key=found.verdict.probs.__getitem__)
 
 
-def _write(
-    found: Explanation, label: str | None, png: Path | None, html: Path | None, template: bool
-) -> None:
+def _write(found: Explanation, shown: ShownOptions) -> None:
     from pillion.report.explanation import explanation_page, plot_explanation
 
-    if png is not None:
-        wanted = label or _shown_label(found)
-        shown = wanted if wanted in found.labels else found.labels[0]
-        plot_explanation(found.as_json(), shown, png, template)
-    if html is not None:
-        write_lines(explanation_page(found.as_json(), template).splitlines(), html)
+    with_template = shown.template_tokens
+    if shown.png is not None:
+        wanted = shown.label or _shown_label(found)
+        label = wanted if wanted in found.labels else found.labels[0]
+        plot_explanation(found.as_json(), label, shown.png, with_template)
+    if shown.html is not None:
+        page = explanation_page(found.as_json(), with_template)
+        write_lines(page.splitlines(), shown.html)
 
 
 def _show(found: Explanation, label: str, template: bool) -> None:
@@ -226,6 +240,11 @@ def _profiles(
         plot_profiles(found, png)
     if as_json:
         return print_json(found)
+    _show_profiles(found)
+
+
+def _show_profiles(found: dict[str, Any]) -> None:
+    """A line a label and outcome, a bar a layer."""
     for name, one in found["classes"].items():
         for kind in ("correct", "wrong"):
             if one[kind]["rows"]:

@@ -9,28 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pillion.cli.app import (
-    SOURCES,
-    Device,
-    Dtype,
-    Json,
-    Layers,
-    Model,
-    Scoped,
-    TooLong,
-    Wrapping,
-    app,
-    err,
-    out,
-    print_json,
-)
-from pillion.cli.cluster import RayAddress, RayWorkers, open_crew, show_rates
+from pillion.cli.app import app, err, out, print_json
+from pillion.cli.cluster import ClusterOptions, open_crew, planned, show_rates
 from pillion.cli.failures import all_failed, check_some_left, finish, write_failed
 from pillion.cli.layers import parse_layers
+from pillion.cli.options import (
+    SOURCES,
+    EngineOptions,
+    Json,
+    Layers,
+    Scoped,
+    Without,
+    Wrapping,
+    takes_options,
+)
 from pillion.cli.places import check_folder, clear, clear_inside
 from pillion.cli.progress import Bar, progress_bar
-from pillion.cli.rows import USUAL_TEXTS, TextOptions, takes_rows
-from pillion.core import FailedRow, OnTooLong, Scope, Template
+from pillion.cli.rows import TextOptions
+from pillion.core import FailedRow, Template, scope_of_ends
 from pillion.errors import DataError
 
 if TYPE_CHECKING:
@@ -43,8 +39,17 @@ WORK_NAME = ".work"
 """Folder beside the states, for the tokens of a run on a cluster, until it ends."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """Which states are kept."""
+
+    layers: Layers = None
+    template: Wrapping = None
+    scope: Scoped = None
+
+
 @app.command()
-@takes_rows
+@takes_options
 def extract(
     data: Annotated[
         str,
@@ -53,16 +58,10 @@ def extract(
     out_folder: Annotated[
         Path, typer.Option("--out", help="Folder for the states; give it to train as --cache.")
     ],
-    how: TextOptions = USUAL_TEXTS,
-    layers: Layers = None,
-    template: Wrapping = None,
-    scope: Scoped = None,
-    model: Model = "embedded",
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    on_too_long: TooLong = "error",
-    ray: RayAddress = None,
-    ray_workers: RayWorkers = None,
+    how: TextOptions,
+    reading: ReadOptions,
+    engine: Annotated[EngineOptions, Without("exact", "allow_mismatch")],
+    cluster: ClusterOptions,
     as_json: Json = False,
 ) -> None:
     """Keep the hidden states of texts on disk.
@@ -72,9 +71,9 @@ def extract(
     listed in failed.jsonl in the folder, and the exit code is then 1.
     """
     check_folder(out_folder, "--out")
-    with open_crew(ray, ray_workers, model, dtype, device) as crew, progress_bar() as bar:
-        asked = _Asked(data, out_folder, how, layers, template, scope, on_too_long, bar)
-        done = _here(asked, model, dtype, device) if crew is None else _on_cluster(asked, crew)
+    with open_crew(cluster, engine) as crew, progress_bar() as bar:
+        asked = _Asked(data, out_folder, how, reading, engine, bar)
+        done = _here(asked) if crew is None else _on_cluster(asked, crew)
         write_failed(done.failed, done.rows, out_folder / FAILED_NAME)
     _show(done.spec, out_folder, len(done.failed), done.rates, as_json)
     where = f"their reasons are in {out_folder / FAILED_NAME}"
@@ -88,10 +87,8 @@ class _Asked:
     data: str
     out: Path
     how: TextOptions
-    layers: str | None
-    template: Template | None
-    scope: Scope | None
-    on_too_long: OnTooLong
+    reading: ReadOptions
+    engine: EngineOptions
     bar: Bar
 
     @property
@@ -110,21 +107,21 @@ class _Done:
     rates: list[dict[str, Any]] | None = None
 
 
-def _here(asked: _Asked, model: str, dtype: str, device: str) -> _Done:
+def _here(asked: _Asked) -> _Done:
     """This process does the work."""
-    from pillion.backends import load_backend
     from pillion.extract import cache_key, cache_spec, encode, extract, size_sentence
     from pillion.fit import default_scope
     from pillion.runtime import usual_template
 
     texts = asked.how.texts(asked.data)
-    backend = load_backend(model, dtype, device)
-    template = usual_template(backend.identity, asked.template, err.print)
-    read = asked.scope or default_scope([one for one in texts.texts if one], template)
-    encoded = encode(backend, texts.texts, template, asked.on_too_long, [read])
+    reading, on_too_long = asked.reading, asked.engine.on_too_long
+    backend = asked.engine.load().backend
+    template = usual_template(backend.identity, reading.template, err.print)
+    read = reading.scope or default_scope([one for one in texts.texts if one], template)
+    encoded = encode(backend, texts.texts, template, on_too_long, [read])
     failed, rows = all_failed(texts, encoded.failed), encoded.token_ids
-    chosen = _layers(asked.layers, backend.identity.num_layers)
-    key = cache_key(backend.identity, template, asked.on_too_long, rows)
+    chosen = _layers(reading.layers, backend.identity.num_layers)
+    key = cache_key(backend.identity, template, on_too_long, rows)
     err.print(size_sentence(cache_spec(backend.identity, chosen, key, rows, read)))
     with extract(backend, rows, chosen, asked.cache, key, asked.bar, read) as reader:
         return _Done(reader.spec, texts, failed)
@@ -132,21 +129,19 @@ def _here(asked: _Asked, model: str, dtype: str, device: str) -> _Done:
 
 def _on_cluster(asked: _Asked, crew: Crew) -> _Done:
     """The workers of a cluster do the work; no text comes here but those of the first slice."""
-    from pillion.cluster import Tally, Tokenise, extract_on, plan_on, tokenise_on
+    from pillion.cluster import Tally, Tokenise, extract_on, tokenise_on
     from pillion.extract import size_sentence
-    from pillion.fit import default_scope, scope_of_ends
+    from pillion.fit import default_scope
 
-    work, how = asked.out.absolute() / WORK_NAME, asked.how
-    plan = plan_on(crew, asked.data, how.text_column, how.layout, work)
-    for note in plan.notes:
-        err.print(note)
+    work, reading = asked.out.absolute() / WORK_NAME, asked.reading
+    plan = planned(crew, asked.data, asked.how, work)
     # The model is not here: its workers refuse a chat where it has no template for one.
-    template: Template = asked.template or "chat"
+    template: Template = reading.template or "chat"
     first = [one for one in plan.slices[0].read()[0] if one]
-    read = asked.scope or default_scope(first, template)
-    tokenise = Tokenise(work, template, asked.on_too_long, read)
+    read = reading.scope or default_scope(first, template)
+    tokenise = Tokenise(work, template, asked.engine.on_too_long, read)
     tokens = tokenise_on(crew, plan, tokenise, asked.bar)
-    if asked.scope is None and read != (all_read := scope_of_ends(tokens.ends, template)):
+    if reading.scope is None and read != (all_read := scope_of_ends(tokens.ends, template)):
         # The first slice was not like the others.
         read, tokenise = all_read, replace(tokenise, scope=all_read)
         tokens = tokenise_on(crew, plan, tokenise, asked.bar)
@@ -155,7 +150,7 @@ def _on_cluster(asked: _Asked, crew: Crew) -> _Done:
     except DataError:
         clear_inside(work)
         raise
-    spec = tokens.spec(_layers(asked.layers, tokens.identity.num_layers), read)
+    spec = tokens.spec(_layers(reading.layers, tokens.identity.num_layers), read)
     err.print(size_sentence(spec))
     tally = Tally()
     extract_on(crew, tokens, spec, asked.cache, asked.bar, tally)

@@ -3,44 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
-from pillion.cli.app import (
-    SEED_MAX,
-    AllowMismatch,
-    Device,
-    Dtype,
-    Exact,
-    Json,
-    Model,
-    app,
-    dtype_of,
-    print_json,
-)
+from pillion.cli.app import app, print_json
+from pillion.cli.options import SEED_MAX, EngineOptions, Json, Without, takes_options
 from pillion.cli.talk import asked
-from pillion.core import Template, verdicts_json
+from pillion.core import Template, defaults, verdicts_json
 from pillion.errors import ConfigError
 
 
-@app.command()
-def generate(
-    prompt: Annotated[str | None, typer.Argument(help="What the user says.")] = None,
-    probe: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--probe", metavar="DIR", help="Folder of a trained probe; repeat it for several."
-        ),
-    ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 128,
+@dataclass(frozen=True, kw_only=True)
+class AnswerOptions:
+    """How long an answer is, and how its tokens are drawn."""
+
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = (
+        defaults.ANSWER_TOKENS
+    )
     temperature: Annotated[
         float, typer.Option(min=0, help="0 takes the likeliest token; more is more varied.")
-    ] = 0.0,
+    ] = defaults.TEMPERATURE
     top_p: Annotated[
         float, typer.Option(help="Draw from the likeliest tokens of this total probability.")
-    ] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, max=SEED_MAX, help="Of the draws.")] = 0,
+    ] = defaults.TOP_P
+    seed: Annotated[int, typer.Option(min=0, max=SEED_MAX, help="Of the draws.")] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnOptions:
+    """What stands before the prompt, and around it."""
+
     messages: Annotated[
         str | None,
         typer.Option(
@@ -48,20 +42,29 @@ def generate(
             help="Earlier turns: a JSON list of messages with role and content; - reads them from "
             "standard input. Without PROMPT the last one is answered.",
         ),
-    ] = None,
-    system: Annotated[str | None, typer.Option(metavar="TEXT", help="A system prompt.")] = None,
+    ] = None
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="A system prompt.")] = None
     template: Annotated[
         Template | None,
         typer.Option(
             help="How the prompt is wrapped; default: as the (first) probe was trained, else by "
             "the chat template, if the model has one."
         ),
+    ] = None
+
+
+@app.command()
+@takes_options
+def generate(
+    *,
+    prompt: Annotated[str | None, typer.Argument(help="What the user says.")] = None,
+    probe: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DIR", help="Folder of a trained probe; repeat it for several."),
     ] = None,
-    model: Model = "embedded",
-    dtype: Dtype = "auto",
-    exact: Exact = False,
-    device: Device = "auto",
-    allow_mismatch: AllowMismatch = False,
+    answer: AnswerOptions,
+    turns: TurnOptions,
+    engine: Annotated[EngineOptions, Without("on_too_long")],
     as_json: Json = False,
 ) -> None:
     """Answer a prompt or turns, with verdicts from the same passes.
@@ -70,18 +73,17 @@ def generate(
     the answer stands a bar for every token: the running probability of a label of the answer.
     """
     from pillion.cli.streaming import show_answer
-    from pillion.runtime import LanguageModel, Sampling, resolve
+    from pillion.runtime import Sampling, resolve
 
-    text = asked(prompt, messages, system)
+    text, max_tokens = asked(prompt, turns.messages, turns.system), answer.max_tokens
     artefacts = [resolve(folder) for folder in probe or []]
-    sampling = Sampling(temperature, top_p, seed)
-    language_model = LanguageModel.load(model, dtype_of(dtype, exact), device)
-    _check_room(max_tokens, language_model.backend.identity.context_tokens)
+    sampling = Sampling(answer.temperature, answer.top_p, answer.seed)
+    model, template = engine.load(), turns.template
+    _check_room(max_tokens, model.backend.identity.context_tokens)
     if template is None and artefacts and isinstance(text, str):
         template = artefacts[0].card.template
-    stream = language_model.stream(
-        text, artefacts, max_tokens, sampling, template, allow_mismatch=allow_mismatch
-    )
+    allowed = engine.allow_mismatch
+    stream = model.stream(text, artefacts, max_tokens, sampling, template, allow_mismatch=allowed)
     if not as_json:
         show_answer(stream, artefacts)
         return

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from pillion.cli.app import Json, app, out, print_json
+from pillion.cli.app import app, out, print_json
+from pillion.cli.options import Json
 
 
 @app.command()

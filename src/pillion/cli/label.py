@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pillion.cli.app import SOURCES, Device, Dtype, Json, Model, TooLong, app, print_json
+from pillion.cli.app import app, print_json
 from pillion.cli.app import out as console
 from pillion.cli.failures import all_failed, finish, write_failed
+from pillion.cli.options import SOURCES, EngineOptions, Json, Without, takes_options
 from pillion.cli.output import write_lines
 from pillion.cli.places import check_file, clear
 from pillion.cli.progress import progress_bar
-from pillion.cli.rows import USUAL_TEXTS, TextOptions, takes_rows
-from pillion.core import FailedRow, OnTooLong, Text
+from pillion.cli.rows import TextOptions
+from pillion.core import FailedRow, Text, defaults
 from pillion.core.lines import json_line
 from pillion.errors import ConfigError
 
@@ -26,8 +28,40 @@ SOFT_LABELS = "soft_labels"
 """Column that is written; whoever reads rows knows it by this name."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class JudgeOptions:
+    """What the judge is asked, and how."""
+
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,C",
+            help="Labels to ask about; one alone gets its opposite beside it. Default: all that a "
+            "probe or classifier has.",
+        ),
+    ] = None
+    judge_model: Annotated[str | None, typer.Option(help="As the server calls its model.")] = None
+    question: Annotated[
+        str | None,
+        typer.Option(
+            help="What the server is asked, to answer with yes or no; {label} stands for the label."
+        ),
+    ] = None
+    api_key_env: Annotated[
+        str | None, typer.Option(help="Environment variable that holds the server's key.")
+    ] = None
+    parallel: Annotated[
+        int, typer.Option(min=1, help="Requests to the server that are under way at once.")
+    ] = defaults.PARALLEL
+
+    @property
+    def named(self) -> list[str]:
+        """The labels, one by one."""
+        return [one.strip() for one in (self.labels or "").split(",") if one.strip()]
+
+
 @app.command()
-@takes_rows
+@takes_options
 def label(
     data: Annotated[str, typer.Option(help=f"Texts without labels: {SOURCES}.")],
     judge: Annotated[
@@ -39,34 +73,9 @@ def label(
         ),
     ],
     out: Annotated[Path, typer.Option(help="File for the rows with their labels: .jsonl.")],
-    labels: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B,C",
-            help="Labels to ask about; one alone gets its opposite beside it. Default: all that a "
-            "probe or classifier has.",
-        ),
-    ] = None,
-    judge_model: Annotated[
-        str | None, typer.Option("--judge-model", help="As the server calls its model.")
-    ] = None,
-    question: Annotated[
-        str | None,
-        typer.Option(
-            help="What the server is asked, to answer with yes or no; {label} stands for the label."
-        ),
-    ] = None,
-    api_key_env: Annotated[
-        str | None, typer.Option(help="Environment variable that holds the server's key.")
-    ] = None,
-    parallel: Annotated[
-        int, typer.Option(min=1, help="Requests to the server that are under way at once.")
-    ] = 8,
-    how: TextOptions = USUAL_TEXTS,
-    model: Model = "embedded",
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    on_too_long: TooLong = "error",
+    asked: JudgeOptions,
+    how: TextOptions,
+    engine: Annotated[EngineOptions, Without("exact", "allow_mismatch")],
     as_json: Json = False,
 ) -> None:
     """Let a judge label rows that have no labels, to train on.
@@ -79,16 +88,7 @@ def label(
     from pillion.labelling import Journal, label_texts
 
     check_file(out, "--out")
-    named = [one.strip() for one in (labels or "").split(",") if one.strip()]
-    server = (judge_model, question, api_key_env)
-    if judge.startswith(("http://", "https://")):
-        who: Judge = _server(judge, named, server, parallel)
-    elif any(one is not None for one in server):
-        raise ConfigError(
-            f"--judge {judge} is no server; leave out --judge-model, --question and --api-key-env."
-        )
-    else:
-        who = _model(judge, named, model, dtype, device, on_too_long)
+    who = _judge(judge, asked, engine)
     texts = how.texts(data)
     work = out.absolute().with_name(f".{out.name}.work")
     with progress_bar("rows") as bar:
@@ -113,18 +113,24 @@ def label(
     finish(failed, texts, f"their reasons are in {side_file}", how.skip_bad_rows)
 
 
-def _server(
-    url: str,
-    labels: Sequence[str],
-    given: tuple[str | None, str | None, str | None],
-    parallel: int,
-) -> Judge:
+def _judge(judge: str, asked: JudgeOptions, engine: EngineOptions) -> Judge:
+    """Who labels."""
+    if judge.startswith(("http://", "https://")):
+        return _server(judge, asked)
+    if any(one is not None for one in (asked.judge_model, asked.question, asked.api_key_env)):
+        raise ConfigError(
+            f"--judge {judge} is no server; leave out --judge-model, --question and --api-key-env."
+        )
+    return _model(judge, asked.named, engine)
+
+
+def _server(url: str, asked: JudgeOptions) -> Judge:
     from pydantic import ValidationError
 
     from pillion.labelling import ServerJudge
     from pillion.policies import Judge as Server
 
-    model, question, key = given
+    model, question, labels = asked.judge_model, asked.question, asked.named
     if model is None:
         raise ConfigError(f"--judge {url} serves models by name; give --judge-model NAME.")
     if not labels:
@@ -134,30 +140,22 @@ def _server(
             "--question has no {label} in it, where the label is to stand; put it in."
         )
     try:
-        server = Server(url=url, model=model, api_key_env=key)
+        server = Server(url=url, model=model, api_key_env=asked.api_key_env)
     except ValidationError as error:
         raise ConfigError(f"--judge {url} is no URL of a server; write http://host/v1.") from error
     if question is not None:
         server = server.model_copy(update={"question": question})
-    return ServerJudge(server, labels, parallel)
+    return ServerJudge(server, labels, asked.parallel)
 
 
-def _model(
-    judge: str,
-    labels: Sequence[str],
-    model: str,
-    dtype: str,
-    device: str,
-    on_too_long: OnTooLong,
-) -> Judge:
+def _model(judge: str, labels: Sequence[str], engine: EngineOptions) -> Judge:
     from pillion.labelling import ClassifierJudge, ProbeJudge
     from pillion.probe import Artefact
-    from pillion.runtime import LanguageModel
 
     if not (Path(judge) / "card.json").exists():
         return ClassifierJudge(judge, labels)
     artefact = Artefact.load(judge)
-    return ProbeJudge(LanguageModel.load(model, dtype, device), artefact, labels, on_too_long)
+    return ProbeJudge(engine.load(), artefact, labels, engine.on_too_long)
 
 
 def _lines(rows: Sequence[tuple[Text, object]]) -> list[str]:

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pillion.cli.app import (
-    Device,
-    Dtype,
-    Json,
-    Model,
-    Scoped,
-    TooLong,
-    Wrapping,
-    app,
-    err,
-    out,
-    print_json,
-)
+from pillion.cli.app import app, err, out, print_json
 from pillion.cli.failures import fitting, say_left_out
+from pillion.cli.options import (
+    EngineOptions,
+    Json,
+    Scoped,
+    Without,
+    Wrapping,
+    takes_options,
+)
 from pillion.cli.output import write_lines
 from pillion.cli.places import check_file
 from pillion.cli.progress import progress_bar
-from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
-from pillion.core import Scope, Template
+from pillion.cli.rows import RowOptions
+from pillion.core import defaults
 from pillion.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,39 +63,48 @@ def parse_layers(
     return tuple(sorted(found))
 
 
-@app.command()
-@takes_rows
-def layers(
-    data: Annotated[
-        str,
-        typer.Option(help="Labelled texts: a Parquet, CSV or JSON Lines file, or hf:NAME[:SPLIT]."),
-    ],
-    how: RowOptions = USUAL_ROWS,
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """What is looked at, and where the result goes."""
+
     rows: Annotated[
         int, typer.Option(min=10, help="Rows to read, drawn at random; fewer if there are fewer.")
-    ] = 2000,
+    ] = defaults.LAYERS_ROWS
     pool: Annotated[
         Literal["mean", "mean-rms", "last"],
         typer.Option(help="How a text's tokens become one vector a layer."),
-    ] = "mean",
+    ] = defaults.POOL
     probe: Annotated[
         str | None,
         typer.Option(
             metavar="DIR", help="A trained gate: which layers and tokens it weighs is shown, too."
         ),
-    ] = None,
+    ] = None
     out_file: Annotated[
         Path | None, typer.Option("--out", help="Result file with all numbers, for pillion report.")
-    ] = None,
+    ] = None
     plot: Annotated[
         Path | None, typer.Option(help="Draw score and silhouette over layers: a PNG file.")
-    ] = None,
-    template: Wrapping = None,
-    scope: Scoped = None,
-    model: Model = "embedded",
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    on_too_long: TooLong = "error",
+    ] = None
+    template: Wrapping = None
+    scope: Scoped = None
+
+    def __post_init__(self) -> None:
+        for file, option in ((self.out_file, "--out"), (self.plot, "--plot")):
+            if file is not None:
+                check_file(file, option)
+
+
+@app.command()
+@takes_options
+def layers(
+    data: Annotated[
+        str,
+        typer.Option(help="Labelled texts: a Parquet, CSV or JSON Lines file, or hf:NAME[:SPLIT]."),
+    ],
+    how: RowOptions,
+    asked: StudyOptions,
+    engine: Annotated[EngineOptions, Without("exact", "allow_mismatch")],
     as_json: Json = False,
 ) -> None:
     """Find out which layers to read, before any probe is trained.
@@ -110,62 +116,53 @@ def layers(
     """
     from pillion.select.result import study_result
 
-    for file, option in ((out_file, "--out"), (plot, "--plot")):
-        if file is not None:
-            check_file(file, option)
     read = how.rows(data)
-    found, facts = _identify(
-        read, rows, pool, probe, template, (model, dtype, device), on_too_long, scope, how, out_file
-    )
+    found, facts = _identify(read, how, asked, engine)
     path = Path(data).name
     of = {"path": path, "sha256": read.sha256, "num_rows": facts.pop("rows"), "split": "all rows"}
-    study = study_result(found, Path(path).stem, of, {"pool": pool} | facts)
-    if out_file is not None:
-        write_lines([json.dumps(study, indent=1)], out_file)
-    if plot is not None:
-        from pillion.report.layers import plot_layers
-
-        plot_layers(study, plot)
+    study = study_result(found, Path(path).stem, of, {"pool": asked.pool} | facts)
+    _write(study, asked)
     if as_json:
         return print_json(study)
     _show(study)
 
 
+def _write(study: dict[str, Any], asked: StudyOptions) -> None:
+    """The files that were asked for."""
+    if asked.out_file is not None:
+        write_lines([json.dumps(study, indent=1)], asked.out_file)
+    if asked.plot is not None:
+        from pillion.report.layers import plot_layers
+
+        plot_layers(study, asked.plot)
+
+
 def _identify(
-    read: Rows,
-    max_rows: int,
-    pool: Any,
-    probe: str | None,
-    template: Template | None,
-    engine: tuple[str, Any, str],
-    on_too_long: Any,
-    scope: Scope | None,
-    how: RowOptions,
-    out_file: Path | None,
+    read: Rows, how: RowOptions, asked: StudyOptions, engine: EngineOptions
 ) -> tuple[Identification, dict[str, Any]]:
     """What was found, and on how many rows, of which words and model."""
     from pillion.data import LabelSpace
     from pillion.fit import default_scope
-    from pillion.runtime import LanguageModel, checked, encode_rows, usual_template
+    from pillion.runtime import checked, encode_rows, usual_template
     from pillion.select import Targets, identify, sample
 
     assert read.labels is not None
     space = LabelSpace.of(read.labels, several=read.several)
-    backend = LanguageModel.load(*engine).backend
-    wrapping = usual_template(backend.identity, template, err.print)
-    read_scope = scope or default_scope(read.texts, wrapping)
-    read = fitting(read, backend, wrapping, on_too_long, read_scope, how.skip_bad_rows)
-    say_left_out(read, out_file)
+    backend, on_too_long = engine.load().backend, engine.on_too_long
+    wrapping = usual_template(backend.identity, asked.template, err.print)
+    scope = asked.scope or default_scope(read.texts, wrapping)
+    read = fitting(read, backend, wrapping, on_too_long, scope, how.skip_bad_rows)
+    say_left_out(read, asked.out_file)
     assert read.labels is not None
-    taken = sample(len(read), max_rows)
+    taken = sample(len(read), asked.rows)
     ids = space.encode(read.labels)[taken]
-    gate = None if probe is None else checked(backend, probe)
+    gate = None if asked.probe is None else checked(backend, asked.probe)
     texts = [read.texts[row] for row in taken]
-    tokens = encode_rows(backend, texts, wrapping, on_too_long, scopes=[read_scope])
+    tokens = encode_rows(backend, texts, wrapping, on_too_long, scopes=[scope])
     targets = Targets(ids, space.task, len(space.names))
     with progress_bar() as bar:
-        found = identify(backend, tokens, targets, pool, gate, bar, read_scope)
-    settings = {"template": wrapping, "scope": read_scope, "model": backend.identity.name}
+        found = identify(backend, tokens, targets, asked.pool, gate, bar, scope)
+    settings = {"template": wrapping, "scope": scope, "model": backend.identity.name}
     return found, {"rows": len(taken)} | settings
 
 
@@ -194,11 +191,9 @@ def _show(study: dict[str, Any]) -> None:
             f"  {one['state_bytes_a_token'] / 1e3:>6.1f}  {one['blocks_share']:>6.0%}"
         )
     out.print("95 % intervals over draws of the rows; ms for 1,000 tokens, states in KB a token")
-    chosen = study["recommended"]
-    out.print(
-        f"\nRecommended: --layers {_listed(chosen['layers'])} ({name} {_number(chosen['score'])}), "
-        "as train --layers auto takes."
-    )
+    chosen, score = study["recommended"]["layers"], _number(study["recommended"]["score"])
+    what = f"--layers {_listed(chosen)} ({name} {score})"
+    out.print(f"\nRecommended: {what}, as train --layers auto takes.")
 
 
 def _show_singles(single: dict[str, Any]) -> None:

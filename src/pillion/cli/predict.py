@@ -11,26 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pillion.cli.app import (
-    SOURCES,
-    AllowMismatch,
-    Device,
-    Dtype,
-    Exact,
-    Model,
-    Probes,
-    TooLong,
-    app,
-    dtype_of,
-    err,
-)
-from pillion.cli.cluster import RayAddress, RayWorkers, open_crew, show_rates
+from pillion.cli.app import app, err
+from pillion.cli.cluster import ClusterOptions, open_crew, planned, show_rates
 from pillion.cli.failures import all_failed, check_some_left, finish, write_failed
+from pillion.cli.options import SOURCES, EngineOptions, Probes, takes_options
 from pillion.cli.output import check_text, write_lines
 from pillion.cli.places import check_file, clear
 from pillion.cli.progress import Bar, progress_bar
-from pillion.cli.rows import USUAL_TEXTS, TextOptions, takes_rows
-from pillion.core import FailedRow, OnTooLong, Scope, Template
+from pillion.cli.rows import TextOptions
+from pillion.core import FailedRow, Scope, Template
 from pillion.core.lines import failed_line, json_line
 from pillion.errors import ConfigError, DataError
 
@@ -41,46 +30,64 @@ if TYPE_CHECKING:
     from pillion.scoring import ScoreJob
 
 
-@app.command()
-@takes_rows
-def predict(
-    probe: Probes,
+@dataclass(frozen=True, kw_only=True)
+class AskedOptions:
+    """Which texts are labelled, and where the lines go."""
+
     text: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="A text; repeat it for several.")
-    ] = None,
-    input: Annotated[
-        str | None,
-        typer.Option(help=f"Texts: {SOURCES}."),
-    ] = None,
+    ] = None
+    input: Annotated[str | None, typer.Option(help=f"Texts: {SOURCES}.")] = None
     out: Annotated[
         Path | None, typer.Option(help="Write the lines to this file instead of printing them.")
-    ] = None,
-    how: TextOptions = USUAL_TEXTS,
-    template: Annotated[
-        Template | None,
-        typer.Option(help="How a text is wrapped; default: as the (first) probe was trained."),
-    ] = None,
-    model: Model = "embedded",
-    dtype: Dtype = "auto",
-    exact: Exact = False,
-    device: Device = "auto",
-    on_too_long: TooLong = "error",
-    allow_mismatch: AllowMismatch = False,
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.out is not None:
+            check_file(self.out, "--out")
+        if (not self.text) == (self.input is None):
+            raise ConfigError("Give either --text or --input, and not both.")
+
+    @property
+    def work(self) -> Path | None:
+        """Where the lines of finished shards are, beside the file, until that is written."""
+        out = self.out
+        return None if out is None else out.absolute().with_name(f".{out.name}.work")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WishOptions:
+    """What else is wanted of the probes."""
+
     check: Annotated[
         bool,
         typer.Option(
             "--check",
             help="First run the probes' canaries: do they say what they said at training?",
         ),
-    ] = False,
+    ] = False
     no_exit: Annotated[
         bool,
         typer.Option(
             "--no-exit", help="Read every text to the last layer, whatever the probes' exits."
         ),
-    ] = False,
-    ray: RayAddress = None,
-    ray_workers: RayWorkers = None,
+    ] = False
+
+
+@app.command()
+@takes_options
+def predict(
+    *,
+    probe: Probes,
+    asked: AskedOptions,
+    how: TextOptions,
+    template: Annotated[
+        Template | None,
+        typer.Option(help="How a text is wrapped; default: as the (first) probe was trained."),
+    ] = None,
+    engine: EngineOptions,
+    wishes: WishOptions,
+    cluster: ClusterOptions,
     as_json: Annotated[
         bool, typer.Option("--json", help="Accepted for symmetry: the output is JSON anyway.")
     ] = False,
@@ -97,46 +104,41 @@ def predict(
     from pillion.runtime import resolve
     from pillion.scoring import ScoreJob
 
-    if out is not None:
-        check_file(out, "--out")
-    if (not text) == (input is None):
-        raise ConfigError("Give either --text or --input, and not both.")
-    work, skip, computed = _work(out), how.skip_bad_rows, dtype_of(dtype, exact)
     with ExitStack() as stack:
-        with open_crew(ray, ray_workers, model, computed, device) as crew, progress_bar() as bar:
-            texts = _given(text) if text else None
+        with open_crew(cluster, engine) as crew, progress_bar() as bar:
             probes = [resolve(folder) for folder in probe]
-            chosen = tuple(one.whole if no_exit else one for one in probes)
-            job = ScoreJob(chosen, allow_mismatch)
+            chosen = tuple(one.whole if wishes.no_exit else one for one in probes)
+            job = ScoreJob(chosen, engine.allow_mismatch)
             wrapping = template or job.artefacts[0].card.template
-            asked = _Asked(job, texts, input, how, wrapping, on_too_long, work, bar)
-            if crew is None:
-                done = _here(asked, model, computed, device, check)
-            else:
-                done = _on_cluster(asked, crew, check, stack)
-        write_lines(done.lines, out)
-        if out is None or work is None:
-            where = "their lines hold the reason under error"
-            return finish(done.failed(), done.rows, where, skip)
-        side_file = out.with_name(f"{out.stem}.failed.jsonl")
-        write_failed(done.failed(), done.rows, side_file)
-        try:
-            finish(done.failed(), done.rows, f"their reasons are in {side_file}", skip)
-        finally:
-            clear(work)
+            wanted = _Wanted(job, asked, how, wrapping, engine, wishes.check, bar)
+            done = _here(wanted) if crew is None else _on_cluster(wanted, crew, stack)
+        write_lines(done.lines, asked.out)
+        _finish(done, asked, how.skip_bad_rows)
+
+
+def _finish(done: _Done, asked: AskedOptions, skip: bool) -> None:
+    """Says which rows failed, if any; clears what the run kept."""
+    if asked.out is None or asked.work is None:
+        where = "their lines hold the reason under error"
+        return finish(done.failed(), done.rows, where, skip)
+    side_file = asked.out.with_name(f"{asked.out.stem}.failed.jsonl")
+    write_failed(done.failed(), done.rows, side_file)
+    try:
+        finish(done.failed(), done.rows, f"their reasons are in {side_file}", skip)
+    finally:
+        clear(asked.work)
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Wanted:
     """What is wanted, wherever it is done."""
 
     job: ScoreJob
-    texts: Texts | None
-    input: str | None
+    asked: AskedOptions
     how: TextOptions
     template: Template
-    on_too_long: OnTooLong
-    work: Path | None
+    engine: EngineOptions
+    check: bool
     bar: Bar
 
     @property
@@ -160,29 +162,26 @@ class _Done:
     failed: Callable[[], Iterable[FailedRow]]
 
 
-def _here(asked: _Asked, model: str, dtype: str, device: str, check: bool) -> _Done:
+def _here(wanted: _Wanted) -> _Done:
     """This process does the work."""
-    from pillion.backends import load_backend
     from pillion.extract import encode
     from pillion.runtime import checked
     from pillion.scoring import LineStore, score
 
-    texts = asked.texts
-    if texts is None:
-        assert asked.input is not None
-        texts = asked.how.texts(asked.input)
-    backend = load_backend(model, dtype, device)
-    if not asked.job.allow_mismatch:  # before any text meets another model's template or window
-        for one in asked.job.artefacts:
+    job, engine = wanted.job, wanted.engine
+    texts = _given(wanted.asked.text) or wanted.how.texts(wanted.asked.input or "")
+    backend = engine.load().backend
+    if not job.allow_mismatch:  # before any text meets another model's template or window
+        for one in job.artefacts:
             checked(backend, one)
-    if check:
-        _check(backend, asked.job)
-    _say_foreign(texts, asked.job)
-    encoded = encode(backend, texts.texts, asked.template, asked.on_too_long, asked.scopes)
+    if wanted.check:
+        _check(backend, job)
+    _say_foreign(texts, job)
+    encoded = encode(backend, texts.texts, wanted.template, engine.on_too_long, wanted.scopes)
     failed = all_failed(texts, encoded.failed)
     counts = [num_rows for _, num_rows in texts.files]
-    store, rows = LineStore(asked.work), encoded.token_ids
-    lines = score(backend, asked.job, rows, store, asked.bar, counts)
+    store, rows = LineStore(wanted.asked.work), encoded.token_ids
+    lines = score(backend, job, rows, store, wanted.bar, counts)
     return _Done(_with_failed(lines, failed), texts, lambda: failed)
 
 
@@ -205,30 +204,26 @@ def _check(backend: Backend, job: ScoreJob) -> None:
             err.print(found.note)
 
 
-def _on_cluster(asked: _Asked, crew: Crew, check: bool, stack: ExitStack) -> _Done:
+def _on_cluster(wanted: _Wanted, crew: Crew, stack: ExitStack) -> _Done:
     """The workers of a cluster do the work; no text comes here.
 
     Args:
-        asked: what is wanted.
+        wanted: what is wanted; `check` nobody can: each worker has a model of its own.
         crew: who works.
-        check: nobody can: each worker has a model of its own.
         stack: holds what is printed until it is.
     """
-    from pillion.cluster import ReadAndScore, Tally, plan_on, predict_on
+    from pillion.cluster import ReadAndScore, Tally, predict_on
     from pillion.data import hold
 
-    if check:
+    asked = wanted.asked
+    if wanted.check:
         raise ConfigError("--check runs the probes on this machine, and --ray on others; drop one.")
     work = asked.work or Path(stack.enter_context(TemporaryDirectory()))
-    if asked.texts is not None:
-        plan = hold(asked.texts)
-    else:
-        assert asked.input is not None
-        plan = plan_on(crew, asked.input, asked.how.text_column, asked.how.layout, work)
-    for note in plan.notes:
-        err.print(note)
-    tally, job = Tally(), ReadAndScore(asked.job, asked.template, asked.on_too_long, asked.scopes)
-    lines = predict_on(crew, plan, job, work, tally, asked.bar)
+    texts = _given(asked.text)
+    plan = hold(texts) if texts else planned(crew, asked.input or "", wanted.how, work)
+    tally, long = Tally(), wanted.engine.on_too_long
+    job = ReadAndScore(wanted.job, wanted.template, long, wanted.scopes)
+    lines = predict_on(crew, plan, job, work, tally, wanted.bar)
     show_rates(tally.rates())
     try:
         check_some_left(lines.failed(), plan)
@@ -236,11 +231,6 @@ def _on_cluster(asked: _Asked, crew: Crew, check: bool, stack: ExitStack) -> _Do
         clear(work)
         raise
     return _Done(lines, plan, lines.failed)
-
-
-def _work(out: Path | None) -> Path | None:
-    """Where the lines of finished shards are, beside the file, until that is written."""
-    return None if out is None else out.absolute().with_name(f".{out.name}.work")
 
 
 def _with_failed(lines: Sequence[str | None], failed: Sequence[FailedRow]) -> list[str]:
@@ -251,8 +241,11 @@ def _with_failed(lines: Sequence[str | None], failed: Sequence[FailedRow]) -> li
     ]
 
 
-def _given(texts: Sequence[str]) -> Texts:
+def _given(texts: Sequence[str] | None) -> Texts | None:
+    """Those of `--text`; None for none."""
     from pillion.data import Texts
 
+    if not texts:
+        return None
     checked = tuple(check_text(text, "--text") for text in texts)
     return Texts(checked, (), (("--text", len(checked)),), "--text")

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from pillion.cli.app import Json, app, out, print_json
+from pillion.cli.app import app, out, print_json
+from pillion.cli.options import Json
 from pillion.cli.push import Place, Replace
 
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from pillion.cli.app import Json, app, out, print_json
+from pillion.cli.app import app, out, print_json
+from pillion.cli.options import Json
 from pillion.errors import ConfigError
 
 Place = Annotated[

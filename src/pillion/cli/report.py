@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from pillion.cli.app import (
-    AllowMismatch,
-    Device,
-    Dtype,
-    Json,
-    Model,
-    TooLong,
-    app,
-    out,
-    print_json,
-)
+from pillion.cli.app import app, out, print_json
 from pillion.cli.failures import say_own_rows, usable
+from pillion.cli.options import EngineOptions, Json, Without, takes_options
 from pillion.cli.places import check_file
-from pillion.cli.progress import progress_bar
-from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
+from pillion.cli.rows import RowOptions
+from pillion.cli.scoring import scored
 from pillion.core.extras import require
 from pillion.errors import ConfigError
 
 
 @app.command()
-@takes_rows
+@takes_options
 def report(
+    *,
     results: Annotated[
         list[Path] | None,
         typer.Argument(help="Result files: of evaluate --out, bench, layers, or a benchmark."),
@@ -49,12 +40,8 @@ def report(
         typer.Option(min=0, help="Texts of each kind to show, behind a click; 0 keeps all out."),
     ] = 8,
     title: Annotated[str, typer.Option(help="Of the page.")] = "pillion report",
-    how: RowOptions = USUAL_ROWS,
-    model: Model = "embedded",
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    on_too_long: TooLong = "error",
-    allow_mismatch: AllowMismatch = False,
+    how: RowOptions,
+    engine: Annotated[EngineOptions, Without("exact")],
     as_json: Json = False,
 ) -> None:
     """Make one HTML page of results.
@@ -73,9 +60,7 @@ def report(
     require("matplotlib", "A page with charts")
     contents = [read_content(path) for path in results or []]
     if probe is not None and data is not None:
-        engine, kept = (model, dtype, device), {"on_too_long": on_too_long}
-        kept |= {"allow_mismatch": allow_mismatch}
-        contents.insert(0, _measured(probe, data, how, engine, examples, kept, out_file))
+        contents.insert(0, _measured(probe, data, how, engine, examples, out_file))
     num_bytes = write_report(contents, out_file, title)
     if as_json:
         sections = [content["name"] for content in contents]
@@ -88,22 +73,19 @@ def _measured(
     probe: str,
     data: str,
     how: RowOptions,
-    engine: tuple[str, str, str],
+    engine: EngineOptions,
     num_examples: int,
-    kept: dict[str, Any],
     out_file: Path,
 ) -> dict[str, Any]:
     """The content of the result file of a probe on labelled data."""
-    from pillion.evals import Labelled, result_of, score
-    from pillion.runtime import LanguageModel, resolve
+    from pillion.evals import Labelled, result_of
+    from pillion.runtime import resolve
 
     artefact = resolve(probe)
     labelled = Labelled.of(artefact.card, how.rows(data))
     say_own_rows(artefact.card, labelled)
-    language_model = LanguageModel.load(*engine)
-    on_too_long, skip = kept["on_too_long"], how.skip_bad_rows
+    language_model, skip = engine.load(), how.skip_bad_rows
+    on_too_long = engine.on_too_long
     labelled = usable(labelled, artefact, language_model.backend, on_too_long, skip, out_file)
-    with progress_bar() as bar:
-        progress = partial(bar, "evaluate")
-        scored = score(language_model, artefact, labelled, progress=progress, **kept)
-    return result_of(language_model, artefact, labelled, scored, on_too_long, num_examples)
+    told = scored(language_model, artefact, labelled, engine, "evaluate")
+    return result_of(language_model, artefact, labelled, told, on_too_long, num_examples)

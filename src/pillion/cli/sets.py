@@ -8,12 +8,15 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from pillion.cli.app import err
 from pillion.cli.rows import RowOptions
+from pillion.core import defaults
 from pillion.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
@@ -22,26 +25,50 @@ if TYPE_CHECKING:
 _NAMED = re.compile(r"([\w-]+)=(.+)", re.DOTALL)
 
 
-def read_sets(
-    how: RowOptions,
-    data: Sequence[str],
-    validation: Sequence[str],
-    maps: Sequence[str],
-    weights: Sequence[str],
-) -> list[Rows]:
+@dataclass(frozen=True, kw_only=True)
+class SetOptions:
+    """Rows beside those of `--data`, and what several sets make of each other."""
+
+    validation: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[SET=]PATH",
+            help="Rows that choose epoch and threshold; default: a tenth of --data, or a fifth "
+            f"below {defaults.FEW_ROWS:,} rows. With several sets: of which set they are.",
+        ),
+    ] = None
+    maps: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="SET.LABEL=NAME",
+            help="What a label of a set is called in the probe; repeat it for others.",
+        ),
+    ] = None
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--weight",
+            metavar="SET=SHARE",
+            help="Share of a set in the loss, 0 to 1; default: what its rows make of it.",
+        ),
+    ] = None
+
+
+def read_sets(how: RowOptions, data: Sequence[str], given: SetOptions) -> list[Rows]:
     """The training rows and, where there are any, the validation rows.
 
     Args:
         how: rows are read, of every set.
         data: sources, each maybe as NAME=PATH.
-        validation: likewise; of several sets each is called as one of them.
-        maps: SET.LABEL=NAME each.
-        weights: SET=SHARE each.
+        given: validation rows likewise, of several sets each called as one of them; common names of
+            labels; shares of the loss.
 
     Raises:
         ConfigError: a set or label that is not there, a name used twice, or shares that do not fit.
         DataError: rows that cannot be used, or sets that share no label.
     """
+    validation, maps, weights = given.validation or (), given.maps or (), given.weights or ()
     if len(data) == 1 and len(validation) < 2 and not maps and not weights:
         return [how.rows(named(source)[1]) for source in (*data, *validation)]
     sources = _by_name("--data", data)
@@ -97,7 +124,12 @@ def _join(
     from pillion.data import DataSet, join_sets
 
     sets = [
-        DataSet(name, _own_columns(how, renamed[name]).rows(path), renamed[name], shares.get(name))
+        DataSet(
+            name,
+            how.rows(path, **_own_columns(how, renamed[name])),
+            renamed[name],
+            shares.get(name),
+        )
         for name, path in sources.items()
     ]
     rows = join_sets(sets, training)
@@ -106,14 +138,13 @@ def _join(
     return rows
 
 
-def _own_columns(how: RowOptions, renamed: dict[str, str]) -> RowOptions:
-    """Of label columns those that a set has, by its own names for them."""
-    if how.layout is None or not how.layout.label_columns:
-        return how
-    wanted = how.layout.label_columns
+def _own_columns(how: RowOptions, renamed: dict[str, str]) -> dict[str, Any]:
+    """Of label columns those that a set has, by its own names for them; for `RowOptions.rows`."""
+    wanted = how.layout().label_columns
+    if not wanted:
+        return {}
     own = [column for column, label in renamed.items() if label in wanted]
-    columns = tuple(dict.fromkeys((*own, *wanted)))
-    return replace(how, layout=replace(how.layout, label_columns=columns, some_columns=True))
+    return {"label_columns": tuple(dict.fromkeys((*own, *wanted))), "some_columns": True}
 
 
 def _maps(given: Sequence[str], sources: dict[str, str]) -> dict[str, dict[str, str]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pillion.cli.app import Json, app, out, print_json
+from pillion.cli.app import app, out, print_json
+from pillion.cli.options import Json
 
 
 @app.command()

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from pillion.cli.app import AllowMismatch, Dtype, Json, Probes, app, out, print_json
+from pillion.cli.app import app, out, print_json
+from pillion.cli.options import AllowMismatch, Dtype, Json, Probes
+from pillion.core import defaults
 from pillion.errors import ConfigError
 
 
@@ -15,7 +17,7 @@ def sglang(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="A folder, a downloaded hub name, embedded.")],
     probe: Probes,
-    dtype: Dtype = "auto",
+    dtype: Dtype = defaults.DTYPE,
     allow_mismatch: AllowMismatch = False,
     as_json: Json = False,
 ) -> None:

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
-from pillion.cli.app import AllowMismatch, Dtype, Json, Probes, app, out, print_json
+from pillion.cli.app import app, out, print_json
+from pillion.cli.options import AllowMismatch, Dtype, Json, Probes
 from pillion.cli.output import write_lines
 from pillion.cli.places import check_file
+from pillion.core import defaults
 from pillion.errors import ConfigError
 
 
@@ -26,7 +28,7 @@ def vllm(
     policy: Annotated[
         Path | None, typer.Option(help="File of policies (block, stop, annotate), as serve has it.")
     ] = None,
-    dtype: Dtype = "auto",
+    dtype: Dtype = defaults.DTYPE,
     allow_mismatch: AllowMismatch = False,
     as_json: Json = False,
 ) -> None:

@@ -24,6 +24,7 @@ from pillion.core.conversation import (
     in_reasoning,
     last_role,
     role_of,
+    scope_of_ends,
 )
 from pillion.core.events import Event, Finished, PromptRead, TokenEvent
 from pillion.core.failed_row import FailedRow
@@ -64,6 +65,7 @@ __all__ = [
     "in_reasoning",
     "last_role",
     "role_of",
+    "scope_of_ends",
     "verdict_json",
     "verdicts_json",
 ]

@@ -7,10 +7,11 @@ turn's content, a *scope* says which segments a probe reads. Knows neither templ
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
+from pillion.core.identity import Template
 from pillion.errors import DataError
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -160,6 +161,18 @@ def as_conversation(messages: Any) -> Conversation:
 def last_role(text: Text) -> Role:
     """Who speaks last; a text by itself is the user's."""
     return "user" if isinstance(text, str) else text[-1].role
+
+
+def scope_of_ends(ends: Collection[Role], template: Template) -> Scope:
+    """Whose words are read unless a scope is named: the answer's where every row ends with one.
+
+    Args:
+        ends: who speaks last, of each row.
+        template: how rows are wrapped; a raw text has no turns, and is read as a whole.
+    """
+    if template == "raw":
+        return "all"
+    return "response" if set(ends) == {"assistant"} else "last-user"
 
 
 def role_of(scope: Scope) -> str:

@@ -17,6 +17,7 @@ from jaxtyping import Float, Shaped
 from sklearn.model_selection import KFold, StratifiedKFold
 from threadpoolctl import threadpool_limits
 
+from pillion.core import defaults
 from pillion.errors import ConfigError, DataError
 from pillion.evals.comparison import compare
 from pillion.evals.conformal import fit_conformal
@@ -50,7 +51,7 @@ class CalibrationSettings:
         seed: of folds and bootstrap.
     """
 
-    method: Method = "temperature"
+    method: Method = defaults.CALIBRATION
     operating: Operating = field(default_factory=Operating)
     coverage: float | None = None
     seed: int = 0

@@ -17,6 +17,7 @@ from scipy.stats import beta
 from sklearn.model_selection import KFold
 from threadpoolctl import threadpool_limits
 
+from pillion.core import defaults
 from pillion.errors import ConfigError, DataError
 from pillion.evals.bands import PRICES
 from pillion.evals.calibrate import Method
@@ -43,7 +44,7 @@ class ExitWish:
     """
 
     share: float
-    method: Method = "temperature"
+    method: Method = defaults.CALIBRATION
     patience: int | None = None
     seed: int = 0
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import httpx
 
-from pillion.core import Text
+from pillion.core import Text, defaults
 from pillion.data import flat_text
 from pillion.labelling.base import Answer, Judge, check_labels, digest, in_full
 from pillion.policies import Judge as Server
@@ -37,7 +37,7 @@ class ServerJudge(Judge):
         self,
         server: Server,
         labels: Sequence[str],
-        parallel: int = 8,
+        parallel: int = defaults.PARALLEL,
         transport: httpx.AsyncBaseTransport | None = None,
         pause_seconds: float = 1.0,
     ) -> None:

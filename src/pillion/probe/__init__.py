@@ -1,6 +1,6 @@
 """Hidden states in, probabilities out: aggregators, heads, folds, and how a probe is kept on disk.
 
-Knows neither engines nor HTTP. `AGGREGATORS` is the table of names that `--probe` accepts.
+Knows neither engines nor HTTP. `AGGREGATORS` is the table of names that `--kind` accepts.
 """
 
 from pillion.probe.artefact import Artefact

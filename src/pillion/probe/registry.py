@@ -1,4 +1,4 @@
-"""The table of aggregators: the names that `--probe` accepts, and how a network is made of one.
+"""The table of aggregators: the names that `--kind` accepts, and how a network is made of one.
 
 Knows neither engines nor files.
 """

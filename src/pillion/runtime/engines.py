@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from pillion.backends import EMBEDDED, load_backend
+from pillion.backends import load_backend
 from pillion.backends.paged import PagedSettings
+from pillion.core import defaults
 from pillion.errors import unknown_name
 from pillion.probe import Artefact
 from pillion.runtime.continuous_engine import ContinuousEngine
@@ -29,11 +30,11 @@ ENGINES: dict[str, Loader] = {
 
 
 def load_engine(
-    name: str = "transformers",
-    model: str = EMBEDDED,
+    name: str = defaults.ENGINE,
+    model: str = defaults.MODEL,
     probes: Sequence[Artefact] = (),
-    dtype: str = "auto",
-    device: str = "auto",
+    dtype: str = defaults.DTYPE,
+    device: str = defaults.DEVICE,
     sizes: PagedSettings | None = None,
     known: Mapping[str, Loader] | None = None,
 ) -> Engine:

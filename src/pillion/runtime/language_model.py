@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from pillion.backends import EMBEDDED, Backend, load_backend
+from pillion.backends import Backend, load_backend
 from pillion.core import (
     Event,
     OnTooLong,
@@ -22,6 +22,7 @@ from pillion.core import (
     Verdict,
     as_text,
     as_tokens,
+    defaults,
 )
 from pillion.core.batching import batches_by_length
 from pillion.errors import ConfigError, DataError
@@ -53,7 +54,10 @@ class LanguageModel:
 
     @classmethod
     def load(
-        cls, model: str = EMBEDDED, dtype: str = "auto", device: str = "auto"
+        cls,
+        model: str = defaults.MODEL,
+        dtype: str = defaults.DTYPE,
+        device: str = defaults.DEVICE,
     ) -> LanguageModel:
         """A model by name, folder or hub name; the embedded one by default.
 
@@ -174,7 +178,7 @@ class LanguageModel:
         self,
         prompt: TextLike,
         probes: Sequence[ProbeLike] | ProbeLike = (),
-        max_tokens: int = 128,
+        max_tokens: int = defaults.ANSWER_TOKENS,
         sampling: Sampling | None = None,
         template: Template | None = None,
     ) -> Generation:
@@ -189,7 +193,7 @@ class LanguageModel:
         self,
         prompt: TextLike,
         probes: Sequence[ProbeLike] | ProbeLike = (),
-        max_tokens: int = 128,
+        max_tokens: int = defaults.ANSWER_TOKENS,
         sampling: Sampling | None = None,
         template: Template | None = None,
         allow_mismatch: bool = False,

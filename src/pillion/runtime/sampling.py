@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pillion.backends.grammar import Matcher
+from pillion.core import defaults
 from pillion.errors import ConfigError
 
 TINY = torch.finfo(torch.float32).tiny
@@ -33,8 +34,8 @@ class Sampling:
         logit_bias: token id and what is added to its logit, before all penalties.
     """
 
-    temperature: float = 0.0
-    top_p: float = 1.0
+    temperature: float = defaults.TEMPERATURE
+    top_p: float = defaults.TOP_P
     seed: int = 0
     min_p: float = 0.0
     presence_penalty: float = 0.0

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pillion.backends import Backend
-from pillion.core import Scope
+from pillion.core import Scope, defaults
 from pillion.extract import Pool, Progress, pooled_states, silent
 from pillion.metrics import Interval
 from pillion.probe import Artefact
@@ -31,7 +31,7 @@ TOLERANCE = 0.005
 LEAST = 4
 """Layers that `--layers auto` takes at least: on few rows scores cannot tell sets apart, and the
 classifier sees pooled tokens where a probe chooses among them."""
-MAX_ROWS = 2000
+MAX_ROWS = defaults.LAYERS_ROWS
 """Rows that a study reads unless told otherwise."""
 WEIGHT_ROWS = 256
 """Rows on which what a trained gate attends to is averaged."""
@@ -72,7 +72,7 @@ def identify(
     backend: Backend,
     token_ids: Sequence[Sequence[int]],
     targets: Targets,
-    pool: Pool = "mean",
+    pool: Pool = defaults.POOL,
     gate: Artefact | None = None,
     progress: Progress = silent,
     scope: Scope = "all",

@@ -13,6 +13,7 @@ from types import FrameType
 
 import uvicorn
 
+from pillion.core import defaults
 from pillion.errors import ConfigError, RunError
 from pillion.runtime import Engine
 from pillion.serve.app import create_app
@@ -33,10 +34,10 @@ class Place:
             load balancers to see it.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8000
-    drain_seconds: float = 30.0
-    notice_seconds: float = 0.0
+    host: str = defaults.HOST
+    port: int = defaults.PORT
+    drain_seconds: float = defaults.DRAIN_SECONDS
+    notice_seconds: float = defaults.NOTICE_SECONDS
 
 
 def check_place(place: Place, settings: Settings) -> None:

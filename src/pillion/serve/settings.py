@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, get_args
 
+from pillion.core import defaults
 from pillion.errors import ConfigError
 from pillion.policies import Policies
 from pillion.serve.keys import Keys
@@ -30,13 +31,13 @@ class Limits:
         body_seconds: that a client may take to send a body.
     """
 
-    body_bytes: int = 8_000_000
-    prompt_chars: int = 400_000
-    output_tokens: int = 4096
-    choices: int = 16
+    body_bytes: int = defaults.BODY_BYTES
+    prompt_chars: int = defaults.PROMPT_CHARS
+    output_tokens: int = defaults.OUTPUT_TOKENS
+    choices: int = defaults.CHOICES
     texts: int = 1024
-    queue: int = 128
-    seconds: float = 300.0
+    queue: int = defaults.QUEUE
+    seconds: float = defaults.SECONDS
     send_seconds: float = 30.0
     body_seconds: float = 30.0
 
@@ -72,7 +73,7 @@ class Settings:
     policies: Policies = field(default_factory=Policies)
     dry_run: bool = False
     log_prompts: bool = False
-    share_prefixes: Share = "key"
+    share_prefixes: Share = defaults.SHARE_PREFIXES
     check: bool = True
     exits: bool = True
     probe_folders: tuple[Path, ...] = ()

@@ -7,11 +7,10 @@ from pillion.train.auto import Chosen, choose_probe
 from pillion.train.depths import check_depths, counts_of
 from pillion.train.evaluate import choose_thresholds, evaluate_networks, evaluate_source
 from pillion.train.loop import Examples, Trained, train
-from pillion.train.settings import AUTO, FEW_ROWS, ProbeConfig, TrainSettings
+from pillion.train.settings import AUTO, ProbeConfig, TrainSettings
 
 __all__ = [
     "AUTO",
-    "FEW_ROWS",
     "Chosen",
     "Examples",
     "ProbeConfig",

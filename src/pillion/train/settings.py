@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from pillion.core import defaults
 from pillion.core.strict import UNKNOWN, Strict, first_fault
 from pillion.errors import ConfigError, unknown_name
 from pillion.probe import aggregator, make_settings
@@ -17,12 +18,6 @@ from pillion.train.prefixes import Weighing
 
 AUTO = "auto"
 """In the place of a probe's name: the choice of `choose_probe`."""
-
-FEW_ROWS = 1000
-"""Below this many training rows, batches of 32 leave too few steps to learn much."""
-
-VISITS = 3200
-"""Few rows are gone over as often as reads so many in all (`docs/log.md`, "Few rows")."""
 
 ROWS_THAT_CHOOSE = 50
 """Fewer validation rows say more about themselves than about which epoch is best."""
@@ -66,7 +61,7 @@ class TrainSettings(_Told):
         ConfigError: an unknown setting, or a value that does not fit.
     """
 
-    epochs: int = Field(default=4, ge=1, le=1000)
+    epochs: int = Field(default=defaults.EPOCHS, ge=1, le=1000)
     batch_size: int | None = Field(default=None, ge=1)
     warmup: float = Field(default=0.1, ge=0, lt=1)
     patience: int = Field(default=3, ge=1)
@@ -80,12 +75,14 @@ class TrainSettings(_Told):
 
     def rows_a_step(self, num_rows: int) -> int:
         """The batch size for so many training rows."""
-        return self.batch_size or (8 if num_rows < FEW_ROWS else 32)
+        is_few = num_rows < defaults.FEW_ROWS
+        return self.batch_size or (defaults.STEP_ROWS_OF_FEW if is_few else defaults.STEP_ROWS)
 
     def for_few(self, num_rows: int, num_held: int) -> TrainSettings:
         """Where no number of epochs is given and rows are few: as many as read `VISITS` rows.
 
         Fewer validation rows than `ROWS_THAT_CHOOSE` choose no epoch: the last one counts.
+        (`VISITS` is of `pillion.core.defaults`.)
 
         Args:
             num_rows: to learn from.
@@ -93,7 +90,7 @@ class TrainSettings(_Told):
         """
         if "epochs" in self.model_fields_set:
             return self
-        epochs = max(self.epochs, -(-VISITS // num_rows))
+        epochs = max(self.epochs, -(-defaults.VISITS // num_rows))
         usual = {
             "patience": max(self.patience, epochs // 4),
             "keep": "last" if num_held < ROWS_THAT_CHOOSE else "best",
@@ -116,7 +113,7 @@ class ProbeConfig(_Told):
         ConfigError: an unknown probe or setting, or a value that does not fit.
     """
 
-    probe: str = "gate"
+    probe: str = defaults.KIND
     settings: dict[str, Any] = Field(default_factory=dict[str, Any])
     learning_rate: float | None = Field(default=None, gt=0)
     weight_decay: float = Field(default=0.5, ge=0)
@@ -154,7 +151,9 @@ class ProbeConfig(_Told):
         """
         if self.learning_rate is not None:
             return self
-        return self.model_copy(update={"learning_rate": self.rate * min(1.0, batch_size / 32)})
+        return self.model_copy(
+            update={"learning_rate": self.rate * min(1.0, batch_size / defaults.STEP_ROWS)}
+        )
 
 
 def require_configs(configs: list[ProbeConfig]) -> None:

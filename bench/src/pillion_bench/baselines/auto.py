@@ -1,4 +1,4 @@
-"""The choice of `pillion train --probe auto` as a method: closed form, gate or gates."""
+"""The choice of `pillion train --kind auto` as a method: closed form, gate or gates."""
 
 from __future__ import annotations
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pillion.cli.app import Json, err, out, print_json
+from pillion.cli.app import err, out, print_json
 from pillion.cli.bench import bench
+from pillion.cli.options import Json, takes_options
 from pillion.cli.places import check_file, check_folder
 from pillion.cli.progress import progress_bar
 from pillion.core import Scope
@@ -20,52 +22,91 @@ if TYPE_CHECKING:
     from pillion_bench.episodes import EpisodeSettings
 
 
-@bench.command()
-def accuracy(
-    out_folder: Annotated[
-        Path,
-        typer.Option("--out", help="Folder of the run; run again, it does what is missing there."),
-    ],
+@dataclass(frozen=True, kw_only=True)
+class CellOptions:
+    """Which cells of which suite are measured."""
+
     suite: Annotated[
         str, typer.Option(help="A .toml or .yaml file, or default, the suite that ships.")
-    ] = "default",
+    ] = "default"
     data_root: Annotated[
         Path, typer.Option(help="Folder that the paths of the suite are below.")
-    ] = Path(),
+    ] = Path()
     states: Annotated[
         Path | None,
         typer.Option(help="Folder that keeps hidden states; default: states in --out."),
-    ] = None,
+    ] = None
     data: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="A data set of the suite; repeat it; default: all."),
-    ] = None,
+    ] = None
     method: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="A method of the suite; repeat it; default: all."),
-    ] = None,
+    ] = None
     times: Annotated[
         int,
         typer.Option(min=0, help="Texts that a method's time is measured on; 0: no times."),
-    ] = 20,
+    ] = 20
     scope: Annotated[
         Scope | None,
         typer.Option(
             help="Whose words are read in every data set, by probes and by methods of texts; "
             "default: as the suite says."
         ),
-    ] = None,
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeOptions:
+    """How few rows are drawn to learn from."""
+
     episodes: Annotated[
         int,
         typer.Option(min=0, help="Learn from few rows, drawn anew so often; 0: from all rows."),
-    ] = 0,
+    ] = 0
     shots: Annotated[
         str, typer.Option(help="With --episodes: rows of each label, numbers with commas.")
-    ] = "2,4,8,16,32",
+    ] = "2,4,8,16,32"
     ways: Annotated[
         int | None,
         typer.Option(min=2, help="With --episodes: labels of each, drawn; default: all."),
-    ] = None,
+    ] = None
+
+    def settings(self, page: Path | None) -> EpisodeSettings | None:
+        """How episodes are drawn; None for none.
+
+        Raises:
+            ConfigError: numbers that cannot be read or used, or a page, whose tables are of all
+                rows.
+        """
+        from pillion_bench.episodes import EpisodeSettings
+
+        if not self.episodes:
+            return None
+        if page is not None:
+            raise ConfigError(
+                "--page holds tables of runs on all rows; leave it out with --episodes."
+            )
+        numbers = [part.strip() for part in self.shots.split(",")]
+        if not all(re.fullmatch("[0-9]{1,6}", part) for part in numbers):
+            raise ConfigError(
+                f"--shots is {self.shots!r}; write numbers with commas, such as 2,4,8."
+            )
+        shots = tuple(sorted({int(part) for part in numbers}))
+        return EpisodeSettings(self.episodes, shots, self.ways)
+
+
+@bench.command()
+@takes_options
+def accuracy(
+    *,
+    out_folder: Annotated[
+        Path,
+        typer.Option("--out", help="Folder of the run; run again, it does what is missing there."),
+    ],
+    cells: CellOptions,
+    draws: EpisodeOptions,
     page: Annotated[
         Path | None,
         typer.Option(help="Markdown page whose tables are written anew; plots go to plots/ there."),
@@ -92,23 +133,23 @@ def accuracy(
     from pillion_bench.suite import load_suite
 
     check_folder(out_folder, "--out")
-    if states is not None:
-        check_folder(states, "--states")
+    if cells.states is not None:
+        check_folder(cells.states, "--states")
     if page is not None:
         check_file(page, "--page")
         require("matplotlib", "A page with plots")
-    drawn = _episodes(episodes, shots, ways, page)
+    drawn = draws.settings(page)
     with progress_bar() as bar:
         files = bench_accuracy(
-            load_suite(suite),
+            load_suite(cells.suite),
             RunSettings(
-                root=data_root,
+                root=cells.data_root,
                 out=out_folder,
-                states=states,
-                data=tuple(data or ()),
-                methods=tuple(method or ()),
-                times=times,
-                scope=scope,
+                states=cells.states,
+                data=tuple(cells.data or ()),
+                methods=tuple(cells.method or ()),
+                times=cells.times,
+                scope=cells.scope,
                 episodes=drawn,
                 locked=locked,
                 progress=bar,
@@ -123,29 +164,9 @@ def accuracy(
         _show(file) if drawn is None else _show_episodes(file)
 
 
-def _episodes(
-    count: int, shots: str, ways: int | None, page: Path | None
-) -> EpisodeSettings | None:
-    """How episodes are drawn; None for none.
-
-    Raises:
-        ConfigError: numbers that cannot be read or used, or a page, whose tables are of all rows.
-    """
-    from pillion_bench.episodes import EpisodeSettings
-
-    if not count:
-        return None
-    if page is not None:
-        raise ConfigError("--page holds tables of runs on all rows; leave it out with --episodes.")
-    numbers = [part.strip() for part in shots.split(",")]
-    if not all(re.fullmatch("[0-9]{1,6}", part) for part in numbers):
-        raise ConfigError(f"--shots is {shots!r}; write numbers with commas, such as 2,4,8.")
-    return EpisodeSettings(count, tuple(sorted({int(part) for part in numbers})), ways)
-
-
 def _show_episodes(file: Path) -> None:
     """A line a method, a column a number of rows: means, and half the width of their intervals."""
-    from pillion_bench.report import read_result
+    from pillion.report import read_result
 
     content = read_result(file)
     settings, metric = content["settings"], content["settings"]["leading"][0]
@@ -169,7 +190,8 @@ def _spread(entry: dict[str, Any] | None) -> str:
 
 
 def _show(file: Path) -> None:
-    from pillion_bench.report import AccuracyResult, plain_table, read_result
+    from pillion.report import read_result
+    from pillion_bench.report import AccuracyResult, plain_table
 
     result = AccuracyResult(read_result(file))
     out.print(f"{result.data_set} ({file})")

@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pillion.cli.app import (
-    Device,
-    Dtype,
-    Json,
-    Layers,
-    Model,
-    TooLong,
-    Wrapping,
-    err,
-    json_line,
-    out,
-    print_json,
-)
+from pillion.cli.app import err, json_line, out, print_json
 from pillion.cli.bench import bench
 from pillion.cli.failures import fitting, say_left_out
 from pillion.cli.layers import parse_layers
+from pillion.cli.options import EngineOptions, Json, Layers, Without, Wrapping, takes_options
 from pillion.cli.output import write_lines
 from pillion.cli.places import check_file, check_folder, work_folder
 from pillion.cli.progress import progress_bar
-from pillion.cli.rows import USUAL_ROWS, RowOptions, takes_rows
-from pillion.core import Scope
+from pillion.cli.rows import RowOptions
+from pillion.core import OnTooLong, Scope, Template, defaults
 from pillion.core.extras import require
 from pillion.errors import ConfigError
 
+if TYPE_CHECKING:
+    from pillion.train import ProbeConfig
+    from pillion_bench.real.settings import RealSettings
 
-@bench.command()
-@takes_rows
-def real(
-    train: Annotated[str, typer.Option(help="Labelled texts to learn from.")],
-    test: Annotated[str, typer.Option(help="Labelled texts of the same source.")],
-    out_file: Annotated[Path, typer.Option("--out", help="Result file (JSON).")],
-    page: Annotated[
-        Path | None, typer.Option(help="HTML page of the result; default: beside --out.")
-    ] = None,
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """What is studied, and how large."""
+
     other: Annotated[
         list[str] | None,
         typer.Option(
@@ -48,48 +37,95 @@ def real(
             help="Labelled texts of another source; repeat it. COLUMN names kinds that are "
             "counted apart.",
         ),
-    ] = None,
-    probe: Annotated[str, typer.Option(metavar="NAME", help="Kind of probe.")] = "gate",
+    ] = None
+    kind: Annotated[
+        str, typer.Option("--kind", "--probe", metavar="NAME", help="Kind of probe.")
+    ] = defaults.KIND
     baseline: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
             help="muli, tfidf, length or embeddings; repeat it; default: the first three.",
         ),
-    ] = None,
+    ] = None
     sample: Annotated[
         int, typer.Option(min=0, help="Rows of every change of wording; 0: none.")
-    ] = 200,
+    ] = 200
     needles: Annotated[
         int, typer.Option(min=0, help="Texts hidden in long benign ones; 0: none.")
-    ] = 30,
+    ] = 30
     words: Annotated[
         list[int] | None,
         typer.Option(
             metavar="N", min=20, help="Length of the long texts; repeat it; default: 100, 300, 900."
         ),
-    ] = None,
+    ] = None
     curves: Annotated[
         int, typer.Option(min=0, max=10, help="Draws of the learning curves; 0: none.")
-    ] = 2,
-    seed: Annotated[int, typer.Option(min=0, help="Of the split, the draws and weights.")] = 0,
+    ] = 2
+    seed: Annotated[int, typer.Option(min=0, help="Of the split, the draws and weights.")] = 0
     positive: Annotated[
         str | None, typer.Option(help="Which of two labels is positive; default: by their names.")
-    ] = None,
-    layers: Layers = None,
-    template: Wrapping = None,
+    ] = None
+    layers: Layers = None
+    template: Wrapping = None
     scope: Annotated[
         Scope, typer.Option(help="Whose words are read, by probes and by methods of texts.")
-    ] = "all",
+    ] = "all"
     cache: Annotated[
         Path | None,
         typer.Option(help="Keep hidden states of train and test here, as train --cache does."),
+    ] = None
+
+    def settings(self, template: Template, num_layers: int, on_too_long: OnTooLong) -> RealSettings:
+        """Those of the study.
+
+        Args:
+            template: how texts are wrapped, where the model had a word in it.
+            num_layers: of the model.
+            on_too_long: what happens to a text beyond the context window.
+
+        Raises:
+            ConfigError: a probe, layer or baseline that is not known.
+        """
+        from pillion_bench.real.settings import RealSettings
+
+        return RealSettings(
+            config=self.config(),
+            template=template,
+            scope=self.scope,
+            layers=parse_layers(self.layers, num_layers),
+            on_too_long=on_too_long,
+            positive=self.positive,
+            baselines=_baselines(self.baseline),
+            sample=self.sample,
+            needles=self.needles,
+            words=tuple(self.words or RealSettings().words),
+            curve_seeds=self.curves,
+            seed=self.seed,
+            cache=self.cache,
+        )
+
+    def config(self) -> ProbeConfig:
+        """Of the probe that is studied."""
+        from pillion.train import ProbeConfig
+
+        return ProbeConfig(probe=self.kind, seed=self.seed)
+
+
+@bench.command()
+@takes_options
+def real(
+    *,
+    train: Annotated[str, typer.Option(help="Labelled texts to learn from.")],
+    test: Annotated[str, typer.Option(help="Labelled texts of the same source.")],
+    out_file: Annotated[Path, typer.Option("--out", help="Result file (JSON).")],
+    page: Annotated[
+        Path | None, typer.Option(help="HTML page of the result; default: beside --out.")
     ] = None,
-    how: RowOptions = USUAL_ROWS,
-    model: Model = "embedded",
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    on_too_long: TooLong = "error",
+    asked: StudyOptions,
+    how: RowOptions,
+    engine: Annotated[EngineOptions, Without("exact", "allow_mismatch")],
     as_json: Json = False,
 ) -> None:
     """Find out what a probe owes to chance, length, duplicates and wording.
@@ -99,46 +135,30 @@ def real(
     short texts inside long ones. Stopped by Ctrl-C, the same command goes on where it was.
     """
     from pillion.report.page import write_report
-    from pillion.runtime import LanguageModel, usual_template
-    from pillion.train import ProbeConfig
-    from pillion_bench.real.settings import RealSettings
+    from pillion.runtime import usual_template
     from pillion_bench.real.study import study
 
     shown = page or out_file.with_suffix(".html")
     check_file(out_file, "--out")
     check_file(shown, "--page")
     require("matplotlib", "A page with charts")
-    if cache is not None:
-        check_folder(cache, "--cache")
-    config = ProbeConfig(probe=probe, seed=seed)
+    if asked.cache is not None:
+        check_folder(asked.cache, "--cache")
+    asked.config()  # before any row is read
     rows = [how.rows(path) for path in (train, test)]
     if rows[0].sha256 == rows[1].sha256:
         err.print(f"{test} holds the training rows: nothing measured on it is of new texts.")
-    others = [_other(words, how) for words in other or []]
-    language_model = LanguageModel.load(model, dtype, device)
-    wrapping = usual_template(language_model.backend.identity, template, err.print)
+    others = [_other(words, how) for words in asked.other or []]
+    model, long = engine.load(), engine.on_too_long
+    backend = model.backend
+    wrapping = usual_template(backend.identity, asked.template, err.print)
     if how.skip_bad_rows:
-        backend = language_model.backend
-        rows = [fitting(one, backend, wrapping, on_too_long, scope, True) for one in rows]
+        rows = [fitting(one, backend, wrapping, long, asked.scope, True) for one in rows]
         for one, part in zip(rows, (".train", ".test"), strict=True):
             say_left_out(one, out_file, part)
-    settings = RealSettings(
-        config=config,
-        template=wrapping,
-        scope=scope,
-        layers=parse_layers(layers, language_model.backend.identity.num_layers),
-        on_too_long=on_too_long,
-        positive=positive,
-        baselines=_baselines(baseline),
-        sample=sample,
-        needles=needles,
-        words=tuple(words or RealSettings().words),
-        curve_seeds=curves,
-        seed=seed,
-        cache=cache,
-    )
+    settings = asked.settings(wrapping, backend.identity.num_layers, long)
     with work_folder(out_file) as work, progress_bar() as bar:
-        found = study(language_model, rows[0], rows[1], others, work, settings, bar, err.print)
+        found = study(model, rows[0], rows[1], others, work, settings, bar, err.print)
     write_lines([json_line(found)], out_file)
     write_report([found], shown, f"Is it real? {found['name'].removeprefix('real-')}")
     if as_json:
