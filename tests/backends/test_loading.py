@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +54,30 @@ def test_a_model_is_known_by_its_stored_dtype_also_when_it_computes_in_a_wider_o
     assert (narrow.dtype, narrow.identity.dtype) == (BF16, "bfloat16")
     assert wide.identity.weights_sha256 == narrow.identity.weights_sha256
     assert load_backend(str(tmp_path), dtype="float16").identity.dtype == "float16"
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(tmp_path: Path) -> None:
+    """The bug: six tries within half a minute before a misspelt name was told of."""
+    code = "from pillion.backends import load_backend; load_backend('no/such')"
+    with socket.create_server(("127.0.0.1", 0)) as hub:
+        tries: list[bytes] = []
+        threading.Thread(target=_hang_up, args=(hub, tries), daemon=True).start()
+        place = f"http://127.0.0.1:{hub.getsockname()[1]}"
+        away = dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"), "0")
+        environment = {**os.environ, **away, "HF_ENDPOINT": place, "HF_HOME": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+        )
+    assert "Model 'no/such' could not be loaded" in done.stderr
+    assert len([one for one in tries if b"/no/such/resolve/" in one]) == 1
+
+
+def _hang_up(hub: socket.socket, tries: list[bytes]) -> None:
+    """Takes what is asked and says nothing."""
+    while True:
+        try:
+            asked, _ = hub.accept()
+        except OSError:
+            return
+        with asked:
+            tries.append(asked.recv(1000))

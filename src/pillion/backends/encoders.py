@@ -12,6 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from pillion.backends.hub import may_have
 from pillion.backends.loading import quiet
 from pillion.errors import ConfigError
 
@@ -64,7 +65,7 @@ def _load(kind: Any, name: str, **options: Any) -> tuple[Any, Any]:
     import torch
     from transformers import AutoTokenizer
 
-    local = Path(name).is_dir()
+    local = Path(name).is_dir() or not may_have(name)
     try:
         # Silent of a head that is new, or left out: that is what was asked for.
         with quiet(), _no_report():

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from pillion.backends.embedded import local_folder
+from pillion.backends.hub import may_have
 from pillion.backends.transformers import TransformersBackend
 from pillion.core.arithmetic import fast_dtype
 from pillion.core.memory import keep_freed_memory
@@ -37,8 +38,8 @@ def load_transformers(
 
     try:
         path = str(local_folder(model) or model)
-        local = Path(path).is_dir()
         with quiet():
+            local = Path(path).is_dir() or not may_have(path)
             config = AutoConfig.from_pretrained(path, local_files_only=local)
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local)
             stored = getattr(config.get_text_config(), "dtype", None) or torch.float32
