@@ -30,11 +30,11 @@ from pillion.core import ModelIdentity, Scope, Tokens
 from pillion.probe import Artefact
 from pillion.probe.group import Group, group
 from pillion.probe.untrained import untrained
-from pillion.sidecache.going import Grower
+from pillion.sidecache.decode_reader import DecodeReader
 from pillion.vllm import options
 from pillion.vllm.adapter import SLOT_BYTES, Rider
 from pillion.vllm.footprint import Footprint
-from pillion.vllm.step import Singles, Span, Step
+from pillion.vllm.step import DecodeRequests, Span, Step
 from pillion.vllm.taps import Room, Taps
 
 RIDERS = {"one-gate": 1, "eight-gates": 8}
@@ -109,7 +109,7 @@ def operations(
     taps = Taps(groups, 1024, META)
     pages = torch.zeros(batch * 8, taps.room.page_numbers, device=META)
     rider = Rider(taps, pages, BLOCK_TOKENS, batch)
-    rider.side.grower = Grower(rider.side.groups, fuses)
+    rider.side.decode_reader = DecodeReader(rider.side.groups, fuses)
     launches = Launches()
     prompt = Tokens([0] * 20)
     starts = [Span(str(i), 0, 20, (8 * i, 8 * i + 1), prompt) for i in range(batch)]
@@ -122,10 +122,11 @@ def operations(
         patch("pillion.sidecache.fused.kernel", lambda: launches),
         torch.inference_mode(),
     ):
-        rider.read(Step(singles=Singles(names, np.full(batch, 20))))  # the first hands out a table
+        # The first hands out a table.
+        rider.read(Step(decodes=DecodeRequests(names, np.full(batch, 20))))
         launches.count = 0
         with Operations() as after:
-            rider.read(Step(singles=Singles(names, np.full(batch, 21))))
+            rider.read(Step(decodes=DecodeRequests(names, np.full(batch, 21))))
     return inside.count, after.count + launches.count
 
 

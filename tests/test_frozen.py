@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 PARTS = ("core", "probe", "sidecache", "metrics", "evals", "policies", "serve.answering")
-CHANGING = {"Going", "Lane"}
+CHANGING = {"DecodeBatch", "TrackedRequest"}
 """Records of something that goes on."""
 ELSEWHERE = {"pillion.sidecache.gate_kernel"}
 """What can be imported only where its compiler is installed."""

@@ -233,10 +233,10 @@ def test_an_engine_that_kept_no_pages_of_answers_would_be_seen(
     def forget(*_: Any) -> None:
         pass
 
-    def forgetful(self: PagedGroup, going: Any) -> Any:
+    def forgetful(self: PagedGroup, decodes: Any) -> Any:
         with monkeypatch.context() as patch:
             patch.setattr(Pages, "close", forget)
-            return whole(self, going)
+            return whole(self, decodes)
 
     async def work(engine: ContinuousEngine) -> Any:
         later = going_on(backend, 0, await answer(engine, backend.encode_chat(TALKS[0]), 20))

@@ -101,4 +101,4 @@ def test_who_has_left_makes_room(page: int = 4) -> None:
     engine.run()
     engine.add(Request("last", Told(Tokens(range(5))), []))
     engine.run()
-    assert set(engine.rider.reading.side.lanes) == {"last"}
+    assert set(engine.rider.reading.side.tracked) == {"last"}

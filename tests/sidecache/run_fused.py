@@ -11,9 +11,9 @@ import torch
 from pillion.backends.fake import FakeBackend
 from pillion.core import Segment, Tokens
 from pillion.probe.group import Group, group
-from pillion.sidecache.going import Grower
+from pillion.sidecache.decode_reader import DecodeReader
 from pillion.vllm.adapter import Rider
-from pillion.vllm.step import Singles, Span, Step
+from pillion.vllm.step import DecodeRequests, Span, Step
 from pillion.vllm.taps import Taps
 from tiny_models import make_artefact
 
@@ -49,7 +49,7 @@ def see(one: Rider, slots: list[int], seed: int) -> None:
 
 def main() -> None:
     fused, plain = rider(), rider()
-    fused.side.grower = Grower(fused.side.groups, fuses=True)
+    fused.side.decode_reader = DecodeReader(fused.side.groups, fuses=True)
     noise, lengths = random.Random(0), [5, 8, 11]
     blocks = [list(range(16 * i, 16 * (i + 1))) for i in range(3)]
     prompts = [
@@ -66,12 +66,12 @@ def main() -> None:
     done, compared = list(lengths), 0
     for step in range(1, 20):
         some = noise.sample(range(3), noise.randint(1, 3))
-        singles = Singles(tuple(map(str, some)), np.array([done[i] for i in some]))
+        decodes = DecodeRequests(tuple(map(str, some)), np.array([done[i] for i in some]))
         slots = [blocks[i][done[i] // SIZE] * SIZE + done[i] % SIZE for i in some]
         reports: list[Any] = []
         for one in (fused, plain):
             see(one, slots, seed=step)
-            reports.append(one.read(Step(singles=singles)).rows())
+            reports.append(one.read(Step(decodes=decodes)).rows())
         for (read, got), (other, wanted) in zip(*reports, strict=True):
             assert read == other and got.keys() == wanted.keys() and "all" in got
             for name, logits in wanted.items():

@@ -20,7 +20,7 @@ from pillion.core import Tokens
 from pillion.probe.group import Group
 from pillion.riding.report import Read
 from pillion.vllm.adapter import Rider
-from pillion.vllm.step import Singles, Span, Step
+from pillion.vllm.step import DecodeRequests, Span, Step
 from pillion.vllm.taps import Taps
 
 
@@ -95,8 +95,8 @@ class PagedEngine:
         if spans:
             for read, numbers in self.rider.read(self._told(spans, finished)).rows():
                 self._keep(read, numbers)
-            lanes = self.rider.side.lanes
-            self.lost |= {span.request: lanes[span.request].lost for span in spans}
+            tracked = self.rider.side.tracked
+            self.lost |= {span.request: tracked[span.request].lost for span in spans}
         else:
             self.finished = list(finished)
         for request in [r for r in self.live if r.computed == len(r.tokens)]:
@@ -112,12 +112,12 @@ class PagedEngine:
         single = [span for span, one in zip(spans, alone, strict=True) if one]
         others = [span for span, one in zip(spans, alone, strict=True) if not one]
         self.rng.shuffle(single)
-        singles = Singles(
+        decodes = DecodeRequests(
             tuple(span.request for span in single),
             np.array([span.begin for span in single], np.int64),
             tuple((i, span.blocks) for i, span in enumerate(single) if span.blocks),
         )
-        return Step(tuple(others), finished, singles=singles)
+        return Step(tuple(others), finished, decodes=decodes)
 
     def _may_run(self, request: Request) -> bool:
         if request.blocks and self.rng.random() < 0.1:

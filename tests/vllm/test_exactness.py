@@ -82,8 +82,8 @@ def test_pooling_only_the_rows_that_a_pass_shows_is_wrong(
     """The control: a probe that sees rows of the forward pass misses what a prefix hit brought."""
     plain = PagedGroup.restart
 
-    def rows_seen(self: PagedGroup, row: int, _: Any, script: Any) -> bool:
-        return plain(self, row, [], script)
+    def rows_seen(self: PagedGroup, row: int, _: Any, turns: Any) -> bool:
+        return plain(self, row, [], turns)
 
     llm.generate(random_prompts(LENGTHS), greedy(2))
     monkeypatch.setattr(PagedGroup, "restart", rows_seen)

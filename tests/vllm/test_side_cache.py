@@ -217,7 +217,7 @@ def test_requests_that_are_over_leave_their_rows() -> None:
     assert engine.rider.side._num_rows > 2, "more requests than expected get rows of their own"
     engine.add("next", Tokens([1, 2, 3]), [4])
     engine.run()
-    assert len(engine.rider.side.lanes) <= 1 and len(engine.rider._tracks) <= 1
+    assert len(engine.rider.side.tracked) <= 1 and len(engine.rider._blocks) <= 1
 
 
 def test_room_is_made_for_every_value_and_state() -> None:

@@ -139,7 +139,7 @@ def test_requests_that_are_not_read_are_no_spans_but_count() -> None:
     steps = Steps(with_ids=False)
     steps.skip("adapted")
     step = steps.step(scheduled(set(), adapted=7, c=1))
-    assert step.singles.requests == ("c",) and not step.spans
+    assert step.decodes.requests == ("c",) and not step.spans
     assert step.unread_tokens == 7 and step.num_tokens == 8
     steps.leave("adapted")
     assert steps.step(scheduled({"adapted"}, c=1)).unread_tokens == 0

@@ -16,7 +16,7 @@ from scoped import TALKS, ask, error, worst
 from pillion.core import Tokens, Turn
 from pillion.riding.ledger import KEY
 from pillion.riding.turns import turns_args
-from pillion.sidecache import Script
+from pillion.sidecache import TurnMap
 from talks import continued
 from tiny_models import full_states
 
@@ -82,13 +82,13 @@ def test_reading_every_token_would_be_seen(
 ) -> None:
     """The control."""
     row = chat.backend.encode_chat((Turn("user", "Not seen before"),))
-    plain, pieces = Script.bits, Script.pieces
+    plain, pieces = TurnMap.bits, TurnMap.pieces
 
-    def every(self: Script, scope: Any, *places: Any, **others: Any) -> int:
+    def every(self: TurnMap, scope: Any, *places: Any, **others: Any) -> int:
         return plain(self, "all", *places)
 
-    monkeypatch.setattr(Script, "bits", every)
-    monkeypatch.setattr(Script, "pieces", lambda self, _, page: pieces(self, "all", page))
+    monkeypatch.setattr(TurnMap, "bits", every)
+    monkeypatch.setattr(TurnMap, "pieces", lambda self, _, page: pieces(self, "all", page))
     (output,) = ask(llm, [row], 2)
     told = output.kv_transfer_params[KEY]["prompt"]
     states = full_states(chat.backend, row)

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pillion.sidecache import Due, Heard
+from pillion.sidecache import GroupReadout, PendingReadouts
 
 Numbers = dict[str, list[float]]
 """Probe name -> its logits; without probes that have read no token of their scope."""
@@ -59,7 +59,7 @@ class Report:
     """Read-outs of a step.
 
     Args:
-        reads: all that are due, also those of which no probe has anything to say.
+        reads: all that are due, also those of which no probe read a token.
         parts: a group of probes each.
         logits: of all parts, row by row, on any device.
         seconds: that the step spent on probes, as far as the host knows.
@@ -83,19 +83,19 @@ class Report:
             self._wait = event.synchronize
 
     @classmethod
-    def of(cls, due: Due, heard: Sequence[Heard]) -> Report:
-        """What the groups of a side cache have heard."""
-        reads = [Read(chunk.request, chunk.end, True) for _, chunk in due.prompts]
+    def of(cls, pending: PendingReadouts, readouts: Sequence[GroupReadout]) -> Report:
+        """The report of what `SideCache.read` returns."""
+        reads = [Read(chunk.request, chunk.end, True) for _, chunk in pending.prompts]
         reads += [
-            Read(chunk.request, chunk.end - lane.script.prompt_tokens, False)
-            for lane, chunk in due.answers
+            Read(chunk.request, chunk.end - tracked.turns.prompt_tokens, False)
+            for tracked, chunk in pending.answers
         ]
-        if (going := due.going) is not None:
-            prompts = [lane.script.prompt_tokens for lane in going.lanes]
-            counts = (going.starts + 1 - prompts).tolist()
-            reads += map(_read, zip(going.requests, counts, repeat(False)))
-        parts = [Part(one.said, one.group.places, one.logits.shape[1]) for one in heard]
-        flat = [one.logits.flatten() for one in heard]
+        if (decodes := pending.decodes) is not None:
+            prompts = [one.turns.prompt_tokens for one in decodes.tracked]
+            counts = (decodes.starts + 1 - prompts).tolist()
+            reads += map(_read, zip(decodes.requests, counts, repeat(False)))
+        parts = [Part(one.indices, one.group.places, one.logits.shape[1]) for one in readouts]
+        flat = [one.logits.flatten() for one in readouts]
         if len(flat) == 1:
             return cls(reads, parts, flat[0])
         return cls(reads, parts, torch.cat(flat) if flat else torch.zeros(0))

@@ -216,7 +216,7 @@ class ContinuousEngine(Engine):
         return sum(reading.side.held_bytes for reading in self._readings)
 
     def stats(self) -> EngineStats:
-        """What has been done and what is going on."""
+        """Counters since the start, and what runs now."""
         seconds = sum(reading.seconds for reading in self._readings)
         return replace(
             self._counts,
@@ -313,7 +313,7 @@ class ContinuousEngine(Engine):
 
     def _output(self, drawn: Drawn, running: RunningRequest) -> StepOutput:
         cached = self._batching.cached_tokens(drawn.request)
-        lane = running.reading.side.lanes.get(drawn.request) if running.reading else None
+        tracked = running.reading.side.tracked.get(drawn.request) if running.reading else None
         counts = self._counts
         begun = not running.begun and drawn.failure is None
         running.begun |= begun
@@ -323,9 +323,11 @@ class ContinuousEngine(Engine):
             cached_tokens=counts.cached_tokens + begun * cached,
             generated_tokens=counts.generated_tokens + (drawn.failure is None),
         )
-        if lane is None:
+        if tracked is None:
             return StepOutput(drawn, cached)
-        return StepOutput(drawn, cached, lane.prompt, lane.answer, lane.lost, lane.fault)
+        return StepOutput(
+            drawn, cached, tracked.prompt, tracked.answer, tracked.lost, tracked.fault
+        )
 
     def _drop_old_readings(self) -> None:
         """A reading that was replaced goes with the last request that it follows."""

@@ -19,7 +19,7 @@ from pillion.probe import Artefact
 from pillion.probe.group import group
 from pillion.probe.network import inverse_rms
 from pillion.runtime.held import Held
-from pillion.sidecache import Due, Heard, PagedGroup, Probs, SideCache
+from pillion.sidecache import GroupReadout, PagedGroup, PendingReadouts, Probs, SideCache
 
 _Found = TypeVar("_Found")
 
@@ -89,8 +89,8 @@ class PagedReading:
         """Keeps the values of the step, and reads out what is due."""
         self._after_tapping(self.side.end)
 
-    def read(self) -> tuple[Due, list[Heard]]:
-        """As `end`, for who wants logits without waiting for the device; see `SideCache.read`."""
+    def read(self) -> tuple[PendingReadouts, list[GroupReadout]]:
+        """As `end`, but leaves the logits on the device; see `SideCache.read`."""
         return self._after_tapping(self.side.read)
 
     def _after_tapping(self, done: Callable[[], _Found]) -> _Found:
@@ -103,7 +103,7 @@ class PagedReading:
         return found
 
     def verdicts(self, probs: Probs | None) -> dict[str, Verdict]:
-        """Verdicts of probabilities that a lane held, in the order of the probes."""
+        """Verdicts of the probabilities of a request, in the order of the probes."""
         known = probs or {}
         return {n: a.verdict(known[n]) for n, a in self.artefacts.items() if n in known}
 

@@ -130,20 +130,20 @@ class Rider:
     def _follow(self, row: Row) -> None:
         """A request begins, begins again after it was retracted, or goes on."""
         side, prompt = self.reading.side, row.told.tokens
-        if (lane := side.lanes.get(row.request)) is None:
+        if (tracked := side.tracked.get(row.request)) is None:
             assert row.begin % self._size == 0, "a prefix is shared in whole pages"
             side.enter(row.request, prompt, answering=row.told.answering)
             self.ledger.enter(row.request)
-        elif lane.prompt is not None and row.begin <= len(prompt) != lane.read_tokens:
+        elif tracked.prompt is not None and row.begin <= len(prompt) != tracked.read_tokens:
             # All of its answer runs again.
             side.again(row.request, prompt)
 
     def _chunks(self, row: Row, first: int) -> Iterator[Chunk]:
         """The row in pieces; only the last one may be read out, where it is news."""
-        lane = self.reading.side.lanes.get(row.request)
+        tracked = self.reading.side.tracked.get(row.request)
         news = len(row.told.tokens)
-        if lane is not None and lane.prompt is not None:
-            news = max(news + 1, lane.read_tokens)
+        if tracked is not None and tracked.prompt is not None:
+            news = max(news + 1, tracked.read_tokens)
         for begin in range(row.begin, row.end, PIECE_TOKENS):
             end = min(begin + PIECE_TOKENS, row.end)
             place = first + begin - row.begin

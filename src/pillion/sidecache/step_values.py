@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pillion.probe.group import MOST_CHOSEN, Group
-from pillion.sidecache.lanes import Numbers
+from pillion.sidecache.tracked import Numbers
 
 
 class StepValues:

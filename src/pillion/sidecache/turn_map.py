@@ -1,4 +1,4 @@
-"""Whose words the tokens of one request are, page by page: the prompt's, and the answer's to come.
+"""Which turn each token of one request belongs to, page by page, in its prompt and its answer.
 
 Places within a page are bits of a number: bit i is the page's token i. Knows neither probes nor
 states.
@@ -16,25 +16,25 @@ NEVER = 2**62
 
 
 @dataclass(frozen=True)
-class Piece:
+class TurnPiece:
     """Tokens of one turn in one page.
 
     Attributes:
         bits: which of the page's tokens they are.
         wanted: whether the scope reads them in this request; of `last-user`, only the last turn.
-        goes_on: whether tokens of the answer are among them, or will be.
+        of_answer: whether tokens of the answer are among them, or will be.
     """
 
     bits: int
     wanted: bool = True
-    goes_on: bool = False
+    of_answer: bool = False
 
 
-class Script:
+class TurnMap:
     """The turns of a request.
 
     Args:
-        tokens: the prompt; None for a request of which nothing is known, whose words are nobody's.
+        tokens: the prompt; None for an unknown request, which no scope but `all` reads.
         page_tokens: tokens a page.
         reasoning: tokens that begin and end reasoning, which no scope but `all` reads.
         answering: whether an answer follows, which is then what probes of answers read; of a whole
@@ -56,23 +56,23 @@ class Script:
         self.prompt_tokens = NEVER if tokens is None else len(tokens)
         self._size, self._reasoning, self.answering = page_tokens, reasoning, answering
         self._inside = in_reasoning(self._tokens, reasoning)
-        self._spoken = self._num_answered = 0
-        self._tables: dict[Scope, dict[int, list[Piece]]] = {}
+        self._answer_bits = self._num_answered = 0
+        self._tables: dict[Scope, dict[int, list[TurnPiece]]] = {}
 
-    def hear(self, start: int, ids: Sequence[int]) -> None:
+    def extend(self, start: int, ids: Sequence[int]) -> None:
         """Tokens that run, from a place on; those of the answer are told from its reasoning."""
         for place, token in enumerate(ids, start - self.prompt_tokens):
             if place != self._num_answered:
                 continue  # of the prompt, or begun again
             if is_mark := self._reasoning is not None and token in self._reasoning:
                 self._inside = self._reasoning is not None and token == self._reasoning[0]
-            self._spoken |= (not is_mark and not self._inside) << place
+            self._answer_bits |= (not is_mark and not self._inside) << place
             self._num_answered += 1
 
     def has(self, scope: Scope) -> bool:
         """Whether the prompt has a token that the scope reads."""
-        of_answer = scope == "response" and self.answering
-        return not of_answer and bool(self._tokens.ranges(scope))
+        is_answers = scope == "response" and self.answering
+        return not is_answers and bool(self._tokens.ranges(scope))
 
     def bits(self, scope: Scope, begin: int, end: int, every_turn: bool = False) -> int:
         """Which tokens from one place to another the scope reads; bit 0 is the first of them.
@@ -80,7 +80,7 @@ class Script:
         Args:
             scope: whose words.
             begin: place of the first token.
-            end: place behind the last one; all of them have been heard.
+            end: place behind the last one; `extend` was given all of them.
             every_turn: of `last-user`, the turns before the last one too.
         """
         if scope == "all":
@@ -97,13 +97,13 @@ class Script:
             found |= self._answered(first, end) << (first - begin)
         return found & _ones(end - begin)
 
-    def pieces(self, scope: Scope, page: int) -> list[Piece]:
+    def pieces(self, scope: Scope, page: int) -> list[TurnPiece]:
         """What a full page keeps for a scope: a piece a turn, in their order.
 
         None for `response`: an answer is read by its own request alone, from its first token on.
         """
         if scope == "all":
-            return [Piece(_ones(self._size), goes_on=True)]
+            return [TurnPiece(_ones(self._size), of_answer=True)]
         if scope == "response":
             return []
         begin, end = page * self._size, (page + 1) * self._size
@@ -112,16 +112,16 @@ class Script:
             return found
         first = max(begin, self.prompt_tokens)
         answered = self._answered(first, end) << (first - begin)
-        return [*found, Piece(answered, goes_on=True)] if answered else found
+        return [*found, TurnPiece(answered, of_answer=True)] if answered else found
 
     # -- inside
 
     def _answered(self, begin: int, end: int) -> int:
         if self._reasoning is None:
             return _ones(end - begin)
-        return self._spoken >> (begin - self.prompt_tokens) & _ones(end - begin)
+        return self._answer_bits >> (begin - self.prompt_tokens) & _ones(end - begin)
 
-    def _table(self, scope: Scope) -> dict[int, list[Piece]]:
+    def _table(self, scope: Scope) -> dict[int, list[TurnPiece]]:
         """Pieces of the prompt by page, each as far as the prompt goes."""
         if (known := self._tables.get(scope)) is not None:
             return known
@@ -129,17 +129,17 @@ class Script:
             return {}
         role = role_of(scope)
         read = set(self._tokens.ranges(scope))
-        turns: dict[tuple[int, int], Piece] = {}
+        turns: dict[tuple[int, int], TurnPiece] = {}
         for one in self._tokens.segments:
             if one.role != role or one.kind != "content":
                 continue
             places = range(one.begin, one.end)
             for page in range(one.begin // self._size, -(-one.end // self._size)):
                 bits = _shift(_ones(len(places)), one.begin - page * self._size)
-                before = turns.get((page, one.turn), Piece(0))
+                before = turns.get((page, one.turn), TurnPiece(0))
                 bits = before.bits | bits & _ones(self._size)
-                turns[page, one.turn] = Piece(bits, places in read)
-        table: dict[int, list[Piece]] = {}
+                turns[page, one.turn] = TurnPiece(bits, places in read)
+        table: dict[int, list[TurnPiece]] = {}
         for (page, _), piece in turns.items():
             table.setdefault(page, []).append(piece)
         return self._tables.setdefault(scope, table)

@@ -1,4 +1,4 @@
-"""What is known of the requests that an engine runs: a lane each.
+"""What is known of the requests that an engine runs, one record each.
 
 Knows neither states nor pages.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pillion.backends.paged import Chunk
-from pillion.sidecache.script import Script
+from pillion.sidecache.turn_map import TurnMap
 
 Probs = Mapping[str, list[float]]
 """Probabilities by probe; without those that have read no token of their scope."""
@@ -23,23 +23,23 @@ Numbers = NDArray[np.int64]
 
 
 @dataclass
-class Lane:
+class TrackedRequest:
     """How far a request has been read.
 
     Attributes:
         row: its place in the groups.
-        script: whose words its tokens are.
-        wanted: whether anybody wants verdicts of it.
+        turns: whose words its tokens are.
+        wanted: whether its verdicts are asked for.
         prompt: what the probes say of it, once it has been read.
         answer: what they say of the answer so far.
-        lost: probes that the pages which it shares could not tell the words of their scope, as
-            whoever filled them knew other turns; they say nothing of the prompt.
+        lost: probes that give no verdict of the prompt: the request that filled the shared pages
+            had other turns in them.
         read_tokens: tokens that the row's fold has taken in, or has been reset behind.
         fault: what is wrong with the states of the request.
     """
 
     row: int
-    script: Script
+    turns: TurnMap
     wanted: bool
     prompt: Probs | None = None
     answer: Probs = field(default_factory=dict[str, list[float]])
@@ -49,12 +49,12 @@ class Lane:
 
 
 @dataclass
-class Going:
+class DecodeBatch:
     """Answers that go on by one token: the next that their folds take in.
 
     Attributes:
         requests: their ids.
-        lanes: of each.
+        tracked: the record of each.
         rows: of each.
         starts: position of each one's token.
         pages: where it lies in the engine's cache.
@@ -64,7 +64,7 @@ class Going:
     """
 
     requests: Sequence[str]
-    lanes: Sequence[Lane]
+    tracked: Sequence[TrackedRequest]
     rows: Numbers
     starts: Numbers
     pages: Numbers
@@ -98,31 +98,31 @@ class Going:
         return list(zip(some.tolist(), self.pages[some].tolist(), indices.tolist(), strict=True))
 
 
-class Due(NamedTuple):
-    """Whose verdicts are due after a step, in this order, and the chunks that they read.
+class PendingReadouts(NamedTuple):
+    """Requests whose verdicts are due after a step, in this order, and the chunks read of them.
 
     Attributes:
         prompts: prompts that are now whole.
         answers: answers whose fold was brought up to date by a chunk.
-        going: answers that went on by one token; None for none.
+        decodes: answers that went on by one token; None for none.
     """
 
-    prompts: list[tuple[Lane, Chunk]]
-    answers: list[tuple[Lane, Chunk]]
-    going: Going | None
+    prompts: list[tuple[TrackedRequest, Chunk]]
+    answers: list[tuple[TrackedRequest, Chunk]]
+    decodes: DecodeBatch | None
 
     @property
-    def lanes(self) -> list[Lane]:
+    def tracked(self) -> list[TrackedRequest]:
         """Of all of them."""
-        chunks = [lane for lane, _ in (*self.prompts, *self.answers)]
-        return chunks if self.going is None else [*chunks, *self.going.lanes]
+        found = [tracked for tracked, _ in (*self.prompts, *self.answers)]
+        return found if self.decodes is None else [*found, *self.decodes.tracked]
 
     def chunk(self, index: int) -> Chunk:
         """What the index-th of all has read."""
         chunks = [chunk for _, chunk in (*self.prompts, *self.answers)]
         if index < len(chunks):
             return chunks[index]
-        assert self.going is not None
-        one, going = index - len(chunks), self.going
-        place = int(going.tokens[one])
-        return Chunk(going.requests[one], int(going.starts[one]), 1, place, draws=True)
+        assert self.decodes is not None
+        one, decodes = index - len(chunks), self.decodes
+        place = int(decodes.tokens[one])
+        return Chunk(decodes.requests[one], int(decodes.starts[one]), 1, place, draws=True)

@@ -14,7 +14,7 @@ from test_side_cache import CPU, DIM, IDENTITY, LAYERS
 from pillion.core import Segment, Tokens
 from pillion.probe.group import group
 from pillion.vllm.adapter import Rider
-from pillion.vllm.step import Singles, Span, Step, Steps
+from pillion.vllm.step import DecodeRequests, Span, Step, Steps
 from pillion.vllm.taps import Taps
 from tiny_models import make_artefact
 
@@ -61,9 +61,9 @@ def test_single_tokens_are_told_together_and_all_others_as_spans() -> None:
         resumed=("d",),
     )
     step = steps.step(output)
-    singles = step.singles
-    assert singles.requests == ("a", "c") and singles.begins.tolist() == [7, 8]
-    assert singles.blocks == ((1, (6,)),) and singles.ids == (107, 108)
+    decodes = step.decodes
+    assert decodes.requests == ("a", "c") and decodes.begins.tolist() == [7, 8]
+    assert decodes.blocks == ((1, (6,)),) and decodes.ids == (107, 108)
     assert [(one.request, one.begin, one.end, one.blocks) for one in step.spans] == [
         ("b", 9, 12, (5,)),
         ("d", 4, 5, (1, 2)),
@@ -71,9 +71,9 @@ def test_single_tokens_are_told_together_and_all_others_as_spans() -> None:
     assert step.spans[1].prompt is not None and step.spans[0].prompt is None
     assert step.num_tokens == 7 and step.unread_tokens == 1
     told = pickle.loads(pickle.dumps(step))
-    assert told.singles.begins.tolist() == [7, 8] and told.spans == step.spans
+    assert told.decodes.begins.tolist() == [7, 8] and told.spans == step.spans
     alone = steps.step(scheduled(("a", 8, 1, ([7],)), ("c", 9, 1, None)))
-    assert alone.singles.requests == ("a", "c") and not alone.spans and alone.is_read
+    assert alone.decodes.requests == ("a", "c") and not alone.spans and alone.is_read
     assert not steps.step(scheduled(("e", 4, 1, None))).is_read
 
 
@@ -107,9 +107,9 @@ def test_reasoning_among_single_tokens_is_left_out_and_a_prompts_last_token_is_n
     blocks, heard = [3, 9, 7, 2], list[int]()
     answer = [1, 5, MARKS[0], 6, MARKS[1], 7, 8]
     for place, token in enumerate(answer, 5):
-        singles = Singles(("a",), np.array([place]), (), (token,))
+        decodes = DecodeRequests(("a",), np.array([place]), (), (token,))
         slot = blocks[place // SIZE] * SIZE + place % SIZE
-        read, numbers = run(one, Step(singles=singles), states[:, place : place + 1], [slot])["a"]
+        read, numbers = run(one, Step(decodes=decodes), states[:, place : place + 1], [slot])["a"]
         assert read.is_prompt is (place == 5) and read.num_tokens == (
             6 if place == 5 else place - 5
         )
@@ -146,9 +146,9 @@ def test_requests_that_join_and_leave_between_single_tokens_keep_their_own() -> 
         given = tuple(
             (i, (blocks[n][done[n] // SIZE],)) for i, n in enumerate(names) if done[n] % SIZE == 0
         )
-        singles = Singles(tuple(names), np.array([done[n] for n in names]), given)
+        decodes = DecodeRequests(tuple(names), np.array([done[n] for n in names]), given)
         own = torch.stack([states[:, first[n] + done[n]] for n in names], 1)
-        found = run(one, Step(singles=singles), own, [slot(n, done[n]) for n in names])
+        found = run(one, Step(decodes=decodes), own, [slot(n, done[n]) for n in names])
         for name in names:
             done[name] += 1
             places = list(range(first[name] + 3, first[name] + done[name]))
