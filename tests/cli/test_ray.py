@@ -33,7 +33,7 @@ from ray_cluster import (
 
 from pillion.cache import CacheReader
 from pillion.cluster import Crew, Tally
-from pillion.cluster.worker import Done
+from pillion.cluster.worker import FinishedUnit
 from pillion.extract.makers import TOLERANCES
 from tiny_models import tiny_model, tiny_tokenizer
 
@@ -123,7 +123,7 @@ def at_work(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         starting = [] if workers else list(crew._starting)
         return wait(crew, starting or answers, may_take_long)
 
-    def note(tally: Tally, done: Done) -> None:
+    def note(tally: Tally, done: FinishedUnit) -> None:
         workers.add(done.worker)
         add(tally, done)
 

@@ -12,7 +12,7 @@ from pillion.backends import Backend
 from pillion.cache import CacheSpec
 from pillion.cluster import Crew, Tally
 from pillion.cluster.extract import _cut
-from pillion.cluster.worker import Done, version
+from pillion.cluster.worker import FinishedUnit, version
 from pillion.errors import (
     DataError,
     Interrupted,
@@ -80,11 +80,11 @@ class FakeRay:
             raise Lost("the worker was dead")
         return self.version
 
-    def _work(self, number: int, job: Any, unit: Any) -> Done:
+    def _work(self, number: int, job: Any, unit: Any) -> FinishedUnit:
         if number in self.dead or self.dies(number, unit):
             raise Lost("the worker died")
         value, tokens = job(None, unit)
-        return Done(value, tokens, 1.0, f"worker-{number}")
+        return FinishedUnit(value, tokens, 1.0, f"worker-{number}")
 
     def wait(self, answers: list[Answer], num_returns: int, timeout: float | None) -> Any:
         return [answers[0]], answers[1:]

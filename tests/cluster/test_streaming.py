@@ -27,7 +27,7 @@ from pillion.cluster import (
     predict_on,
     tokenise_on,
 )
-from pillion.cluster.worker import Done
+from pillion.cluster.worker import FinishedUnit
 from pillion.core import Scope, Template
 from pillion.core.lines import failed_line, json_line
 from pillion.data import SlicePlan, read_texts
@@ -51,13 +51,13 @@ class OneWorker(Crew):
     def maker(self) -> Maker:
         return Maker.of(self.backend)
 
-    def run(self, job: Any, units: Sequence[Any]) -> Iterator[Done]:
+    def run(self, job: Any, units: Sequence[Any]) -> Iterator[FinishedUnit]:
         for unit in reversed(units):  # workers end in any order
             if len(self.units) == self.most:
                 raise KilledError
             self.units.append(unit)
             value, tokens = job(self.backend, unit)
-            yield Done(value, tokens, 1.0, "worker")
+            yield FinishedUnit(value, tokens, 1.0, "worker")
 
 
 class KilledError(Exception):

@@ -97,15 +97,15 @@ def test_a_pass_that_fails_ends_the_request_that_made_it_fail_and_no_other(
 def test_a_draw_that_fails_ends_its_own_request_only(backend: TransformersBackend) -> None:
     rows, wanted = good_prompts(backend, 2)
     engine = ContinuousEngine(backend, [make_artefact("p", backend.identity)], SMALL)
-    ticket = engine._ticket  # type: ignore[reportPrivateUsage]
+    engine_request = engine._engine_request  # type: ignore[reportPrivateUsage]
 
     def broken(request: Request) -> Any:
-        made = ticket(request)
+        made = engine_request(request)
         if request.sampling.temperature > 0:
             object.__setattr__(made, "draw", lambda logits: logits[5, 0])
         return made
 
-    engine._ticket = broken  # type: ignore[method-assign]
+    engine._engine_request = broken  # type: ignore[method-assign]
 
     async def use() -> list[Any]:
         await engine.start()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pillion.core import SCOPES, Role, Segment, Tokens
-from pillion.runtime.spoken import Spoken
+from pillion.runtime.scope_masks import ScopeMasks
 from pillion.sidecache import TurnMap
 
 MARKS = (90, 91)
@@ -43,7 +43,7 @@ def test_bits_of_any_run_of_tokens_are_those_of_the_masks(
         prompt = Tokens([*prompt, MARKS[0]], prompt.segments)  # the template begins to reason
     answer = [noise.choice([*MARKS, *range(10)]) for _ in range(30)]
     ids = torch.tensor([[*prompt, *answer]])
-    spoken = Spoken.of([prompt], SCOPES[:-1], torch.device("cpu"), reasoning, answering=True)
+    spoken = ScopeMasks.of([prompt], SCOPES[:-1], torch.device("cpu"), reasoning, answering=True)
     masks, _ = spoken.masks(torch.ones_like(ids, dtype=torch.bool), ids)
 
     turn_map = TurnMap(prompt, 4, reasoning)
@@ -82,7 +82,7 @@ def test_pieces_of_a_page_are_its_turns_and_together_what_the_scope_reads(seed: 
 def test_of_a_whole_conversation_probes_of_answers_read_the_last_one(seed: int) -> None:
     row = some_prompt(random.Random(seed))
     turn_map, ids = TurnMap(row, 4, answering=False), torch.tensor([row])
-    spoken = Spoken.of([row], SCOPES[:-1], torch.device("cpu"))
+    spoken = ScopeMasks.of([row], SCOPES[:-1], torch.device("cpu"))
     masks, _ = spoken.masks(torch.ones_like(ids, dtype=torch.bool), ids)
     for scope, mask in masks.items():
         assert turn_map.has(scope) == bool(mask.any()), scope

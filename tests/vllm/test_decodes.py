@@ -13,9 +13,9 @@ from test_side_cache import CPU, DIM, IDENTITY, LAYERS
 
 from pillion.core import Segment, Tokens
 from pillion.probe.group import group
-from pillion.vllm.adapter import Rider
-from pillion.vllm.step import DecodeRequests, Span, Step, Steps
-from pillion.vllm.taps import Taps
+from pillion.vllm.adapter import VllmStepReader
+from pillion.vllm.step import DecodeRequests, Span, StepBuilder, VllmStep
+from pillion.vllm.taps import VllmTaps
 from tiny_models import make_artefact
 
 SIZE, MARKS = 4, (90, 91)
@@ -48,7 +48,7 @@ def request(name: str) -> Any:
 
 
 def test_single_tokens_are_told_together_and_all_others_as_spans() -> None:
-    steps = Steps(with_ids=True)
+    steps = StepBuilder(with_ids=True)
     for name in "abcde":
         steps.enter(request(name))
     steps.skip("e")
@@ -77,15 +77,15 @@ def test_single_tokens_are_told_together_and_all_others_as_spans() -> None:
     assert not steps.step(scheduled(("e", 4, 1, None))).is_read
 
 
-def rider(**options: Any) -> Rider:
+def reader(**options: Any) -> VllmStepReader:
     scopes: Any = ["all", "response"]
     probes = [make_artefact(s, IDENTITY, template="chat", scope=s) for s in scopes]
-    taps = Taps(group(probes, CPU, torch.float32), 64, CPU)
-    pages = torch.full((32, taps.room.page_numbers), torch.nan)
-    return Rider(taps, pages, SIZE, max_requests=1, **options)
+    taps = VllmTaps(group(probes, CPU, torch.float32), 64, CPU)
+    pages = torch.full((32, taps.needs.page_numbers), torch.nan)
+    return VllmStepReader(taps, pages, SIZE, max_requests=1, **options)
 
 
-def run(one: Rider, step: Step, states: torch.Tensor, slots: list[int]) -> Any:
+def run(one: VllmStepReader, step: VllmStep, states: torch.Tensor, slots: list[int]) -> Any:
     one.taps.see(list(states), torch.tensor(slots))
     report = one.read(step)
     told = pickle.loads(pickle.dumps(report)).rows()
@@ -94,13 +94,13 @@ def run(one: Rider, step: Step, states: torch.Tensor, slots: list[int]) -> Any:
 
 
 def test_reasoning_among_single_tokens_is_left_out_and_a_prompts_last_token_is_no_answer() -> None:
-    one = rider(reasoning=MARKS)
+    one = reader(reasoning=MARKS)
     noise = torch.Generator().manual_seed(0)
     states = torch.randn(LAYERS + 1, 20, DIM, generator=noise)
     prompt = Tokens([1] * 6, [Segment(1, 5, "user", 0)])
     run(
         one,
-        Step((Span("a", 0, 5, (3, 9, 7, 2), prompt, (1,) * 5),)),
+        VllmStep((Span("a", 0, 5, (3, 9, 7, 2), prompt, (1,) * 5),)),
         states[:, :5],
         [12, 13, 14, 15, 36],
     )
@@ -109,7 +109,9 @@ def test_reasoning_among_single_tokens_is_left_out_and_a_prompts_last_token_is_n
     for place, token in enumerate(answer, 5):
         decodes = DecodeRequests(("a",), np.array([place]), (), (token,))
         slot = blocks[place // SIZE] * SIZE + place % SIZE
-        read, numbers = run(one, Step(decodes=decodes), states[:, place : place + 1], [slot])["a"]
+        read, numbers = run(one, VllmStep(decodes=decodes), states[:, place : place + 1], [slot])[
+            "a"
+        ]
         assert read.is_prompt is (place == 5) and read.num_tokens == (
             6 if place == 5 else place - 5
         )
@@ -129,7 +131,7 @@ def test_reasoning_among_single_tokens_is_left_out_and_a_prompts_last_token_is_n
 def test_requests_that_join_and_leave_between_single_tokens_keep_their_own() -> None:
     """What is kept of a step for the next is dropped as soon as others go on."""
     one, states = (
-        rider(),
+        reader(),
         torch.randn(LAYERS + 1, 60, DIM, generator=torch.Generator().manual_seed(1)),
     )
     prompt, done = Tokens([1] * 3, []), {"a": 3, "b": 3, "c": 3}
@@ -141,14 +143,14 @@ def test_requests_that_join_and_leave_between_single_tokens_keep_their_own() -> 
 
     spans = tuple(Span(name, 0, 3, (blocks[name][0],), prompt) for name in "abc")
     every = torch.cat([states[:, first[n] : first[n] + 3] for n in "abc"], 1)
-    run(one, Step(spans), every, [slot(n, i) for n in "abc" for i in range(3)])
+    run(one, VllmStep(spans), every, [slot(n, i) for n in "abc" for i in range(3)])
     for names in ("abc", "ab", "ab", "ba", "c", "ac", "abc", "abc"):
         given = tuple(
             (i, (blocks[n][done[n] // SIZE],)) for i, n in enumerate(names) if done[n] % SIZE == 0
         )
         decodes = DecodeRequests(tuple(names), np.array([done[n] for n in names]), given)
         own = torch.stack([states[:, first[n] + done[n]] for n in names], 1)
-        found = run(one, Step(decodes=decodes), own, [slot(n, done[n]) for n in names])
+        found = run(one, VllmStep(decodes=decodes), own, [slot(n, done[n]) for n in names])
         for name in names:
             done[name] += 1
             places = list(range(first[name] + 3, first[name] + done[name]))

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pillion.backends.base import Backend, Coder, Leaver, Step, Tool, Watcher
+from pillion.backends.base import Backend, Coder, EarlyExitWatcher, Step, Tool, Watcher
 from pillion.errors import ConfigError, unknown_name
 
 EMBEDDED = "embedded"
@@ -49,4 +49,13 @@ def load_backend(model: str = EMBEDDED, dtype: str = "auto", device: str = "auto
         raise ConfigError(f"Device {where!r} cannot be used: {error}") from error
 
 
-__all__ = ["EMBEDDED", "Backend", "Coder", "Leaver", "Step", "Tool", "Watcher", "load_backend"]
+__all__ = [
+    "EMBEDDED",
+    "Backend",
+    "Coder",
+    "EarlyExitWatcher",
+    "Step",
+    "Tool",
+    "Watcher",
+    "load_backend",
+]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pillion.backends.adapters import Stance
+from pillion.backends.adapters import ActiveAdapters
 from pillion.backends.fingerprint import Fingerprint, set_aside
 from pillion.core import ModelIdentity
 from pillion.errors import ConfigError
@@ -24,7 +24,7 @@ def identify(
     num_layers: int,
     dtype: torch.dtype,
     weights: Fingerprint,
-    stance: Stance | None = None,
+    adapters: ActiveAdapters | None = None,
 ) -> ModelIdentity:
     """What a probe of this model belongs to.
 
@@ -35,7 +35,7 @@ def identify(
         num_layers: blocks of its decoder.
         dtype: of its weights.
         weights: their fingerprint, that of active adapters included.
-        stance: which adapters are active; None for a model without any.
+        adapters: which adapters are active; None for a model without any.
     """
     config = model.config.get_text_config()
     template = getattr(tokenizer, "chat_template", None) or ""
@@ -48,7 +48,7 @@ def identify(
         dim=config.hidden_size,
         dtype=str(dtype).removeprefix("torch."),
         context_tokens=int(getattr(config, "max_position_embeddings", None) or 2**31 - 1),
-        adapters=() if stance is None else stance.active,
+        adapters=() if adapters is None else adapters.active,
         float16_sha256=weights.float16_sha256,
     )
 

@@ -108,7 +108,7 @@ class PagedWatcher(Protocol):
 
 
 @runtime_checkable
-class Drawer(Protocol):
+class TokenSampler(Protocol):
     """Picks the tokens of one request, one after the other.
 
     Attributes:
@@ -123,7 +123,7 @@ class Drawer(Protocol):
 
 
 @dataclass(frozen=True)
-class Ticket:
+class EngineRequest:
     """What an engine must know of a request.
 
     Attributes:
@@ -138,13 +138,13 @@ class Ticket:
     request: str
     token_ids: tuple[int, ...]
     max_tokens: int
-    draw: Drawer | None = None
+    draw: TokenSampler | None = None
     top_logprobs: int | None = None
     salt: str = ""
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SampledToken:
     """A token that a step drew for a request, or the failure that ended it.
 
     Attributes:

@@ -31,7 +31,7 @@ _NAMES = ("id", "type", "tool_call_id")
 
 
 @dataclass(frozen=True)
-class Span:
+class RenderedSpan:
     """Where a piece of a turn stands in the rendered text.
 
     Attributes:
@@ -59,7 +59,7 @@ class Rendered:
     """
 
     text: str
-    spans: tuple[Span, ...]
+    spans: tuple[RenderedSpan, ...]
 
 
 def render(turns: Conversation, template: Render) -> Rendered:
@@ -121,14 +121,14 @@ class _Marks:
         plain: list[str] = []
         length, open_at = 0, dict[str, int]()
         wanted = {about[0]: first for first, about in self._about.items()}
-        spans: list[Span] = []
+        spans: list[RenderedSpan] = []
         for piece in re.split(f"([{''.join([*self._about, *wanted])}])", text):
             if piece in self._about:
                 open_at[piece] = length
             elif (first := wanted.get(piece)) is not None:
                 if first not in open_at:
                     return None
-                spans.append(Span(open_at.pop(first), length, *self._about[first][1:]))
+                spans.append(RenderedSpan(open_at.pop(first), length, *self._about[first][1:]))
             else:
                 plain.append(piece)
                 length += len(piece)

@@ -61,7 +61,7 @@ def passes_of(model: object) -> Passes:
         return _PASSES.setdefault(model, Passes())
 
 
-class _Stance:
+class _CompileState:
     """How many contexts of `uncompiled` are open, and what was set before the first."""
 
     lock = threading.Lock()
@@ -76,17 +76,17 @@ def uncompiled() -> Generator[None]:
     What torch.compile has made of a model leaves out hooks that came later, and may be taken for
     another model of the class: passes would not be seen, without an error.
     """
-    with _Stance.lock:
-        if _Stance.count == 0:
-            _Stance.before = torch.compiler.set_stance("force_eager")
-        _Stance.count += 1
+    with _CompileState.lock:
+        if _CompileState.count == 0:
+            _CompileState.before = torch.compiler.set_stance("force_eager")
+        _CompileState.count += 1
     try:
         yield
     finally:
-        with _Stance.lock:
-            _Stance.count -= 1
-            if _Stance.count == 0:
-                _Stance.before.__exit__(None, None, None)
+        with _CompileState.lock:
+            _CompileState.count -= 1
+            if _CompileState.count == 0:
+                _CompileState.before.__exit__(None, None, None)
 
 
 class Watched:

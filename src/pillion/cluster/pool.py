@@ -13,7 +13,7 @@ from typing import Any
 
 from pillion.backends import Backend
 from pillion.cluster.same_model import check_same
-from pillion.cluster.worker import Done, Job, Trouble, Worker, version
+from pillion.cluster.worker import FinishedUnit, UnitJob, Worker, WorkerError, version
 from pillion.errors import MismatchError, PillionError, RunError, of_kind
 from pillion.extract import Maker, check_samples
 
@@ -75,7 +75,7 @@ class Crew:
         """How many workers the cluster is asked for."""
         return self.workers or max(1, int(self._num("GPU" if self.uses_gpus else "CPU")))
 
-    def run(self, job: Job, units: Sequence[Any]) -> Iterator[Done]:
+    def run(self, job: UnitJob, units: Sequence[Any]) -> Iterator[FinishedUnit]:
         """The results of all units, as they are finished.
 
         Args:
@@ -167,18 +167,18 @@ class Crew:
         self._num_failed_starts = 0
         self._idle.append(worker)
 
-    def _result(self, answer: Any, worker: Any) -> Done | None:
+    def _result(self, answer: Any, worker: Any) -> FinishedUnit | None:
         """A unit's result; None if its worker was lost."""
         errors = self.ray.exceptions
         try:
-            result: Done | Trouble = self.ray.get(answer)
+            result: FinishedUnit | WorkerError = self.ray.get(answer)
         except errors.RayTaskError as error:
             raise RunError(f"A worker failed ({_last_line(error)}).") from error
         except errors.RayError:
             # It may be cut off and alive: two that work on the same unit would be one too many.
             self.ray.kill(worker)
             return None
-        if isinstance(result, Trouble):
+        if isinstance(result, WorkerError):
             raise _error(result)
         if result.maker is not None:
             self._first = self._first or result.maker
@@ -192,8 +192,8 @@ def _nothing(backend: Backend, unit: None) -> tuple[None, int]:
     return None, 0
 
 
-def _error(trouble: Trouble) -> PillionError:
-    return of_kind(trouble.kind)(f"Worker {trouble.worker}: {trouble.message}")
+def _error(error_reply: WorkerError) -> PillionError:
+    return of_kind(error_reply.kind)(f"Worker {error_reply.worker}: {error_reply.message}")
 
 
 def _last_line(error: Exception) -> str:

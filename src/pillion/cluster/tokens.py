@@ -41,7 +41,7 @@ Facts = tuple[SegmentFacts, ...]
 """Whose words a row's tokens are."""
 
 
-class Kinds(Sequence[Facts]):
+class SegmentTable(Sequence[Facts]):
     """The segments of many rows: few kinds, and a number a row.
 
     Args:
@@ -61,7 +61,7 @@ class Kinds(Sequence[Facts]):
             self.kinds.append(kind)
         self.places.append(self._known[kind])
 
-    def extend(self, other: Kinds) -> None:
+    def extend(self, other: SegmentTable) -> None:
         """The rows of another."""
         own = len(self.places)
         for kind in other.kinds:
@@ -102,9 +102,9 @@ class TokenFile:
     failed: list[tuple[int, str]]
     ends: list[Role]
     lengths: np.ndarray
-    segments: Kinds
+    segments: SegmentTable
     kept: np.ndarray
-    kept_segments: Kinds
+    kept_segments: SegmentTable
     ids: np.ndarray
 
     def write(self, path: Path) -> None:
@@ -149,9 +149,9 @@ class TokenFile:
             [(row, reason) for row, reason in head["failed"]],
             head["ends"],
             lengths,
-            Kinds(_kinds(head["segments"]), segments.tolist()),
+            SegmentTable(_kinds(head["segments"]), segments.tolist()),
             kept,
-            Kinds(_kinds(head["kept_segments"]), kept_segments.tolist()),
+            SegmentTable(_kinds(head["kept_segments"]), kept_segments.tolist()),
             numbers[4 * rows :],
         )
 
@@ -206,7 +206,7 @@ class Tokenised:
     places: list[Path]
     starts: array[int] = field(default_factory=lambda: array("q", [0]))
     lengths: array[int] = field(default_factory=lambda: array("i"))
-    segments: Kinds = field(default_factory=Kinds)
+    segments: SegmentTable = field(default_factory=SegmentTable)
     failed: list[FailedRow] = field(default_factory=list[FailedRow])
     ends: set[Role] = field(default_factory=set[Role])
 
@@ -261,7 +261,7 @@ class Tokenise:
         rows, unfit = sift_rows(backend, texts, self.template, self.on_too_long, [self.scope])
         reasons = {one.row: one.reason for one in (*failed, *unfit)}
         spec = cache_spec(backend.identity, (0,), "", rows, self.scope)
-        segments, kept = Kinds(), Kinds()
+        segments, kept = SegmentTable(), SegmentTable()
         for row, tokens in enumerate(rows):
             segments.add(tuple(astuple(segment) for segment in tokens.segments))
             kept.add(spec.segments[row] if spec.segments else ())

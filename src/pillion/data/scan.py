@@ -17,7 +17,14 @@ import pyarrow.parquet as pq
 from pillion.data import tables
 from pillion.data.files import DataFile, reading
 from pillion.data.layout import Columns, TableLayout, check_columns, choose_columns
-from pillion.data.text_files import Header, Part, csv_part, csv_rows, find_delimiter, json_rows
+from pillion.data.text_files import (
+    FileColumns,
+    Header,
+    csv_part,
+    csv_rows,
+    find_delimiter,
+    json_rows,
+)
 from pillion.errors import DataError
 
 BLOCK_ROWS = 256
@@ -82,7 +89,7 @@ def _tuples(content: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Scan:
+class ScanTask:
     """What is to be known of a file.
 
     Attributes:
@@ -156,7 +163,7 @@ class Scan:
 
     def _json(self, size: int) -> Scanned:
         present: dict[str, None] = {}
-        part = Part({}, 0)
+        part = FileColumns({}, 0)
         with self.file.open() as opened:
             counted = _Counted(opened, len)
             lines = (_line(raw, counted.lines == 1) for raw in counted)

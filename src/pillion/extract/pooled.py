@@ -20,7 +20,7 @@ from pillion.errors import StateError, unknown_name
 from pillion.extract.collector import BATCH_TOKENS, pad
 from pillion.extract.progress import Progress, silent
 from pillion.probe.network import inverse_rms
-from pillion.runtime.spoken import read_mask
+from pillion.runtime.scope_masks import read_mask
 
 Pool = Literal["mean", "mean-rms", "last"]
 """`mean` of the tokens' states; `mean-rms` of the states, each RMS-normalised; `last` token."""

@@ -15,8 +15,8 @@ from pillion.core.strict import Strict
 from pillion.probe import Card
 
 REFUSAL = "I can't help with that."
-Part = Literal["prompt", "response"]
-Answer = Literal["yes", "no", "failed"]
+TextPart = Literal["prompt", "response"]
+JudgeReply = Literal["yes", "no", "failed"]
 """What a judge said."""
 
 
@@ -68,7 +68,7 @@ class Policy(Typed):
         *_, positive = verdict.probs
         return positive if self.label is None else self.label
 
-    def done(self, said: Answer | None) -> str | None:
+    def done(self, said: JudgeReply | None) -> str | None:
         """What is done, as decisions tell it; None: nothing after all. `said` is its judge's."""
         return self.action
 
@@ -170,7 +170,7 @@ class Annotate(_Crossing):
     acts = False
 
     action: Literal["annotate"]
-    on: Part = "prompt"
+    on: TextPart = "prompt"
 
 
 class Block(_Crossing, _Refusing):
@@ -210,7 +210,7 @@ class Escalate(_Holding, _Refusing):
     server_kind = "judge"
 
     action: Literal["escalate"]
-    on: Part = "prompt"
+    on: TextPart = "prompt"
     judge: str
     band: tuple[float, float] | None = None
 
@@ -227,7 +227,7 @@ class Escalate(_Holding, _Refusing):
             return bool(verdict.abstained)
         return self.band[0] <= verdict.probs[self.label_of(verdict)] < self.band[1]
 
-    def done(self, said: Answer | None) -> str | None:
+    def done(self, said: JudgeReply | None) -> str | None:
         """What a judge's yes leads to."""
         if said == "no" or (said == "failed" and not self.closed):
             return None

@@ -34,7 +34,7 @@ from pillion.probe.folders import (
     replace_folder,
     storage_errors,
 )
-from pillion.probe.network import Network, Settings
+from pillion.probe.network import Network, NetworkSettings
 from pillion.probe.registry import aggregator, build
 from pillion.probe.task import probabilities, verdict
 
@@ -87,7 +87,7 @@ class Artefact:
         """
         tensors = _tensors_of(network)
         settled = {
-            "settings": cast(Settings, network.settings).model_dump(),
+            "settings": cast(NetworkSettings, network.settings).model_dump(),
             "tensors": tensor_specs(tensors),
             "weights_sha256": _sha256(safetensors.torch.save(tensors)),
         }

@@ -20,7 +20,7 @@ from pillion.probe import softmax
 from pillion.probe.network import (
     Fold,
     Network,
-    Settings,
+    NetworkSettings,
     State,
     Tap,
     running,
@@ -30,7 +30,7 @@ from pillion.probe.network import (
 from pillion.probe.softmax import FLOOR
 
 
-class GateSettings(Settings):
+class GateSettings(NetworkSettings):
     """Settings of a gate.
 
     Attributes:

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from pillion.core import Shape
 from pillion.probe import softmax
 from pillion.probe.folded import Folded
-from pillion.probe.network import Settings, State
+from pillion.probe.network import NetworkSettings, State
 
 
-class GateMlpSettings(Settings):
+class GateMlpSettings(NetworkSettings):
     """Settings of gates that feed a perceptron.
 
     Attributes:

@@ -28,7 +28,7 @@ State = dict[str, Tensor]
 """What a fold keeps: every tensor is [layer, batch, ...]; small, fp32."""
 
 
-class Settings(Strict):
+class NetworkSettings(Strict):
     """Base of every aggregator's settings."""
 
 

@@ -13,10 +13,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pillion.core import Shape
-from pillion.probe.network import Fold, Network, Settings, State, Tap, scale_for
+from pillion.probe.network import Fold, Network, NetworkSettings, State, Tap, scale_for
 
 
-class PoolingSettings(Settings):
+class PoolingSettings(NetworkSettings):
     """Settings of direct pooling.
 
     Attributes:

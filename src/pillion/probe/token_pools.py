@@ -59,7 +59,7 @@ class Largest(TokenPool):
         return state["max"].masked_fill(state["max"].isneginf(), 0.0)
 
 
-class Attention(TokenPool):
+class AttentionPool(TokenPool):
     """The softmax-weighted mean, with scores that may rise or fall with a token's place.
 
     A place counts the tokens before it in its own chunk; `merge` then moves the second chunk's

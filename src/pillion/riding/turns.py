@@ -14,7 +14,7 @@ TURNS = "pillion_turns"
 """Under which name."""
 
 
-class Told(NamedTuple):
+class PromptTurns(NamedTuple):
     """What is known of a prompt.
 
     Attributes:
@@ -40,19 +40,19 @@ def turns_args(tokens: Tokens, answering: bool = True) -> dict[str, str]:
     return {TURNS: json.dumps(told | {"answering": answering})} if tokens.segments else {}
 
 
-def told_tokens(ids: Sequence[int], extra_args: Mapping[str, Any] | None) -> Told:
+def prompt_turns(ids: Sequence[int], extra_args: Mapping[str, Any] | None) -> PromptTurns:
     """A prompt with the turns that were told; without any where those do not fit."""
     if not extra_args or TURNS not in extra_args:
-        return Told(Tokens(ids))
+        return PromptTurns(Tokens(ids))
     try:
         told = json.loads(extra_args[TURNS])
         length, segments = told["tokens"], [_segment(*one) for one in told["segments"]]
         answering = bool(told["answering"])
     except (TypeError, ValueError, KeyError):
-        return Told(Tokens(ids))
+        return PromptTurns(Tokens(ids))
     places = [0, *(place for one in segments for place in (one.begin, one.end)), len(ids)]
     fits = length == len(ids) and places == sorted(places)
-    return Told(Tokens(ids, segments), answering) if fits else Told(Tokens(ids))
+    return PromptTurns(Tokens(ids, segments), answering) if fits else PromptTurns(Tokens(ids))
 
 
 def _segment(begin: int, end: int, role: Role, turn: int, kind: Kind) -> Segment:

@@ -16,8 +16,8 @@ from pillion.core.batching import batches_by_length
 from pillion.errors import PillionError
 from pillion.probe import Artefact
 from pillion.probe.group import Group, group
+from pillion.runtime.chunked_passes import ChunkedPasses, OverBudget
 from pillion.runtime.exits import ExitReading, may_leave
-from pillion.runtime.pieces import Crowded, Pieces
 from pillion.runtime.reading import Reading
 
 ROUND_PIECES = 4
@@ -29,7 +29,7 @@ Found = list[dict[str, Verdict]]
 
 
 @dataclass(eq=False)
-class Job:
+class PendingCall:
     """A call that waits.
 
     Attributes:
@@ -49,7 +49,7 @@ class Job:
     found: dict[int, dict[str, Verdict]] = field(default_factory=dict[int, dict[str, Verdict]])
 
 
-Place = tuple[Job, int]
+Place = tuple[PendingCall, int]
 """A row of a job."""
 
 
@@ -57,12 +57,12 @@ class Classifier:
     """Runs rows through as many blocks as their probes read.
 
     Args:
-        pieces: runs them, in the gaps that there are.
+        passes: runs them, in the gaps that there are.
     """
 
-    def __init__(self, pieces: Pieces) -> None:
-        self.pieces = pieces
-        self._waiting: deque[Job] = deque()
+    def __init__(self, passes: ChunkedPasses) -> None:
+        self.passes = passes
+        self._waiting: deque[PendingCall] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._grouped: tuple[Sequence[Artefact], list[Group]] | None = None
 
@@ -81,7 +81,7 @@ class Classifier:
             RunError: the model cannot be had any more.
         """
         answer = asyncio.get_running_loop().create_future()
-        self._waiting.append(Job(rows, artefacts, owner, answer))
+        self._waiting.append(PendingCall(rows, artefacts, owner, answer))
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
             self._worker.add_done_callback(self._ended)
@@ -93,11 +93,11 @@ class Classifier:
             places = self._round()
             while places:
                 lengths = [len(job.rows[i]) for job, i in places]
-                first = batches_by_length(lengths, self.pieces.budget())[0]
+                first = batches_by_length(lengths, self.passes.budget())[0]
                 batch = [places[i] for i in first]
                 try:
                     await self._serve(batch)
-                except Crowded:  # smaller ones, then
+                except OverBudget:  # smaller ones, then
                     continue
                 places = [place for i, place in enumerate(places) if i not in set(first)]
                 places = [(job, i) for job, i in places if not job.answer.done()]
@@ -107,7 +107,7 @@ class Classifier:
         """A worker that failed itself leaves nobody waiting."""
         if worker.cancelled() or worker.exception() is None:
             return
-        jobs, self._waiting, self._worker = list(self._waiting), deque[Job](), None
+        jobs, self._waiting, self._worker = list(self._waiting), deque[PendingCall](), None
         for job in jobs:
             _settle(job, worker.exception())
 
@@ -117,13 +117,13 @@ class Classifier:
         if not self._waiting:
             return []
         artefacts = list(self._waiting[0].artefacts)
-        owners: dict[str, list[Job]] = {}
+        owners: dict[str, list[PendingCall]] = {}
         for job in self._waiting:
             if list(job.artefacts) == artefacts:
                 owners.setdefault(job.owner, []).append(job)
         places: list[Place] = []
         turns, tokens = deque(_rows(jobs) for jobs in owners.values()), 0
-        most = ROUND_PIECES * self.pieces.budget()
+        most = ROUND_PIECES * self.passes.budget()
         while turns and tokens < most:
             turn = turns.popleft()
             place = next(turn, None)
@@ -141,7 +141,7 @@ class Classifier:
         run = asyncio.create_task(asyncio.to_thread(self._read, batch))
         await asyncio.wait([run])
         error = run.exception()
-        if isinstance(error, Crowded):
+        if isinstance(error, OverBudget):
             raise error
         jobs = list(dict.fromkeys(job for job, _ in batch))
         if isinstance(error, PillionError) and len(jobs) > 1:
@@ -155,28 +155,28 @@ class Classifier:
             _settle(job, error)
 
     def _read(self, batch: Sequence[Place]) -> Found:
-        backend = self.pieces.backend
+        backend = self.passes.backend
         artefacts = batch[0][0].artefacts
         rows = [job.rows[i] for job, i in batch]
-        # A row that runs in pieces goes through all layers piece by piece.
-        if may_leave(artefacts) and sum(map(len, rows)) <= self.pieces.budget():
+        # A row that runs in passes goes through all layers piece by piece.
+        if may_leave(artefacts) and sum(map(len, rows)) <= self.passes.budget():
             return self._read_leaving(artefacts, rows)
         reading = Reading(artefacts, backend.device, backend.dtype, backend.reasoning_ids)
         reading.expect([as_tokens(row) for row in rows])
-        self.pieces.run(reading, reading.layers, rows)
+        self.passes.run(reading, reading.layers, rows)
         return reading.verdicts()
 
     def _read_leaving(self, artefacts: Sequence[Artefact], rows: Sequence[Row]) -> Found:
-        backend = self.pieces.backend
+        backend = self.passes.backend
         if self._grouped is None or list(self._grouped[0]) != list(artefacts):
             self._grouped = (artefacts, group(artefacts, backend.device, backend.dtype))
         own = [as_tokens(row) for row in rows]
         reading = ExitReading(self._grouped[1], own, backend.reasoning_ids)
-        self.pieces.run_leaving(reading, reading.layers, rows)
+        self.passes.run_early_exit(reading, reading.layers, rows)
         return reading.verdicts()
 
 
-def _rows(jobs: Sequence[Job]) -> Iterator[Place]:
+def _rows(jobs: Sequence[PendingCall]) -> Iterator[Place]:
     """The rows of an owner whose turn has not come, one of each call in turn.
 
     A call of few rows then does not wait for a large one that came before it.
@@ -190,7 +190,7 @@ def _rows(jobs: Sequence[Job]) -> Iterator[Place]:
             yield job, job.taken - 1
 
 
-def _settle(job: Job, error: BaseException | None) -> None:
+def _settle(job: PendingCall, error: BaseException | None) -> None:
     if job.answer.done():  # whoever asked has gone
         return
     if error is not None:

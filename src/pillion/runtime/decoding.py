@@ -17,14 +17,14 @@ from pillion.backends import Backend
 from pillion.core import Event, Finished, PromptRead, TokenEvent, Tokens, Verdict
 from pillion.runtime.padding import pad_batch
 from pillion.runtime.reading import Reading
-from pillion.runtime.sampling import Draw
+from pillion.runtime.sampling import LogprobSampler
 
 
 def answer_events(
     backend: Backend,
     prompt: Tokens,
     max_tokens: int,
-    draw: Draw,
+    draw: LogprobSampler,
     reading: Reading | None,
     watched: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Generator[Event]:

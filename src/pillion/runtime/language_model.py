@@ -35,7 +35,7 @@ from pillion.runtime.exits import ExitReading, may_leave
 from pillion.runtime.generation import Generation, Stream
 from pillion.runtime.padding import pad_batch
 from pillion.runtime.reading import Reading
-from pillion.runtime.sampling import Draw, Sampling
+from pillion.runtime.sampling import LogprobSampler, Sampling
 
 BATCH_TOKENS = 4096
 """Padded tokens of a scoring batch: large enough to keep a processor busy, small in memory."""
@@ -142,12 +142,12 @@ class LanguageModel:
         if may_leave(artefacts):
             for artefact in artefacts:
                 checked(backend, artefact, allow_mismatch)
-            backend.check_leaving()
+            backend.check_early_exit()
             groups = group(artefacts, backend.device, backend.dtype)
 
             def leaving(rows: Sequence[Tokens]) -> list[dict[str, Verdict]]:
                 reading = ExitReading(groups, rows, backend.reasoning_ids)
-                backend.run_leaving(reading, reading.layers, *pad_batch(rows))
+                backend.run_early_exit(reading, reading.layers, *pad_batch(rows))
                 return reading.verdicts()
 
             yield leaving
@@ -220,7 +220,7 @@ class LanguageModel:
             )
         how = template or self._usual(told)
         ids = encode_row(self.backend, told, how, "error", max_tokens, ())
-        draw = Draw(sampling or Sampling(), self.backend.device, prompt=ids)
+        draw = LogprobSampler(sampling or Sampling(), self.backend.device, prompt=ids)
         attached = watch(self.backend, artefacts, allow_mismatch) if artefacts else nullcontext()
         scopes: dict[str, Scope] = {a.name: a.card.scope for a in artefacts}
         return Stream(self._events(ids, attached, max_tokens, draw), self.backend, ids, scopes)
@@ -236,7 +236,7 @@ class LanguageModel:
         prompt: Tokens,
         attached: AbstractContextManager[Reading | None],
         max_tokens: int,
-        draw: Draw,
+        draw: LogprobSampler,
     ) -> Generator[Event]:
         with attached as reading:
             yield from answer_events(self.backend, prompt, max_tokens, draw, reading)

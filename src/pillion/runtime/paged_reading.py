@@ -18,7 +18,7 @@ from pillion.core import Verdict
 from pillion.probe import Artefact
 from pillion.probe.group import group
 from pillion.probe.network import inverse_rms
-from pillion.runtime.held import Held
+from pillion.runtime.held import HeldLayers
 from pillion.sidecache import GroupReadout, PagedGroup, PendingReadouts, Probs, SideCache
 
 _Found = TypeVar("_Found")
@@ -65,7 +65,7 @@ class PagedReading:
         self.layers = tuple(sorted({layer for one in self.side.groups for layer in one.layers}))
         self.seconds = 0.0
         self._num_tokens = 0
-        self._held = Held(device, HELD_TOKENS)
+        self._held = HeldLayers(device, HELD_TOKENS)
 
     def start(self, step: PagedStep) -> None:
         """A step begins."""

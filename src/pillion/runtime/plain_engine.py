@@ -37,7 +37,7 @@ from pillion.runtime.explanation import Explanation, explain_row
 from pillion.runtime.language_model import BATCH_TOKENS, LanguageModel
 from pillion.runtime.padding import pad_batch
 from pillion.runtime.reading import Reading
-from pillion.runtime.sampling import Draw
+from pillion.runtime.sampling import LogprobSampler
 
 T = TypeVar("T")
 
@@ -153,7 +153,7 @@ class PlainEngine(Engine):
         for artefact in probes:
             artefact.check(self.identity)
         if any(artefact.card.exit for artefact in probes):
-            self.backend.check_leaving()
+            self.backend.check_early_exit()
         return {artefact.name: artefact for artefact in probes}
 
     def _count(self, **changes: int | float) -> None:
@@ -190,7 +190,9 @@ class PlainEngine(Engine):
 
         prompt = as_tokens(request.token_ids)
         matcher = backend.matcher(request.grammar) if request.grammar else None
-        draw = Draw(request.sampling, backend.device, request.top_logprobs, prompt, matcher)
+        draw = LogprobSampler(
+            request.sampling, backend.device, request.top_logprobs, prompt, matcher
+        )
         return answer_events(backend, prompt, request.max_tokens, draw, reading, watched)
 
 

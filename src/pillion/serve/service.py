@@ -20,12 +20,12 @@ from pillion.errors import ConfigError, PillionError
 from pillion.policies import Policies
 from pillion.probe import Artefact
 from pillion.runtime import Engine, check_engine
-from pillion.serve.call import Call
 from pillion.serve.health import Health
 from pillion.serve.logs import Log
 from pillion.serve.metrics import Metrics
 from pillion.serve.quotas import Accounts
 from pillion.serve.refusal import Refused, refusal_of
+from pillion.serve.request_context import RequestContext
 from pillion.serve.settings import Settings
 from pillion.serve.upstream import Upstreams
 
@@ -122,17 +122,17 @@ class Service:
         except PillionError as error:
             raise refusal_of(error) from error
 
-    def salt(self, call: Call, cache_key: str | None = None) -> str:
+    def salt(self, context: RequestContext, cache_key: str | None = None) -> str:
         """Requests of one salt share cached prefixes.
 
         Args:
-            call: the request.
+            context: the request.
             cache_key: by which a caller splits its own further.
         """
         share = self.settings.share_prefixes
         if share == "off":
-            return call.id
-        return json.dumps([call.caller if share == "key" else "", cache_key or ""])
+            return context.id
+        return json.dumps([context.caller if share == "key" else "", cache_key or ""])
 
     def check_model(self, name: str) -> None:
         """Returns if a client's model is ours.

@@ -44,7 +44,7 @@ class EventStream(EventSourceResponse):
         try:
             await super().__call__(scope, receive, send)
         except SendTimeoutError:
-            pass  # the client reads no more; there is nobody to tell
+            pass  # the client reads no more; no client reads the error
         finally:
             await self._stack.aclose()
 

@@ -18,8 +18,8 @@ from pillion.probe.group import Group
 from pillion.riding.report import Report
 from pillion.sidecache import DecodeBatch, Numbers, PagedGroup, SideCache, page_numbers, upload
 from pillion.vllm.decode_slots import DecodeSlots, RequestBlocks
-from pillion.vllm.step import Span, Step
-from pillion.vllm.taps import Taps
+from pillion.vllm.step import Span, VllmStep
+from pillion.vllm.taps import VllmTaps
 
 PIECE_TOKENS = 1024
 """Tokens that are folded in one go: temporary memory stays at some tens of megabytes."""
@@ -33,8 +33,8 @@ NO_CHUNKS = PagedStep(
 """A step of nothing but answers that go on."""
 
 
-class Rider:
-    """A side cache that rides in vLLM.
+class VllmStepReader:
+    """Reads the steps of vLLM into a side cache.
 
     Args:
         taps: that the forward pass fills.
@@ -46,7 +46,7 @@ class Rider:
 
     def __init__(
         self,
-        taps: Taps,
+        taps: VllmTaps,
         pages: Float[Tensor, "block number"],
         block_tokens: int,
         max_requests: int,
@@ -55,12 +55,12 @@ class Rider:
         self.taps, self.size, self.max_requests = taps, block_tokens, max_requests
         self._memory, self._num_pages, self._reasoning = pages.view(-1), len(pages), reasoning
         self._find_places()
-        self._ride()
+        self._make_side_cache()
 
     def use(self, groups: list[Group]) -> None:
         """Other probes; only between requests, and with an empty prefix cache."""
         self.taps.use(groups)
-        self._ride()
+        self._make_side_cache()
 
     def sleep(self) -> None:
         """All memory on the device may go from here on, and come back with anything in it."""
@@ -75,7 +75,7 @@ class Rider:
         """Memory beside the pages: the values of a step, and what every row holds."""
         return self.taps.held_bytes + sum(group.row_bytes for group in self.side.groups)
 
-    def read(self, step: Step) -> Report:
+    def read(self, step: VllmStep) -> Report:
         """After the forward pass: keeps its values, reads out what is due."""
         if not self.side.groups:  # the first after a sleep: by now everything is back
             self._find_places()
@@ -102,7 +102,7 @@ class Rider:
         self._order = torch.arange(self.taps.max_tokens, dtype=torch.int32, device=device)
         self._written = self.taps.slots[:0], self._order[:0]
 
-    def _ride(self) -> None:
+    def _make_side_cache(self) -> None:
         self.side = SideCache(self._paged_groups(), self.size, self._reasoning, self.max_requests)
         self._blocks, self._decode_slots = dict[str, RequestBlocks](), DecodeSlots(self.size)
 
@@ -117,7 +117,7 @@ class Rider:
             one.values.share(values, self._token_of_slot)
         return paged
 
-    def _paged(self, step: Step) -> tuple[PagedStep, DecodeBatch]:
+    def _paged(self, step: VllmStep) -> tuple[PagedStep, DecodeBatch]:
         """The chunks of a step, and the answers that go on by one token."""
         for request in step.finished:
             self._blocks.pop(request, None)

@@ -33,7 +33,7 @@ from pillion.core import (
 from pillion.errors import ConfigError, RunError
 from pillion.probe import Artefact
 from pillion.probe.group import group
-from pillion.riding.report import Numbers
+from pillion.riding.report import LogitsByProbe
 from pillion.riding.turns import turns_args
 from pillion.riding.verdicts import verdicts_by_name
 from pillion.runtime.decoding import Detokenizer
@@ -50,7 +50,7 @@ from pillion.vllm.inbox import Inbox
 from pillion.vllm.logprobs import logprobs, logs
 from pillion.vllm.settings import PLUGIN, options
 from pillion.vllm.start import check_probes, hears_reasoning
-from pillion.vllm.taps import Room
+from pillion.vllm.taps import MemoryNeeds
 from pillion.vllm.versions import check_version, vllm_version
 
 CPU = torch.device("cpu")
@@ -90,7 +90,7 @@ class VllmEngine(Engine):
         self.end_ids, self._allow_mismatch = checkpoint.end_ids, allow_mismatch
         self.codec, self.vocab_size = checkpoint.codec, checkpoint.vocab_size
         check_probes(probes, checkpoint.identity, allow_mismatch)
-        self._room = Room.of(group(probes, CPU, torch.float32))
+        self._needs = MemoryNeeds.of(group(probes, CPU, torch.float32))
         self._hears = hears_reasoning(probes, checkpoint.codec.reasoning_ids, None)
         self._probes = {artefact.name: artefact for artefact in probes}
         self._options: dict[str, Any] = {
@@ -203,7 +203,7 @@ class VllmEngine(Engine):
         """
         check_probes(probes, self.identity, self._allow_mismatch)
         hears_reasoning(probes, self._checkpoint.codec.reasoning_ids, not self._hears)
-        if not self._room.holds(Room.of(group(probes, CPU, torch.float32))):
+        if not self._needs.holds(MemoryNeeds.of(group(probes, CPU, torch.float32))):
             raise ConfigError(
                 "These probes need more room or other layers than those that vLLM was started "
                 "with; start it again with them."
@@ -288,7 +288,7 @@ class VllmEngine(Engine):
         )
 
     async def _asked(
-        self, request: Request, numbers: Numbers, answering: bool
+        self, request: Request, numbers: LogitsByProbe, answering: bool
     ) -> Mapping[str, Verdict]:
         """Verdicts of a prompt, which is read once more where shared blocks do not tell its words.
 

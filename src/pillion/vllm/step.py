@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pillion.core import Tokens
-from pillion.riding.turns import Told, told_tokens
+from pillion.riding.turns import PromptTurns, prompt_turns
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class DecodeRequests:
 
 
 @dataclass(frozen=True)
-class Step:
+class VllmStep:
     """What a step computes, and which requests have left since the step before.
 
     A span may begin behind blocks that `decodes` and spans before it fill.
@@ -92,7 +92,7 @@ class Step:
         return bool(self.spans or self.decodes.requests)
 
 
-class Steps:
+class StepBuilder:
     """Makes steps of what a scheduler gives out.
 
     Args:
@@ -102,7 +102,7 @@ class Steps:
     def __init__(self, with_ids: bool) -> None:
         self._with_ids = with_ids
         self._requests: dict[str, Any] = {}
-        self._prompts: dict[str, Told] = {}
+        self._prompts: dict[str, PromptTurns] = {}
         self._unread: set[str] = set()
         self._finished: list[str] = []
 
@@ -111,7 +111,7 @@ class Steps:
         params = request.sampling_params
         # A prompt of embeddings has no ids; what counts is how many.
         ids = request.prompt_token_ids or [0] * request.num_prompt_tokens
-        told = told_tokens(ids, params.extra_args if params else None)
+        told = prompt_turns(ids, params.extra_args if params else None)
         self._requests[request.request_id], self._prompts[request.request_id] = request, told
 
     def skip(self, request: str) -> None:
@@ -124,7 +124,7 @@ class Steps:
         self._requests.pop(request, None)
         self._prompts.pop(request, None)
 
-    def step(self, output: Any) -> Step:
+    def step(self, output: Any) -> VllmStep:
         """What vLLM's `SchedulerOutput` says."""
         counts: Mapping[str, int] = output.num_scheduled_tokens
         spans = [
@@ -146,12 +146,12 @@ class Steps:
             spans.sort(key=lambda span: places[span.request])
         self._finished += output.finished_req_ids
         if not spans and not decodes.requests:  # workers read nothing then, or are not even asked
-            return Step()
+            return VllmStep()
         finished, self._finished = self._finished, []
         unread = 0
         if self._unread:
             unread = sum(count for request, count in counts.items() if request in self._unread)
-        return Step(tuple(spans), tuple(finished), unread, decodes)
+        return VllmStep(tuple(spans), tuple(finished), unread, decodes)
 
     def _split(self, known: Any, counts: Mapping[str, int]) -> tuple[list[int], DecodeRequests]:
         """Indices of running requests that do not compute one token; the requests that do."""

@@ -1,6 +1,6 @@
-"""Draws of each request's own, as a processor of logits in transformers' continuous batching.
+"""Each request's own sampling, as a logits processor of transformers' continuous batching.
 
-Knows tickets and rows of logits, nothing of steps or hidden states.
+Knows engine_requests and rows of logits, nothing of steps or hidden states.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessorList,
 )
 
-from pillion.backends.paged import Ticket
+from pillion.backends.paged import EngineRequest
 
 
-class Draws(ContinuousBatchingLogitsProcessor):
-    """Draws each request's token in its own way; the engine then takes the likeliest.
+class RequestSampling(ContinuousBatchingLogitsProcessor):
+    """RequestSampling each request's token in its own way; the engine then takes the likeliest.
 
     transformers knows a temperature and top_p a request, but one way to draw for all, no seed, and
     log-probabilities after the temperature only.
     """
 
-    def __init__(self, tickets: dict[str, Ticket]) -> None:
+    def __init__(self, engine_requests: dict[str, EngineRequest]) -> None:
         self.supported_kwargs, self.ignored_kwargs = {}, ()
-        self.tickets = tickets
-        self.rows: list[tuple[int, Ticket]] = []
+        self.engine_requests = engine_requests
+        self.rows: list[tuple[int, EngineRequest]] = []
         self.lengths: list[int] = []
         self.failed: dict[str, str] = {}
         self.logs: dict[str, tuple[int, Float[Tensor, " vocab"]]] = {}
@@ -41,8 +41,10 @@ class Draws(ContinuousBatchingLogitsProcessor):
     def prepare_tensor_args(self, requests_with_new_token: list[Any]) -> Int[Tensor, " none"]:
         """Notes whose logits the next rows are; needs no argument on the device."""
         states = [future.state for future in requests_with_new_token]
-        named = [self.tickets.get(state.request_id) for state in states]
-        self.rows = [(row, ticket) for row, ticket in enumerate(named) if ticket]
+        named = [self.engine_requests.get(state.request_id) for state in states]
+        self.rows = [
+            (row, engine_request) for row, engine_request in enumerate(named) if engine_request
+        ]
         self.lengths = [len(s.initial_tokens) + len(s.generated_tokens) for s in states]
         return torch.zeros(0, dtype=torch.int32)
 
@@ -54,24 +56,26 @@ class Draws(ContinuousBatchingLogitsProcessor):
         What is wrong with one row ends its own request, and no other.
         """
         sound = torch.isfinite(scores.amax(-1)).tolist()  # minus infinity may bar some tokens
-        for row, ticket in self.rows:
+        for row, engine_request in self.rows:
             if not sound[row]:
-                self.failed[ticket.request] = "the model's logits are not finite"
+                self.failed[engine_request.request] = "the model's logits are not finite"
                 continue
             try:
-                self._draw(scores[row : row + 1], ticket, self.lengths[row])
+                self._draw(scores[row : row + 1], engine_request, self.lengths[row])
             except Exception as error:  # of whatever kind: the others must get their tokens
-                self.failed[ticket.request] = f"no token could be drawn: {error}"
+                self.failed[engine_request.request] = f"no token could be drawn: {error}"
         return scores
 
-    def _draw(self, logits: Float[Tensor, "1 vocab"], ticket: Ticket, num_tokens: int) -> None:
-        if ticket.top_logprobs is not None:
-            top = min(ticket.top_logprobs, logits.shape[-1])
-            self.logs[ticket.request] = top, logits[0].log_softmax(-1)
-        if ticket.draw:
-            if ticket.draw.num_drawn != num_tokens - len(ticket.token_ids):
+    def _draw(
+        self, logits: Float[Tensor, "1 vocab"], engine_request: EngineRequest, num_tokens: int
+    ) -> None:
+        if engine_request.top_logprobs is not None:
+            top = min(engine_request.top_logprobs, logits.shape[-1])
+            self.logs[engine_request.request] = top, logits[0].log_softmax(-1)
+        if engine_request.draw:
+            if engine_request.draw.num_drawn != num_tokens - len(engine_request.token_ids):
                 raise ValueError("a token that was drawn has been lost")
-            logits[0, ticket.draw(logits)] = torch.inf
+            logits[0, engine_request.draw(logits)] = torch.inf
 
     def logprobs(
         self, request: str, token: int
@@ -90,7 +94,7 @@ class Draws(ContinuousBatchingLogitsProcessor):
         self.failed.clear()
 
 
-def processors(draws: Draws) -> ContinuousBatchingLogitsProcessorList:
+def processors(draws: RequestSampling) -> ContinuousBatchingLogitsProcessorList:
     """The draws as the only processor of logits."""
     found = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([draws]))
     found.tensors_required = 1  # a row of arguments, which stays empty

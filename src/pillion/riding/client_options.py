@@ -1,4 +1,4 @@
-"""What a client of an engine's own server may ask of us: `pillion` in a request's body."""
+"""The options of a client of an engine's own server: `pillion` in a request's body."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pydantic import ConfigDict, ValidationError
 
 from pillion.core.strict import Strict, sentence
 from pillion.errors import ConfigError, unknown_name
-from pillion.riding.ledger import KEY
+from pillion.riding.latest_logits import KEY
 
 
-class Asked(Strict):
-    """Wishes of one request; strict and frozen.
+class ClientOptions(Strict):
+    """Options of one request; strict and frozen.
 
     Attributes:
         probes: names of those whose verdicts are told; None for all, empty for no verdicts.
@@ -26,15 +26,15 @@ class Asked(Strict):
     logits: bool = False
 
     @classmethod
-    def of(cls, body: object, known: Collection[str]) -> Asked:
-        """The wishes in a request's body.
+    def of(cls, body: object, known: Collection[str]) -> ClientOptions:
+        """The options in a request's body.
 
         Args:
-            body: as it was sent; what is no mapping asks for nothing.
+            body: as it was sent; a body that is no mapping has no options.
             known: names of the probes that ride.
 
         Raises:
-            ConfigError: they are not what is wanted.
+            ConfigError: an option is unknown or has a wrong value.
         """
         if not isinstance(body, Mapping) or KEY not in body:
             return cls()
@@ -42,11 +42,11 @@ class Asked(Strict):
         if isinstance(told, dict) and isinstance(told.get("probes"), list):
             told = {**told, "probes": tuple(told["probes"])}
         try:
-            asked = cls.model_validate(told)
+            options = cls.model_validate(told)
         except ValidationError as error:
             said = sentence(error, KEY, f"key of {KEY!r}:", cls.model_fields)
             raise ConfigError(said) from error
-        for name in asked.probes or ():
+        for name in options.probes or ():
             if name not in known:
                 raise unknown_name("probe", name, known)
-        return asked
+        return options

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pillion.core import Scope
 from pillion.probe.network import State, pick
-from pillion.runtime.spoken import Spoken
+from pillion.runtime.scope_masks import ScopeMasks
 
 States = tuple[State | None, ...]
 Counts = Mapping[Scope, Int[Tensor, " row"]]
@@ -21,7 +21,7 @@ Counts = Mapping[Scope, Int[Tensor, " row"]]
 
 
 @dataclass(frozen=True)
-class Track:
+class ReadState:
     """How far a sequence batch has been read.
 
     Attributes:
@@ -30,7 +30,7 @@ class Track:
         states: a fold state a group, since the last cut; None where a group has read nothing.
         counts: scope -> tokens of each row that it has read since the last cut.
         prompt: states and counts after the first pass; None where that was not the whole prompt.
-        spoken: whose words the rows are; None where only probes of every token read.
+        scope_masks: whose words the rows are; None where only probes of every token read.
     """
 
     num_tokens: int
@@ -38,16 +38,16 @@ class Track:
     states: States
     counts: Counts
     prompt: tuple[States, Counts] | None
-    spoken: Spoken | None = None
+    scope_masks: ScopeMasks | None = None
 
-    def picked(self, rows: Int[Tensor, " row"]) -> Track:
+    def picked(self, rows: Int[Tensor, " row"]) -> ReadState:
         """Some of the rows, repeated or reordered."""
-        return Track(
+        return ReadState(
             self.num_tokens,
             len(rows),
             *_read(self.states, self.counts, rows),
             self.prompt and _read(*self.prompt, rows),
-            self.spoken and self.spoken.pick(rows),
+            self.scope_masks and self.scope_masks.pick(rows),
         )
 
 

@@ -1,6 +1,6 @@
-"""What a request wants to be told of verdicts: which probes, and at which thresholds.
+"""Which verdicts a client asks for: of which probes, and at which thresholds.
 
-Policies see every probe, at the operator's thresholds: nobody can wish them away.
+Policies see every probe, at the operator's thresholds: no client can turn them off.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from pillion.serve.answers import Json
 from pillion.serve.classify import require_probes
 from pillion.serve.keys import Caller
 from pillion.serve.refusal import Refused
-from pillion.serve.requests import Wanted
+from pillion.serve.requests import VerdictOptions
 from pillion.serve.service import Service
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What is told.
+class VerdictSelection:
+    """The verdicts that a client gets.
 
     Attributes:
         probes: names of those that are told; None: all.
@@ -35,11 +35,11 @@ class Wish:
     thresholds: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def some(self, told: Mapping[str, T]) -> dict[str, T]:
-        """What of a mapping from probes is told."""
+        """The entries of a mapping, by probe, that the client gets."""
         return {n: one for n, one in told.items() if self.probes is None or n in self.probes}
 
     def of(self, verdicts: Mapping[str, Verdict]) -> Mapping[str, Verdict]:
-        """Verdicts as they are told."""
+        """The verdicts that the client gets, at its thresholds."""
         if self.probes is None and not self.thresholds:
             return verdicts
         return {name: self._at(name, verdict) for name, verdict in self.some(verdicts).items()}
@@ -52,15 +52,17 @@ class Wish:
         return replace(verdict, label=label, labels=(label,), threshold=least)
 
 
-def wish_of(service: Service, caller: Caller, wanted: Wanted | None) -> Wish:
-    """The wish of a request.
+def selection_of(
+    service: Service, caller: Caller, wanted: VerdictOptions | None
+) -> VerdictSelection:
+    """The selection that a request asks for.
 
     Raises:
         Refused: 403, a key that may have none; 404, a probe that does not ride; 400, a threshold
             for a probe that has none to change.
     """
     if wanted is None or (wanted.probes is None and not wanted.thresholds):
-        return Wish()
+        return VerdictSelection()
     if not caller.chooses:
         raise Refused(
             403,
@@ -73,7 +75,7 @@ def wish_of(service: Service, caller: Caller, wanted: Wanted | None) -> Wish:
     require_probes(service, [*(wanted.probes or ()), *thresholds], "pillion")
     for name in thresholds:
         _check_binary(service.engine.probes[name])
-    return Wish(None if wanted.probes is None else frozenset(wanted.probes), thresholds)
+    return VerdictSelection(None if wanted.probes is None else frozenset(wanted.probes), thresholds)
 
 
 def _check_binary(probe: Artefact) -> None:

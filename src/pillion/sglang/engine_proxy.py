@@ -15,9 +15,14 @@ from typing import Any
 from pillion.backends.codec import Codec
 from pillion.errors import ConfigError
 from pillion.probe import Artefact
-from pillion.riding.ledger import KEY
+from pillion.riding.latest_logits import KEY
 from pillion.riding.rendering import Rendering
-from pillion.riding.seen import SEEN, SPENT, Call, Seen
+from pillion.riding.request_verdicts import (
+    PROBE_SECONDS,
+    REQUEST_VERDICTS,
+    EnginePrompt,
+    RequestVerdicts,
+)
 from pillion.riding.turns import TURNS, turns_args
 from pillion.sglang.settings import settings_of
 from pillion.sglang.step import SECRET
@@ -28,7 +33,7 @@ FULL = ("response", "read")
 """What is kept of each of several answers."""
 
 
-class Front:
+class EngineProxy:
     """Between the handlers of SGLang's server and its engine.
 
     Args:
@@ -75,7 +80,7 @@ class Front:
             adapted.sampling_params["custom_params"] = {**others, **mine}
 
     def check_turns(self, asked: Any) -> None:
-        """Drops what a client tells of turns itself: it is nobody's.
+        """Drops turns that a client gives itself, for it could forge them.
 
         Args:
             asked: SGLang's request to its engine, of one prompt or several.
@@ -88,7 +93,7 @@ class Front:
 
     # -- an answer on its way out
 
-    async def heard(
+    async def with_verdicts(
         self, outputs: AsyncGenerator[Any], asked: Any, path: str | None
     ) -> AsyncGenerator[Any]:
         """The outputs, with verdicts where SGLang's own shape is wanted, and without logits.
@@ -107,36 +112,38 @@ class Front:
                     f"beam_width={params['beam_width']}: beam search makes an answer of many "
                     "requests, of which no probe reads the whole; ask without it."
                 )
-        seen = SEEN.get() or Seen(self.probes)
-        tells, first = path in (None, OWN_ROUTE), len(seen.calls)
-        calls = list[Call]()
+        request = REQUEST_VERDICTS.get() or RequestVerdicts(self.probes)
+        tells, first = path in (None, OWN_ROUTE), len(request.prompts)
+        prompts = list[EnginePrompt]()
         async with aclosing(outputs):
             async for output in outputs:
-                if not calls:
-                    calls = [seen.begin(asked.parallel_sample_num) for _ in range(_prompts(asked))]
+                if not prompts:
+                    prompts = [
+                        request.begin(asked.parallel_sample_num) for _ in range(_prompts(asked))
+                    ]
                 many = output if isinstance(output, list) else [output]
                 for place, one in enumerate(many):
                     place = one.get("index", place)
-                    _hear(calls, place, one["meta_info"])
-                    if tells and seen.probes:
-                        own = place + first * calls[0].choices
-                        one["meta_info"]["verdicts"] = seen.verdicts(own)
+                    _take_logits(prompts, place, one["meta_info"])
+                    if tells and request.probes:
+                        own = place + first * prompts[0].choices
+                        one["meta_info"]["verdicts"] = request.verdicts(own)
                 yield output
 
 
-def _hear(calls: Sequence[Call], place: int, meta_info: dict[str, Any]) -> None:
+def _take_logits(prompts: Sequence[EnginePrompt], place: int, meta_info: dict[str, Any]) -> None:
     """Takes the logits out of an output."""
     found = meta_info.pop(KEY, None)
     if found is None:
         return
-    SPENT.hear(found["seconds"])
-    index, choice = divmod(place, calls[0].choices)
-    call = calls[index]
-    if call.choices > 1:
-        others = (call.found or {}).get("choices", {})
+    PROBE_SECONDS.update(found["seconds"])
+    index, choice = divmod(place, prompts[0].choices)
+    prompt = prompts[index]
+    if prompt.choices > 1:
+        others = (prompt.found or {}).get("choices", {})
         mine = {str(choice): {key: found[key] for key in FULL}}
         found = {**found, "choices": {**others, **mine}}
-    call.found = found
+    prompt.found = found
 
 
 def _every(asked: Any) -> list[dict[str, Any]]:
@@ -167,8 +174,8 @@ def use_codec(codec: Codec) -> None:
 
 
 @cache
-def front() -> Front:
-    """That of this process.
+def engine_proxy() -> EngineProxy:
+    """The proxy of this process.
 
     Raises:
         ConfigError: this is no server that `pillion sglang` has started.
@@ -176,4 +183,4 @@ def front() -> Front:
     settings = settings_of(os.environ)
     if settings is None or not _CODEC:
         raise ConfigError("Probes ride in a server alone; start it with `pillion sglang`.")
-    return Front(settings.load(), _CODEC[0], settings.secret)
+    return EngineProxy(settings.load(), _CODEC[0], settings.secret)

@@ -19,7 +19,7 @@ Masks = Mapping[Scope, Bool[Tensor, "batch chunk"]]
 
 
 @dataclass(frozen=True)
-class Spoken:
+class ScopeMasks:
     """The rows of a batch, and how far they have run.
 
     Attributes:
@@ -48,7 +48,7 @@ class Spoken:
         device: torch.device,
         reasoning: tuple[int, int] | None = None,
         answering: bool = False,
-    ) -> Spoken:
+    ) -> ScopeMasks:
         """Rows that have not begun to run.
 
         Args:
@@ -78,7 +78,7 @@ class Spoken:
 
     def masks(
         self, mask: Bool[Tensor, "batch chunk"], ids: Int[Tensor, "batch chunk"] | None
-    ) -> tuple[dict[Scope, Bool[Tensor, "batch chunk"]], Spoken]:
+    ) -> tuple[dict[Scope, Bool[Tensor, "batch chunk"]], ScopeMasks]:
         """Which of the next tokens each scope reads, and the rows behind them.
 
         Args:
@@ -111,7 +111,7 @@ class Spoken:
         inside = torch.where(latest > 0, opened, self.inside[:, None])
         return inside | border, inside[:, -1]
 
-    def pick(self, rows: Int[Tensor, " row"]) -> Spoken:
+    def pick(self, rows: Int[Tensor, " row"]) -> ScopeMasks:
         """Some of the rows, repeated or reordered."""
         return replace(
             self,
@@ -134,5 +134,5 @@ def read_mask(
     """
     if scope == "all":
         return mask
-    spoken = Spoken.of([as_tokens(row) for row in rows], (scope,), mask.device)
+    spoken = ScopeMasks.of([as_tokens(row) for row in rows], (scope,), mask.device)
     return spoken.masks(mask, None)[0][scope]

@@ -81,11 +81,11 @@ class Scripted:
         raise AssertionError
 
 
-def run_leaving(backend: Backend, leave: dict[int, tuple[int, ...]], side: str) -> Scripted:
+def run_early_exit(backend: Backend, leave: dict[int, tuple[int, ...]], side: str) -> Scripted:
     ids, mask = batch_of(side)
-    leaver = Scripted(leave, len(ids))
-    backend.run_leaving(leaver, range(backend.identity.num_layers + 1), ids, mask)
-    return leaver
+    watcher = Scripted(leave, len(ids))
+    backend.run_early_exit(watcher, range(backend.identity.num_layers + 1), ids, mask)
+    return watcher
 
 
 # --- states
@@ -95,28 +95,28 @@ def run_leaving(backend: Backend, leave: dict[int, tuple[int, ...]], side: str) 
 @each_side
 def test_rows_that_stay_have_the_states_of_the_whole_pass(name: str, side: str) -> None:
     backend = BACKENDS[name]()
-    leaver = run_leaving(backend, LEAVE, side)
+    watcher = run_early_exit(backend, LEAVE, side)
     whole = Recorder()
     with backend.watch(whole, range(backend.identity.num_layers + 1)):
         backend.forward(*batch_of(side))
 
     wanted, last = whole.passes[0], backend.identity.num_layers
-    assert leaver.seen[last][0] == [2, 3, 5]
-    for layer, (rows, states) in leaver.seen.items():
-        own = leaver.mask[rows]
+    assert watcher.seen[last][0] == [2, 3, 5]
+    for layer, (rows, states) in watcher.seen.items():
+        own = watcher.mask[rows]
         assert (states - wanted[layer][rows])[own].abs().max() < 1e-4, layer
     # The law says something: another row's states at the last layer are others by far.
-    other = leaver.seen[last][1] - wanted[last][[1, 0, 4]]
+    other = watcher.seen[last][1] - wanted[last][[1, 0, 4]]
     assert other.abs().max() > 0.1
 
 
 @each_backend
 def test_a_pass_that_all_rows_have_left_runs_no_further_block_and_ends(name: str) -> None:
     backend = BACKENDS[name]()
-    leaver = run_leaving(backend, {1: (0, 1, 2, 3), 2: (4, 5)}, "left")
+    watcher = run_early_exit(backend, {1: (0, 1, 2, 3), 2: (4, 5)}, "left")
 
-    assert sorted(leaver.seen) == [0, 1, 2]
-    assert leaver.ended >= 1
+    assert sorted(watcher.seen) == [0, 1, 2]
+    assert watcher.ended >= 1
     whole = Recorder()
     with backend.watch(whole, [0]):  # and the model is as it was
         backend.forward(*batch_of("left"))
@@ -126,18 +126,18 @@ def test_a_pass_that_all_rows_have_left_runs_no_further_block_and_ends(name: str
 def test_no_hook_is_left_behind_whoever_leaves() -> None:
     model = tiny_model()
     backend = TransformersBackend(model)
-    backend.check_leaving()
+    backend.check_early_exit()
     before = hooks_of(model)
     for leave in (LEAVE, {1: tuple(range(6))}):
-        run_leaving(backend, leave, "left")
+        run_early_exit(backend, leave, "left")
         assert hooks_of(model) == before
 
 
 def test_another_watcher_of_the_same_passes_is_told_that_its_batch_became_smaller() -> None:
     backend = TransformersBackend(tiny_model())
-    backend.check_leaving()
+    backend.check_early_exit()
     with backend.watch(Recorder(), [3]), pytest.raises(StateError, match="has states of shape"):
-        run_leaving(backend, LEAVE, "left")
+        run_early_exit(backend, LEAVE, "left")
 
 
 def test_a_model_whose_blocks_mix_rows_is_refused_in_a_sentence() -> None:
@@ -148,7 +148,7 @@ def test_a_model_whose_blocks_mix_rows_is_refused_in_a_sentence() -> None:
     )
     backend = TransformersBackend(model)
     with pytest.raises(ConfigError, match=r"those that stay become others.*turn exits off"):
-        backend.check_leaving()
+        backend.check_early_exit()
 
 
 def test_a_model_that_gives_blocks_what_cannot_be_cut_is_refused_in_a_sentence() -> None:
@@ -164,7 +164,7 @@ def test_a_model_that_gives_blocks_what_cannot_be_cut_is_refused_in_a_sentence()
         layer.register_forward_pre_hook(flat, with_kwargs=True)
     backend = TransformersBackend(model)
     with pytest.raises(ConfigError, match=r"cannot leave LlamaForCausalLM early.*turn exits off"):
-        backend.check_leaving()
+        backend.check_early_exit()
 
 
 # --- verdicts
@@ -266,7 +266,7 @@ def test_a_text_leaves_at_the_first_depth_that_is_sure_and_says_what_that_depth_
     probe = parting(backend, probe)
     groups = group([probe], torch.device("cpu"), torch.float32)
     reading = ExitReading(groups, ROWS)
-    backend.run_leaving(reading, reading.layers, *pad_batch(ROWS))
+    backend.run_early_exit(reading, reading.layers, *pad_batch(ROWS))
     assert 1 in reading.left_at and len({*reading.left_at}) > 1  # some leave, and not all
     wanted = torch.tensor(expected(backend, probe, ROWS))
     scored = LanguageModel(backend).score_rows(ROWS, [probe])

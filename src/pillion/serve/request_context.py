@@ -1,4 +1,4 @@
-"""One HTTP request on its way through the server: its id, its deadline, what the log will say."""
+"""What the server knows of one HTTP request: its id, deadline and caller, and facts for the log."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pillion.serve.quotas import Account
 
 
 @dataclass
-class Call:
+class RequestContext:
     """Made by the outermost middleware, found in the scope by everything inside.
 
     Attributes:
         id: told in `x-request-id`.
         path: of the route.
-        account: of whoever asks.
+        account: of the caller.
         began: when it came, by `time.perf_counter`.
         deadline: when its time is over, by the same clock.
         facts: for its line in the log.
@@ -36,7 +36,7 @@ class Call:
 
     @property
     def caller(self) -> str:
-        """The name of whose key it came with."""
+        """Name of the key that it came with."""
         return self.account.caller.name
 
     def note(self, part: str, told: Mapping[str, Any]) -> None:
@@ -56,6 +56,6 @@ class Call:
         return self.deadline - time.perf_counter()
 
 
-def call_of(scope: Mapping[str, Any]) -> Call:
-    """The call that an ASGI scope belongs to."""
-    return scope["pillion.call"]
+def context_of(scope: Mapping[str, Any]) -> RequestContext:
+    """The context of a request, from its ASGI scope."""
+    return scope["pillion.context"]

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from pillion.backends import Backend, Leaver, Watcher
+from pillion.backends import Backend, EarlyExitWatcher, Watcher
 from pillion.runtime.padding import pad_batch
 
 BATCH_TOKENS = 2048
@@ -22,11 +22,11 @@ STEPS = 1.5
 """A piece may take as long as so many steps: who streams then waits for 2.5 in the place of one."""
 
 
-class Crowded(Exception):
+class OverBudget(Exception):
     """Rows that were put together are too many by now: those who stream would wait for long."""
 
 
-class Pieces:
+class ChunkedPasses:
     """Runs rows of tokens piece by piece.
 
     Args:
@@ -74,7 +74,7 @@ class Pieces:
         """Shows the watcher one pass over the rows; a single row too long for it, in several.
 
         Raises:
-            Crowded: several rows were put together while nobody streamed, and somebody does now.
+            OverBudget: several rows were put together while nobody streamed, and somebody does now.
         """
         if len(rows) == 1:
             self._run_row(watcher, layers, rows[0])
@@ -82,23 +82,23 @@ class Pieces:
         ids, mask = pad_batch(rows)
         with self.alone():
             if ids.numel() > self.budget():
-                raise Crowded
+                raise OverBudget
             self._pass(watcher, layers, ids, mask, None)
 
-    def run_leaving(
-        self, leaver: Leaver, layers: Sequence[int], rows: Sequence[Sequence[int]]
+    def run_early_exit(
+        self, watcher: EarlyExitWatcher, layers: Sequence[int], rows: Sequence[Sequence[int]]
     ) -> None:
-        """Shows the leaver one pass over the rows, which leave it as the leaver says.
+        """Shows the watcher one pass over the rows, which leave it as the watcher says.
 
         Raises:
-            Crowded: as of `run`, and for a single row.
+            OverBudget: as of `run`, and for a single row.
         """
         ids, mask = pad_batch(rows)
         with self.alone():
             if ids.numel() > self.budget():
-                raise Crowded
+                raise OverBudget
             begin = time.perf_counter()
-            self.backend.run_leaving(leaver, layers, ids, mask)
+            self.backend.run_early_exit(watcher, layers, ids, mask)
             seconds = time.perf_counter() - begin
             self.seconds += seconds
             self.learn(ids.numel(), seconds)

@@ -72,7 +72,7 @@ class _Alone:
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class SelfTest:
     """The engine's parts that take a step.
 
     Attributes:
@@ -95,13 +95,13 @@ class Rehearsal:
         """
         first = self._ids(min(self.page_tokens + 7, self.room_tokens - NEW_TOKENS - SHORT_TOKENS))
         rows = {
-            "rehearsal-0": first,
-            "rehearsal-1": self._ids(SHORT_TOKENS, start=3),
-            "rehearsal-2": [*first, *self._ids(SHORT_TOKENS, start=5)],  # a page of it is shared
+            "self-test-0": first,
+            "self-test-1": self._ids(SHORT_TOKENS, start=3),
+            "self-test-2": [*first, *self._ids(SHORT_TOKENS, start=5)],  # a page of it is shared
         }
         answers: dict[str, list[int]] = {}
         try:
-            for together in (["rehearsal-0", "rehearsal-1"], ["rehearsal-2"]):
+            for together in (["self-test-0", "self-test-1"], ["self-test-2"]):
                 answers |= self._steps({name: rows[name] for name in together})
         except Exception as error:  # a model's own code raises whatever it likes
             words = str(error).strip().split("\n")[0]
@@ -160,5 +160,5 @@ class Rehearsal:
 
 
 def watcher_of(backend: TransformersBackend) -> _Paged:
-    """What must watch the steps of a rehearsal."""
+    """The watcher of the steps of a self-test."""
     return _Paged(backend.identity.num_layers)

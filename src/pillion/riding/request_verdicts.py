@@ -1,4 +1,4 @@
-"""What the engine says of the prompts of one HTTP request; logits go no further than here.
+"""The verdicts of one HTTP request, from the logits that the engine gives its prompts.
 
 The handlers of an engine's server ask it in the context of their request, each prompt by itself and
 in order. Knows no engine.
@@ -14,9 +14,9 @@ from typing import Any
 from pillion.errors import PillionError, RunError
 from pillion.policies import Policies
 from pillion.probe import Artefact
-from pillion.riding.asked import Asked
-from pillion.riding.ledger import KEY, REFUSAL
-from pillion.riding.metrics import UNREAD, Spent, count_verdicts
+from pillion.riding.client_options import ClientOptions
+from pillion.riding.latest_logits import KEY, REFUSAL
+from pillion.riding.metrics import UNREAD, ProbeSeconds, count_verdicts
 from pillion.riding.verdicts import Verdicts, answer_json, read_of, verdicts_of
 
 Json = dict[str, Any]
@@ -24,12 +24,12 @@ BEAMS = "beam search makes an answer of many requests, of which no probe reads t
 
 
 @dataclass
-class Call:
+class EnginePrompt:
     """A prompt that the engine was given.
 
     Attributes:
-        choices: answers to it.
-        found: the latest that outputs carried of it.
+        choices: number of answers to it.
+        found: the latest logits that its outputs carried.
         filtered: whether a policy has ended an answer to it.
     """
 
@@ -43,12 +43,12 @@ class Call:
         return self.found[REFUSAL] if self.found and REFUSAL in self.found else None
 
 
-class Seen:
-    """Follows an HTTP request through an engine.
+class RequestVerdicts:
+    """Collects what the engine reads for one HTTP request, and makes its verdicts.
 
     Args:
         probes: that ride.
-        asked: what the client wants to be told.
+        options: of the client.
         unread: why no probe reads the answer as a whole, if none does.
         policies: that decide.
     """
@@ -56,61 +56,65 @@ class Seen:
     def __init__(
         self,
         probes: Sequence[Artefact],
-        asked: Asked | None = None,
+        options: ClientOptions | None = None,
         unread: str | None = None,
         policies: Policies | None = None,
     ) -> None:
-        self.asked, self.unread, self.calls = asked or Asked(), unread, list[Call]()
-        self._riding, self._policies, wanted = probes, policies, self.asked.probes
+        self.options, self.unread, self.prompts = (
+            options or ClientOptions(),
+            unread,
+            list[EnginePrompt](),
+        )
+        self._riding, self._policies, wanted = probes, policies, self.options.probes
         self.probes = [a for a in probes if wanted is None or a.name in wanted]
 
-    def begin(self, choices: int) -> Call:
+    def begin(self, choices: int) -> EnginePrompt:
         """The engine is given a prompt."""
-        self.calls.append(Call(choices))
-        return self.calls[-1]
+        self.prompts.append(EnginePrompt(choices))
+        return self.prompts[-1]
 
     @property
     def has_read(self) -> bool:
         """Whether the first prompt has been read."""
-        return bool(self.calls) and self.calls[0].found is not None
+        return bool(self.prompts) and self.prompts[0].found is not None
 
     def refusal(self, place: int) -> str | None:
         """What is said in the place of an answer; None if it is given."""
-        index = place // self.calls[0].choices if self.calls else 0
-        return self.calls[index].refusal if index < len(self.calls) else None
+        index = place // self.prompts[0].choices if self.prompts else 0
+        return self.prompts[index].refusal if index < len(self.prompts) else None
 
     @property
     def is_filtered(self) -> bool:
         """Whether a policy has ended the last answer."""
-        return bool(self.calls) and self.calls[-1].filtered
+        return bool(self.prompts) and self.prompts[-1].filtered
 
     def places(self) -> list[int]:
         """Of every answer: counted over all prompts, as servers count choices."""
-        each = self.calls[0].choices
-        heard = [i for i, call in enumerate(self.calls) if call.found is not None]
-        return [i * each + choice for i in heard for choice in range(each)]
+        each = self.prompts[0].choices
+        read = [i for i, prompt in enumerate(self.prompts) if prompt.found is not None]
+        return [i * each + choice for i in read for choice in range(each)]
 
     def verdicts(self, place: int = 0) -> Json:
         """Of an answer."""
         if self.unread is not None:
             return self.last()
-        index, choice = divmod(place, self.calls[0].choices)
-        if index >= len(self.calls):
+        index, choice = divmod(place, self.prompts[0].choices)
+        if index >= len(self.prompts):
             return {"error": "The engine was not asked for this answer by itself."}
-        return self._told(self.calls[index], choice)
+        return self._told(self.prompts[index], choice)
 
     def last(self) -> Json:
         """Of the last prompt and its answer: of several rounds with tools that is all of them."""
-        return self._told(self.calls[-1], 0)
+        return self._told(self.prompts[-1], 0)
 
     def count(self) -> None:
-        """Counts what was read of all prompts and answers, whatever the client wanted to hear."""
-        # Beam search is one answer of many requests; who was given up early said nothing.
-        read = [call for call in self.calls if call.found is not None]
-        calls = read if self.unread is None else read[:1]
-        for call, choice in ((one, i) for one in calls for i in range(one.choices)):
+        """Counts the verdicts of all prompts and answers, whatever the client asked for."""
+        # Beam search is one answer of many requests; a request given up early has no logits.
+        read = [prompt for prompt in self.prompts if prompt.found is not None]
+        prompts = read if self.unread is None else read[:1]
+        for prompt, choice in ((one, i) for one in prompts for i in range(one.choices)):
             try:
-                found = self._verdicts(call, choice, self._riding)
+                found = self._verdicts(prompt, choice, self._riding)
             except PillionError:
                 UNREAD.inc()
                 continue
@@ -119,17 +123,17 @@ class Seen:
                 count_verdicts("prompt", found.prompt)
             count_verdicts("response", found.response)
 
-    def _verdicts(self, call: Call, choice: int, probes: Sequence[Artefact]) -> Verdicts:
+    def _verdicts(self, prompt: EnginePrompt, choice: int, probes: Sequence[Artefact]) -> Verdicts:
         if self.unread is not None:
             return Verdicts({}, {}, 0, self.unread)
-        if call.found is None:
+        if prompt.found is None:
             raise RunError("The request was given up before its prompt was read.")
-        return verdicts_of({KEY: call.found}, probes, choice if call.choices > 1 else None)
+        return verdicts_of({KEY: prompt.found}, probes, choice if prompt.choices > 1 else None)
 
-    def _told(self, call: Call, choice: int) -> Json:
+    def _told(self, prompt: EnginePrompt, choice: int) -> Json:
         try:
             every = answer_json(
-                self._verdicts(call, choice, self._riding), self._riding, self._policies
+                self._verdicts(prompt, choice, self._riding), self._riding, self._policies
             )
         except PillionError as error:  # given up early, or states that are not finite
             return {"error": str(error)}
@@ -138,10 +142,12 @@ class Seen:
             part: {name: said for name, said in every[part].items() if name in names}
             for part in ("prompt", "response")
         }
-        if self.asked.logits and call.found:
+        if self.options.logits and prompt.found:
             parts = {
-                "prompt": call.found["prompt"],
-                "response": read_of(call.found, choice if call.choices > 1 else None)["response"],
+                "prompt": prompt.found["prompt"],
+                "response": read_of(prompt.found, choice if prompt.choices > 1 else None)[
+                    "response"
+                ],
             }
             told["logits"] = {
                 part: {name: one for name, one in logits.items() if name in names}
@@ -150,7 +156,9 @@ class Seen:
         return told
 
 
-SEEN: ContextVar[Seen | None] = ContextVar("pillion_seen", default=None)
-"""Of the HTTP request that is being answered."""
-SPENT = Spent()
-"""Of the engine behind this server."""
+REQUEST_VERDICTS: ContextVar[RequestVerdicts | None] = ContextVar(
+    "pillion_request_verdicts", default=None
+)
+"""Those of the HTTP request that is being answered."""
+PROBE_SECONDS = ProbeSeconds()
+"""Those of the engine behind this server."""

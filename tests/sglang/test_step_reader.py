@@ -10,8 +10,8 @@ from slots import Request, SlotEngine, states
 
 from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, ModelIdentity, Segment, Tokens
 from pillion.probe import Artefact
-from pillion.riding.turns import Told
-from pillion.sglang.adapter import PIECE_TOKENS, Rider, Row
+from pillion.riding.turns import PromptTurns
+from pillion.sglang.adapter import PIECE_TOKENS, Row, SglangStepReader
 from tiny_models import distance, make_artefact, offline
 
 LAYERS, DIM = 5, 16
@@ -62,7 +62,7 @@ def test_every_step_says_what_the_whole_text_says(page: int) -> None:
     rng = random.Random(page)
     engine = SlotEngine(PROBES, (LAYERS, DIM), page, rng)
     requests = [
-        Request(str(i), Told(prompt), [rng.randrange(50) for _ in range(rng.randrange(25))])
+        Request(str(i), PromptTurns(prompt), [rng.randrange(50) for _ in range(rng.randrange(25))])
         for i, prompt in enumerate(prompts(rng))
     ]
     for request in requests:
@@ -79,17 +79,17 @@ def test_every_step_says_what_the_whole_text_says(page: int) -> None:
 
 
 def test_a_long_prompt_is_folded_in_pieces() -> None:
-    rider = Rider(PROBES[:1], torch.device("cpu"), torch.float32, 4 * PIECE_TOKENS, 1)
+    reader = SglangStepReader(PROBES[:1], torch.device("cpu"), torch.float32, 4 * PIECE_TOKENS, 1)
     prompt = Tokens([n % 50 for n in range(PIECE_TOKENS + 9)])
     every = states(LAYERS, DIM, prompt[:20])
     hidden = every.repeat(1, len(prompt) // 20 + 1, 1)[:, : len(prompt)]
-    rows = [Row("a", 0, len(prompt), Told(prompt))]
+    rows = [Row("a", 0, len(prompt), PromptTurns(prompt))]
     slots = torch.arange(1, len(prompt) + 1)
-    rider.start(rows, slots, lambda _: slots, torch.tensor(list(prompt)))
-    for layer in rider.reading.layers:
-        rider.reading.see(layer, hidden[layer][None])
-    rider.settle(rider.read())
-    logits = rider.ledger.params("a")["pillion"]["prompt"]["all"]
+    reader.start(rows, slots, lambda _: slots, torch.tensor(list(prompt)))
+    for layer in reader.reading.layers:
+        reader.reading.see(layer, hidden[layer][None])
+    reader.settle(reader.read())
+    logits = reader.latest.params("a")["pillion"]["prompt"]["all"]
     got = PROBES[0].probabilities(torch.tensor([logits]))[0]
     assert distance(got, offline(PROBES[0], hidden)) < 1e-5
 
@@ -97,8 +97,8 @@ def test_a_long_prompt_is_folded_in_pieces() -> None:
 def test_who_has_left_makes_room(page: int = 4) -> None:
     engine = SlotEngine(PROBES[:1], (LAYERS, DIM), page, random.Random(3))
     for i in range(3):
-        engine.add(Request(str(i), Told(Tokens(range(9 + i))), [1, 2]))
+        engine.add(Request(str(i), PromptTurns(Tokens(range(9 + i))), [1, 2]))
     engine.run()
-    engine.add(Request("last", Told(Tokens(range(5))), []))
+    engine.add(Request("last", PromptTurns(Tokens(range(5))), []))
     engine.run()
-    assert set(engine.rider.reading.side.tracked) == {"last"}
+    assert set(engine.reader.reading.side.tracked) == {"last"}

@@ -17,13 +17,13 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from pillion.core import ModelIdentity
 from pillion.policies import make_policies
-from pillion.riding.ledger import KEY
+from pillion.riding.bodies import add_verdicts
+from pillion.riding.latest_logits import KEY
 from pillion.riding.metrics import UNREAD, VERDICTS
-from pillion.riding.middleware import Telling
-from pillion.riding.seen import Seen
-from pillion.riding.telling import put
+from pillion.riding.middleware import VerdictMiddleware
+from pillion.riding.request_verdicts import RequestVerdicts
 from pillion.vllm.guard import MARK
-from pillion.vllm.hearing import listen
+from pillion.vllm.http_outputs import listen
 from tiny_models import make_artefact
 
 IDENTITY = ModelIdentity("none", "w", "t", "c", 4, 16, "float32", 4096)
@@ -68,7 +68,7 @@ def application(sent: Callable[[Request, Any], Any]) -> FastAPI:
 
         return await sent(request, outputs())
 
-    app.add_middleware(Telling)
+    app.add_middleware(VerdictMiddleware)
     return app
 
 
@@ -143,11 +143,11 @@ def test_a_body_before_which_the_engine_was_not_asked_is_left_as_it_is() -> None
 
 
 def test_a_response_that_only_begins_has_no_verdicts_and_one_given_up_says_so() -> None:
-    seen = Seen(PROBES)
-    seen.begin(1)
-    assert "given up" in seen.last()["error"] and not seen.has_read
-    assert put(seen, b'{"object": "response"}') == b'{"object": "response"}'
-    assert "given up" in json.loads(put(seen, b'{"choices": []}'))["verdicts"]["error"]
+    request = RequestVerdicts(PROBES)
+    request.begin(1)
+    assert "given up" in request.last()["error"] and not request.has_read
+    assert add_verdicts(request, b'{"object": "response"}') == b'{"object": "response"}'
+    assert "given up" in json.loads(add_verdicts(request, b'{"choices": []}'))["verdicts"]["error"]
 
 
 def events_of(answer: httpx.Response) -> list[Any]:
@@ -214,7 +214,7 @@ def test_a_stream_goes_on_where_the_second_prompt_is_heard_of_first() -> None:
 
         return StreamingResponse(pieces(), media_type="text/event-stream")
 
-    app.add_middleware(Telling)
+    app.add_middleware(VerdictMiddleware)
     *second, of_first, _, _, _, last, _ = events_of(post(app))
     assert [one["choices"][0]["index"] for one in second] == [1, 1, 1]
     assert of_first["choices"] == [] and logit(of_first["verdicts"]) == 0

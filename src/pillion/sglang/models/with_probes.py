@@ -13,7 +13,7 @@ from sglang.srt.models.registry import import_model_classes
 
 from pillion.errors import ConfigError
 from pillion.sglang.settings import VARIABLE, settings_of
-from pillion.sglang.taps import Taps
+from pillion.sglang.taps import SglangTaps
 from pillion.sglang.versions import check_model
 
 
@@ -26,10 +26,10 @@ def with_probes(base: Any, layers: tuple[int, ...]) -> Any:
         layers: that are read, ascending.
     """
 
-    class Ridden(base):
+    class ProbedModel(base):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            self.pillion = taps = Taps(layers, self.config.num_hidden_layers)
+            self.pillion = taps = SglangTaps(layers, self.config.num_hidden_layers)
             if taps.below:
                 self.capture_aux_hidden_states = True
                 self.model.layers_to_capture = list(taps.below)
@@ -37,9 +37,9 @@ def with_probes(base: Any, layers: tuple[int, ...]) -> Any:
                 self.model.norm.register_forward_hook(taps.keep_last)
             self.logits_processor.register_forward_pre_hook(taps.pass_by, with_kwargs=True)
 
-    Ridden.__name__ = Ridden.__qualname__ = base.__name__
-    Ridden.__module__ = __name__
-    return Ridden
+    ProbedModel.__name__ = ProbedModel.__qualname__ = base.__name__
+    ProbedModel.__module__ = __name__
+    return ProbedModel
 
 
 def _entries() -> list[Any]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from pillion.backends import Step
-from pillion.runtime.places import Places
+from pillion.runtime.tapped_tokens import TappedTokens
 
 
 def test_tokens_of_a_padded_batch_stand_in_their_rows() -> None:
     mask = torch.tensor([[0, 1, 1, 0], [0, 0, 0, 0], [1, 0, 0, 1]]).bool()
-    found = Places.chosen(mask, None)
+    found = TappedTokens.chosen(mask, None)
     hidden = torch.arange(12.0).view(3, 4, 1)
     assert found.take(hidden)[0, :, 0].tolist() == [1, 2, 8, 11]
     assert found.columns.tolist() == [1, 2, 0, 3]
@@ -23,10 +23,10 @@ def test_tokens_of_a_padded_batch_stand_in_their_rows() -> None:
 
 def test_tokens_of_a_packed_batch_stand_in_their_sequences() -> None:
     sequences = torch.tensor([0, 0, 0, 1, 1])
-    packed = Places.packed(Step(torch.ones(1, 5).bool(), None, 0, sequences=sequences))
+    packed = TappedTokens.packed(Step(torch.ones(1, 5).bool(), None, 0, sequences=sequences))
     hidden = torch.arange(5.0).view(1, 5, 1)
     assert packed.spread(hidden[None])[0, :, :, 0].tolist() == [[0, 1, 2], [3, 4, 0]]
-    found = Places.chosen(torch.tensor([[1, 0, 1], [0, 1, 0]]).bool(), packed)
+    found = TappedTokens.chosen(torch.tensor([[1, 0, 1], [0, 1, 0]]).bool(), packed)
     assert found.take(hidden)[0, :, 0].tolist() == [0, 2, 4]
     assert found.columns.tolist() == [0, 2, 1]
     some = torch.tensor([[1, 1, 0], [0, 1, 0]]).bool()
@@ -35,6 +35,6 @@ def test_tokens_of_a_packed_batch_stand_in_their_sequences() -> None:
 
 
 def test_one_row_needs_no_sorting_out() -> None:
-    found = Places.chosen(torch.tensor([[0, 1, 0, 1]]).bool(), None)
+    found = TappedTokens.chosen(torch.tensor([[0, 1, 0, 1]]).bool(), None)
     values = torch.randn(2, 1, 2, 3)
     assert found.spread(values) is values and found.mask.tolist() == [[True, True]]

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from pillion.errors import ConfigError
 from pillion.serve import load_keys, make_policies
-from pillion.serve.wish import verdict_headers
+from pillion.serve.verdict_selection import verdict_headers
 
 
 def asked(client: TestClient, path: str = CHAT, key: str = "", **facts: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the scheduler knows of every request: the latest logits, ready to ride on an output.
+"""The latest logits of every request, as its outputs carry them.
 
 Every output of a request carries what has been read of it so far (with vLLM in
 `kv_transfer_params`):
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pillion.riding.report import Numbers, Read
+from pillion.riding.report import LogitsByProbe, Readout
 
 KEY = "pillion"
 """Where the logits lie in what an output carries."""
@@ -24,12 +24,12 @@ REFUSAL = "refusal"
 """Beside the logits of an output: what is said in the place of an answer."""
 
 
-class Ledger:
-    """Latest logits of the requests that live."""
+class LatestLogits:
+    """The latest logits of all running requests."""
 
     def __init__(self) -> None:
-        self._prompts: dict[str, Numbers] = {}
-        self._answers: dict[str, tuple[int, Numbers]] = {}
+        self._prompts: dict[str, LogitsByProbe] = {}
+        self._answers: dict[str, tuple[int, LogitsByProbe]] = {}
         self._adapters: dict[str, str] = {}
         self._gone: list[str] = []
         self._seconds = 0.0
@@ -43,22 +43,22 @@ class Ledger:
         """
         if adapter is not None:
             self._adapters[request] = adapter
-        self._answers[request] = (0, Numbers())
+        self._answers[request] = (0, LogitsByProbe())
 
     def leave(self, request: str) -> None:
         """A request is over; its last output may still be on the way."""
         self._gone.append(request)
 
     def forget(self) -> None:
-        """Drops those who have left."""
+        """Drops the requests that have left."""
         for request in self._gone:
             self._prompts.pop(request, None)
             self._answers.pop(request, None)
             self._adapters.pop(request, None)
         self._gone.clear()
 
-    def add(self, rows: Iterable[tuple[Read, Numbers]], seconds: float = 0.0) -> None:
-        """Takes in the read-outs of a step; those of requests that have left are not theirs."""
+    def add(self, rows: Iterable[tuple[Readout, LogitsByProbe]], seconds: float = 0.0) -> None:
+        """Takes in the read-outs of a step; skips requests that have left."""
         self._seconds += seconds
         for (request, num_tokens, is_prompt), numbers in rows:
             known = self._answers.get(request)
@@ -67,8 +67,8 @@ class Ledger:
             if is_prompt:
                 self._prompts[request] = numbers
                 continue
-            # Who has heard nothing new says what it said before; where the answer was run again,
-            # all of it has been heard again.
+            # A probe that read no new token keeps its last logits; where the answer was run again,
+            # every probe has read it again.
             count, before = known
             if count < num_tokens and not before.keys() <= numbers.keys():
                 numbers = {**before, **numbers}
@@ -76,7 +76,7 @@ class Ledger:
 
     def params(self, request: str) -> dict[str, Any]:
         """What an output of the request carries."""
-        num_read, response = self._answers.get(request) or (0, Numbers())
+        num_read, response = self._answers.get(request) or (0, LogitsByProbe())
         found: dict[str, Any] = {
             "prompt": self._prompts.get(request, {}),
             "response": response,

@@ -16,7 +16,7 @@ from saved_models import save_tiny_model
 from tiny_models import distance, full_states, make_artefact, offline
 
 
-class Ridden:
+class ProbedModel:
     """Everything about one model that tests ask for.
 
     Args:

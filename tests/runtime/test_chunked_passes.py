@@ -15,9 +15,9 @@ from pillion.backends.fake import FakeBackend
 from pillion.backends.transformers import TransformersBackend
 from pillion.errors import StateError
 from pillion.runtime import ContinuousEngine, LanguageModel, PagedSettings, Request, explain
+from pillion.runtime.chunked_passes import BATCH_TOKENS, FIRST_TOKENS, LEAST_TOKENS, ChunkedPasses
 from pillion.runtime.classifier import Classifier
 from pillion.runtime.explanation import explain_row
-from pillion.runtime.pieces import BATCH_TOKENS, FIRST_TOKENS, LEAST_TOKENS, Pieces
 from tiny_models import (
     all_artefacts,
     full_states,
@@ -38,9 +38,9 @@ def backend(request: pytest.FixtureRequest) -> TransformersBackend:
     return TransformersBackend(tiny_model(request.param), tiny_tokenizer(), "tiny")
 
 
-def small(backend: Any) -> Pieces:
+def small(backend: Any) -> ChunkedPasses:
     """Pieces of the fewest tokens, as beside steps that take no time."""
-    pieces = Pieces(backend, nullcontext, lambda: 1e-9)
+    pieces = ChunkedPasses(backend, nullcontext, lambda: 1e-9)
     pieces._tokens = float(LEAST_TOKENS)  # type: ignore[reportPrivateUsage]
     return pieces
 
@@ -49,7 +49,7 @@ def small(backend: Any) -> Pieces:
 def test_pieces_come_to_take_as_long_as_a_step_and_a_half(price: float) -> None:
     """By tokens a second they shrank to the fewest, whose price is mostly that of a pass."""
     step: list[float | None] = [None]
-    pieces = Pieces(FakeBackend(), nullcontext, lambda: step[0])
+    pieces = ChunkedPasses(FakeBackend(), nullcontext, lambda: step[0])
     assert pieces.budget() == BATCH_TOKENS
     step[0] = 0.1
 
@@ -73,8 +73,8 @@ def test_texts_that_are_read_piece_by_piece_get_the_verdicts_that_they_get_alone
     served = [p for p in all_artefacts(backend.identity) if p.card.probe in kinds]
     rows = [random_ids(n, seed=n) for n in (200, 3, 77, 16, 17, 120)]
     engine = ContinuousEngine(backend, served, SMALL)
-    engine._pieces._tokens = float(LEAST_TOKENS)  # type: ignore[reportPrivateUsage]
-    engine._pieces.step_seconds = lambda: 1e-9  # type: ignore[reportPrivateUsage]
+    engine._passes._tokens = float(LEAST_TOKENS)  # type: ignore[reportPrivateUsage]
+    engine._passes.step_seconds = lambda: 1e-9  # type: ignore[reportPrivateUsage]
 
     async def use() -> list[Any]:
         await engine.start()
@@ -146,7 +146,7 @@ def test_a_row_at_fault_fails_its_own_call_and_no_other() -> None:
     backend = FakeBackend()
     probe = make_artefact("p", backend.identity)
     backend.embeddings[7] = torch.nan
-    classifier = Classifier(Pieces(backend, nullcontext))
+    classifier = Classifier(ChunkedPasses(backend, nullcontext))
 
     async def ask() -> list[Any]:
         calls = ([[1, 2]], [[7, 2]], [[1, 2], [3]])
@@ -173,7 +173,7 @@ def test_who_begins_to_stream_while_a_piece_waits_for_the_model_does_not_wait_fo
 
     backend = FakeBackend()
     probe = make_artefact("p", backend.identity)
-    pieces, sizes = Pieces(backend, alone, lambda: step[0]), list[int]()
+    pieces, sizes = ChunkedPasses(backend, alone, lambda: step[0]), list[int]()
     pieces.learn = lambda tokens, seconds: sizes.append(tokens)  # type: ignore[method-assign]
     found = asyncio.run(Classifier(pieces).classify(rows, [probe]))
     alone_found = LanguageModel(backend).score_rows(rows, [probe])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pillion.riding.seen import Json, Seen
+from pillion.riding.request_verdicts import Json, RequestVerdicts
 
 FILTERED = "content_filter"
 """Why an answer ends that a policy has ended, for clients."""
@@ -23,26 +23,26 @@ ENDS = {
 _EVENT, _DATA = b"event: ", b"data: "
 
 
-def put(seen: Seen, content: bytes) -> bytes:
-    """A whole body with its verdicts; one that is no answer as it is."""
+def add_verdicts(request: RequestVerdicts, content: bytes) -> bytes:
+    """A whole JSON body with its verdicts; a body that is no answer comes back unchanged."""
     try:
         body: Any = json.loads(content)
     except ValueError:
         return content
-    if not isinstance(body, dict) or not seen.calls:
+    if not isinstance(body, dict) or not request.prompts:
         return content
     is_one = body.get("object") == "response" or body.get("type") == "message"
     choices = body.get("choices")
     if isinstance(choices, list):
         for choice in choices:
-            refuse(choice, seen.refusal(choice.get("index", 0)))
-        told = {"verdicts": seen.verdicts()} if seen.probes else {}
+            refuse(choice, request.refusal(choice.get("index", 0)))
+        told = {"verdicts": request.verdicts()} if request.probes else {}
         body |= told
         for choice in choices if told and len(choices) > 1 else ():
-            choice["verdicts"] = seen.verdicts(choice["index"])
-    elif is_one and seen.has_read:  # one that runs in the background has only begun
-        body |= {"verdicts": seen.last()} if seen.probes else {}
-        if seen.is_filtered:
+            choice["verdicts"] = request.verdicts(choice["index"])
+    elif is_one and request.has_read:  # one that runs in the background has only begun
+        body |= {"verdicts": request.last()} if request.probes else {}
+        if request.is_filtered:
             filter_whole(body)
     else:
         return content
@@ -73,20 +73,20 @@ def filter_whole(body: Json) -> None:
         body |= {"status": "incomplete", "incomplete_details": why}
 
 
-class Stream:
-    """Events of one answer on their way to a client.
+class VerdictStream:
+    """Adds verdicts to the events of one streamed answer.
 
     Args:
-        seen: of its request.
+        request: the HTTP request that it answers.
     """
 
-    def __init__(self, seen: Seen) -> None:
-        self._seen, self._rest = seen, b""
+    def __init__(self, request: RequestVerdicts) -> None:
+        self._request, self._rest = request, b""
         self._head: Json | None = None
         self._told = False
 
     def add(self, piece: bytes, is_last: bool) -> bytes:
-        """What is sent in the place of a piece of the stream."""
+        """The bytes to send for a piece of the stream."""
         *events, self._rest = (self._rest + piece).split(b"\n\n")
         sent = b"".join(self._event(event) + b"\n\n" for event in events)
         if is_last:
@@ -96,46 +96,46 @@ class Stream:
     def _event(self, event: bytes) -> bytes:
         if event.startswith(_EVENT):
             return self._typed(event)
-        if not event.startswith(_DATA) or not self._seen.has_read:
+        if not event.startswith(_DATA) or not self._request.has_read:
             return event
         event = self._refused(event)
-        if not self._seen.probes:
+        if not self._request.probes:
             return event
         if self._head is None:
             self._head = _head(event)
             if self._head is None:
                 return event
-            first = {**self._head, "choices": [], "verdicts": self._seen.verdicts()}
+            first = {**self._head, "choices": [], "verdicts": self._request.verdicts()}
             return _DATA + _dumps(first) + b"\n\n" + event
         if event.startswith(b"data: [DONE]"):
             return _DATA + _dumps(self._last(self._head)) + b"\n\n" + event
         return event
 
     def _refused(self, event: bytes) -> bytes:
-        if self._seen.calls[0].refusal is None or event.startswith(b"data: [DONE]"):
+        if self._request.prompts[0].refusal is None or event.startswith(b"data: [DONE]"):
             return event
         content: Any = json.loads(event.removeprefix(_DATA))
         for choice in content.get("choices", ()):
-            refuse(choice, self._seen.refusal(choice.get("index", 0)))
+            refuse(choice, self._request.refusal(choice.get("index", 0)))
         return _DATA + _dumps(content)
 
     def _last(self, head: Json) -> Json:
         """Verdicts of all answers; of several, each with its own."""
-        places = self._seen.places()
+        places = self._request.places()
         # As an answer says nothing, in either kind of stream.
         empty = {"text": ""} if head["object"] == "text_completion" else {"delta": {}}
         several = [
-            {"index": i, **empty, "finish_reason": None, "verdicts": self._seen.verdicts(i)}
+            {"index": i, **empty, "finish_reason": None, "verdicts": self._request.verdicts(i)}
             for i in (places if len(places) > 1 else ())
         ]
-        return {**head, "choices": several, "verdicts": self._seen.verdicts()}
+        return {**head, "choices": several, "verdicts": self._request.verdicts()}
 
     def _typed(self, event: bytes) -> bytes:
         """An event with a type: verdicts go into it, for clients read those that they know."""
         name, _, data = event.partition(b"\n")
         kind = name.removeprefix(_EVENT).strip()
         is_end = kind in ENDS
-        if not self._seen.has_read or (self._told and not is_end):
+        if not self._request.has_read or (self._told and not is_end):
             return event
         try:
             content: Any = json.loads(data.removeprefix(_DATA))
@@ -144,8 +144,8 @@ class Stream:
         self._told = True
         inner = content.get(ENDS[kind]) if is_end and ENDS[kind] else None
         target = content if inner is None else inner
-        target |= {"verdicts": self._seen.last()} if self._seen.probes else {}
-        if is_end and self._seen.is_filtered:
+        target |= {"verdicts": self._request.last()} if self._request.probes else {}
+        if is_end and self._request.is_filtered:
             name = _end_filtered(name, content)
         return name + b"\n" + _DATA + _dumps(content)
 

@@ -31,7 +31,7 @@ CHANGING = ("/open_session", "/release_memory_occupation", "/resume_memory_occup
 """Routes that do something where they are only to be read."""
 
 
-class Doors:
+class RouteFilter:
     """An ASGI application in front of SGLang's.
 
     Args:

@@ -16,10 +16,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pillion.serve.body import Scan
-from pillion.serve.call import Call
+from pillion.serve.body import JsonCounts
 from pillion.serve.keys import LOCAL, Caller
 from pillion.serve.refusal import Refused, error_body
+from pillion.serve.request_context import RequestContext
 from pillion.serve.service import Service
 from pillion.serve.settings import Limits
 from pillion.serve.tracing import request_span
@@ -27,13 +27,13 @@ from pillion.serve.tracing import request_span
 OPEN_PATHS = ("/", "/health", "/ready", "/metrics", "/openapi.json")
 """Answered without a key: they say nothing of texts."""
 
-ANYBODY = Caller("anybody")
+UNAUTHENTICATED = Caller("anybody")
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _LOOPBACK_HOST = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", re.IGNORECASE)
 
 
-class Front:
+class RequestMiddleware:
     """Outermost ASGI application.
 
     Args:
@@ -50,24 +50,24 @@ class Front:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        call = Call(path=scope["path"])
-        call.deadline = call.began + self.service.settings.limits.seconds
-        scope["pillion.call"] = call
-        answer = _Answer(send, headers.get("x-request-id", ""), call)
+        context = RequestContext(path=scope["path"])
+        context.deadline = context.began + self.service.settings.limits.seconds
+        scope["pillion.context"] = context
+        answer = _WatchedResponse(send, headers.get("x-request-id", ""), context)
         try:
-            with request_span(scope["method"], headers, call):
-                call.account = self.service.accounts.of(self._admit(scope, headers))
+            with request_span(scope["method"], headers, context):
+                context.account = self.service.accounts.of(self._admit(scope, headers))
                 limited = _limited(receive, headers, self.service.settings.limits)
-                with call.account.request() if _counts(scope) else nullcontext():
+                with context.account.request() if _counts(scope) else nullcontext():
                     await self.app(scope, limited, answer.send)
         except Refused as error:
             await answer.refuse(error, scope, receive)
         except Exception as error:
-            self.service.log.failure(error, request_id=answer.id, path=call.path)
+            self.service.log.failure(error, request_id=answer.id, path=context.path)
             failure = Refused(500, "The server failed; its log says more.", "internal_error")
             await answer.refuse(failure, scope, receive)
         finally:
-            self._write(scope, call, answer)
+            self._write(scope, context, answer)
 
     def _admit(self, scope: Scope, headers: Headers) -> Caller:
         """Who asks.
@@ -80,7 +80,7 @@ class Front:
             _check_local(scope, headers)
             caller: Caller | None = LOCAL
         elif scope["path"] in OPEN_PATHS:
-            caller = ANYBODY
+            caller = UNAUTHENTICATED
         else:
             scheme, _, key = headers.get("authorization", "").partition(" ")
             caller = keys.caller(key.strip()) if scheme.lower() == "bearer" else None
@@ -100,33 +100,33 @@ class Front:
             )
         return caller
 
-    def _write(self, scope: Scope, call: Call, answer: _Answer) -> None:
+    def _write(self, scope: Scope, context: RequestContext, answer: _WatchedResponse) -> None:
         route = getattr(scope.get("route"), "path", "none")
         status = answer.status or 499
         self.service.metrics.requests.labels(route, str(status)).inc()
-        self.service.metrics.request_seconds.labels(route).observe(call.seconds)
+        self.service.metrics.request_seconds.labels(route).observe(context.seconds)
         if scope["path"] in OPEN_PATHS and status < 400:
             return
         self.service.log(
             "request",
-            call.texts,
+            context.texts,
             request_id=answer.id,
             method=scope["method"],
             route=route,
             status=status,
-            seconds=round(call.seconds, 4),
-            caller=call.caller,
-            **call.facts,
+            seconds=round(context.seconds, 4),
+            caller=context.caller,
+            **context.facts,
         )
 
 
-class _Answer:
+class _WatchedResponse:
     """Watches what is sent: the status is remembered, the request's id added."""
 
-    def __init__(self, send: Send, wanted_id: str, call: Call) -> None:
+    def __init__(self, send: Send, wanted_id: str, context: RequestContext) -> None:
         self._send = send
         # The client's own id goes to the log and back; inside, every request has one of ours.
-        self.id = wanted_id if _ID.fullmatch(wanted_id) else call.id
+        self.id = wanted_id if _ID.fullmatch(wanted_id) else context.id
         self.status: int | None = None
 
     async def send(self, message: Message) -> None:
@@ -179,16 +179,16 @@ def _is_loopback(host: str) -> bool:
 
 
 def _limited(receive: Receive, headers: Headers, limits: Limits) -> Receive:
-    """Receives up to a number of bytes, and of what a `Scan` counts in them.
+    """Receives up to a number of bytes, and of what a `JsonCounts` counts in them.
 
     Raises:
-        Refused: 413, at once if the client says how much it sends; 400 of the scan; 408.
+        Refused: 413, at once if the client says how much it sends; 400 of the counts; 408.
     """
     limit = limits.body_bytes
     announced = headers.get("content-length", "")
     if announced.isdigit() and int(announced[:20]) > limit:
         raise _too_large(limit)
-    got, scan, whole = 0, Scan(), False
+    got, counts, whole = 0, JsonCounts(), False
     until = time.monotonic() + limits.body_seconds
 
     async def limited() -> Message:
@@ -205,7 +205,7 @@ def _limited(receive: Receive, headers: Headers, limits: Limits) -> Receive:
         got += len(piece)
         if got > limit:
             raise _too_large(limit)
-        scan.add(piece)
+        counts.add(piece)
         return message
 
     return limited

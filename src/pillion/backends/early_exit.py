@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from pillion.backends.base import Backend, Leaver, Step
+from pillion.backends.base import Backend, EarlyExitWatcher, Step
 from pillion.backends.watching import Watched
 from pillion.errors import StateError
 
@@ -35,13 +35,13 @@ ROUNDING, COARSE = 1e-3, 0.1
 """Relative error of a token's state in fp32, and of three quarters of them in a narrower dtype."""
 
 
-class AllLeft(Exception):
+class AllExited(Exception):
     """No row is left that wants the blocks above."""
 
 
 @dataclass
-class Rows:
-    """The rows of a pass that are left.
+class ActiveRows:
+    """The rows of a pass that have not left it.
 
     Attributes:
         num_rows: that the pass began with.
@@ -88,7 +88,7 @@ def tensors_in(value: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
             yield from tensors_in(one, (*path, place))
 
 
-def _cut(value: Any, rows: Rows, dims: RowDims, path: Path) -> Any:
+def _cut(value: Any, rows: ActiveRows, dims: RowDims, path: Path) -> Any:
     if isinstance(value, Tensor):
         if path not in dims:
             raise StateError(
@@ -147,25 +147,25 @@ class ArgumentShapes:
 
 @contextmanager
 def leaving(
-    blocks: nn.ModuleList, leaver: Leaver, shown: Watched, dims: RowDims, num_rows: int
+    blocks: nn.ModuleList, watcher: EarlyExitWatcher, shown: Watched, dims: RowDims, num_rows: int
 ) -> Generator[None]:
-    """Inside, rows of the leaver's pass leave as it says; its watch must have begun.
+    """Inside, rows of the watcher's pass leave as it says; its watch must have begun.
 
     Args:
         blocks: of the decoder.
-        leaver: who watches.
+        watcher: the watcher.
         shown: what shows it the states.
         dims: of `ArgumentShapes.row_dims`.
         num_rows: of the batch.
     """
-    rows = Rows(num_rows)
+    rows = ActiveRows(num_rows)
 
     def before(layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
-        staying = leaver.staying(layer) if layer in leaver.stops else None
+        staying = watcher.staying(layer) if layer in watcher.stops else None
         if staying is not None and len(staying) < len(hidden):
             if not len(staying):
-                raise AllLeft
+                raise AllExited
             hidden = hidden.index_select(0, staying)
             rows.leave(staying)
             shown.shrink(len(staying))
@@ -186,7 +186,7 @@ def leaving(
 
         return hook
 
-    first = min(leaver.stops, default=len(blocks))
+    first = min(watcher.stops, default=len(blocks))
     handles = [
         block.register_forward_pre_hook(hook_of(layer), with_kwargs=True)
         for layer, block in enumerate(blocks)
@@ -194,8 +194,8 @@ def leaving(
     ]
     try:
         yield
-    except AllLeft:
-        leaver.end(None)
+    except AllExited:
+        watcher.end(None)
     finally:
         for handle in handles:
             handle.remove()
@@ -242,7 +242,7 @@ class _Kept:
 
 def seen_to_leave(
     backend: Backend,
-    run: Callable[[Leaver, Sequence[int], Tensor, Tensor, RowDims], None],
+    run: Callable[[EarlyExitWatcher, Sequence[int], Tensor, Tensor, RowDims], None],
     blocks: nn.ModuleList,
 ) -> RowDims | str:
     """Where blocks are given rows, if a pass that rows leave shows what a whole pass does.

@@ -15,7 +15,7 @@ from pillion.backends import Step
 
 
 @dataclass(frozen=True)
-class Places:
+class TappedTokens:
     """Tokens of a pass that are tapped, sequence by sequence.
 
     Attributes:
@@ -33,7 +33,7 @@ class Places:
     index: Int[Tensor, " token"] | None = None
 
     @classmethod
-    def packed(cls, step: Step) -> Places:
+    def packed(cls, step: Step) -> TappedTokens:
         """All tokens of a packed step."""
         rows = step.sequences
         assert rows is not None
@@ -41,7 +41,7 @@ class Places:
         return cls(rows, places, places, mask)
 
     @classmethod
-    def chosen(cls, mask: Bool[Tensor, "row place"], packed: Places | None) -> Places:
+    def chosen(cls, mask: Bool[Tensor, "row place"], packed: TappedTokens | None) -> TappedTokens:
         """Some tokens of a step.
 
         Args:
@@ -58,7 +58,7 @@ class Places:
         return cls(rows, places, columns, own, index)
 
     def among(
-        self, mask: Bool[Tensor, "row column"], packed: Places | None
+        self, mask: Bool[Tensor, "row column"], packed: TappedTokens | None
     ) -> Bool[Tensor, "row place"]:
         """Which places hold a token of another mask; arguments as those of `chosen`."""
         assert self.index is not None
