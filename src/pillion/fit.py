@@ -241,7 +241,7 @@ def fit(
 
 
 def _check_sets(rows: Rows, validation: Rows | None) -> None:
-    """Refuses validation rows of no set: what nobody judged there would count as a no."""
+    """Refuses validation rows of no set: labels not judged there would count as a no."""
     masked = any(isinstance(label, Marks) for label in rows.labels or ())
     if rows.sets and rows.several and masked and validation is not None and not validation.sets:
         raise DataError(

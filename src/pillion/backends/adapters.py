@@ -95,8 +95,7 @@ def check_adapters(model: nn.Module, held: ActiveAdapters) -> None:
 class Unchanged:
     """Raises once a model's passes would run other adapters than when this was made.
 
-    A glance at what decides it, cheap enough for every step of an engine; who finds something else
-    looks closely.
+    A cheap comparison, for every step of an engine; only a difference is looked at closely.
 
     Args:
         model: that an engine runs.
@@ -186,7 +185,7 @@ def unwrapped(model: Any) -> Any:
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Modules that hold adapters, by name."""
-    if "peft" not in sys.modules:  # nobody can have put any in
+    if "peft" not in sys.modules:  # without peft no module has adapters
         return
     for name, module in model.named_modules():
         if hasattr(type(module), "adapter_layer_names"):

@@ -1,7 +1,7 @@
 """Texts and conversations to token ids and back, by a tokenizer of transformers.
 
 Promises that what is written in a turn stays text: a control token spelled there (`<|im_end|>`)
-becomes the tokens of its letters, so that nobody can end a turn, or speak as another role.
+becomes the tokens of its letters, so that no text can end a turn or speak as another role.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Codec:
 
         Args:
             turns: the conversation.
-            tools: what the model may call; nobody's words.
+            tools: what the model may call; they belong to no turn.
 
         Raises:
             ConfigError: no chat template, or one that refuses these turns.

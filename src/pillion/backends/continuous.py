@@ -333,7 +333,7 @@ class ContinuousBatching:
 
     def _salt_of(self, request: str) -> str:
         engine_request = self._engine_requests.get(request)
-        # Who was given up may run a last step: nobody else shares what it leaves.
+        # A request given up may run one more step: no other request shares its pages.
         return f"gone {request}" if engine_request is None else engine_request.salt
 
     def _hand_over(self, outputs: Sequence[Any]) -> None:

@@ -30,7 +30,7 @@ def identify(
 
     Args:
         model: of transformers.
-        tokenizer: its tokenizer; None if nobody knows.
+        tokenizer: its tokenizer; None if unknown.
         name: as the user names the model.
         num_layers: blocks of its decoder.
         dtype: of its weights.
@@ -81,7 +81,7 @@ def device_of(model: Any) -> torch.device:
     """Where a model takes its tokens: accelerate may bring weights there only while they are used.
 
     Raises:
-        ConfigError: nobody brings them.
+        ConfigError: no installed package brings them.
     """
     embeddings = model.get_input_embeddings()
     weight = next(embeddings.parameters())

@@ -1,6 +1,6 @@
 """Each request's own sampling, as a logits processor of transformers' continuous batching.
 
-Knows engine_requests and rows of logits, nothing of steps or hidden states.
+Knows requests and rows of logits, nothing of steps or hidden states.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def render(turns: Conversation, template: Render) -> Rendered:
         template: makes the text.
 
     Raises:
-        DataError: the template changes the words of a turn, so that nobody could say where they
+        DataError: the template changes the words of a turn, so that it is unknown where they
             are.
         ConfigError: the template refuses the turns (raised by `template`).
     """

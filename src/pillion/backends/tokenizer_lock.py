@@ -40,7 +40,7 @@ _MAKING = threading.Lock()
 
 @contextmanager
 def taken(tokenizer: Any, num_chars: int) -> Generator[Any]:
-    """A tokenizer that nobody else uses meanwhile: this one, or its copy for long texts.
+    """A tokenizer that no other thread uses meanwhile: this one, or its copy for long texts.
 
     Args:
         tokenizer: of transformers; everyone who has it takes turns.

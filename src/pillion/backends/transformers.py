@@ -381,7 +381,7 @@ def _to_the_left(
 
 
 class _AllLayersSeen(Exception):
-    """Nobody waits for what the blocks above would say."""
+    """Ends a pass: all layers that watchers read have run."""
 
 
 def _stopper() -> Callable[..., None]:

@@ -1,7 +1,7 @@
-"""Who watches a model, and whose passes each of them is shown.
+"""The watchers of a model, and which passes each of them is shown.
 
 One model may be used by many threads: it serves one pass at a time, and a watcher is shown the
-passes of whoever began to watch and no others. Knows neither states nor what is done with them.
+passes of the thread that began to watch, and no others. Knows neither states nor their use.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Passes:
     """What all users of one model share.
 
     Attributes:
-        lock: held by a pass, and by whoever adds or removes hooks.
+        lock: held by a pass, and while hooks are added or removed.
         watched: who watches now.
         counted: positions that were seen to go into each KV cache.
-        quiet: a thread whose passes nobody is shown: it tries the model.
+        quiet: a thread that tries the model: no watcher is shown its passes.
     """
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ def uncompiled() -> Generator[None]:
 class Watched:
     """A watcher and which passes it is shown.
 
-    Its own: those of the thread (and task) that began to watch, and whoever runs them, those that
+    Its own: those of the thread (and task) that began to watch, and, in any thread, those that
     go on from a KV cache of its own: a stream may be taken by another thread than began it.
 
     Args:
@@ -245,7 +245,7 @@ class _CacheFollower:
             vars(cache).setdefault(name, _Move(cache, name)).watchers.append(self.watcher)
 
     def release(self) -> None:
-        """Gives every cache that nobody else watches its own methods back."""
+        """Gives every cache that has no other watcher its own methods back."""
         for cache in self._followed:
             for name in _moves(cache):
                 move = vars(cache)[name]
@@ -261,7 +261,7 @@ def _moves(cache: Any) -> list[str]:
 class _Move:
     """A method of a cache that tells watchers first; holds the cache weakly, as it is kept there.
 
-    A copy of the cache gets a copy of its own, which nobody watches yet.
+    A copy of the cache gets a copy of its own, which has no watcher yet.
     """
 
     def __init__(self, cache: Any, name: str) -> None:

@@ -28,7 +28,7 @@ def plan_on(
         source: as in `plan_slices`.
         text_column: column of the texts; None to find it.
         layout: other columns, and how the table is written.
-        work: folder that keeps what was found, so that nobody goes through a file again.
+        work: folder that keeps what was found, so that no file is gone through twice.
 
     Raises:
         DataError: a file that cannot be used.

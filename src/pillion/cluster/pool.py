@@ -188,7 +188,7 @@ class Crew:
 
 
 def _nothing(backend: Backend, unit: None) -> tuple[None, int]:
-    """The job of whoever only wants to know the workers."""
+    """A job without work, to learn which workers there are."""
     return None, 0
 
 

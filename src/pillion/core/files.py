@@ -23,7 +23,7 @@ def replacing(path: Path, way_out: str = ELSEWHERE) -> Generator[Path]:
 
     Args:
         path: what is replaced.
-        way_out: what whoever reads the error is to do.
+        way_out: what the reader of the error should do.
 
     Raises:
         StorageError: it cannot be written; what was there before stays.

@@ -1,4 +1,4 @@
-"""A slice of a file, and how whoever sees the file reads it.
+"""A slice of a file, and how it is read on any machine that sees the file.
 
 Promises the very rows that were there when the file was gone through, or a DataError. Memory is
 that of the slice, but for text files that are read as a whole.

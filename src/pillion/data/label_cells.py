@@ -84,7 +84,7 @@ def _probability(value: Any) -> float | None:
 
 
 def to_soft(numbered: Numbered) -> list[Label]:
-    """The labels of mappings without a fault; of a null nobody said a probability."""
+    """The labels of mappings without a fault; a null has no probability."""
     return [
         Soft({name: float(value) for name, value in cell.items() if not is_null(value)})
         for _, cell in numbered
@@ -92,7 +92,7 @@ def to_soft(numbered: Numbered) -> list[Label]:
 
 
 def _flag(value: Any) -> Any:
-    """True, False, or None where nobody judged; NotImplemented for anything else."""
+    """True, False, or None where not judged; NotImplemented for anything else."""
     if is_null(value) or is_blank(value):
         return None
     text = str(value).strip().lower()

@@ -100,7 +100,7 @@ class LabelSpace:
 
         Returns:
             int64 (row,) for binary and multi-class; float32 (row, label) of 0 and 1 for
-            multi-label, NaN where nobody judged.
+            multi-label, NaN where not judged.
 
         Raises:
             DataError: a name that is not in this space, or a row without exactly one label where
@@ -134,7 +134,7 @@ class LabelSpace:
 
         Returns:
             float32 (row,) of the positive label for binary; (row, label) for multi-label, NaN where
-            nobody judged.
+            not judged.
         """
         if not any(isinstance(label, Soft) for label in labels):
             return None

@@ -30,7 +30,7 @@ class TableLayout:
         prompt_column: column of the prompts, texts or messages, if rows are prompt and response.
         response_column: column of the answers to them.
         label_columns: columns of zeros and ones, one a label, in the place of the label column;
-            empty where nobody judged.
+            empty where not judged.
         turn_labels: whether a list in the label column holds a label for each turn of its row;
             None where only one reading is possible.
         multi_label: whether a row may have any number of labels; None to tell by the labels.

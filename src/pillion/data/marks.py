@@ -1,4 +1,4 @@
-"""What a row's labels are: a name, several, or some that were judged and some that nobody did.
+"""What a row's labels are: a name, several, or some that were judged and some that were not.
 
 Knows no files and no order of labels.
 """
@@ -13,7 +13,7 @@ from pillion.errors import DataError
 class Marks(tuple[str, ...]):
     """Names of the labels that a row has, beside those that it was judged not to have.
 
-    Of any other label nobody judged whether the row has it: it counts in no loss and no metric. To
+    Any other label was not judged for the row: it counts in no loss and no metric. To
     everyone who does not ask, a tuple of the names that the row has.
 
     Attributes:
@@ -87,7 +87,7 @@ class Soft(Marks):
         """The same under other names.
 
         Raises:
-            DataError: two labels would be one, whose probability nobody has said.
+            DataError: two labels would be one, whose probability is unknown.
         """
         found = {common(name): value for name, value in self.probs.items()}
         if len(found) < len(self.probs):

@@ -211,7 +211,7 @@ def read_rows(
         text_column: column of the texts; None for `text`, else `messages`, `conversations`, or
             `prompt` and `response`, which is noted.
         label_column: column of the labels, strings, numbers, booleans (the latter two become their
-            `str`), lists of them, or mappings of names to true, false or null (nobody judged) or,
+            `str`), lists of them, or mappings of names to true, false or null (not judged) or,
             where the layout says so, to probabilities; None to read texts alone.
         layout: other columns, and how the table is written.
 

@@ -1,6 +1,6 @@
 """Where slices of a file may begin, found by going through it once, in pieces.
 
-Promises the rows that `tables` reads, whoever reads them later and in whatever pieces. A line-wise
+Promises the rows that `tables` reads, wherever and in whatever pieces they are read. A line-wise
 file in UTF-8 is cut at bytes, quotes and all; any other text file is read as a whole each time.
 """
 

@@ -1,6 +1,6 @@
 """Several sets of labelled rows as one: labels under common names, each set with its share.
 
-Promises that nobody is taken to have judged what a set does not ask: such labels are masked in its
+Promises that labels which a set does not ask for count as not judged: they are masked in its
 rows. Knows no files and no model.
 """
 
@@ -48,7 +48,7 @@ def join_sets(sets: Sequence[DataSet], training: Rows | None = None) -> Rows:
 
     Where every row has one name and all sets have the same labels (or two in all), rows keep their
     one name. Otherwise they are marks: a row has its names, lacks the other labels of its own set,
-    and of labels that only other sets have nobody judged anything. Rows of several sets that are
+    and labels that only other sets have are not judged in its rows. Rows of several sets that are
     the same text are one group, which a split does not part.
 
     Args:

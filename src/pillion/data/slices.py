@@ -1,6 +1,6 @@
-"""The rows of a source in slices that anybody who sees the files can read for himself.
+"""The rows of a source in slices that any process that sees the files can read.
 
-Promises the rows of `read_texts`, in the same order, with memory for a slice. Whoever plans knows
+Promises the rows of `read_texts`, in the same order, with memory for a slice. The planner knows
 names and counts alone. Does not know models.
 """
 
@@ -113,7 +113,7 @@ def plan_slices(
 
 
 def _scanned(scans: list[ScanTask], scan_all: ScanAll) -> list[Scanned]:
-    """Parquet files say what is in them; through the others somebody has to go."""
+    """Parquet files say what is in them; the others have to be read through."""
     known = [place for place, scan in enumerate(scans) if scan.file.suffix == ".parquet"]
     others = [place for place in range(len(scans)) if place not in set(known)]
     found: dict[int, Scanned] = {}

@@ -19,7 +19,7 @@ _SAY = "say which it is: --turn-labels or --row-labels (in Python turn_labels=Tr
 def has_turn_labels(
     cells: Sequence[Any], texts: Sequence[Text], numbers: Sequence[int], source: str
 ) -> bool:
-    """Whether lists in the label column are labels of the turns, where nobody said.
+    """Whether lists in the label column are labels of the turns, where the user did not say.
 
     A list that holds a null, a list, or a name twice cannot name labels of the row; one that is not
     as long as its row has turns cannot be labels of them.
@@ -85,5 +85,5 @@ def turn_fault(cell: Any, text: Text) -> UnusableCell | None:
 
 
 def is_null(value: Any) -> bool:
-    """Whether nobody judged: null, or NaN, the only value that differs from itself."""
+    """Whether a label is not judged: null, or NaN, the only value that differs from itself."""
     return value is None or value != value

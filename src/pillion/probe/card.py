@@ -178,7 +178,7 @@ class Card(Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> Card:
-        # Validation has made this dictionary: it is nobody else's.
+        # Validation has made this dictionary: no caller holds it.
         self.settings.update(self.aggregator_settings.model_dump())
         return self
 

@@ -1,4 +1,4 @@
-"""The folder of a probe on disk: whole or not there, whoever saves or is killed meanwhile.
+"""The folder of a probe on disk: whole or not there, even if a process is killed while it saves.
 
 A folder cannot take the place of a full one in one step. So the old probe is set aside under a name
 that reading knows (`.NAME.old`), and removed when the new one is in its place. Does not know what

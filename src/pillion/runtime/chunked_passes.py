@@ -1,6 +1,6 @@
 """Passes in the gaps between an engine's steps, each about as long as a step where there are any.
 
-Who streams waits for one piece at a time, whatever is read beside. Knows no probe.
+A stream waits for at most one piece, whatever is read beside it. Knows no probe.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from pillion.backends import Backend, EarlyExitWatcher, Watcher
 from pillion.runtime.padding import pad_batch
 
 BATCH_TOKENS = 2048
-"""Padded tokens of a pass while nobody is answered."""
+"""Padded tokens of a pass while no answer is generated."""
 LEAST_TOKENS, FIRST_TOKENS = 16, 128
 """Of a piece: the fewest, since a pass has a price of its own, and those of the first one."""
 STEPS = 1.5
-"""A piece may take as long as so many steps: who streams then waits for 2.5 in the place of one."""
+"""A piece may take as long as so many steps: a stream then waits for 2.5 steps instead of one."""
 
 
 class OverBudget(Exception):
-    """Rows that were put together are too many by now: those who stream would wait for long."""
+    """A batch has become too large: streams that began meanwhile would wait too long for it."""
 
 
 class ChunkedPasses:
@@ -31,8 +31,8 @@ class ChunkedPasses:
 
     Args:
         backend: the model.
-        alone: a context in which nobody else runs the model; entered once a piece, in a thread.
-        step_seconds: how long a step of those who are answered takes; None while nobody is.
+        alone: a context that holds the model alone; entered once a piece, in a thread.
+        step_seconds: how long a step of generation takes; None while none runs.
 
     Attributes:
         seconds: time spent in passes so far.
@@ -74,7 +74,7 @@ class ChunkedPasses:
         """Shows the watcher one pass over the rows; a single row too long for it, in several.
 
         Raises:
-            OverBudget: several rows were put together while nobody streamed, and somebody does now.
+            OverBudget: the batch was made while no stream ran, and one runs now.
         """
         if len(rows) == 1:
             self._run_row(watcher, layers, rows[0])
@@ -106,7 +106,7 @@ class ChunkedPasses:
     def _run_row(self, watcher: Watcher, layers: Sequence[int], row: Sequence[int]) -> None:
         cache, done = None, 0
         while done < len(row):
-            with self.alone():  # whoever has waited for it may find that somebody streams by now
+            with self.alone():  # while this waited, a stream may have begun
                 size = min(self.budget(), len(row) - done)
                 if size < len(row) and cache is None:
                     cache = self.backend.new_cache()

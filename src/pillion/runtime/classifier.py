@@ -35,7 +35,7 @@ class PendingCall:
     Attributes:
         rows: token ids.
         artefacts: the probes.
-        owner: who takes turns with others.
+        owner: of the call; owners take turns.
         answer: of its caller.
         taken: rows whose turn has come.
         found: verdicts a row, those that are there.
@@ -50,14 +50,14 @@ class PendingCall:
 
 
 Place = tuple[PendingCall, int]
-"""A row of a job."""
+"""A row of a call."""
 
 
 class Classifier:
     """Runs rows through as many blocks as their probes read.
 
     Args:
-        passes: runs them, in the gaps that there are.
+        passes: runs them, in the gaps between steps.
     """
 
     def __init__(self, passes: ChunkedPasses) -> None:
@@ -88,11 +88,11 @@ class Classifier:
         return await answer
 
     async def _work(self) -> None:
-        """Serves until nobody waits; what goes wrong is said to those whom it concerns."""
+        """Serves until no call waits; an error goes to the calls that it concerns."""
         while self._waiting:
             places = self._round()
             while places:
-                lengths = [len(job.rows[i]) for job, i in places]
+                lengths = [len(call.rows[i]) for call, i in places]
                 first = batches_by_length(lengths, self.passes.budget())[0]
                 batch = [places[i] for i in first]
                 try:
@@ -100,29 +100,29 @@ class Classifier:
                 except OverBudget:  # smaller ones, then
                     continue
                 places = [place for i, place in enumerate(places) if i not in set(first)]
-                places = [(job, i) for job, i in places if not job.answer.done()]
+                places = [(call, i) for call, i in places if not call.answer.done()]
         self._worker = None
 
     def _ended(self, worker: asyncio.Task[None]) -> None:
-        """A worker that failed itself leaves nobody waiting."""
+        """Where the worker itself failed, its error ends all waiting calls."""
         if worker.cancelled() or worker.exception() is None:
             return
-        jobs, self._waiting, self._worker = list(self._waiting), deque[PendingCall](), None
-        for job in jobs:
-            _settle(job, worker.exception())
+        calls, self._waiting, self._worker = list(self._waiting), deque[PendingCall](), None
+        for call in calls:
+            _settle(call, worker.exception())
 
     def _round(self) -> list[Place]:
-        """The next rows, owner by owner in turn, of those who want the first one's probes."""
-        self._waiting = deque(job for job in self._waiting if not job.answer.done())
+        """The next rows, owner by owner in turn, of all calls for the first call's probes."""
+        self._waiting = deque(call for call in self._waiting if not call.answer.done())
         if not self._waiting:
             return []
         artefacts = list(self._waiting[0].artefacts)
         owners: dict[str, list[PendingCall]] = {}
-        for job in self._waiting:
-            if list(job.artefacts) == artefacts:
-                owners.setdefault(job.owner, []).append(job)
+        for call in self._waiting:
+            if list(call.artefacts) == artefacts:
+                owners.setdefault(call.owner, []).append(call)
         places: list[Place] = []
-        turns, tokens = deque(_rows(jobs) for jobs in owners.values()), 0
+        turns, tokens = deque(_rows(calls) for calls in owners.values()), 0
         most = ROUND_PIECES * self.passes.budget()
         while turns and tokens < most:
             turn = turns.popleft()
@@ -131,9 +131,9 @@ class Classifier:
                 turns.append(turn)
                 places.append(place)
                 tokens += len(place[0].rows[place[1]])
-        # Who has come to the end goes; who had a turn stands behind all who had none.
-        left = [job for job in self._waiting if job.taken < len(job.rows)]
-        served = {job for job, _ in places}
+        # Finished calls go; calls that had a turn queue behind those that had none.
+        left = [call for call in self._waiting if call.taken < len(call.rows)]
+        served = {call for call, _ in places}
         self._waiting = deque(sorted(left, key=served.__contains__))
         return places
 
@@ -143,22 +143,22 @@ class Classifier:
         error = run.exception()
         if isinstance(error, OverBudget):
             raise error
-        jobs = list(dict.fromkeys(job for job, _ in batch))
-        if isinstance(error, PillionError) and len(jobs) > 1:
-            for job in jobs:  # who is at fault fails alone
-                await self._serve([place for place in batch if place[0] is job])
+        calls = list(dict.fromkeys(call for call, _ in batch))
+        if isinstance(error, PillionError) and len(calls) > 1:
+            for call in calls:  # the call at fault fails alone
+                await self._serve([place for place in batch if place[0] is call])
             return
         for place, verdicts in zip(batch, [] if error else run.result(), strict=not error):
-            job, row = place
-            job.found[row] = verdicts
-        for job in jobs:
-            _settle(job, error)
+            call, row = place
+            call.found[row] = verdicts
+        for call in calls:
+            _settle(call, error)
 
     def _read(self, batch: Sequence[Place]) -> Found:
         backend = self.passes.backend
         artefacts = batch[0][0].artefacts
-        rows = [job.rows[i] for job, i in batch]
-        # A row that runs in passes goes through all layers piece by piece.
+        rows = [call.rows[i] for call, i in batch]
+        # A row that runs in pieces goes through all layers piece by piece.
         if may_leave(artefacts) and sum(map(len, rows)) <= self.passes.budget():
             return self._read_leaving(artefacts, rows)
         reading = Reading(artefacts, backend.device, backend.dtype, backend.reasoning_ids)
@@ -176,24 +176,24 @@ class Classifier:
         return reading.verdicts()
 
 
-def _rows(jobs: Sequence[PendingCall]) -> Iterator[Place]:
+def _rows(calls: Sequence[PendingCall]) -> Iterator[Place]:
     """The rows of an owner whose turn has not come, one of each call in turn.
 
     A call of few rows then does not wait for a large one that came before it.
     """
-    left = deque(jobs)
+    left = deque(calls)
     while left:
-        job = left.popleft()
-        if job.taken < len(job.rows):
-            job.taken += 1
-            left.append(job)
-            yield job, job.taken - 1
+        call = left.popleft()
+        if call.taken < len(call.rows):
+            call.taken += 1
+            left.append(call)
+            yield call, call.taken - 1
 
 
-def _settle(job: PendingCall, error: BaseException | None) -> None:
-    if job.answer.done():  # whoever asked has gone
+def _settle(call: PendingCall, error: BaseException | None) -> None:
+    if call.answer.done():  # the caller has gone
         return
     if error is not None:
-        job.answer.set_exception(error)
-    elif len(job.found) == len(job.rows):
-        job.answer.set_result([job.found[i] for i in range(len(job.rows))])
+        call.answer.set_exception(error)
+    elif len(call.found) == len(call.rows):
+        call.answer.set_result([call.found[i] for i in range(len(call.rows))])

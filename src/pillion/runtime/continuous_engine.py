@@ -256,7 +256,7 @@ class ContinuousEngine(Engine):
     async def _asked(self, output: StepOutput, running: RunningRequest) -> dict[str, Verdict]:
         """Verdicts of the prompt; by a pass of its own where shared pages could not tell its words.
 
-        Whoever filled them had other turns in the same tokens, as a raw prompt has none.
+        The request that filled them had other turns in the same tokens, as a raw prompt has none.
         """
         if running.reading is None:
             return {}

@@ -30,7 +30,7 @@ from pillion.errors import DataError, unknown_name
 def usual_template(
     identity: ModelIdentity, given: Template | None, say: Callable[[str], object]
 ) -> Template:
-    """How texts are wrapped where nobody said so: by the chat template, if the model has one.
+    """How texts are wrapped by default: by the chat template, if the model has one.
 
     Args:
         identity: of the model.

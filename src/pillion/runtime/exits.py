@@ -145,7 +145,7 @@ class ExitReading:
         return going.nonzero()[:, 0]
 
     def end(self, cache: object | None) -> None:
-        """The pass is over: whoever is left was read whole."""
+        """The pass is over: rows that are left were read whole."""
         self._fold()
         if not len(self._kept):
             return

@@ -71,7 +71,7 @@ class Explanation:
         return self.method == "exact"
 
     def places(self, template: bool = False) -> list[int]:
-        """The tokens that somebody wrote, in order; the template's too where they are asked for."""
+        """The tokens of the turns, in order; the template's too where they are asked for."""
         if template or not self.segments:
             return list(range(len(self.tokens)))
         return [place for one in self.segments for place in range(one.begin, one.end)]

@@ -226,7 +226,7 @@ class LanguageModel:
         return Stream(self._events(ids, attached, max_tokens, draw), self.backend, ids, scopes)
 
     def _usual(self, prompt: Text) -> Template:
-        """How a prompt is wrapped where nobody said so; turns have the chat template alone."""
+        """How a prompt is wrapped by default; turns have the chat template alone."""
         if not isinstance(prompt, str):
             return "chat"
         return usual_template(self.backend.identity, None, warnings.warn)

@@ -498,7 +498,7 @@ class Reading:
     def _check(self) -> None:
         """A state that is not finite makes the sum of its token's values so.
 
-        An accelerator is asked once a pass, as whoever asks it waits for all that it has to do.
+        An accelerator is asked once a pass, as the host then waits for all its work.
         """
         folded, self._sums = self._sums, []
         if not folded or bool(torch.cat([sums.flatten() for *_, sums in folded]).sum().isfinite()):

@@ -55,4 +55,4 @@ class ValueKeeper:
         """All layers are there."""
 
     def move(self, cache: object, rows: Int[Tensor, " row"]) -> None:
-        """Nothing to move: nobody reorders the rows of a text that is explained."""
+        """Nothing to move: the rows of a text that is explained keep their order."""

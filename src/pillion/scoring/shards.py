@@ -38,7 +38,7 @@ class ScoreShard:
 
 
 def blocks(counts: Sequence[int]) -> Iterator[range]:
-    """Rows that are batched together: so many consecutive ones of a file, whoever reads them.
+    """Rows that are batched together: so many consecutive ones of a file, in any process.
 
     Args:
         counts: rows of every file.

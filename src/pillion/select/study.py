@@ -42,7 +42,7 @@ class Targets:
         num_labels: how many labels there are.
 
     Raises:
-        DataError: labels that nobody judged.
+        DataError: labels that were not judged.
     """
 
     ids: Shaped[np.ndarray, "row ..."]
@@ -52,7 +52,7 @@ class Targets:
     def __post_init__(self) -> None:
         if np.isnan(self.ids).any():
             raise DataError(
-                "Some rows have labels that nobody judged, and a study of layers needs rows that "
+                "Some rows have labels that were not judged, and a study of layers needs rows that "
                 "are judged on every label; give such rows, or name the layers."
             )
 

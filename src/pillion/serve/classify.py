@@ -129,7 +129,7 @@ def flagged(service: Service, verdict: Verdict) -> dict[str, bool]:
     """Label -> whether the text is flagged for it.
 
     Raises:
-        Refused: nobody has said which labels of a multi-class probe are harmful.
+        Refused: the settings do not say which labels of a multi-class probe are harmful.
     """
     flags, labels = dict.fromkeys(verdict.probs, False), list(verdict.probs)
     policies = [p for p in service.policies.of("prompt") if p.probe == verdict.probe and not p.asks]

@@ -26,7 +26,7 @@ class Health:
     """Looks after an engine.
 
     Args:
-        engine: started and closed by somebody else.
+        engine: started and closed elsewhere.
         log: where failures are told.
 
     Attributes:

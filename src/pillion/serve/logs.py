@@ -38,7 +38,7 @@ class Log:
         self._logger.info(event, extra={"facts": shown})
 
     def failure(self, error: BaseException, **facts: Any) -> None:
-        """Writes an error that nobody foresaw: its kind and where, but not its words.
+        """Writes an unexpected error: its kind and where, but not its words.
 
         They may quote what a client sent.
         """

@@ -1,6 +1,6 @@
 """Around every request: its id, who asks, how much it may send, its line in the log.
 
-The outermost handler: whatever nobody foresaw becomes a 500 in OpenAI's shape.
+The outermost handler: an unexpected error becomes a 500 in OpenAI's shape.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ Words = Annotated[
 
 
 class _Item(StrictBody):
-    """What all items have and nobody reads: an answer's may be sent back as they came."""
+    """What all items may have and we do not read: a client may send an answer's items back."""
 
     id: str | None = None
     status: Literal["in_progress", "completed", "incomplete"] | None = None

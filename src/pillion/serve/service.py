@@ -89,7 +89,7 @@ class Service:
         """Gets the engine ready."""
         await self.engine.start()
         try:
-            # Makes the copy of the tokenizer that long texts have: a second in which nobody waits.
+            # Makes the copy of the tokenizer that long texts have: a second that delays no request.
             await asyncio.to_thread(self.engine.codec.encode, _LONG, "raw")
             await self._check_canaries(self.engine.probes)
         except PillionError as error:

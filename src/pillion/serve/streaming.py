@@ -71,7 +71,7 @@ async def merge(streams: Sequence[AsyncGenerator[T]]) -> AsyncGenerator[tuple[in
             async with aclosing(stream):
                 async for item in stream:
                     await queue.put((number, item, None))
-        except Exception as error:  # carried over to whoever reads the merged stream
+        except Exception as error:  # passed on to the reader of the merged stream
             failure = error
         await queue.put((number, None, failure))
 
@@ -96,7 +96,7 @@ async def until_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The result of some work, which ends early if the client goes away.
 
     Raises:
-        Refused: the client has gone; nobody will read it.
+        Refused: the client has gone.
     """
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
     try:

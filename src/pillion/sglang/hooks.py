@@ -49,7 +49,7 @@ def alloc_memory_pool(plain: Any, runner: Any, *args: Any, **kwargs: Any) -> Any
     check_engine(resolving_view(runner.server_args))
     check_pools(runner)
     settings, pool = _settings(), runner.token_to_kv_pool_allocator
-    # A page before the first is SGLang's, for slots that nobody reads.
+    # A page before the first is SGLang's, for slots that no request reads.
     num_pages = pool.size // pool.page_size + 2
     device = torch.device(runner.device)
     places = num_pages, pool.page_size

@@ -1,7 +1,7 @@
 """Probes sent to a hub or a file system elsewhere, and fetched from there.
 
 Promises that what is fetched is what was sent, byte by byte, or one sentence that says what is
-wrong; and that nobody meets half a probe. Does not know models, engines or HTTP.
+wrong; and that no reader finds half a probe. Does not know models, engines or HTTP.
 """
 
 from pillion.sharing.manifest import MANIFEST_NAME, SharedManifest

@@ -1,6 +1,6 @@
 """From hidden states and targets to trained probes: several configurations in one pass.
 
-Promises the same weights for the same seeds, whoever trains beside, resumed or not. Does not know
+Promises the same weights for the same seeds, whatever trains beside, resumed or not. Does not know
 engines, texts or label names.
 """
 

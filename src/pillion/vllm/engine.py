@@ -292,7 +292,7 @@ class VllmEngine(Engine):
     ) -> Mapping[str, Verdict]:
         """Verdicts of a prompt, which is read once more where shared blocks do not tell its words.
 
-        Whoever filled them had other turns in the same tokens, as a raw prompt has none; and of
+        The request that filled them had other turns in the same tokens, as a raw prompt has none; of
         answers they keep nothing.
         """
         probes, row = list(self._probes.values()), as_tokens(request.token_ids)
