@@ -1,4 +1,4 @@
-"""Records are values: once made they do not change, whoever holds them."""
+"""Records are values: once made they do not change, whatever holds them."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class FakeRay:
         self.cores, self.dies = cores, dies
         self.started, self.killed = 0, 0
         self.version = version()
-        self.dead: set[int] = set()  # workers that died while nobody looked
+        self.dead: set[int] = set()  # workers that died unseen
 
     def cluster_resources(self) -> dict[str, float]:
         return {"CPU": float(self.cores)}

@@ -147,7 +147,7 @@ def test_what_a_killed_driver_has_kept_is_not_read_again(source: Path, tmp_path:
     with pytest.raises(KilledError):
         predict_on(OneWorker(most=4), plan, work, tmp_path / "work", Tally())
     again = OneWorker()
-    # Files of lines were gone through before: nobody does so again, not for a first one either.
+    # Files of lines were gone through before, and none is gone through again.
     plan = planned(again, source, tmp_path)
     only = tmp_path / "work"
     for workers in (OneWorker(), again):

@@ -139,7 +139,7 @@ def test_label_columns_that_contradict_other_wishes_are_refused() -> None:
         TableLayout(label_columns=("a",), turn_labels=True)
 
 
-def test_mappings_say_null_for_what_nobody_judged(tmp_path: Path) -> None:
+def test_mappings_say_null_for_what_was_not_judged(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     rows = [{"text": "x", "label": {"a": 1, "b": None}}, {"text": "y", "label": {"b": False}}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

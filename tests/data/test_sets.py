@@ -1,4 +1,4 @@
-"""Several sets of rows become one, and nobody is taken to have judged what was not asked."""
+"""Several sets of rows become one, and labels that a set does not ask for count as not judged."""
 
 from __future__ import annotations
 

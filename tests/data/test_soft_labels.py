@@ -29,7 +29,7 @@ def test_probabilities_of_two_labels_that_add_to_one_are_a_binary_task() -> None
     np.testing.assert_allclose(space.goals(labels), [0.9, 0.25, 0.5, 1, 0])
 
 
-def test_other_probabilities_are_a_multi_label_task_with_nothing_where_nobody_said() -> None:
+def test_other_probabilities_are_a_multi_label_task_with_nothing_where_none_was_given() -> None:
     labels = soft([{"a": 0.75, "b": 0.25, "c": None}, {"a": 0.1, "c": 0.5}]).labels or ()
     space = LabelSpace.of(labels)
     assert (space.task, space.names) == ("multilabel", ("a", "b", "c"))

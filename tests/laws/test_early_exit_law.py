@@ -1,4 +1,4 @@
-"""The laws of rows that leave a pass: those that stay are read as if nobody had left.
+"""The laws of rows that leave a pass: those that stay are read as if none had left.
 
 The reference is the whole pass over the same batch, and each row's own read-out by the plain
 definition on the first layers.

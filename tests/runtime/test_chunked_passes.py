@@ -122,7 +122,7 @@ class Noting(FakeBackend):
 
 @pytest.mark.parametrize("owner", ["one", "two"], ids=["the same owner", "another owner"])
 def test_calls_take_turns_row_by_row(owner: str) -> None:
-    """Whoever asked first was served to the end, before anybody else."""
+    """The first caller was served to the end, before all others."""
     backend = Noting()
     probe = make_artefact("p", backend.identity)
     classifier = Classifier(small(backend))
@@ -163,12 +163,12 @@ def test_a_row_at_fault_fails_its_own_call_and_no_other() -> None:
 def test_who_begins_to_stream_while_a_piece_waits_for_the_model_does_not_wait_for_all_of_it(
     rows: list[list[int]],
 ) -> None:
-    """The piece was put together while nobody streamed: streams stood still for 13 s."""
+    """The piece was put together while no stream ran: streams stood still for 13 s."""
     step: list[float | None] = [None]
 
     @contextmanager
     def alone() -> Generator[None]:
-        step[0] = 1e-9  # somebody has come in the meantime
+        step[0] = 1e-9  # a stream has begun meanwhile
         yield
 
     backend = FakeBackend()

@@ -46,7 +46,7 @@ def test_calls_that_wait_for_the_same_probes_run_together() -> None:
 
     async def ask() -> list[Any]:
         first = asyncio.create_task(classifier.classify(rows[:1], [one]))
-        await asyncio.sleep(0)  # it runs by itself: nobody else was there
+        await asyncio.sleep(0)  # it runs alone: no other call was there
         calls = [([rows[1]], [one]), (rows, [two]), (rows[1:], [one])]
         return [await first, *await asyncio.gather(*(classifier.classify(*call) for call in calls))]
 

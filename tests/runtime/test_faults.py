@@ -23,7 +23,7 @@ def backend() -> TransformersBackend:
 
 
 def poison(backend: TransformersBackend) -> None:
-    """From now on a pass with the bad token raises, whoever else is in it."""
+    """From now on a pass with the bad token raises, whatever else is in it."""
 
     def refuse(_: Any, args: tuple[torch.Tensor, ...]) -> None:
         if bool((args[0] == BAD).any()):

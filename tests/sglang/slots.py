@@ -117,7 +117,7 @@ class SlotEngine:
         return begin, end
 
     def _end(self, one: Request, end: int, step: int) -> None:
-        """Full pages are shared from here on; the row of whoever is later is rewritten."""
+        """Full pages are shared from here on; the row of the later request is rewritten."""
         for k in range(end // self.page):
             key, mine = (
                 tuple(one.known[: (k + 1) * self.page]),

@@ -1,4 +1,4 @@
-"""`vllm serve`, which renders conversations itself: turns are read, and nobody forges one."""
+"""`vllm serve`, which renders conversations itself: turns are read, and no client forges one."""
 
 from __future__ import annotations
 

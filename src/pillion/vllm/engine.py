@@ -292,8 +292,8 @@ class VllmEngine(Engine):
     ) -> Mapping[str, Verdict]:
         """Verdicts of a prompt, which is read once more where shared blocks do not tell its words.
 
-        The request that filled them had other turns in the same tokens, as a raw prompt has none; of
-        answers they keep nothing.
+        The request that filled them had other turns in the same tokens, as a raw prompt has none;
+        of answers they keep nothing.
         """
         probes, row = list(self._probes.values()), as_tokens(request.token_ids)
         scopes = PROMPT_SCOPES if answering else SCOPES
