@@ -239,4 +239,4 @@ def _warn(sentence: str) -> None:
 
 
 def _quiet(_: str) -> None:
-    """Says nothing."""
+    """Drops a sentence: callers from Python get no progress lines."""

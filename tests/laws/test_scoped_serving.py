@@ -151,7 +151,7 @@ def test_a_conversation_that_goes_on_is_read_by_its_turns_of_now(
     The last user's turn has moved on, and pages that the answer filled are read as an earlier turn.
     Layer by layer only the words of the scope are tapped.
     """
-    monkeypatch.setattr(paged_reading, "HELD_TOKENS", held_tokens)
+    monkeypatch.setattr(paged_reading, "HELD_STEP_TOKENS", held_tokens)
     rows = [backend.encode_chat(turns) for turns in TALKS]
 
     async def work(engine: ContinuousEngine) -> Any:

@@ -15,7 +15,7 @@ from pillion.backends.fake import FakeBackend
 from pillion.backends.transformers import TransformersBackend
 from pillion.errors import StateError
 from pillion.runtime import ContinuousEngine, LanguageModel, PagedSettings, Request, explain
-from pillion.runtime.chunked_passes import BATCH_TOKENS, FIRST_TOKENS, LEAST_TOKENS, ChunkedPasses
+from pillion.runtime.chunked_passes import FIRST_TOKENS, IDLE_TOKENS, LEAST_TOKENS, ChunkedPasses
 from pillion.runtime.classifier import Classifier
 from pillion.runtime.explanation import explain_row
 from tiny_models import (
@@ -50,7 +50,7 @@ def test_pieces_come_to_take_as_long_as_a_step_and_a_half(price: float) -> None:
     """By tokens a second they shrank to the fewest, whose price is mostly that of a pass."""
     step: list[float | None] = [None]
     pieces = ChunkedPasses(FakeBackend(), nullcontext, lambda: step[0])
-    assert pieces.budget() == BATCH_TOKENS
+    assert pieces.budget() == IDLE_TOKENS
     step[0] = 0.1
 
     def seconds() -> float:

@@ -31,7 +31,7 @@ def job() -> ScoreJob:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch of two or three rows, a shard of two or three batches."""
-    monkeypatch.setattr("pillion.runtime.language_model.BATCH_TOKENS", 150)
+    monkeypatch.setattr("pillion.runtime.language_model.SCORING_TOKENS", 150)
     monkeypatch.setattr("pillion.scoring.shards.SHARD_TOKENS", 200)
 
 

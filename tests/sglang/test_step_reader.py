@@ -11,7 +11,8 @@ from slots import Request, SlotEngine, states
 from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, ModelIdentity, Segment, Tokens
 from pillion.probe import Artefact
 from pillion.riding.turns import PromptTurns
-from pillion.sglang.adapter import PIECE_TOKENS, Row, SglangStepReader
+from pillion.sglang.adapter import Row, SglangStepReader
+from pillion.sidecache.tracked import PIECE_TOKENS
 from tiny_models import distance, make_artefact, offline
 
 LAYERS, DIM = 5, 16

@@ -141,7 +141,7 @@ def test_any_schedule_reads_what_the_definition_says(seed: int, block_tokens: in
 
 
 def test_a_step_of_many_tokens_is_folded_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pillion.vllm.adapter.PIECE_TOKENS", 5)
+    monkeypatch.setattr("pillion.sidecache.tracked.PIECE_TOKENS", 5)
     test_any_schedule_reads_what_the_definition_says(1, 8)
 
 

@@ -33,7 +33,7 @@ class Scheduler(FIFOScheduler):
     preemptions = 0
 
     def reset(self) -> None:
-        """Forgets everybody."""
+        """Forgets all requests."""
         super().reset()
         self.suspects: dict[str, int] = {}
         self.cleared: set[str] = set()

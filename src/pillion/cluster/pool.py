@@ -92,14 +92,14 @@ class Crew:
         running: dict[Any, tuple[Any, int]] = {}
         lost: Counter[int] = Counter()
         while waiting or running:
-            self._hire(min(self.num_workers, len(waiting) + len(running)) - len(running))
+            self._start_workers(min(self.num_workers, len(waiting) + len(running)) - len(running))
             while waiting and self._idle:
                 worker, unit = self._idle.pop(0), waiting.popleft()
                 # In a list, so that Ray does not unpack the job at every call.
                 running[worker.work.remote([shared], units[unit])] = (worker, unit)
             answer = self._wait([*self._starting, *running], may_take_long=bool(running))
             if answer in self._starting:
-                self._welcome(answer)
+                self._add_started(answer)
                 continue
             worker, unit = running.pop(answer)
             done = self._result(answer, worker)
@@ -109,7 +109,7 @@ class Crew:
                 continue
             waiting.appendleft(unit)
             lost[unit] += 1
-            self._call_the_roll()
+            self._check_workers()
             self.say("A worker was lost; what it had goes to another one.")
             if lost[unit] == MOST_ATTEMPTS:
                 raise RunError(
@@ -121,7 +121,7 @@ class Crew:
     def _num(self, resource: str) -> float:
         return float(self.ray.cluster_resources().get(resource, 0))
 
-    def _hire(self, num_wanted: int) -> None:
+    def _start_workers(self, num_wanted: int) -> None:
         """Asks for workers until as many are idle or on their way as are wanted."""
         resources = {"num_cpus": 1, "num_gpus": 1 if self.uses_gpus else 0}
         remote = self.ray.remote(Worker).options(**resources)
@@ -129,8 +129,8 @@ class Crew:
             worker = remote.remote(self.model, self.dtype, self.device)
             self._starting[worker.version.remote()] = (worker, True)
 
-    def _call_the_roll(self) -> None:
-        """Who idles may have been lost together with a worker: it has to answer first."""
+    def _check_workers(self) -> None:
+        """An idle worker may have been lost with another: it has to answer first."""
         for worker in self._idle:
             self._starting[worker.version.remote()] = (worker, False)
         self._idle.clear()
@@ -146,8 +146,8 @@ class Crew:
             )
         return ready[0]
 
-    def _welcome(self, answer: Any) -> None:
-        """A worker has started, or died of it."""
+    def _add_started(self, answer: Any) -> None:
+        """Takes in a worker that has started, or notes that it died."""
         worker, is_new = self._starting.pop(answer)
         try:
             theirs = self.ray.get(answer)

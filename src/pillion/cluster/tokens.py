@@ -55,7 +55,7 @@ class SegmentTable(Sequence[Facts]):
         self.places: array[int] = array("i", places)
 
     def add(self, kind: Facts) -> None:
-        """One more row."""
+        """Adds the segments of one more row."""
         if kind not in self._known:
             self._known[kind] = len(self.kinds)
             self.kinds.append(kind)

@@ -37,7 +37,7 @@ class Slice(Protocol):
 
     @property
     def num_rows(self) -> int:
-        """How many."""
+        """Number of rows."""
         ...
 
     @property

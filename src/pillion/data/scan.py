@@ -240,7 +240,7 @@ class _Cutter:
 
     @property
     def cuts(self) -> tuple[Cut, ...]:
-        """Where slices begin."""
+        """The cuts found so far, ascending."""
         return tuple(cut for cut in self._cuts if cut.row < self._row)
 
     def row_ends(self, counted: _Counted) -> None:

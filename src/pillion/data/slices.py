@@ -159,7 +159,7 @@ class HeldSlice:
 
     @property
     def num_rows(self) -> int:
-        """How many."""
+        """Number of rows."""
         return len(self.texts)
 
     @property
@@ -168,5 +168,5 @@ class HeldSlice:
         return hashlib.sha256(repr((self.texts, self.failed)).encode()).hexdigest()
 
     def read(self) -> tuple[list[Text | None], list[FailedRow]]:
-        """What it holds."""
+        """The texts that it holds; no file is read."""
         return list(self.texts), list(self.failed)

@@ -126,7 +126,7 @@ class _Failing(Policy):
 
     @property
     def closed(self) -> bool:
-        """As `fail` says."""
+        """Whether a missing verdict or answer acts: `fail` is `closed`."""
         return self.fail == "closed"
 
 
@@ -144,12 +144,12 @@ class _Holding(_Failing):
 
     @property
     def least_tokens(self) -> int:
-        """As `after_tokens` says."""
+        """Answer tokens that are read before it may act: `after_tokens`."""
         return self.after_tokens
 
     @property
     def held_tokens(self) -> int:
-        """As `hold_back` says."""
+        """Answer tokens that wait to be sent: `hold_back`."""
         return self.hold_back
 
 
@@ -160,7 +160,7 @@ class _Refusing(_Failing):
 
     @property
     def refused(self) -> str:
-        """The refusal."""
+        """The text of the refusal."""
         return self.refusal
 
 

@@ -257,7 +257,7 @@ class Network(nn.Module, ABC):
 
     @property
     def num_parameters(self) -> int:
-        """Trained numbers."""
+        """Number of trained weights."""
         return sum(p.numel() for p in self.parameters())
 
 

@@ -118,7 +118,7 @@ class PoolingFold(Fold):
         return {"sum": total, "count": count}
 
     def merge(self, first: State, second: State) -> State:
-        """Adds both."""
+        """Adds the sums and counts of both."""
         return {name: first[name] + second[name] for name in first}
 
     def finish(self, state: State) -> Float[Tensor, "batch output"]:

@@ -89,7 +89,7 @@ class Vote(Folded):
         return self._pool().summarise(values[..., :num_scores], votes, mask)
 
     def merge(self, first: State, second: State) -> State:
-        """Of both chunks."""
+        """The state of both chunks together."""
         return self._pool().merge(first, second)
 
     def finish(self, state: State) -> Float[Tensor, "batch output"]:

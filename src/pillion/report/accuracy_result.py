@@ -36,7 +36,7 @@ class AccuracyResult:
 
     @property
     def data_set(self) -> str:
-        """Its name."""
+        """Name of the data set."""
         return self.content["settings"]["data_set"]
 
     @property
@@ -81,7 +81,7 @@ class AccuracyResult:
         return sorted(measured, key=rank)
 
     def role(self, method: str) -> str:
-        """Of a method."""
+        """The role of a method in the comparison."""
         return self.content["settings"]["methods"][method]["role"]
 
     def metrics(self) -> list[str]:

@@ -95,7 +95,11 @@ class RequestVerdicts:
         return [i * each + choice for i in read for choice in range(each)]
 
     def verdicts(self, place: int = 0) -> Json:
-        """Of an answer."""
+        """The `verdicts` object of an answer.
+
+        Args:
+            place: of the answer, counted over all prompts as servers count choices.
+        """
         if self.unread is not None:
             return self.last()
         index, choice = divmod(place, self.prompts[0].choices)

@@ -14,7 +14,7 @@ import torch
 from pillion.backends import Backend, EarlyExitWatcher, Watcher
 from pillion.runtime.padding import pad_batch
 
-BATCH_TOKENS = 2048
+IDLE_TOKENS = 2048
 """Padded tokens of a pass while no answer is generated."""
 LEAST_TOKENS, FIRST_TOKENS = 16, 128
 """Of a piece: the fewest, since a pass has a price of its own, and those of the first one."""
@@ -50,7 +50,7 @@ class ChunkedPasses:
 
     def budget(self) -> int:
         """Padded tokens that the next piece may have."""
-        return BATCH_TOKENS if self.step_seconds() is None else int(self._tokens)
+        return IDLE_TOKENS if self.step_seconds() is None else int(self._tokens)
 
     def learn(self, tokens: int, seconds: float) -> None:
         """Moves the size of a piece to where it takes as long as it may.
@@ -68,7 +68,7 @@ class ChunkedPasses:
             wanted = max(self._tokens, tokens * min(room, 1.5))
         else:
             return
-        self._tokens = min(float(BATCH_TOKENS), max(float(LEAST_TOKENS), wanted))
+        self._tokens = min(float(IDLE_TOKENS), max(float(LEAST_TOKENS), wanted))
 
     def run(self, watcher: Watcher, layers: Sequence[int], rows: Sequence[Sequence[int]]) -> None:
         """Shows the watcher one pass over the rows; a single row too long for it, in several.

@@ -37,7 +37,7 @@ from pillion.runtime.padding import pad_batch
 from pillion.runtime.reading import Reading
 from pillion.runtime.sampling import LogprobSampler, Sampling
 
-BATCH_TOKENS = 4096
+SCORING_TOKENS = 4096
 """Padded tokens of a scoring batch: large enough to keep a processor busy, small in memory."""
 
 
@@ -248,4 +248,4 @@ def score_batches(lengths: Sequence[int]) -> list[list[int]]:
     The rows of any of these batches, by themselves or with those of the batches next to it, are cut
     into the same batches again: where a batch is scored does not change its verdicts.
     """
-    return batches_by_length(lengths, BATCH_TOKENS)
+    return batches_by_length(lengths, SCORING_TOKENS)

@@ -23,7 +23,7 @@ from pillion.sidecache import GroupReadout, PagedGroup, PendingReadouts, Probs, 
 
 _Found = TypeVar("_Found")
 
-HELD_TOKENS = 64
+HELD_STEP_TOKENS = 64
 """Steps up to this many tokens are tapped in one go after the last layer: few large operations in
 the place of several a layer, and their states are small."""
 
@@ -65,7 +65,7 @@ class PagedReading:
         self.layers = tuple(sorted({layer for one in self.side.groups for layer in one.layers}))
         self.seconds = 0.0
         self._num_tokens = 0
-        self._held = HeldLayers(device, HELD_TOKENS)
+        self._held = HeldLayers(device, HELD_STEP_TOKENS)
 
     def start(self, step: PagedStep) -> None:
         """A step begins."""

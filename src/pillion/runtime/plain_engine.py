@@ -34,7 +34,7 @@ from pillion.runtime.engine import (
 )
 from pillion.runtime.exits import may_leave, score_leaving
 from pillion.runtime.explanation import Explanation, explain_row
-from pillion.runtime.language_model import BATCH_TOKENS, LanguageModel
+from pillion.runtime.language_model import SCORING_TOKENS, LanguageModel
 from pillion.runtime.padding import pad_batch
 from pillion.runtime.reading import Reading
 from pillion.runtime.sampling import LogprobSampler
@@ -110,7 +110,7 @@ class PlainEngine(Engine):
         if not artefacts:
             return [{} for _ in rows]
         out: list[dict[str, Verdict]] = [{} for _ in rows]
-        for batch in batches_by_length([len(row) for row in rows], BATCH_TOKENS):
+        for batch in batches_by_length([len(row) for row in rows], SCORING_TOKENS):
             found = await self._run(lambda b=batch: self._score([rows[i] for i in b], artefacts))
             for row, verdicts in zip(batch, found, strict=True):
                 out[row] = verdicts

@@ -12,13 +12,12 @@ from torch import Tensor
 from pillion.backends import Backend
 from pillion.core.batching import batches_by_length
 from pillion.errors import ConfigError
+from pillion.extract.collector import BATCH_TOKENS
 from pillion.probe import Artefact
 from pillion.probe.gate import Gate
 from pillion.runtime import pad_batch
 from pillion.runtime.scope_masks import read_mask
 from pillion.runtime.values import ValueKeeper
-
-BATCH_TOKENS = 2048
 
 
 @dataclass(frozen=True)

@@ -266,7 +266,7 @@ class _OutputBuffer:
         self._finder.found = True
 
     def end(self, told: dict[str, Any]) -> Iterator[ChoiceDelta]:
-        """Everything that waits."""
+        """Yields everything that waits."""
         yield from self._held
         last = self._piece(self._finder.flush(), told)
         if last.text:

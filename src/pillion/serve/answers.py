@@ -131,7 +131,7 @@ def prompt_verdicts(told: Json, tools: Set[str]) -> Json:
 
 
 def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> Json:
-    """OpenAI's usage object."""
+    """OpenAI's `usage` object, in tokens."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
@@ -173,7 +173,7 @@ class AnswerShape(ABC):
 
     @abstractmethod
     def body(self, choices: Sequence[Choice], used: Json) -> Json:
-        """A whole answer."""
+        """The JSON body of a whole answer."""
 
     @abstractmethod
     def events(self, index: int, part: ChoicePart, prompt: Json) -> list[Json]:

@@ -48,8 +48,7 @@ def classify_routes(service: Service) -> APIRouter:
     @routes.post("/v1/classify")
     async def classify(body: ClassifyRequest, request: Request) -> JSONResponse:
         """Verdicts of many probes on many texts, in one pass a text."""
-        if body.model is not None:
-            service.check_model(body.model)
+        service.check_model(body.model)
         names = require_probes(service, body.probes)
         texts = _texts(body, service.engine.codec)
         work = _read(service, context_of(request.scope), texts, names, body.template)

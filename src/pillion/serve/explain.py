@@ -30,8 +30,7 @@ def explain_routes(service: Service) -> APIRouter:
     @routes.post("/v1/explain")
     async def explain(body: ExplainRequest, request: Request) -> JSONResponse:
         """A probe's verdict taken apart: layers by tokens of a text or conversation."""
-        if body.model is not None:
-            service.check_model(body.model)
+        service.check_model(body.model)
         wanted = None if body.probe is None else [body.probe]
         name = require_probes(service, wanted, "probe")[0]
         known = service.engine.probes[name].card.labels

@@ -46,7 +46,7 @@ class Health:
 
     @property
     def state(self) -> State:
-        """In a word."""
+        """The state in one word, as `/health` and `/ready` say it."""
         if self.failed is not None:
             return "failed"
         if self._rebuilding or (self.started and self.engine.failure is not None):

@@ -52,7 +52,7 @@ class JsonFormatter(logging.Formatter):
     """A record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """The record as one line of JSON."""
         when = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
         content: dict[str, Any] = {
             "time": when.isoformat(timespec="milliseconds"),

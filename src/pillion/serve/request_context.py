@@ -47,12 +47,12 @@ class RequestContext:
 
     @property
     def seconds(self) -> float:
-        """Since it came."""
+        """Seconds since it came."""
         return time.perf_counter() - self.began
 
     @property
     def seconds_left(self) -> float:
-        """Until its time is over."""
+        """Seconds until its deadline."""
         return self.deadline - time.perf_counter()
 
 

@@ -31,7 +31,7 @@ class ResponseShape(AnswerShape):
         self._number = 0
 
     def body(self, choices: Sequence[Choice], used: Json) -> Json:
-        """A whole response."""
+        """The JSON body of a whole response."""
         (choice,) = choices
         output: list[Json] = []
         status = _status(choice.end.reason)

@@ -134,13 +134,13 @@ class Service:
             return context.id
         return json.dumps([context.caller if share == "key" else "", cache_key or ""])
 
-    def check_model(self, name: str) -> None:
-        """Returns if a client's model is ours.
+    def check_model(self, name: str | None) -> None:
+        """Returns if a client's model is ours; None, of a body that names none, is.
 
         Raises:
             Refused: 404.
         """
-        if name not in self.names:
+        if name is not None and name not in self.names:
             raise Refused(
                 404,
                 f"The model {name[:80]!r} is not served here; {self.names[0]!r} is.",

@@ -34,7 +34,7 @@ class OfferedTools:
     strict: bool = False
 
     def reader(self) -> CallReader:
-        """Of one answer."""
+        """A reader of the calls in one answer."""
         names = frozenset(str(tool["function"]["name"]) for tool in self.tools)
         return CallReader(self.form, names, self.most)
 

@@ -53,7 +53,7 @@ class Upstreams:
         self._client = httpx.AsyncClient(transport=transport, follow_redirects=False)
 
     async def close(self) -> None:
-        """Closes connections."""
+        """Closes the connections to other servers."""
         await self._client.aclose()
 
     async def ask(self, name: str, label: str, text: str) -> JudgeReply:

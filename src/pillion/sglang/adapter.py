@@ -7,7 +7,7 @@ Its slots are places in the KV cache, and a page is so many neighbouring slots. 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,9 +20,7 @@ from pillion.riding.latest_logits import LatestLogits
 from pillion.riding.report import Report
 from pillion.riding.turns import PromptTurns
 from pillion.runtime.paged_reading import PagedReading
-
-PIECE_TOKENS = 1024
-"""Tokens that are folded in one go: temporary memory stays at some tens of megabytes."""
+from pillion.sidecache.tracked import chunks_of
 
 
 class Row(NamedTuple):
@@ -93,7 +91,9 @@ class SglangStepReader:
         chunks, owners, first = list[Chunk](), list[int](), 0
         for index, row in enumerate(rows):
             self._follow(row)
-            own = list(self._chunks(row, first))
+            tracked = self.reading.side.tracked.get(row.request)
+            places, prompt_tokens = range(row.begin, row.end), len(row.told.tokens)
+            own = list(chunks_of(row.request, places, prompt_tokens, tracked, first))
             chunks += own
             owners += [index] * len(own)
             first += row.end - row.begin
@@ -137,14 +137,3 @@ class SglangStepReader:
         elif tracked.prompt is not None and row.begin <= len(prompt) != tracked.read_tokens:
             # All of its answer runs again.
             side.again(row.request, prompt)
-
-    def _chunks(self, row: Row, first: int) -> Iterator[Chunk]:
-        """The row in pieces; only the last one may be read out, where it is news."""
-        tracked = self.reading.side.tracked.get(row.request)
-        news = len(row.told.tokens)
-        if tracked is not None and tracked.prompt is not None:
-            news = max(news + 1, tracked.read_tokens)
-        for begin in range(row.begin, row.end, PIECE_TOKENS):
-            end = min(begin + PIECE_TOKENS, row.end)
-            place = first + begin - row.begin
-            yield Chunk(row.request, begin, end - begin, place, news <= end == row.end)

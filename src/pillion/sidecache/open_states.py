@@ -16,10 +16,10 @@ from pillion.core import Scope
 from pillion.probe.network import State, pick
 from pillion.sidecache.folds import Folds, reduce_rows
 from pillion.sidecache.pages import Pages
-from pillion.sidecache.pieces import DecodePlan, ones, summary
+from pillion.sidecache.pieces import DecodePlan, summary
 from pillion.sidecache.step_values import StepValues
 from pillion.sidecache.tracked import DecodeBatch, Numbers
-from pillion.sidecache.turn_map import TurnMap, TurnPiece
+from pillion.sidecache.turn_map import TurnMap, TurnPiece, ones
 from pillion.sidecache.upload import upload
 
 NONE, NEXT = -1, -2

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pillion.probe.network import Fold, State
 from pillion.sidecache.tracked import Numbers
+from pillion.sidecache.turn_map import ones
 from pillion.sidecache.upload import upload
 
 
@@ -52,8 +53,3 @@ def summary(
 
 def _mask(bits: Sequence[int], tokens: int, device: torch.device) -> Bool[Tensor, "row token"]:
     return upload([[bool(one >> i & 1) for i in range(tokens)] for one in bits], device)
-
-
-def ones(count: int) -> int:
-    """So many bits."""
-    return (1 << count) - 1

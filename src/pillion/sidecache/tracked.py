@@ -5,7 +5,7 @@ Knows neither states nor pages.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -20,6 +20,10 @@ Probs = Mapping[str, list[float]]
 """Probabilities by probe; without those that have read no token of their scope."""
 Numbers = NDArray[np.int64]
 """Whole numbers of the host, one a token, row or page."""
+
+
+PIECE_TOKENS = 1024
+"""Tokens that are folded in one go: temporary memory stays at some tens of megabytes."""
 
 
 @dataclass
@@ -77,7 +81,7 @@ class DecodeBatch:
 
     @cached_property
     def every(self) -> Numbers:
-        """Their indices."""
+        """Indices of all of them."""
         return np.arange(len(self.requests))
 
     @cached_property
@@ -126,3 +130,30 @@ class PendingReadouts(NamedTuple):
         one, decodes = index - len(chunks), self.decodes
         place = int(decodes.tokens[one])
         return Chunk(decodes.requests[one], int(decodes.starts[one]), 1, place, draws=True)
+
+
+def chunks_of(
+    request: str,
+    places: range,
+    prompt_tokens: int,
+    tracked: TrackedRequest | None,
+    first: int,
+) -> Iterator[Chunk]:
+    """Tokens of one request in a step, in pieces of at most `PIECE_TOKENS`.
+
+    Only the last piece may be read out, and only where it ends behind what was read before.
+
+    Args:
+        request: its id.
+        places: positions of the tokens in the request.
+        prompt_tokens: length of its prompt.
+        tracked: what is known of it; None if it is new.
+        first: place of its first token in the step.
+    """
+    unread = prompt_tokens
+    if tracked is not None and tracked.prompt is not None:
+        unread = max(prompt_tokens + 1, tracked.read_tokens)
+    for begin in range(places.start, places.stop, PIECE_TOKENS):
+        end = min(begin + PIECE_TOKENS, places.stop)
+        place = first + begin - places.start
+        yield Chunk(request, begin, end - begin, place, unread <= end == places.stop)

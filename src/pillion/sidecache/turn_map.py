@@ -84,7 +84,7 @@ class TurnMap:
             every_turn: of `last-user`, the turns before the last one too.
         """
         if scope == "all":
-            return _ones(end - begin)
+            return ones(end - begin)
         found, cut = 0, self.prompt_tokens
         if begin < cut:
             table = self._table(scope)
@@ -95,7 +95,7 @@ class TurnMap:
         if end > cut and scope in ANSWER_SCOPES:
             first = max(begin, cut)
             found |= self._answered(first, end) << (first - begin)
-        return found & _ones(end - begin)
+        return found & ones(end - begin)
 
     def pieces(self, scope: Scope, page: int) -> list[TurnPiece]:
         """What a full page keeps for a scope: a piece a turn, in their order.
@@ -103,7 +103,7 @@ class TurnMap:
         None for `response`: an answer is read by its own request alone, from its first token on.
         """
         if scope == "all":
-            return [TurnPiece(_ones(self._size), of_answer=True)]
+            return [TurnPiece(ones(self._size), of_answer=True)]
         if scope == "response":
             return []
         begin, end = page * self._size, (page + 1) * self._size
@@ -118,8 +118,8 @@ class TurnMap:
 
     def _answered(self, begin: int, end: int) -> int:
         if self._reasoning is None:
-            return _ones(end - begin)
-        return self._answer_bits >> (begin - self.prompt_tokens) & _ones(end - begin)
+            return ones(end - begin)
+        return self._answer_bits >> (begin - self.prompt_tokens) & ones(end - begin)
 
     def _table(self, scope: Scope) -> dict[int, list[TurnPiece]]:
         """Pieces of the prompt by page, each as far as the prompt goes."""
@@ -135,9 +135,9 @@ class TurnMap:
                 continue
             places = range(one.begin, one.end)
             for page in range(one.begin // self._size, -(-one.end // self._size)):
-                bits = _shift(_ones(len(places)), one.begin - page * self._size)
+                bits = _shift(ones(len(places)), one.begin - page * self._size)
                 before = turns.get((page, one.turn), TurnPiece(0))
-                bits = before.bits | bits & _ones(self._size)
+                bits = before.bits | bits & ones(self._size)
                 turns[page, one.turn] = TurnPiece(bits, places in read)
         table: dict[int, list[TurnPiece]] = {}
         for (page, _), piece in turns.items():
@@ -145,7 +145,8 @@ class TurnMap:
         return self._tables.setdefault(scope, table)
 
 
-def _ones(count: int) -> int:
+def ones(count: int) -> int:
+    """A number whose lowest `count` bits are set."""
     return (1 << count) - 1
 
 

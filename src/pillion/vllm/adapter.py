@@ -6,8 +6,6 @@ Nothing here waits for the device. Imports no vLLM.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -17,12 +15,11 @@ from pillion.backends.paged import Chunk, PagedStep
 from pillion.probe.group import Group
 from pillion.riding.report import Report
 from pillion.sidecache import DecodeBatch, Numbers, PagedGroup, SideCache, page_numbers, upload
+from pillion.sidecache.tracked import chunks_of
 from pillion.vllm.decode_slots import DecodeSlots, RequestBlocks
 from pillion.vllm.step import Span, VllmStep
 from pillion.vllm.taps import VllmTaps
 
-PIECE_TOKENS = 1024
-"""Tokens that are folded in one go: temporary memory stays at some tens of megabytes."""
 SLOT_BYTES = 4
 """What a token costs beside its share of its block's state: which token of the step it was."""
 
@@ -133,7 +130,8 @@ class VllmStepReader:
         chunks: list[Chunk] = []
         for span in spans:
             known = self._follow(span)
-            chunks += self._chunks(span, known, first=num_tokens)
+            tracked, places = self.side.tracked.get(span.request), range(span.begin, span.end)
+            chunks += chunks_of(span.request, places, known.prompt_tokens, tracked, num_tokens)
             slots.append(self._slots(known, span.begin, span.end))
             num_tokens += span.end - span.begin
 
@@ -160,17 +158,6 @@ class VllmStepReader:
             self.side.again(span.request, span.prompt)
         known = self._blocks[span.request] = RequestBlocks(list(span.blocks), len(span.prompt))
         return known
-
-    def _chunks(self, span: Span, known: RequestBlocks, first: int) -> Iterator[Chunk]:
-        """The span in pieces; only the last one may be read out, where it is news."""
-        tracked = self.side.tracked.get(span.request)
-        news = known.prompt_tokens
-        if tracked is not None and tracked.prompt is not None:
-            news = max(news + 1, tracked.read_tokens)
-        for begin in range(span.begin, span.end, PIECE_TOKENS):
-            end = min(begin + PIECE_TOKENS, span.end)
-            place = first + begin - span.begin
-            yield Chunk(span.request, begin, end - begin, place, news <= end == span.end)
 
     def _slots(self, known: RequestBlocks, begin: int, end: int) -> Numbers:
         """Places in the KV cache of some tokens of a request."""

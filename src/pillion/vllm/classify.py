@@ -67,7 +67,7 @@ class ClassifyBody(Strict):
         return body
 
     def texts(self) -> Sequence[Text]:
-        """One or more."""
+        """The texts, or the conversation, to classify."""
         if self.messages is not None:
             return [as_conversation(list(self.messages))]
         assert self.input is not None
