@@ -104,7 +104,7 @@ class Coder(Protocol):
         ...
 
     def encode_chat(self, turns: Conversation, tools: Sequence[Tool] = ()) -> Tokens:
-        """Token ids of a conversation up to where the answer begins, and whose words they are."""
+        """Token ids of a conversation up to where the answer begins, with their turns."""
         ...
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -159,7 +159,7 @@ class Backend(ABC):
 
     @abstractmethod
     def encode_chat(self, turns: Conversation, tools: Sequence[Tool] = ()) -> Tokens:
-        """Token ids of a conversation up to where the answer begins, and whose words they are.
+        """Token ids of a conversation up to where the answer begins, with their turns.
 
         A single turn of the user gives what `encode` gives with the template `chat`. A last turn
         of the assistant stands as if it had been generated, without an end.

@@ -101,7 +101,7 @@ class Codec:
             return tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
     def spelled(self, text: str) -> str | None:
-        """A control token that a text spells, to who knows nothing of turns; None for none."""
+        """A control token that a text without turns spells; None for none."""
         ids, places = self._pieces(text, [0, len(text)])
         forged = self._inside([RenderedSpan(0, len(text), "user", 0)], places, ids)
         return next((text[begin:end] for begin, end in forged), None)

@@ -1,6 +1,6 @@
 """What can be told of a transformers model without running it: which model it is, its blocks.
 
-Does not know who reads it.
+Does not know its readers.
 """
 
 from __future__ import annotations

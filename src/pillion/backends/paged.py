@@ -1,4 +1,4 @@
-"""What a batching engine shows of a step: whose tokens run, and where they lie in its KV cache.
+"""What a batching engine shows of a step: which tokens run, and where they lie in its KV cache.
 
 The paged counterpart of `Step` and `Watcher`: many requests share a step and one cache of slots.
 """
@@ -87,7 +87,7 @@ class PagedStep:
 
 @runtime_checkable
 class PagedWatcher(Protocol):
-    """Who is shown hidden states while a batching engine runs."""
+    """An observer of hidden states while a batching engine runs."""
 
     @property
     def layers(self) -> tuple[int, ...]:

@@ -80,7 +80,7 @@ _MAKING = threading.Lock()
 
 
 def prefill_of(model: Any) -> Prefill:
-    """The prefill of a model, or of that in a wrapper; the same for everyone who has it."""
+    """The prefill of a model, or of that in a wrapper; one object a model."""
     owner = next((one for one in model.modules() if hasattr(type(one), METHOD)), None)
     if owner is None:
         return _NOBODY

@@ -21,7 +21,7 @@ def salt_prefixes(cache: Any, salt_of: Callable[[str], str]) -> None:
 
     Args:
         cache: of transformers' continuous batching.
-        salt_of: a request's salt; the empty one is that of everybody who has none.
+        salt_of: a request's salt; requests without one have the empty salt.
     """
     find, current = cache.search_prefix_match, _Root()
 

@@ -1,4 +1,4 @@
-"""A conversation as the text that a chat template makes of it, and whose words stand where in it.
+"""A conversation as the text that a chat template makes of it, and where each turn stands in it.
 
 A template is a program: it may trim contents, merge turns, leave some out. So each content goes
 through it between two marks (characters that occur nowhere else), and where the marks come out is
@@ -37,7 +37,7 @@ class RenderedSpan:
     Attributes:
         begin: its first character.
         end: the character after its last.
-        role: who speaks.
+        role: of the turn.
         turn: place of the turn in the conversation.
         kind: what part of the turn it is.
     """

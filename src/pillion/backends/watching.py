@@ -23,7 +23,7 @@ from pillion.errors import StateError
 
 
 def runner() -> object:
-    """Who runs this code: a thread, or a task of an event loop."""
+    """The thread, or the task of an event loop, that runs this code."""
     try:
         return asyncio.current_task() or threading.current_thread()
     except RuntimeError:
@@ -35,7 +35,7 @@ class Passes:
 
     Attributes:
         lock: held by a pass, and while hooks are added or removed.
-        watched: who watches now.
+        watched: the present watchers.
         counted: positions that were seen to go into each KV cache.
         quiet: a thread that tries the model: no watcher is shown its passes.
     """
@@ -47,7 +47,7 @@ class Passes:
         self.counted: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
     def mine(self) -> list[Watched]:
-        """Those who are shown a pass that begins here without a KV cache."""
+        """The watchers of a pass that begins here without a KV cache."""
         return [one for one in self.watched if one.sees(None)]
 
 
@@ -56,7 +56,7 @@ _MAKING = threading.Lock()
 
 
 def passes_of(model: object) -> Passes:
-    """The passes of a model; the same for everyone who has it."""
+    """The passes of a model: one object a model."""
     with _MAKING:
         return _PASSES.setdefault(model, Passes())
 
@@ -96,7 +96,7 @@ class Watched:
     go on from a KV cache of its own: a stream may be taken by another thread than began it.
 
     Args:
-        watcher: who is shown them.
+        watcher: the watcher.
         top: so many blocks have to run for all that it is shown.
         routers: layers among them that are routers.
     """

@@ -204,7 +204,7 @@ def _open_files(folder: Path, shard_files: list[ShardFile]) -> list[FileIO]:
         files = [
             stack.enter_context(open(folder / file.name, "rb", buffering=0)) for file in shard_files
         ]
-        # All are open: from here on `close` is who closes them.
+        # All are open: from here on `close` closes them.
         stack.pop_all()
     return files
 

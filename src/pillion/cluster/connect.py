@@ -56,7 +56,7 @@ def connect(address: str) -> Generator[Any]:
 
 
 def _check_answer(address: str) -> None:
-    """Returns if someone who speaks Ray's protocol listens; Ray itself waits two minutes for it."""
+    """Returns if a server of Ray's protocol listens; Ray itself waits two minutes for it."""
     host, _, port = address.rpartition(":")
     if address.startswith("ray://"):
         raise ConfigError(

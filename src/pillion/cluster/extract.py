@@ -39,12 +39,12 @@ def extract_on(
     """The hidden states of all rows, on disk; what an earlier run left there is kept.
 
     Args:
-        crew: who works.
+        crew: the workers.
         tokens: of `tokenise_on`.
         spec: of these tokens.
         path: folder of the cache, under the same name on all nodes.
         progress: told of every unit.
-        tally: told of every unit, and who did it.
+        tally: told of every unit and its worker.
 
     Raises:
         StorageError: another cache lies there, the disk is full, or a node does not see it.

@@ -48,7 +48,7 @@ class Crew:
     say: Callable[[str], object] = lambda _: None
     _first: Maker | None = None
     _idle: list[Any] = field(default_factory=list[Any])
-    # Ray's promise of a first answer -> the worker who gives it, and whether it is a new one.
+    # Ray's promise of a first answer -> the worker that gives it, and whether it is a new one.
     _starting: dict[Any, tuple[Any, bool]] = field(default_factory=dict[Any, tuple[Any, bool]])
     _num_failed_starts: int = 0
 

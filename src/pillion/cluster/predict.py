@@ -63,7 +63,7 @@ class ReadAndScore:
         job: what becomes of its rows.
         template: how a text is wrapped.
         on_too_long: whether a longer text fails or is cut.
-        scopes: whose words a row must hold.
+        scopes: of which a row must hold words.
     """
 
     job: ScoreJob
@@ -111,11 +111,11 @@ def predict_on(
     """The lines of all rows; slices that an earlier run has finished are not read again.
 
     Args:
-        crew: who works.
+        crew: the workers.
         plan: the slices.
         work: what is done with each.
         folder: of finished slices.
-        tally: told of every slice, and who scored it.
+        tally: told of every slice and its worker.
         progress: told how many tokens are done, and how many all slices may have.
 
     Raises:

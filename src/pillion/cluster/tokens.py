@@ -38,7 +38,7 @@ from pillion.extract import Progress, cache_spec, key_of_model, segment_bytes, s
 from pillion.runtime import sift_rows
 
 Facts = tuple[SegmentFacts, ...]
-"""Whose words a row's tokens are."""
+"""The turns of a row's tokens."""
 
 
 class SegmentTable(Sequence[Facts]):
@@ -91,11 +91,11 @@ class TokenFile:
 
     Attributes:
         failed: rows that could not be used (from 1 in the slice), and why.
-        ends: who speaks last in its rows.
+        ends: role of the last turn of its rows.
         lengths: tokens of each row, int32.
-        segments: whose words they are.
+        segments: their turns.
         kept: tokens of the scope of each row, int32.
-        kept_segments: whose words these are.
+        kept_segments: the turns of these.
         ids: of all rows, one after the other, int32.
     """
 
@@ -196,9 +196,9 @@ class Tokenised:
         places: files of the slices, in order.
         starts: first row of each, and the number of all rows.
         lengths: tokens of the scope of each row.
-        segments: whose words they are.
+        segments: their turns.
         failed: rows that could not be used, in order.
-        ends: who speaks last in the rows.
+        ends: role of the last turn of the rows.
     """
 
     identity: ModelIdentity
@@ -241,7 +241,7 @@ class Tokenise:
         folder: of the files.
         template: how a text is wrapped.
         on_too_long: whether a longer text fails or is cut.
-        scope: whose words are kept; a row without them fails.
+        scope: which turns are kept; a row without them fails.
     """
 
     folder: Path
@@ -293,7 +293,7 @@ def tokenise_on(
     """Token ids of every row that fits the model, on disk.
 
     Args:
-        crew: who works.
+        crew: the workers.
         plan: the slices.
         work: what is done with each.
         progress: told how many tokens are done, and how many all slices may have.

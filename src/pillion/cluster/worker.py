@@ -1,7 +1,7 @@
 """The process on a node: one model, one thread, and whatever job it is given.
 
-Promises that an error which pillion raises on purpose arrives as itself. Does not know who gives
-the units, or how many workers there are.
+Promises that an error which pillion raises on purpose arrives as itself. Does not know where
+units come from, or how many workers there are.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def _checked(turns: Conversation) -> Conversation | UnusableCell:
 
 
 def _is_messages(cell: Any) -> bool:
-    """Whether a cell is turns, or a list of mappings of which each says whose words it holds."""
+    """Whether a cell is turns, or a list of mappings each with a role."""
     if isinstance(cell, str | Mapping) or not isinstance(cell, Sequence) or not cell:
         return False
     return all(isinstance(one, Turn | Mapping) for one in cast("Sequence[Any]", cell))

@@ -182,7 +182,7 @@ def _rows(piece: FileSlice) -> FileColumns:
 
 
 class _OpenParquet:
-    """The Parquet file that was read last: who reads its slices in order unpacks no row twice."""
+    """The Parquet file that was read last: read in order, its slices unpack no row twice."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,6 +1,6 @@
 """Where the text of a row stands in a table, and how the table is written.
 
-Promises the columns that are to be read, or a sentence that says what there is instead. Knows
+Promises the columns to read, or a sentence that says what there is instead. Knows
 names of columns, no cell.
 """
 
@@ -118,7 +118,7 @@ def choose_columns(
         layout: what else was asked for.
 
     Raises:
-        MissingColumn: a column that is not there; `holds` says what it was to hold.
+        MissingColumn: a missing column; `holds` says what it should hold.
         DataError: a column that is there twice.
         ConfigError: `text_column` beside the columns of a conversation.
     """

@@ -14,7 +14,7 @@ class Marks(tuple[str, ...]):
     """Names of the labels that a row has, beside those that it was judged not to have.
 
     Any other label was not judged for the row: it counts in no loss and no metric. To
-    everyone who does not ask, a tuple of the names that the row has.
+    all other code, a tuple of the names that the row has.
 
     Attributes:
         lacks: names of the labels that it was judged not to have.
@@ -50,7 +50,7 @@ class Marks(tuple[str, ...]):
 
 
 class Soft(Marks):
-    """Probabilities of labels: marks by one half, for everyone who does not ask for more.
+    """Probabilities of labels: to other code, marks by one half.
 
     Attributes:
         probs: label -> probability that the row has it; others were not judged.

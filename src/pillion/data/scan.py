@@ -90,7 +90,7 @@ def _tuples(content: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ScanTask:
-    """What is to be known of a file.
+    """What to find out about a file.
 
     Attributes:
         file: where it lies.

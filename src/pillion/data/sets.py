@@ -57,7 +57,7 @@ def join_sets(sets: Sequence[DataSet], training: Rows | None = None) -> Rows:
             labels and mapping from there.
 
     Raises:
-        ConfigError: a name that is used twice, a label or set that is not there, or shares that do
+        ConfigError: a name that is used twice, a missing label or set, or shares that do
             not add up.
         DataError: rows without labels, or a set that shares no label with another one.
     """

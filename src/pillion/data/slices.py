@@ -77,7 +77,7 @@ def plan_slices(
         source: file, folder, pattern, URL, or a data set of the hub, which is read here and now.
         text_column: column of the texts; None to find it.
         layout: other columns, and how the table is written.
-        scan_all: who goes through files.
+        scan_all: reads through files.
 
     Raises:
         DataError: a file that cannot be used.

@@ -121,7 +121,7 @@ def find_delimiter(
     Args:
         lines: the file's, from its beginning at each call.
         source: what errors call the file.
-        choose: the wanted columns of a header; raises where they are not there.
+        choose: the wanted columns of a header; raises where they are missing.
         given: what was asked for.
     """
     if given is not None:

@@ -44,7 +44,7 @@ class Judge(ABC):
         """One answer a text, as they come.
 
         Raises:
-            RunError: the judge is not there, and no text will be answered.
+            RunError: the judge cannot be reached, and answers no text.
         """
 
 

@@ -20,14 +20,14 @@ def label_texts(
     """An answer a text, in order; equal texts are asked about once.
 
     Args:
-        judge: who is asked.
+        judge: the judge.
         texts: None for one that failed before.
         journal: of this judge; says what is known, and keeps what is said.
         progress: told of the texts that are answered, and of all that are asked about.
 
     Raises:
         Interrupted: by Ctrl-C; what was said is kept.
-        RunError: the judge is not there; what it said before is kept.
+        RunError: the judge cannot be reached; its earlier answers are kept.
     """
     places: dict[str, list[int]] = {}
     for place, text in enumerate(texts):

@@ -47,7 +47,7 @@ class ServerJudge(Judge):
         self.servers = Upstreams(Policies(judges={_NAME: server}), transport)
 
     def ask(self, texts: Sequence[Text]) -> Iterator[JudgeAnswer]:
-        """One answer a text; a server that is not there, or refuses the key, ends it.
+        """One answer a text; a server that cannot be reached, or refuses the key, ends it.
 
         Raises:
             UpstreamError: see above.

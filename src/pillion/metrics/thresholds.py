@@ -26,7 +26,7 @@ def f1_threshold(
 ) -> float | None:
     """The threshold of best expected F1 under a logistic curve through the rows.
 
-    Of probabilities that are right, those from half the best F1 on are to be labelled (Lipton,
+    Of probabilities that are right, those from half the best F1 on should be labelled (Lipton,
     Elkan and Naryanaswamy 2014). The curve has two parameters: with few rows that is steadier than
     to take the best of all thresholds (`docs/log.md`).
 

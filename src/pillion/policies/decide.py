@@ -13,7 +13,7 @@ ALLOW = "allow"
 
 @dataclass(frozen=True)
 class PolicyOutcome:
-    """What is to be done about a text.
+    """What to do about a text.
 
     Attributes:
         decisions: probe -> `allow`, `abstain`, `annotate`, or the action that is followed.

@@ -74,7 +74,7 @@ class Policies(Typed):
         """Returns if every policy can be followed with these probes.
 
         Raises:
-            ConfigError: a policy names a probe, label or band that is not there.
+            ConfigError: a policy names a probe, label or band that does not exist.
         """
         for number, policy in enumerate(self.policies, start=1):
             where = f"Policy {number} ({policy.action})"

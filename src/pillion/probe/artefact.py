@@ -139,7 +139,7 @@ class Artefact:
         that was trained on chat turns.
 
         Args:
-            identity: of the model that it is to be read from.
+            identity: of the model that it will be read from.
             allow_mismatch: warn of other weights, tokenizer, template or dtype and go on. Another
                 number of layers or width is an error all the same.
 

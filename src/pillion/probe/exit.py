@@ -1,7 +1,7 @@
 """When a text that is only classified needs no deeper layers: what a card says of it, and the rule.
 
 Promises the same rule where bands are chosen and where they are applied. Does not know how bands
-were chosen, nor who runs the model.
+were chosen, nor what runs the model.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ class Network(nn.Module, ABC):
         Args:
             hidden: states; what lies in the padding does not matter.
             mask: which of them are tokens.
-            scale: `inverse_rms_by_layer` of the states, for a caller who has several networks read
+            scale: `inverse_rms_by_layer` of the states, for a caller that has several networks read
                 them; None to compute it where it is needed.
         """
 

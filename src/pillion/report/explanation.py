@@ -36,7 +36,7 @@ def explanation_page(explanation: Mapping[str, Any], template_tokens: bool = Fal
 
 
 def _parts(explanation: Mapping[str, Any], template_tokens: bool) -> list[dict[str, Any]]:
-    """Who speaks, and the places of the tokens, a turn each; none where all tokens are shown."""
+    """Role and places of the tokens, a turn each; none where all tokens are shown."""
     segments = explanation.get("segments")
     if template_tokens or not segments:
         return [{"who": "", "places": list(range(len(explanation["tokens"])))}]

@@ -16,8 +16,8 @@ class ClientOptions(Strict):
     """Options of one request; strict and frozen.
 
     Attributes:
-        probes: names of those whose verdicts are told; None for all, empty for no verdicts.
-        logits: whether the probes' logits are told as well.
+        probes: names of the probes whose verdicts are sent; None for all, empty for none.
+        logits: whether the probes' logits are sent as well.
     """
 
     model_config = ConfigDict(strict=True)

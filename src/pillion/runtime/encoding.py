@@ -1,6 +1,6 @@
 """Texts and conversations to tokens that fit the model, with one clear error for those that do not.
 
-Promises that every row holds a word of each scope that is to be read. Knows no probe.
+Promises that every row holds a word of each scope that is read. Knows no probe.
 """
 
 from __future__ import annotations

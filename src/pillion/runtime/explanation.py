@@ -50,7 +50,7 @@ class Explanation:
         rest: what no token added: the bias where the method is exact.
         contributions: what each token at each layer added to each logit.
         softmax: whether the labels share a softmax, which sees only how logits differ.
-        segments: whose words the tokens are; none for a text without turns.
+        segments: the turns of the tokens; none for a text without turns.
     """
 
     verdict: Verdict

@@ -111,7 +111,7 @@ class PagedReading:
         busy = [one for one in self.side.groups if not one.idle and layer in one.layers]
         if not busy:
             return
-        # Widened and measured once for all groups, whose words overlap.
+        # Widened and measured once for all groups, as their tokens overlap.
         states = hidden.to(busy[0].group.dtype)
         scale = inverse_rms(states) if any(one.group.normalise for one in busy) else None
         for one in busy:

@@ -30,7 +30,7 @@ class ReadState:
         states: a fold state a group, since the last cut; None where a group has read nothing.
         counts: scope -> tokens of each row that it has read since the last cut.
         prompt: states and counts after the first pass; None where that was not the whole prompt.
-        scope_masks: whose words the rows are; None where only probes of every token read.
+        scope_masks: of the rows; None where only probes of every token read.
     """
 
     num_tokens: int

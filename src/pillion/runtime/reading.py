@@ -194,7 +194,7 @@ class Reading:
     # -- what the user calls
 
     def expect(self, rows: Sequence[Tokens], answering: bool = False) -> None:
-        """Says whose words the next pass from the start reads; its batch must be these rows.
+        """Gives the turns of the next pass from the start; its batch must be these rows.
 
         Args:
             rows: of the batch, in its order, on whatever side it is padded.
@@ -203,7 +203,7 @@ class Reading:
         self._told = (rows, answering) if self._scopes else None
 
     def encode(self, texts: Sequence[TextLike]) -> dict[str, Tensor]:
-        """A batch for the model, padded on the left, whose words are known to this reading.
+        """A batch for the model, padded on the left, whose turns are known to this reading.
 
         Args:
             texts: conversations, or texts that are the user's only turn; one or more.
@@ -340,7 +340,7 @@ class Reading:
         """Which tokens of the pass each scope reads, and which groups have none of them.
 
         Raises:
-            StateError: nothing says whose words these are, or it was said of other rows.
+            StateError: the turns of these rows are unknown, or were given for other rows.
         """
         mask = step.mask if self._packed is None else self._packed.mask
         self._masks, self._counts, self._idle = {"all": mask}, {}, frozenset()

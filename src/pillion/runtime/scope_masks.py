@@ -1,4 +1,4 @@
-"""Whose words the tokens of a pass are: for each scope a mask, in chunks as in one piece.
+"""Which tokens of a pass each scope reads, as masks; the same in chunks as in one piece.
 
 Tokens of a row beyond the ones that it began with are the answer. Knows neither probes nor states.
 """

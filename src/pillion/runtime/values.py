@@ -1,4 +1,4 @@
-"""Keeps what one probe reads of each token, for those who ask what the token was worth.
+"""Keeps what one probe reads of each token, for explanations of what the token was worth.
 
 Promises the very values that a verdict is folded from, before they are folded. Knows no engine.
 """

@@ -101,7 +101,7 @@ class LineStore:
         self.folder = folder
 
     def get(self, shard: ScoreShard) -> list[str] | None:
-        """One line a row of the shard; None if it is not there."""
+        """One line a row of the shard; None if it is missing."""
         path = None if self.folder is None else self.folder / shard.name
         if path is None or not path.exists():
             return None

@@ -105,7 +105,7 @@ def identify_states(
     attention: Mapping[int, LayerAttention] | None = None,
     progress: Progress = silent,
 ) -> Identification:
-    """The same from pooled states of all layers, for a caller who has them.
+    """The same from pooled states of all layers, for a caller that has them.
 
     Args:
         backend: the model that they are of; it is not run.

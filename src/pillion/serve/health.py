@@ -1,6 +1,6 @@
 """Whether the engine lives: told at once, mended once, and the end of the process if it cannot be.
 
-Knows no route; who ends the process says so by `on_end`.
+Knows no route; `on_end` ends the process.
 """
 
 from __future__ import annotations

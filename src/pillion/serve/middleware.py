@@ -1,4 +1,4 @@
-"""Around every request: its id, who asks, how much it may send, its line in the log.
+"""Around every request: its id, its caller, how much it may send, its line in the log.
 
 The outermost handler: an unexpected error becomes a 500 in OpenAI's shape.
 """
@@ -70,7 +70,7 @@ class RequestMiddleware:
             self._write(scope, context, answer)
 
     def _admit(self, scope: Scope, headers: Headers) -> Caller:
-        """Who asks.
+        """The caller.
 
         Raises:
             Refused: 401, 403; or 503 while the server drains.
@@ -193,7 +193,7 @@ def _limited(receive: Receive, headers: Headers, limits: Limits) -> Receive:
 
     async def limited() -> Message:
         nonlocal got, whole
-        if whole:  # what comes now is the client's going
+        if whole:  # what comes now is the client's disconnect
             return await receive()
         try:
             async with asyncio.timeout(until - time.monotonic()):

@@ -249,7 +249,7 @@ def _one_of_two(schema: dict[str, Any]) -> None:
 
 
 class _Judged(StrictBody):
-    """What is to be judged: texts, or conversations."""
+    """What to judge: texts, or conversations."""
 
     model_config = ConfigDict(json_schema_extra=_one_of_two)
 

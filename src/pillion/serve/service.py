@@ -1,4 +1,4 @@
-"""What all routes share: engine, settings, metrics, log, upstreams, and who is waiting.
+"""What all routes share: engine, settings, metrics, log, upstreams, and the queue.
 
 Knows no route.
 """
@@ -172,7 +172,7 @@ class Service:
 
     @contextmanager
     def queue(self) -> Generator[Callable[[], None]]:
-        """A place among those who wait; what it gives is to be called when the wait is over.
+        """A place in the queue; call what it gives when the wait is over.
 
         Raises:
             Refused: 429, with Retry-After, if too many wait already.

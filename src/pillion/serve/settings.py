@@ -55,7 +55,7 @@ class Settings:
     Attributes:
         names: the model's, for clients; none: the engine's own.
         limits: of requests.
-        keys: who may ask; without any only this machine may.
+        keys: that may ask; without any only this machine may.
         policies: what follows from verdicts.
         dry_run: policies are logged, not followed.
         log_prompts: prompts and answers go to the log.

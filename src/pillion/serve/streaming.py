@@ -26,7 +26,7 @@ class EventStream(EventSourceResponse):
 
     Args:
         chunks: JSON objects.
-        stack: what is to be closed when the stream is over, however it ends.
+        stack: closed when the stream is over, however it ends.
         send_seconds: that a client may take to accept a chunk.
     """
 

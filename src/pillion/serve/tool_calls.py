@@ -29,7 +29,7 @@ class ToolCall:
 
     Attributes:
         number: of the call in its answer, from 0.
-        id: by which its result is to be given.
+        id: by which a client gives its result.
         name: of the tool.
         arguments: a JSON object, as text.
     """

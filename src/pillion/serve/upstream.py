@@ -23,7 +23,7 @@ class UpstreamError(RunError):
     """Another server could not be reached, or did not answer as it should.
 
     Attributes:
-        lasting: whether the next request would meet the same: it is not there, or refuses the key.
+        lasting: whether the next request would fail too: no server, or a key that is refused.
         may_pass: whether the same request may be answered a little later.
     """
 

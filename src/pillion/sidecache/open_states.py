@@ -32,7 +32,7 @@ class OpenStates:
     Args:
         folds: of the rows, whose states have one size.
         pages: where pieces lie.
-        scope: whose words they are.
+        scope: which turns they hold.
         page_tokens: tokens a page.
     """
 

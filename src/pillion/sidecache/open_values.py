@@ -28,7 +28,7 @@ class OpenValues:
     Args:
         folds: of the rows.
         pages: where states of full pages go.
-        scope: whose words they are.
+        scope: which turns they hold.
         empty: values of no row, and of as many tokens as a page has.
     """
 

@@ -1,6 +1,6 @@
 """The side cache of the probes of one group: folded pieces of pages, and a fold for every row.
 
-Knows rows (one a request), pages, chunks and whose words they are; no engine and no verdicts.
+Knows rows (one a request), pages, chunks and their turns; no engine and no verdicts.
 """
 
 from __future__ import annotations

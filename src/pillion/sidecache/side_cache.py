@@ -113,7 +113,7 @@ class SideCache:
     # -- in the order of a step
 
     def begin(self, step: PagedStep, decodes: DecodeBatch | None = None) -> None:
-        """A step begins: who runs, and which groups have something to read.
+        """A step begins: which requests run, and which groups have something to read.
 
         Args:
             step: its chunks.

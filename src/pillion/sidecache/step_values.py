@@ -16,7 +16,7 @@ from pillion.sidecache.tracked import Numbers
 
 
 class StepValues:
-    """Values of a step's tokens: tapped here, or shown by who has tapped them.
+    """Values of a step's tokens: tapped here, or tapped elsewhere and shown.
 
     Args:
         one: the taps.

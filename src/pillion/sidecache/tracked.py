@@ -32,7 +32,7 @@ class TrackedRequest:
 
     Attributes:
         row: its place in the groups.
-        turns: whose words its tokens are.
+        turns: of its tokens.
         wanted: whether its verdicts are asked for.
         prompt: what the probes say of it, once it has been read.
         answer: what they say of the answer so far.

@@ -78,7 +78,7 @@ class TurnMap:
         """Which tokens from one place to another the scope reads; bit 0 is the first of them.
 
         Args:
-            scope: whose words.
+            scope: which turns.
             begin: place of the first token.
             end: place behind the last one; `extend` was given all of them.
             every_turn: of `last-user`, the turns before the last one too.

@@ -1,6 +1,6 @@
 """One configuration while it is trained: weights, optimiser, best weights so far.
 
-Promises that what it learns depends on its configuration and the batches alone. Does not know who
+Promises that what it learns depends on its configuration and the batches alone. Does not know what
 trains beside it, nor where states come from.
 """
 

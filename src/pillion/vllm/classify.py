@@ -39,7 +39,7 @@ from pillion.runtime.engine import check_rows
 
 
 class ClassifyBody(Strict):
-    """What is to be classified: texts, or a conversation; `model` is the name of a probe."""
+    """What to classify: texts, or a conversation; `model` is the name of a probe."""
 
     model: str | None = None
     input: str | tuple[str, ...] | None = None

@@ -148,7 +148,7 @@ class VllmEngine(Engine):
         return self._events(request, answering=True)
 
     async def _events(self, request: Request, answering: bool) -> AsyncGenerator[Event]:
-        """Of a request, or of a whole conversation whose last answer is to be read."""
+        """Of a request, or of a whole conversation whose last answer is read."""
         check_room(request, self.identity.context_tokens, self.vocab_size)
         if request.grammar:
             self.check_grammar(request.grammar)

@@ -28,7 +28,7 @@ class Span:
         prompt: of a request that begins, or begins again after it was preempted; the `begin`
             tokens before the span then came from the prefix cache.
         ids: the tokens, where answers may hold reasoning; none otherwise.
-        answering: whether the prompt is to be answered, or a whole conversation that is only read.
+        answering: whether an answer follows, or a whole conversation is only read.
     """
 
     request: str
