@@ -462,7 +462,7 @@ def all_layers(model: LanguageModel) -> tuple[int, ...]:
 
 
 def default_scope(texts: Sequence[Text], template: Template) -> Scope:
-    """The turns that a probe of such rows reads: of texts the user's, of answered prompts the answer.
+    """Turns that a probe of such rows reads: of texts the user's, of answered prompts the answer.
 
     Args:
         texts: of the rows.
