@@ -30,8 +30,8 @@ from pillion.core import (
 )
 from pillion.data import (
     Contexts,
+    JudgedLabels,
     LabelSpace,
-    Marks,
     Rows,
     SetFacts,
     augmented,
@@ -242,7 +242,7 @@ def fit(
 
 def _check_sets(rows: Rows, validation: Rows | None) -> None:
     """Refuses validation rows of no set: labels not judged there would count as a no."""
-    masked = any(isinstance(label, Marks) for label in rows.labels or ())
+    masked = any(isinstance(label, JudgedLabels) for label in rows.labels or ())
     if rows.sets and rows.several and masked and validation is not None and not validation.sets:
         raise DataError(
             f"{validation.path} belongs to none of the sets {', '.join(s.name for s in rows.sets)}"

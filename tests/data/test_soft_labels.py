@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pillion.data import DataSet, LabelSpace, Marks, Rows, Soft, TableLayout, join_sets, read_rows
+from pillion.data import (
+    DataSet,
+    JudgedLabels,
+    LabelSpace,
+    Rows,
+    SoftLabels,
+    TableLayout,
+    join_sets,
+    read_rows,
+)
 from pillion.errors import DataError, PillionError
 
 SOFT = TableLayout(soft=True)
@@ -53,21 +62,21 @@ def test_the_column_of_probabilities_is_found_by_its_name(tmp_path: Path) -> Non
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"text": "a", "soft_labels": {"x": 1, "y": 0}}) + "\n")
     rows = read_rows(path)
-    assert rows.labels == (Soft({"x": 1.0, "y": 0.0}),)
+    assert rows.labels == (SoftLabels({"x": 1.0, "y": 0.0}),)
     assert "labels are probabilities, in column 'soft_labels'" in rows.notes[0]
 
 
 def test_a_column_of_zeros_and_ones_stays_marks(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"text": "a", "label": {"x": 1, "y": 0}}) + "\n")
-    assert read_rows(path).labels == (Marks(["x"], ["y"]),)
-    assert read_rows(path, layout=SOFT).labels == (Soft({"x": 1.0, "y": 0.0}),)
+    assert read_rows(path).labels == (JudgedLabels(["x"], ["y"]),)
+    assert read_rows(path, layout=SOFT).labels == (SoftLabels({"x": 1.0, "y": 0.0}),)
 
 
 def test_a_csv_file_holds_them_as_json(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('text,soft_labels\na,"{""x"": 0.2, ""y"": 0.8}"\n')
-    assert read_rows(path).labels == (Soft({"x": 0.2, "y": 0.8}),)
+    assert read_rows(path).labels == (SoftLabels({"x": 0.2, "y": 0.8}),)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +135,8 @@ def test_two_probabilities_do_not_become_one_label() -> None:
 
 
 def test_copies_are_equal_and_others_are_not() -> None:
-    one = Soft({"x": 0.2, "y": 0.8})
+    one = SoftLabels({"x": 0.2, "y": 0.8})
     assert pickle.loads(pickle.dumps(one)) == one == copy.copy(one)
-    assert hash(one) == hash(Soft({"x": 0.2, "y": 0.8}))
-    assert one != Soft({"x": 0.3, "y": 0.8}) and one != Marks(["y"], ["x"])
+    assert hash(one) == hash(SoftLabels({"x": 0.2, "y": 0.8}))
+    assert one != SoftLabels({"x": 0.3, "y": 0.8}) and one != JudgedLabels(["y"], ["x"])
     assert soft([{"x": 0.2, "y": 0.8}]).sha256 != soft([{"x": 0.3, "y": 0.8}]).sha256

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 
 from pillion.core import Conversation, Scope, Text, Turn, role_of
 from pillion.data.cells import UnusableCell
+from pillion.data.judged_labels import Label
 from pillion.data.label_cells import (
     Numbered,
     cell_fault,
@@ -20,7 +21,6 @@ from pillion.data.label_cells import (
     to_labels,
     to_soft,
 )
-from pillion.data.marks import Label
 from pillion.data.spelling import one_spelling
 from pillion.data.turn_labels import has_turn_labels, is_null, turn_fault
 from pillion.errors import DataError

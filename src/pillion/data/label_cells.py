@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from pillion.data.cells import UnusableCell, is_blank
-from pillion.data.marks import Label, Marks, Soft
+from pillion.data.judged_labels import JudgedLabels, Label, SoftLabels
 from pillion.data.turn_labels import is_null
 from pillion.errors import DataError
 
@@ -86,7 +86,7 @@ def _probability(value: Any) -> float | None:
 def to_soft(numbered: Numbered) -> list[Label]:
     """The labels of mappings without a fault; a null has no probability."""
     return [
-        Soft({name: float(value) for name, value in cell.items() if not is_null(value)})
+        SoftLabels({name: float(value) for name, value in cell.items() if not is_null(value)})
         for _, cell in numbered
     ]
 
@@ -233,7 +233,7 @@ def _single(numbered: Numbered, source: str) -> Numbered:
 def _label(cell: Any, several: bool) -> Label:
     if isinstance(cell, dict):
         flags = {str(name): _flag(value) for name, value in cast("dict[Any, Any]", cell).items()}
-        return Marks(
+        return JudgedLabels(
             [name for name, flag in flags.items() if flag is True],
             [name for name, flag in flags.items() if flag is False],
         )

@@ -22,8 +22,8 @@ from pillion.data import hub, tables
 from pillion.data.cells import UnusableCell, text_of
 from pillion.data.containers import label_cells, text_cells
 from pillion.data.examples import Origin, as_examples, groups_of, plain_turns
+from pillion.data.judged_labels import JudgedLabels, Label, SoftLabels
 from pillion.data.layout import TEXT, Columns, TableLayout, choose_columns
-from pillion.data.marks import Label, Marks, Soft
 from pillion.errors import BadRows, DataError
 
 
@@ -366,6 +366,6 @@ def _digest(texts: Sequence[Text], labels: Sequence[Label] | None) -> str:
 
 
 def _plain_label(label: Label) -> Any:
-    if isinstance(label, Soft):
+    if isinstance(label, SoftLabels):
         return {"probs": label.probs}
-    return {"has": label, "lacks": label.lacks} if isinstance(label, Marks) else label
+    return {"has": label, "lacks": label.lacks} if isinstance(label, JudgedLabels) else label

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pillion.errors import DataError
 
 
-class Marks(tuple[str, ...]):
+class JudgedLabels(tuple[str, ...]):
     """Names of the labels that a row has, beside those that it was judged not to have.
 
-    Any other label was not judged for the row: it counts in no loss and no metric. To
-    all other code, a tuple of the names that the row has.
+    Any other label was not judged for the row: it counts in no loss and no metric. To other code it
+    is a tuple of the names that the row has.
 
     Attributes:
         lacks: names of the labels that it was judged not to have.
@@ -22,7 +22,7 @@ class Marks(tuple[str, ...]):
 
     lacks: tuple[str, ...]
 
-    def __new__(cls, has: Sequence[str] = (), lacks: Sequence[str] = ()) -> Marks:
+    def __new__(cls, has: Sequence[str] = (), lacks: Sequence[str] = ()) -> JudgedLabels:
         """Of the labels that a row has, and of those that it lacks."""
         own = super().__new__(cls, has)
         own.lacks = tuple(lacks)
@@ -34,7 +34,7 @@ class Marks(tuple[str, ...]):
 
     def __eq__(self, other: object) -> bool:
         return (
-            isinstance(other, Marks)
+            isinstance(other, JudgedLabels)
             and tuple(self) == tuple(other)
             and set(self.lacks) == set(other.lacks)
         )
@@ -46,11 +46,11 @@ class Marks(tuple[str, ...]):
         return hash((tuple(self), frozenset(self.lacks)))
 
     def __repr__(self) -> str:
-        return f"Marks({list(self)}, lacks={list(self.lacks)})"
+        return f"JudgedLabels({list(self)}, lacks={list(self.lacks)})"
 
 
-class Soft(Marks):
-    """Probabilities of labels: to other code, marks by one half.
+class SoftLabels(JudgedLabels):
+    """Probabilities of labels; to other code, labels cut at one half.
 
     Attributes:
         probs: label -> probability that the row has it; others were not judged.
@@ -58,7 +58,7 @@ class Soft(Marks):
 
     probs: Mapping[str, float]
 
-    def __new__(cls, probs: Mapping[str, float]) -> Soft:
+    def __new__(cls, probs: Mapping[str, float]) -> SoftLabels:
         """Of label -> probability, 0 to 1."""
         has = [name for name, value in probs.items() if value >= 0.5]
         own = tuple.__new__(cls, has)
@@ -70,20 +70,20 @@ class Soft(Marks):
         return (self.probs,)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Soft) and self.probs == other.probs
+        return isinstance(other, SoftLabels) and self.probs == other.probs
 
     def __hash__(self) -> int:
         return hash(frozenset(self.probs.items()))
 
     def __repr__(self) -> str:
-        return f"Soft({dict(self.probs)})"
+        return f"SoftLabels({dict(self.probs)})"
 
     @property
     def is_pair(self) -> bool:
         """Whether it says which of two labels a row has: their probabilities add to one."""
         return len(self.probs) == 2 and abs(sum(self.probs.values()) - 1) < 1e-6
 
-    def renamed(self, common: Callable[[str], str]) -> Soft:
+    def renamed(self, common: Callable[[str], str]) -> SoftLabels:
         """The same under other names.
 
         Raises:
@@ -95,11 +95,11 @@ class Soft(Marks):
                 f"Labels {', '.join(map(repr, self.probs))} have probabilities of their own and "
                 "would get one name; leave one of them out."
             )
-        return Soft(found)
+        return SoftLabels(found)
 
 
 Label = str | tuple[str, ...]
-"""Of a row: its one name, or any number of them (`Marks` where some may not have been judged)."""
+"""Of a row: its one name, or several (`JudgedLabels` where some may not have been judged)."""
 
 
 def names_of(label: Label) -> tuple[str, ...]:
@@ -109,4 +109,4 @@ def names_of(label: Label) -> tuple[str, ...]:
 
 def judged(label: Label) -> tuple[str, ...]:
     """The names that were asked about, whether or not the row has them."""
-    return (*label, *label.lacks) if isinstance(label, Marks) else names_of(label)
+    return (*label, *label.lacks) if isinstance(label, JudgedLabels) else names_of(label)
