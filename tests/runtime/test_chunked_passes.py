@@ -16,7 +16,7 @@ from pillion.backends.transformers import TransformersBackend
 from pillion.errors import StateError
 from pillion.runtime import ContinuousEngine, LanguageModel, PagedSettings, Request, explain
 from pillion.runtime.chunked_passes import FIRST_TOKENS, IDLE_TOKENS, LEAST_TOKENS, ChunkedPasses
-from pillion.runtime.classifier import Classifier
+from pillion.runtime.classifier import RowClassifier
 from pillion.runtime.explanation import explain_row
 from tiny_models import (
     all_artefacts,
@@ -125,7 +125,7 @@ def test_calls_take_turns_row_by_row(owner: str) -> None:
     """The first caller was served to the end, before all others."""
     backend = Noting()
     probe = make_artefact("p", backend.identity)
-    classifier = Classifier(small(backend))
+    classifier = RowClassifier(small(backend))
 
     async def ask() -> None:
         many = [[0] * 15 + [1]] * 40
@@ -146,7 +146,7 @@ def test_a_row_at_fault_fails_its_own_call_and_no_other() -> None:
     backend = FakeBackend()
     probe = make_artefact("p", backend.identity)
     backend.embeddings[7] = torch.nan
-    classifier = Classifier(ChunkedPasses(backend, nullcontext))
+    classifier = RowClassifier(ChunkedPasses(backend, nullcontext))
 
     async def ask() -> list[Any]:
         calls = ([[1, 2]], [[7, 2]], [[1, 2], [3]])
@@ -175,7 +175,7 @@ def test_who_begins_to_stream_while_a_piece_waits_for_the_model_does_not_wait_fo
     probe = make_artefact("p", backend.identity)
     pieces, sizes = ChunkedPasses(backend, alone, lambda: step[0]), list[int]()
     pieces.learn = lambda tokens, seconds: sizes.append(tokens)  # type: ignore[method-assign]
-    found = asyncio.run(Classifier(pieces).classify(rows, [probe]))
+    found = asyncio.run(RowClassifier(pieces).classify(rows, [probe]))
     alone_found = LanguageModel(backend).score_rows(rows, [probe])
     assert len(found) == len(rows)
     np.testing.assert_allclose(
@@ -199,6 +199,6 @@ def test_between_two_pieces_the_engine_takes_a_step() -> None:
     probe = make_artefact("p", backend.identity)
     pieces = small(backend)
     pieces.alone = alone
-    classifier = Classifier(pieces)
+    classifier = RowClassifier(pieces)
     asyncio.run(classifier.classify([[1] * 5 * LEAST_TOKENS], [probe]))
     assert entered == 5

@@ -101,9 +101,8 @@ def conflict_notes(
 
 def _contradict(one: Label, other: Label) -> bool:
     """Whether rows of the same text cannot both be right."""
-    if isinstance(one, JudgedLabels) and isinstance(
-        other, JudgedLabels
-    ):  # on what both were judged
+    if isinstance(one, JudgedLabels) and isinstance(other, JudgedLabels):
+        # Compared on the labels for which both were judged.
         return bool({*one} & {*other.lacks} or {*other} & {*one.lacks})
     return {*names_of(one)} != {*names_of(other)}
 

@@ -53,7 +53,7 @@ Place = tuple[PendingCall, int]
 """A row of a call."""
 
 
-class Classifier:
+class RowClassifier:
     """Runs rows through as many blocks as their probes read.
 
     Args:

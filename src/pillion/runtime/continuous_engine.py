@@ -26,7 +26,7 @@ from pillion.core import (
 from pillion.errors import ConfigError, PillionError, RunError, StateError
 from pillion.probe import Artefact
 from pillion.runtime.chunked_passes import ChunkedPasses
-from pillion.runtime.classifier import Classifier
+from pillion.runtime.classifier import RowClassifier
 from pillion.runtime.decoding import Detokenizer
 from pillion.runtime.engine import (
     Engine,
@@ -98,7 +98,7 @@ class ContinuousEngine(Engine):
         self.vocab_size, self._unchanged = backend.vocab_size, backend.unchanged()
         self._batching = ContinuousBatching(backend, settings or PagedSettings(), self._deliver)
         self._passes = ChunkedPasses(backend, self._batching.alone, self._batching.step_seconds)
-        self._classifier, self._explaining = Classifier(self._passes), asyncio.Lock()
+        self._classifier, self._explaining = RowClassifier(self._passes), asyncio.Lock()
         self._running: dict[str, RunningRequest] = {}
         self._ids = count()
         self._swap = asyncio.Lock()
