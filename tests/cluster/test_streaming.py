@@ -18,10 +18,10 @@ from pillion.backends import Backend
 from pillion.backends.fake import FakeBackend
 from pillion.cache import CacheReader, CacheSpec
 from pillion.cluster import (
-    Crew,
     ReadAndScore,
     Tally,
     Tokenise,
+    WorkerPool,
     extract_on,
     plan_on,
     predict_on,
@@ -39,8 +39,8 @@ from tiny_models import make_artefact
 TEMPLATES: list[tuple[Template, Scope]] = [("raw", "all"), ("chat", "last-user")]
 
 
-class OneWorker(Crew):
-    """A crew that works here, and notes which units it was given."""
+class OneWorker(WorkerPool):
+    """A pool without processes; notes which units it was given."""
 
     def __init__(self, backend: Backend | None = None, most: int = 10**9) -> None:
         super().__init__(None, "fake", workers=2)
@@ -82,7 +82,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def planned(workers: Crew, source: Path, tmp_path: Path) -> SlicePlan:
+def planned(workers: WorkerPool, source: Path, tmp_path: Path) -> SlicePlan:
     plan = plan_on(workers, str(source), None, None, tmp_path / "work")
     assert len(plan.slices) > 8
     return plan

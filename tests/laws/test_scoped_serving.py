@@ -28,7 +28,7 @@ from pillion.runtime import (
     paged_reading,
 )
 from pillion.runtime import TokenEvent as Token
-from pillion.runtime.classifier import Classifier
+from pillion.runtime.classifier import RowClassifier
 from pillion.sidecache import PagedGroup
 from pillion.sidecache.pages import Pages
 from talks import continued, talks
@@ -81,14 +81,14 @@ def serve(
 
     passes: list[Any] = []
 
-    class Watched(Classifier):
+    class Watched(RowClassifier):
         async def classify(self, rows: Any, artefacts: Any, owner: str = "") -> Any:
             passes.append(rows)
             return await super().classify(rows, artefacts, owner)
 
     async def run() -> Any:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(continuous_engine, "Classifier", Watched)
+            patch.setattr(continuous_engine, "RowClassifier", Watched)
             engine = ContinuousEngine(backend, probes, settings)
         await engine.start()
         try:

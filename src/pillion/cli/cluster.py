@@ -12,7 +12,7 @@ from pillion.cli.app import err
 from pillion.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pillion.cluster import Crew
+    from pillion.cluster import WorkerPool
 
 RayAddress = Annotated[
     str | None,
@@ -36,9 +36,9 @@ RayWorkers = Annotated[
 
 
 @contextmanager
-def open_crew(
+def open_pool(
     address: str | None, workers: int | None, model: str, dtype: str, device: str
-) -> Generator[Crew | None]:
+) -> Generator[WorkerPool | None]:
     """The workers of a cluster, or None where no address is given.
 
     Raises:
@@ -49,10 +49,10 @@ def open_crew(
             raise ConfigError("--ray-workers counts the workers of a cluster; give --ray too.")
         yield None
         return
-    from pillion.cluster import Crew, connect
+    from pillion.cluster import WorkerPool, connect
 
     with connect(address) as ray:
-        yield Crew(ray, model, dtype, device, workers, say=err.print)
+        yield WorkerPool(ray, model, dtype, device, workers, say=err.print)
 
 
 def show_rates(rates: Sequence[dict[str, Any]]) -> None:

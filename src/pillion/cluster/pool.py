@@ -28,8 +28,8 @@ START_SECONDS = 300.0
 
 
 @dataclass(eq=False)
-class Crew:
-    """The workers of a cluster; they keep their models from one run to the next.
+class WorkerPool:
+    """The workers of a cluster, which keep their models from one run to the next.
 
     Attributes:
         ray: the module, connected to a cluster.

@@ -19,7 +19,7 @@ import numpy as np
 
 from pillion.backends import Backend
 from pillion.cache import SHARD_BYTES, CacheSpec, SegmentFacts, replacing
-from pillion.cluster.pool import Crew
+from pillion.cluster.pool import WorkerPool
 from pillion.core import (
     FailedRow,
     Kind,
@@ -288,12 +288,12 @@ def _facts(identity: ModelIdentity) -> list[Any]:
 
 
 def tokenise_on(
-    crew: Crew, plan: SlicePlan, work: Tokenise, progress: Progress = silent
+    pool: WorkerPool, plan: SlicePlan, work: Tokenise, progress: Progress = silent
 ) -> Tokenised:
     """Token ids of every row that fits the model, on disk.
 
     Args:
-        crew: the workers.
+        pool: of workers.
         plan: the slices.
         work: what is done with each.
         progress: told how many tokens are done, and how many all slices may have.
@@ -303,7 +303,7 @@ def tokenise_on(
         DataError: a slice cannot be read.
         MismatchError: workers have different models under the same name.
     """
-    identity = crew.maker.identity
+    identity = pool.maker.identity
     work.folder.mkdir(parents=True, exist_ok=True)
     places = [work.place(identity, piece) for piece in plan.slices]
     units = [
@@ -312,7 +312,7 @@ def tokenise_on(
         if not place.exists()
     ]
     all_rows, done_rows, done_tokens = sum(piece.num_rows for _, piece in units), 0, 0
-    for done in crew.run(work, units):
+    for done in pool.run(work, units):
         done_rows, done_tokens = done_rows + done.value, done_tokens + done.tokens
         progress("encode", done_tokens, done_tokens * all_rows // max(1, done_rows))
     return _collected(identity, work, places)
