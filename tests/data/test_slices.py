@@ -17,8 +17,8 @@ import pytest
 from pillion.core import FailedRow, Text
 from pillion.data import (
     BLOCK_ROWS,
+    Scan,
     Scanned,
-    ScanTask,
     SlicePlan,
     TableLayout,
     Texts,
@@ -199,7 +199,7 @@ def test_what_was_found_out_of_a_file_comes_back_from_json(tmp_path: Path) -> No
     plan = plan_slices(str(tmp_path / "d.csv"))
     piece: Any = plan.slices[0]
     assert isinstance(piece, FileSlice)
-    scan = ScanTask(piece.of.file, TableLayout(), None, None, 1, False)
+    scan = Scan(piece.of.file, TableLayout(), None, None, 1, False)
     found = scan.run()
     assert Scanned.from_json(json.loads(json.dumps(asdict(found)))) == found
     assert found.header is not None and found.header.line == 2 and len(found.cuts) == 3

@@ -14,7 +14,7 @@ from typing import Any
 
 from pillion.backends import Backend
 from pillion.cluster.pool import WorkerPool
-from pillion.data import Scanned, ScanTask, SlicePlan, TableLayout, plan_slices
+from pillion.data import Scan, Scanned, SlicePlan, TableLayout, plan_slices
 from pillion.scoring import keep
 
 
@@ -36,7 +36,7 @@ def plan_on(
         StorageError: the folder cannot be written.
     """
 
-    def scan_all(scans: list[ScanTask]) -> Iterator[Scanned]:
+    def scan_all(scans: list[Scan]) -> Iterator[Scanned]:
         places = [work / f"scan-{_name(scan)}.json" for scan in scans]
         missing = [n for n, place in enumerate(places) if not place.exists()]
         for done in pool.run(_scan, [(n, scans[n]) for n in missing]):
@@ -47,12 +47,12 @@ def plan_on(
     return plan_slices(source, text_column, layout, scan_all)
 
 
-def _scan(backend: Backend, unit: tuple[int, ScanTask]) -> tuple[tuple[int, Scanned], int]:
+def _scan(backend: Backend, unit: tuple[int, Scan]) -> tuple[tuple[int, Scanned], int]:
     place, scan = unit
     return (place, scan.run()), 0
 
 
-def _name(scan: ScanTask) -> str:
+def _name(scan: Scan) -> str:
     facts: list[Any] = [scan.file.facts()[1], repr(scan.layout), repr(scan.columns)]
     facts += [scan.slice_bytes, scan.may_be_empty, scan.text_column]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]

@@ -19,7 +19,7 @@ from pillion.data.judged_labels import JudgedLabels, Label, SoftLabels, names_of
 from pillion.data.labels import LabelSpace
 from pillion.data.layout import TableLayout
 from pillion.data.rows import Rows, SetFacts, Texts, read_rows, read_texts
-from pillion.data.scan import BLOCK_ROWS, Scanned, ScanTask
+from pillion.data.scan import BLOCK_ROWS, Scan, Scanned
 from pillion.data.sets import DataSet, join_sets, set_weights
 from pillion.data.slices import SlicePlan, hold, plan_slices
 from pillion.data.split import split_validation
@@ -37,7 +37,7 @@ __all__ = [
     "LabelSpace",
     "Origin",
     "Rows",
-    "ScanTask",
+    "Scan",
     "Scanned",
     "SetFacts",
     "Slice",

@@ -89,7 +89,7 @@ def _tuples(content: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class ScanTask:
+class Scan:
     """What to find out about a file.
 
     Attributes:

@@ -17,7 +17,7 @@ from pillion.data.file_slices import Slice, file_slices
 from pillion.data.files import DataFile, find_files
 from pillion.data.layout import Columns, TableLayout
 from pillion.data.rows import Texts, place_of, read_texts
-from pillion.data.scan import BLOCK_ROWS, Scanned, ScanTask
+from pillion.data.scan import BLOCK_ROWS, Scan, Scanned
 from pillion.errors import DataError
 
 SLICE_BYTES = 256 * 2**10
@@ -54,11 +54,11 @@ class SlicePlan:
         return place_of(self.files, row)
 
 
-ScanAll = Callable[[list[ScanTask]], Iterable[Scanned]]
+ScanAll = Callable[[list[Scan]], Iterable[Scanned]]
 """Goes through files, here or elsewhere; gives what it found in their order."""
 
 
-def scan_here(scans: list[ScanTask]) -> Iterator[Scanned]:
+def scan_here(scans: list[Scan]) -> Iterator[Scanned]:
     """Goes through files in this process."""
     return (scan.run() for scan in scans)
 
@@ -90,8 +90,8 @@ def plan_slices(
     facts = [file.facts() for file in files]
     slice_bytes = max(SLICE_BYTES, sum(size for size, _ in facts) // MOST_SLICES)
 
-    def scan(file: DataFile, columns: Columns | None) -> ScanTask:
-        return ScanTask(file, layout, text_column, columns, slice_bytes, len(files) > 1)
+    def scan(file: DataFile, columns: Columns | None) -> Scan:
+        return Scan(file, layout, text_column, columns, slice_bytes, len(files) > 1)
 
     found: list[Scanned] = []
     for file in files:  # up to the first with rows, whose columns all others must have
@@ -112,13 +112,13 @@ def plan_slices(
     return SlicePlan(slices, counts, source, notes)
 
 
-def _scanned(scans: list[ScanTask], scan_all: ScanAll) -> list[Scanned]:
+def _scanned(scans: list[Scan], scan_all: ScanAll) -> list[Scanned]:
     """Parquet files say what is in them; the others have to be read through."""
     known = [place for place, scan in enumerate(scans) if scan.file.suffix == ".parquet"]
     others = [place for place in range(len(scans)) if place not in set(known)]
     found: dict[int, Scanned] = {}
     with ThreadPoolExecutor(THREADS) as pool:
-        footers = pool.map(ScanTask.run, [scans[place] for place in known])
+        footers = pool.map(Scan.run, [scans[place] for place in known])
         found |= dict(zip(known, footers, strict=True))
     found |= dict(zip(others, scan_all([scans[place] for place in others]), strict=True))
     return [found[place] for place in range(len(scans))]
