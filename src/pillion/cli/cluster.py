@@ -12,7 +12,7 @@ from pillion.cli.app import err
 from pillion.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pillion.cluster import WorkerPool
+    from pillion.cluster import Crew
 
 RayAddress = Annotated[
     str | None,
@@ -36,9 +36,9 @@ RayWorkers = Annotated[
 
 
 @contextmanager
-def open_pool(
+def open_crew(
     address: str | None, workers: int | None, model: str, dtype: str, device: str
-) -> Generator[WorkerPool | None]:
+) -> Generator[Crew | None]:
     """The workers of a cluster, or None where no address is given.
 
     Raises:
@@ -49,10 +49,10 @@ def open_pool(
             raise ConfigError("--ray-workers counts the workers of a cluster; give --ray too.")
         yield None
         return
-    from pillion.cluster import WorkerPool, connect
+    from pillion.cluster import Crew, connect
 
     with connect(address) as ray:
-        yield WorkerPool(ray, model, dtype, device, workers, say=err.print)
+        yield Crew(ray, model, dtype, device, workers, say=err.print)
 
 
 def show_rates(rates: Sequence[dict[str, Any]]) -> None:

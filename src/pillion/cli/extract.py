@@ -24,7 +24,7 @@ from pillion.cli.app import (
     out,
     print_json,
 )
-from pillion.cli.cluster import RayAddress, RayWorkers, open_pool, show_rates
+from pillion.cli.cluster import RayAddress, RayWorkers, open_crew, show_rates
 from pillion.cli.failures import all_failed, check_some_left, finish, write_failed
 from pillion.cli.layers import parse_layers
 from pillion.cli.places import check_folder, clear, clear_inside
@@ -35,7 +35,7 @@ from pillion.errors import DataError
 
 if TYPE_CHECKING:
     from pillion.cache import CacheSpec
-    from pillion.cluster import WorkerPool
+    from pillion.cluster import Crew
     from pillion.data import SlicePlan, Texts
 
 FAILED_NAME = "failed.jsonl"
@@ -72,9 +72,9 @@ def extract(
     listed in failed.jsonl in the folder, and the exit code is then 1.
     """
     check_folder(out_folder, "--out")
-    with open_pool(ray, ray_workers, model, dtype, device) as pool, progress_bar() as bar:
+    with open_crew(ray, ray_workers, model, dtype, device) as crew, progress_bar() as bar:
         asked = _Asked(data, out_folder, how, layers, template, scope, on_too_long, bar)
-        done = _here(asked, model, dtype, device) if pool is None else _on_cluster(asked, pool)
+        done = _here(asked, model, dtype, device) if crew is None else _on_cluster(asked, crew)
         write_failed(done.failed, done.rows, out_folder / FAILED_NAME)
     _show(done.spec, out_folder, len(done.failed), done.rates, as_json)
     where = f"their reasons are in {out_folder / FAILED_NAME}"
@@ -130,14 +130,14 @@ def _here(asked: _Asked, model: str, dtype: str, device: str) -> _Done:
         return _Done(reader.spec, texts, failed)
 
 
-def _on_cluster(asked: _Asked, pool: WorkerPool) -> _Done:
+def _on_cluster(asked: _Asked, crew: Crew) -> _Done:
     """The workers of a cluster do the work; no text comes here but those of the first slice."""
     from pillion.cluster import Tally, Tokenise, extract_on, plan_on, tokenise_on
     from pillion.extract import size_sentence
     from pillion.fit import default_scope, scope_of_ends
 
     work, how = asked.out.absolute() / WORK_NAME, asked.how
-    plan = plan_on(pool, asked.data, how.text_column, how.layout, work)
+    plan = plan_on(crew, asked.data, how.text_column, how.layout, work)
     for note in plan.notes:
         err.print(note)
     # The model is not here: its workers refuse a chat where it has no template for one.
@@ -145,11 +145,11 @@ def _on_cluster(asked: _Asked, pool: WorkerPool) -> _Done:
     first = [one for one in plan.slices[0].read()[0] if one]
     read = asked.scope or default_scope(first, template)
     tokenise = Tokenise(work, template, asked.on_too_long, read)
-    tokens = tokenise_on(pool, plan, tokenise, asked.bar)
+    tokens = tokenise_on(crew, plan, tokenise, asked.bar)
     if asked.scope is None and read != (all_read := scope_of_ends(tokens.ends, template)):
         # The first slice was not like the others.
         read, tokenise = all_read, replace(tokenise, scope=all_read)
-        tokens = tokenise_on(pool, plan, tokenise, asked.bar)
+        tokens = tokenise_on(crew, plan, tokenise, asked.bar)
     try:
         check_some_left(tokens.failed, plan)
     except DataError:
@@ -158,7 +158,7 @@ def _on_cluster(asked: _Asked, pool: WorkerPool) -> _Done:
     spec = tokens.spec(_layers(asked.layers, tokens.identity.num_layers), read)
     err.print(size_sentence(spec))
     tally = Tally()
-    extract_on(pool, tokens, spec, asked.cache, asked.bar, tally)
+    extract_on(crew, tokens, spec, asked.cache, asked.bar, tally)
     clear(work)
     return _Done(spec, plan, tokens.failed, tally.rates())
 

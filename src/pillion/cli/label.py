@@ -122,7 +122,7 @@ def _server(
     from pydantic import ValidationError
 
     from pillion.labelling import ServerJudge
-    from pillion.policies import JudgeServer as Server
+    from pillion.policies import Judge as Server
 
     model, question, key = given
     if model is None:

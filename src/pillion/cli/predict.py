@@ -24,7 +24,7 @@ from pillion.cli.app import (
     dtype_of,
     err,
 )
-from pillion.cli.cluster import RayAddress, RayWorkers, open_pool, show_rates
+from pillion.cli.cluster import RayAddress, RayWorkers, open_crew, show_rates
 from pillion.cli.failures import all_failed, check_some_left, finish, write_failed
 from pillion.cli.output import check_text, write_lines
 from pillion.cli.places import check_file, clear
@@ -36,7 +36,7 @@ from pillion.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from pillion.backends import Backend
-    from pillion.cluster import WorkerPool
+    from pillion.cluster import Crew
     from pillion.data import SlicePlan, Texts
     from pillion.scoring import ScoreJob
 
@@ -103,17 +103,17 @@ def predict(
         raise ConfigError("Give either --text or --input, and not both.")
     work, skip, computed = _work(out), how.skip_bad_rows, dtype_of(dtype, exact)
     with ExitStack() as stack:
-        with open_pool(ray, ray_workers, model, computed, device) as pool, progress_bar() as bar:
+        with open_crew(ray, ray_workers, model, computed, device) as crew, progress_bar() as bar:
             texts = _given(text) if text else None
             probes = [resolve(folder) for folder in probe]
             chosen = tuple(one.whole if no_exit else one for one in probes)
             job = ScoreJob(chosen, allow_mismatch)
             wrapping = template or job.artefacts[0].card.template
             asked = _Asked(job, texts, input, how, wrapping, on_too_long, work, bar)
-            if pool is None:
+            if crew is None:
                 done = _here(asked, model, computed, device, check)
             else:
-                done = _on_cluster(asked, pool, check, stack)
+                done = _on_cluster(asked, crew, check, stack)
         write_lines(done.lines, out)
         if out is None or work is None:
             where = "their lines hold the reason under error"
@@ -205,12 +205,12 @@ def _check(backend: Backend, job: ScoreJob) -> None:
             err.print(found.note)
 
 
-def _on_cluster(asked: _Asked, pool: WorkerPool, check: bool, stack: ExitStack) -> _Done:
+def _on_cluster(asked: _Asked, crew: Crew, check: bool, stack: ExitStack) -> _Done:
     """The workers of a cluster do the work; no text comes here.
 
     Args:
         asked: what is wanted.
-        pool: of workers.
+        crew: who works.
         check: nobody can: each worker has a model of its own.
         stack: holds what is printed until it is.
     """
@@ -224,11 +224,11 @@ def _on_cluster(asked: _Asked, pool: WorkerPool, check: bool, stack: ExitStack) 
         plan = hold(asked.texts)
     else:
         assert asked.input is not None
-        plan = plan_on(pool, asked.input, asked.how.text_column, asked.how.layout, work)
+        plan = plan_on(crew, asked.input, asked.how.text_column, asked.how.layout, work)
     for note in plan.notes:
         err.print(note)
     tally, job = Tally(), ReadAndScore(asked.job, asked.template, asked.on_too_long, asked.scopes)
-    lines = predict_on(pool, plan, job, work, tally, asked.bar)
+    lines = predict_on(crew, plan, job, work, tally, asked.bar)
     show_rates(tally.rates())
     try:
         check_some_left(lines.failed(), plan)
