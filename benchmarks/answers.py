@@ -264,7 +264,7 @@ def everyone(
 ) -> list[Said]:
     """All methods; the gate that learns from uniform prefixes, the default, comes first."""
     said: list[Said] = []
-    encoder = Encoder.load(EMBEDDER, 256)  # first of all: whoever lacks it hears so before training
+    encoder = Encoder.load(EMBEDDER, 256)  # first: a missing package is an error before training
     for weighing in ("uniform", "softmax", "none"):
         settings = TrainSettings(prefixes=weighing)
         networks = gates(training, held, "response", settings, seeds)

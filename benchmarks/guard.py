@@ -32,8 +32,8 @@ from pillion.runtime import (
     Request,
     TokenEvent,
 )
-from pillion.runtime.classifier import Classifier
-from pillion.runtime.pieces import Pieces
+from pillion.runtime.chunked_passes import ChunkedPasses
+from pillion.runtime.classifier import RowClassifier
 
 RIDING, PROMPT, BOTH = "probes ride", "guard on prompts", "guard on prompts and answers"
 
@@ -51,7 +51,7 @@ class Guarded:
     def __init__(
         self,
         engine: ContinuousEngine,
-        guard: Classifier,
+        guard: RowClassifier,
         artefacts: Sequence[Artefact],
         answers: bool,
     ) -> None:
@@ -84,7 +84,7 @@ async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     served, second = (model_of(options.model, options.device) for _ in range(2))
     served.end_ids = frozenset()  # answers have a fixed length
     probes = [probe(served, f"p{i}", *kind) for i, kind in enumerate(RIDERS["three gates"])]
-    guard = Classifier(Pieces(second, nullcontext))
+    guard = RowClassifier(ChunkedPasses(second, nullcontext))
     settings = PagedSettings(cache_tokens=16384, max_requests=options.in_flight)
     engine = ContinuousEngine(served, [], settings)
     ways: dict[str, tuple[Answering, list[Artefact]]] = {

@@ -18,9 +18,9 @@ from typing import Any
 
 from benchmarks.accuracy import run_folder
 from benchmarks.result_file import DATA, data_entry, write_result
-from pillion.backends import EMBEDDED, Backend, load_backend
+from pillion.backends import Backend, load_backend
 from pillion.cache import CacheReader
-from pillion.core import Template
+from pillion.core import Template, defaults
 from pillion.data import LabelSpace, Rows, read_rows, split_validation
 from pillion.extract import CachedSource, SelectedRows, encode_rows, kept_states, pooled_source
 from pillion.metrics import evaluate
@@ -38,14 +38,14 @@ VALIDATION_SHARE = 0.2
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", nargs="*", choices=[*DATA_SETS, []], help="all by default")
-    parser.add_argument("--model", default=EMBEDDED, help="a name, a folder or a GGUF file")
+    parser.add_argument("--model", default=defaults.MODEL, help="a name, a folder or a GGUF file")
     parser.add_argument("--name", default="", help="of the model, in the names of its files")
     parser.add_argument("--rows", type=int, default=2000, help="studied")
     parser.add_argument("--train-rows", type=int, default=4000, help="that gates train on")
     parser.add_argument("--gates", action="store_true")
     parser.add_argument("--cache", type=Path, help="keep hidden states here")
     options = parser.parse_args()
-    if (options.model == EMBEDDED) == bool(options.name):
+    if (options.model == defaults.MODEL) == bool(options.name):
         parser.error("--name is of a model other than the embedded one, and such a model needs one")
     backend = load_backend(options.model)
     with run_folder(options.cache) as cache:
@@ -76,7 +76,7 @@ def measure(name: str, backend: Backend, cache: Path, options: argparse.Namespac
         data.append(data_entry(DATA / folder / f"{test}.parquet", test))
     settings = {
         "model": {
-            "name": options.name or EMBEDDED,
+            "name": options.name or defaults.MODEL,
             "weights_sha256": backend.identity.weights_sha256,
             "dtype": backend.identity.dtype,
         },

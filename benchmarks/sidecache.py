@@ -110,8 +110,8 @@ class Contest:
     def check(self) -> None:
         """Raises unless both say the same of every request."""
         for request in self.requests:
-            lane = self.paged.lanes[request]
-            known = {**(lane.prompt or {}), **lane.answer}
+            tracked = self.paged.tracked[request]
+            known = {**(tracked.prompt or {}), **tracked.answer}
             told = self.plain.said[request]
             assert known.keys() == told.keys()
             for name, probs in known.items():

@@ -4,7 +4,7 @@
 
 A scheduler's output goes the way that it goes in vLLM: it is told as a step, planned by a worker's
 side cache, computed (the tensor operations of the folds alone), and put on every output by the
-ledger. Between processes (tensor parallelism) steps and reports are packed as well. Tensors are as
+latest. Between processes (tensor parallelism) steps and reports are packed as well. Tensors are as
 small as they can be: a gate on two layers, on the processor. Requests are at different places of
 their blocks. Time is the thread's own; numbers of requests alternate in one process. The median of
 all steps is kept, and the quickest tenth, as others may share the caches. `host` is all but what is
@@ -27,10 +27,10 @@ from benchmarks.result_file import write_result
 from benchmarks.vllm_ride import BLOCK_TOKENS, gates
 from pillion.core import ModelIdentity
 from pillion.probe.group import group
-from pillion.riding.ledger import Ledger
-from pillion.vllm.adapter import Rider
-from pillion.vllm.step import Steps
-from pillion.vllm.taps import Taps
+from pillion.riding.latest_logits import LatestLogits
+from pillion.vllm.adapter import VllmStepReader
+from pillion.vllm.step import StepBuilder
+from pillion.vllm.taps import VllmTaps
 
 CPU = torch.device("cpu")
 IDENTITY = ModelIdentity("tiny", "", "", "", 1, 8, "float32", 8192)
@@ -49,14 +49,14 @@ class Decoding:
         self.size = num_requests
         self.names = [f"request-{i}-0123456789abcdef" for i in range(num_requests)]
         self.blocks_each = -(-(PROMPT_TOKENS + num_steps) // BLOCK_TOKENS) + 2
-        taps = Taps(group(gates(IDENTITY, 1), CPU, torch.float32), 4096, CPU)
-        pages = torch.zeros(num_requests * self.blocks_each, taps.room.page_numbers)
-        self.taps, self.rider = taps, Rider(taps, pages, BLOCK_TOKENS, num_requests)
-        self.steps, self.ledger = Steps(with_ids=False), Ledger()
+        taps = VllmTaps(group(gates(IDENTITY, 1), CPU, torch.float32), 4096, CPU)
+        pages = torch.zeros(num_requests * self.blocks_each, taps.needs.page_numbers)
+        self.taps, self.reader = taps, VllmStepReader(taps, pages, BLOCK_TOKENS, num_requests)
+        self.steps, self.latest = StepBuilder(with_ids=False), LatestLogits()
         self.done = [PROMPT_TOKENS + number % BLOCK_TOKENS for number in range(num_requests)]
         self.times: dict[str, list[float]] = {part: [] for part in PARTS}
         self._computed = 0.0
-        for each in self.rider.side.groups:
+        for each in self.reader.side.groups:
             self._watch(each)
         self._begin()
 
@@ -68,7 +68,7 @@ class Decoding:
         step, told = timed(lambda: self.steps.step(output))
         step, packed = timed(lambda: pickle.loads(pickle.dumps(step, protocol=5)))
         self._computed = 0.0
-        report, read = timed(lambda: self.rider.read(step))
+        report, read = timed(lambda: self.reader.read(step))
         report, back = timed(lambda: pickle.loads(pickle.dumps(report, protocol=5)))
         _, reported = timed(lambda: self._report(report))
         parts = told, read - self._computed, self._computed, reported, packed + back
@@ -76,14 +76,14 @@ class Decoding:
             self.times[part].append(seconds)
 
     def _watch(self, group: Any) -> None:
-        plain = group.grow
+        plain = group.run
 
-        def grow(*arguments: Any) -> Any:
+        def run(*arguments: Any) -> Any:
             found, seconds = timed(lambda: plain(*arguments))
             self._computed += seconds
             return found
 
-        group.grow = grow
+        group.run = run
 
     def _begin(self) -> None:
         new: list[Any] = []
@@ -95,7 +95,7 @@ class Decoding:
                 num_prompt_tokens=done,
             )
             self.steps.enter(request)
-            self.ledger.enter(name)
+            self.latest.enter(name)
             first = number * self.blocks_each
             blocks = list(range(first, first + -(-done // BLOCK_TOKENS)))
             new.append(SimpleNamespace(req_id=name, num_computed_tokens=0, block_ids=(blocks,)))
@@ -104,7 +104,7 @@ class Decoding:
         )
         output = self._scheduled(new, none, dict(zip(self.names, self.done, strict=True)))
         self._see([(0, done) for done in self.done])
-        self._report(self.rider.read(self.steps.step(output)))
+        self._report(self.reader.read(self.steps.step(output)))
 
     def _output(self) -> Any:
         blocks: list[Any] = []
@@ -139,10 +139,10 @@ class Decoding:
         self.taps.slots[: len(every)] = torch.tensor(every)
 
     def _report(self, report: Any) -> None:
-        self.ledger.add(report.rows(), report.seconds)
+        self.latest.add(report.rows(), report.seconds)
         for name in self.names:
-            self.ledger.params(name)
-        self.ledger.forget()
+            self.latest.params(name)
+        self.latest.forget()
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:

@@ -1,9 +1,9 @@
-"""What a swap of probes leaves in the memory of a server that nobody else asks anything.
+"""What a swap of probes leaves in the memory of a server without other requests.
 
     python -m benchmarks.swaps [--swaps 400]
 
 The server's resident set after every swap, two probes in turn; the first quarter of the swaps warms
-up. On an idle server no step of the engine comes that would see to what nobody reads any more.
+up. On an idle server no step of the engine comes that would free what no request reads any more.
 """
 
 from __future__ import annotations

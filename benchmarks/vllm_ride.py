@@ -30,12 +30,12 @@ from pillion.core import ModelIdentity, Scope, Tokens
 from pillion.probe import Artefact
 from pillion.probe.group import Group, group
 from pillion.probe.untrained import untrained
-from pillion.sidecache.going import Grower
+from pillion.sidecache.decode_reader import DecodeReader
 from pillion.vllm import options
-from pillion.vllm.adapter import SLOT_BYTES, Rider
+from pillion.vllm.adapter import SLOT_BYTES, VllmStepReader
 from pillion.vllm.footprint import Footprint
-from pillion.vllm.step import Singles, Span, Step
-from pillion.vllm.taps import Room, Taps
+from pillion.vllm.step import DecodeRequests, Span, VllmStep
+from pillion.vllm.taps import MemoryNeeds, VllmTaps
 
 RIDERS = {"one-gate": 1, "eight-gates": 8}
 APART: tuple[Scope, ...] = ("all", "assistant", "response")
@@ -106,26 +106,27 @@ def operations(
         batch: requests.
         fuses: whether gates go on in one kernel, as on CUDA; its launch is an operation.
     """
-    taps = Taps(groups, 1024, META)
-    pages = torch.zeros(batch * 8, taps.room.page_numbers, device=META)
-    rider = Rider(taps, pages, BLOCK_TOKENS, batch)
-    rider.side.grower = Grower(rider.side.groups, fuses)
+    taps = VllmTaps(groups, 1024, META)
+    pages = torch.zeros(batch * 8, taps.needs.page_numbers, device=META)
+    reader = VllmStepReader(taps, pages, BLOCK_TOKENS, batch)
+    reader.side.decode_reader = DecodeReader(reader.side.groups, fuses)
     launches = Launches()
     prompt = Tokens([0] * 20)
     starts = [Span(str(i), 0, 20, (8 * i, 8 * i + 1), prompt) for i in range(batch)]
-    rider.read(Step(tuple(starts)))
+    reader.read(VllmStep(tuple(starts)))
     names = tuple(map(str, range(batch)))
-    hidden = [torch.zeros(batch, dim, device=META) for _ in taps.room.layers]
+    hidden = [torch.zeros(batch, dim, device=META) for _ in taps.needs.layers]
     with Operations() as inside, torch.inference_mode():
         taps.see(hidden, torch.zeros(batch, dtype=torch.long, device=META))
     with (
         patch("pillion.sidecache.fused.kernel", lambda: launches),
         torch.inference_mode(),
     ):
-        rider.read(Step(singles=Singles(names, np.full(batch, 20))))  # the first hands out a table
+        # The first hands out a table.
+        reader.read(VllmStep(decodes=DecodeRequests(names, np.full(batch, 20))))
         launches.count = 0
         with Operations() as after:
-            rider.read(Step(singles=Singles(names, np.full(batch, 21))))
+            reader.read(VllmStep(decodes=DecodeRequests(names, np.full(batch, 21))))
     return inside.count, after.count + launches.count
 
 
@@ -137,18 +138,18 @@ def counted() -> list[dict[str, Any]]:
         for rider, count in RIDERS.items():
             artefacts = gates(identity, count)
             groups = group(artefacts, META, torch.float32)
-            room = Room.of(groups)
-            columns = room.token_numbers // len(room.layers)
+            needs = MemoryNeeds.of(groups)
+            columns = needs.token_numbers // len(needs.layers)
             kv = sizes["layers"] * 2 * sizes["kv"] * 2
-            side = 4 * room.page_numbers / BLOCK_TOKENS + SLOT_BYTES
-            found = Footprint(tuple(a.name for a in artefacts), len(room.layers), side, kv, 0)
+            side = 4 * needs.page_numbers / BLOCK_TOKENS + SLOT_BYTES
+            found = Footprint(tuple(a.name for a in artefacts), len(needs.layers), side, kv, 0)
             rows += [
                 _row(name, rider, "side_cache_bytes_per_token", side, kv, found.share),
                 _row(
                     name,
                     rider,
                     "multiply_adds_per_token",
-                    len(room.layers) * sizes["dim"] * columns,
+                    len(needs.layers) * sizes["dim"] * columns,
                     sizes["parameters"],
                 ),
                 *(_step_bytes(name, rider, groups, batch, kv) for batch in (1, 32)),
@@ -176,13 +177,13 @@ def _step_bytes(
 ) -> dict[str, Any]:
     """Bytes that a decoding step moves where gates go on in one kernel."""
     sizes = MODELS[model]
-    room, weights = Room.of(groups), sum(one.weight_bytes for one in groups)
+    needs, weights = MemoryNeeds.of(groups), sum(one.weight_bytes for one in groups)
     # A state: summed for us 6, stacked 4, widened 6, read by two products and the norm 12.
-    states = 28 * len(room.layers) * sizes["dim"]
+    states = 28 * len(needs.layers) * sizes["dim"]
     # Values: made and put side by side 12, normalised 8, put in place 8, read by the kernel 4.
-    rows = 4 * room.token_numbers * 8
+    rows = 4 * needs.token_numbers * 8
     # States of the answer and of the page, in one kernel: read, merged and put back.
-    folds = 4 * room.page_numbers * 4
+    folds = 4 * needs.page_numbers * 4
     own = 2 * sizes["parameters"] + batch * CONTEXT_TOKENS * kv_bytes
     value = weights + batch * (states + rows + folds)
     return _row(model, rider, f"bytes_per_step_of_{batch}", value, own)

@@ -1,4 +1,4 @@
-"""What the library says to whoever calls it is true for all of them: Python, HTTP and the shell."""
+"""What the library tells its callers is true for all of them: Python, HTTP and the shell."""
 
 from __future__ import annotations
 

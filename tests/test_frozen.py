@@ -1,4 +1,4 @@
-"""Records are values: once made they do not change, whoever holds them."""
+"""Records are values: once made they do not change, whatever holds them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PARTS = (
     *(f"pillion.{name}" for name in ("core", "probe", "sidecache", "metrics", "evals", "policies")),
     *("pillion.serve.answering", "pillion_bench", "pillion_bench.baselines", "pillion_bench.real"),
 )
-CHANGING = {"Going", "Lane"}
+CHANGING = {"DecodeBatch", "TrackedRequest"}
 """Records of something that goes on."""
 ELSEWHERE = {"pillion.sidecache.gate_kernel"}
 """What can be imported only where its compiler is installed."""

@@ -3,7 +3,7 @@
 Left out is what cannot change how the program behaves, told from the syntax tree without what is
 never run: annotations of parameters, results, variables and fields (`X | None`; not those of
 pydantic's classes, which are read), and the decorators `abstractmethod`, `override` and `final`,
-which only refuse code that nobody could run. Left out too are changes that are no Python, or that
+which only refuse code that could not run. Left out too are changes that are no Python, or that
 Python itself warns of (`is` with a literal): every test would kill them, for nothing.
 """
 

@@ -32,7 +32,7 @@ class Probe:
         name: what its verdicts are signed with.
         template: `chat` wraps each text as a user's turn, `raw` leaves it; None: `chat`, or `raw`
             where the model has no chat template, of which `fit` warns.
-        scope: whose words it reads; None: the last user's, or the answer's where rows end with one.
+        scope: which turns it reads; None: the last user's, or the answer's where rows end with one.
         contexts: turns that rows are put behind in training: `shipped`, the path of a file with a
             column of messages, or `none`.
         augment: changes of `pillion.data.AUGMENTS`: each row is learnt from once more, changed.
@@ -239,4 +239,4 @@ def _warn(sentence: str) -> None:
 
 
 def _quiet(_: str) -> None:
-    """Says nothing."""
+    """Drops a sentence: callers from Python get no progress lines."""

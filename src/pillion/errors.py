@@ -44,7 +44,7 @@ class MissingColumn(DataError):
     """A table does not have a column.
 
     Attributes:
-        holds: what the column would hold, `text` or `label`, where nobody named it.
+        holds: what the column would hold, `text` or `label`, where the user did not name it.
     """
 
     holds: str | None = None

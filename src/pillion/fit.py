@@ -31,8 +31,8 @@ from pillion.core import (
 )
 from pillion.data import (
     Contexts,
+    JudgedLabels,
     LabelSpace,
-    Marks,
     Rows,
     SetFacts,
     augmented,
@@ -95,7 +95,7 @@ class FitSettings:
 
     Attributes:
         template: how a text is wrapped.
-        scope: whose words the probe reads; None: see `default_scope`.
+        scope: which turns the probe reads; None: see `default_scope`.
         contexts: turns that rows are put behind, two training rows of three and every validation
             row, which is read alone too; None to read rows as they are.
         augment: changes of `pillion.data.AUGMENTS`: every training row is learnt from once more,
@@ -242,8 +242,8 @@ def fit(
 
 
 def _check_sets(rows: Rows, validation: Rows | None) -> None:
-    """Refuses validation rows of no set: what nobody judged there would count as a no."""
-    masked = any(isinstance(label, Marks) for label in rows.labels or ())
+    """Refuses validation rows of no set: labels not judged there would count as a no."""
+    masked = any(isinstance(label, JudgedLabels) for label in rows.labels or ())
     if rows.sets and rows.several and masked and validation is not None and not validation.sets:
         raise DataError(
             f"{validation.path} belongs to none of the sets {', '.join(s.name for s in rows.sets)}"
@@ -326,7 +326,7 @@ class _Reader:
     def choosing(
         self, space: LabelSpace, ids: Shaped[np.ndarray, "row ..."], tokens: Sequence[Tokens]
     ) -> _Reader:
-        """The same with the layers that suit some training rows, where they are to be chosen."""
+        """The same with the layers that suit some training rows, where they are chosen by data."""
         if self.settings.layers != "auto":
             return self
         taken = sample(len(ids), MAX_ROWS)
@@ -463,7 +463,7 @@ def all_layers(model: LanguageModel) -> tuple[int, ...]:
 
 
 def default_scope(texts: Sequence[Text], template: Template) -> Scope:
-    """Whose words a probe of such rows reads: of texts the user's, of answered prompts the answer.
+    """Turns that a probe of such rows reads: of texts the user's, of answered prompts the answer.
 
     Args:
         texts: of the rows.

@@ -33,7 +33,7 @@ def commit() -> str | None:
 
     `+` stands behind it where tracked files differ; None outside a checkout, or without git.
     """
-    # A file that is merely inside somebody's repository, such as an environment, is no checkout.
+    # A file that is merely inside another repository, such as an environment, is no checkout.
     if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
         return None
     found = _git("rev-parse", "HEAD")

@@ -22,14 +22,14 @@ from torch import Tensor
 
 from pillion.api import Probe
 from pillion.core import Shape, defaults
-from pillion.data.cells import Fault, text_of
+from pillion.data.cells import UnusableCell, text_of
 from pillion.data.containers import text_cells
 from pillion.errors import ConfigError, DataError
 from pillion.probe import Network
 from pillion.probe.task import Task, num_outputs, probabilities
 from pillion.runtime import LanguageModel
 from pillion.train import ProbeConfig, TrainSettings
-from pillion.train.learner import Learner, Part, learning_rate
+from pillion.train.learner import Learner, MicroBatch, learning_rate
 from pillion.train.order import epoch_batches
 
 MIN_STEPS = 100
@@ -214,7 +214,9 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
             for epoch in range(epochs):
                 for row_ids in epoch_batches([1] * rows, rows_a_step, config.seed, epoch):
                     mask = torch.ones(len(row_ids), 1, dtype=torch.bool)
-                    part = Part(hidden[:, row_ids], mask, None, targets[row_ids], 1 / len(row_ids))
+                    part = MicroBatch(
+                        hidden[:, row_ids], mask, None, targets[row_ids], 1 / len(row_ids)
+                    )
                     learner.accumulate(part, task, weights, step)
                     learner.step(learning_rate(step, epochs * steps_an_epoch, warmup=0.1))
                     step += 1
@@ -262,7 +264,7 @@ def _texts(X: Any) -> list[Any]:
     except DataError as error:
         raise ValueError(f"With a model, X is a sequence of texts: {error}") from error
     for row, text in enumerate(texts):
-        if isinstance(fault := text_of("text", [text]), Fault):
+        if isinstance(fault := text_of("text", [text]), UnusableCell):
             raise ValueError(
                 f"With a model, X is a sequence of texts; row {row + 1} has {fault.what} "
                 f"({repr(fault.value)[:40]}). For states leave model out."

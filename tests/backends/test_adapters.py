@@ -61,7 +61,7 @@ def verdicts(model: Any, probe: Artefact) -> list[Any]:
 
 
 def test_a_probe_of_one_adapter_is_refused_by_a_model_that_runs_another(model: Any) -> None:
-    """set_adapter("two") moved a verdict from 0.938 to 0.247, and nobody was told."""
+    """set_adapter("two") moved a verdict from 0.938 to 0.247, without a word."""
     probe = probe_of(model)
     wanted = verdicts(model, probe)
 
@@ -240,7 +240,7 @@ def test_quantised_weights_are_another_model_each() -> None:
 
 
 class Packed(nn.Module):
-    """A linear layer of 8-bit weights and scales, as buffers or where nobody looks."""
+    """A linear layer of 8-bit weights and scales, as buffers or as plain attributes."""
 
     def __init__(self, linear: nn.Linear, hidden: bool = False) -> None:
         super().__init__()
@@ -267,7 +267,7 @@ def test_layers_of_another_class_are_told_by_what_they_keep() -> None:
     assert fingerprint(model) != before != fingerprint(tiny_model())
 
 
-def test_layers_whose_weights_nobody_can_read_are_refused() -> None:
+def test_layers_whose_weights_cannot_be_read_are_refused() -> None:
     model = tiny_model()
     model.model.layers[1].mlp.up_proj = Packed(model.model.layers[1].mlp.up_proj, hidden=True)
     with pytest.raises(ConfigError, match=r"up_proj \(Packed\) keeps its weights where"):

@@ -424,7 +424,7 @@ def test_a_copy_of_a_watched_cache_moves_its_own_rows() -> None:
     assert torch.equal(twin.layers[0].keys, before[[1, 1]])
 
 
-def test_a_watched_cache_is_freed_as_soon_as_nobody_holds_it() -> None:
+def test_a_watched_cache_is_freed_as_soon_as_nothing_holds_it() -> None:
     import weakref
 
     backend = TransformersBackend(tiny_model())

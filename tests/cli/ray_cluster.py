@@ -19,7 +19,7 @@ SHARD_BYTES = 4_000_000
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "disabled",  # a token would be kept in the home of whoever runs the tests
+    "RAY_AUTH_MODE": "disabled",  # a token would be kept in the home of the user who runs the tests
     "RAY_worker_niceness": "0",  # by default workers stand back for everything else that runs
     "HF_HUB_OFFLINE": "1",
 }

@@ -158,7 +158,7 @@ def test_a_verb_that_takes_its_model_as_an_argument_is_told_no_option_for_it() -
         assert hint(error, words) == ""
 
 
-def test_a_column_that_nobody_named_is_told_with_its_option(
+def test_a_column_that_was_not_named_is_told_with_its_option(
     refused: Refused, tmp_path: Path
 ) -> None:
     """`Name one of them` did not say by which option."""

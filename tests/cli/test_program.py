@@ -63,7 +63,7 @@ def test_the_version_is_the_packages(run: Run) -> None:
     ids=lambda words: words[0],
 )
 def test_what_is_read_is_given_once(refused: Refused, words: tuple[str, ...]) -> None:
-    """The bug: the last of several was read, and nobody heard of the others."""
+    """The bug: the last of several was read, and the others were dropped in silence."""
     message = refused(*words)
     assert "is given 2 times, this verb reads one; give it once." in message
 

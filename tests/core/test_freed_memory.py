@@ -39,7 +39,7 @@ def test_tensors_are_given_the_pages_of_those_before_them() -> None:
 
 @pytest.mark.skipif(
     not HUGE_PAGES.exists() or "[always]" in HUGE_PAGES.read_text(),
-    reason="huge pages are few, whoever keeps them",
+    reason="huge pages are few, in any allocator",
 )
 def test_without_the_switch_most_pages_come_anew() -> None:
     assert _faults("") > 100_000

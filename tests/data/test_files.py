@@ -85,7 +85,7 @@ def test_a_store_that_fsspec_lacks_a_package_for_is_reached_through_pyarrow(
     assert asked == ["s3://bucket/rows"]
 
 
-def test_a_scheme_that_nobody_knows_is_refused() -> None:
+def test_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(ConfigError, match="nowhere://x cannot be opened"):
         read_rows("nowhere://x")
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pillion.data import LabelSpace, Marks, Rows, TableLayout, read_rows
+from pillion.data import JudgedLabels, LabelSpace, Rows, TableLayout, read_rows
 from pillion.errors import ConfigError, DataError
 
 
@@ -45,7 +45,7 @@ def test_lists_written_as_text_are_lists_and_it_is_said(
 
 def test_mappings_written_as_text_are_mappings(tmp_path: Path) -> None:
     rows = column(tmp_path, '{"a": 1, "b": 0}', "{'a': None, 'b': True}")
-    assert rows.labels == (Marks(["a"], ["b"]), Marks(["b"]))
+    assert rows.labels == (JudgedLabels(["a"], ["b"]), JudgedLabels(["b"]))
 
 
 def test_lists_with_commas_are_lists_where_names_come_again(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_columns_of_zeros_and_ones_are_labels_and_an_empty_cell_is_no_judgement(
     path = tmp_path / "r.csv"
     path.write_text("text,a,b,c\nx,1,0,\ny,0.0,true,1.0\n")
     rows = read_rows(path, layout=TableLayout(label_columns=("a", "b", "c")))
-    assert rows.labels == (Marks(["a"], ["b"]), Marks(["b", "c"], ["a"]))
+    assert rows.labels == (JudgedLabels(["a"], ["b"]), JudgedLabels(["b", "c"], ["a"]))
     space = LabelSpace.of(rows.labels or ())
     assert space == LabelSpace(("a", "b", "c"), "multilabel")
     encoded = space.encode(rows.labels or ())
@@ -139,11 +139,11 @@ def test_label_columns_that_contradict_other_wishes_are_refused() -> None:
         TableLayout(label_columns=("a",), turn_labels=True)
 
 
-def test_mappings_say_null_for_what_nobody_judged(tmp_path: Path) -> None:
+def test_mappings_say_null_for_what_was_not_judged(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     rows = [{"text": "x", "label": {"a": 1, "b": None}}, {"text": "y", "label": {"b": False}}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert read_rows(path).labels == (Marks(["a"]), Marks([], ["b"]))
+    assert read_rows(path).labels == (JudgedLabels(["a"]), JudgedLabels([], ["b"]))
 
 
 class Frame:
@@ -176,14 +176,17 @@ def test_an_array_of_zeros_and_ones_has_a_column_a_label(labels: Any) -> None:
     """The labels of one-hot rows were the classes `0` and `1`."""
     rows = of(labels)
     has, lacks = ("label_0",), ("label_1", "label_2")
-    assert rows.labels == (Marks(has, lacks), Marks(lacks, has))
+    assert rows.labels == (JudgedLabels(has, lacks), JudgedLabels(lacks, has))
 
 
 def test_a_frame_of_zeros_and_ones_names_its_labels() -> None:
     rows = Rows.of(["x", "y"], Frame(a=[1, 0], b=[0, 1]), "memory")
-    assert rows.labels == (Marks(["a"], ["b"]), Marks(["b"], ["a"]))
+    assert rows.labels == (JudgedLabels(["a"], ["b"]), JudgedLabels(["b"], ["a"]))
     names = pa.table({"a": [True, None], "b": [False, True]})
-    assert Rows.of(["x", "y"], names, "memory").labels == (Marks(["a"], ["b"]), Marks(["b"]))
+    assert Rows.of(["x", "y"], names, "memory").labels == (
+        JudgedLabels(["a"], ["b"]),
+        JudgedLabels(["b"]),
+    )
 
 
 def test_a_frame_of_one_column_is_its_column() -> None:

@@ -64,7 +64,7 @@ def test_an_encoding_that_hardly_can_be_another_is_read_and_said(
 def test_other_scripts_are_not_guessed_but_read_when_they_are_named(
     tmp_path: Path, encoding: str, words: str
 ) -> None:
-    """Bytes of another script would be Western letters without a sense, and nobody would see."""
+    """Bytes of another script would be Western letters without a sense, unnoticed."""
     path = written(tmp_path, "r.csv", f"text,label\n{words},a\n".encode(encoding))
     with pytest.raises(DataError, match=r"not valid UTF-8 at line 2 .*name its encoding"):
         read_rows(path)

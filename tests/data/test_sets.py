@@ -1,4 +1,4 @@
-"""Several sets of rows become one, and nobody is taken to have judged what was not asked."""
+"""Several sets of rows become one, and labels that a set does not ask for count as not judged."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from pillion.data import (
     DataSet,
+    JudgedLabels,
     LabelSpace,
-    Marks,
     Rows,
     conflict_notes,
     join_sets,
@@ -54,10 +54,10 @@ def test_labels_that_a_set_does_not_have_are_masked_in_its_rows() -> None:
     one = a_set("chat", ["toxic", "fine"])
     joined = join_sets([one, a_set("mod", ["flagged", "safe"], {"flagged": "toxic"}, start=5)])
     assert joined.labels == (
-        Marks(["toxic"], ["fine"]),
-        Marks(["fine"], ["toxic"]),
-        Marks(["toxic"], ["safe"]),
-        Marks(["safe"], ["toxic"]),
+        JudgedLabels(["toxic"], ["fine"]),
+        JudgedLabels(["fine"], ["toxic"]),
+        JudgedLabels(["toxic"], ["safe"]),
+        JudgedLabels(["safe"], ["toxic"]),
     )
     space = LabelSpace.of(joined.labels, None, joined.several)
     assert (space.task, space.names) == ("multilabel", ("fine", "safe", "toxic"))
@@ -71,11 +71,11 @@ def test_lists_and_marks_are_renamed_and_masked_alike() -> None:
     lists = a_set("lists", [["a", "b"], [], ["b"]], {"b": "c"})
     marks = a_set("marks", [{"c": 1, "d": None}, {"c": 0, "d": 1}], start=5)
     assert join_sets([lists, marks]).labels == (
-        Marks(["a", "c"], []),
-        Marks([], ["a", "c"]),
-        Marks(["c"], ["a"]),
-        Marks(["c"], []),
-        Marks(["d"], ["c"]),
+        JudgedLabels(["a", "c"], []),
+        JudgedLabels([], ["a", "c"]),
+        JudgedLabels(["c"], ["a"]),
+        JudgedLabels(["c"], []),
+        JudgedLabels(["d"], ["c"]),
     )
 
 
@@ -83,13 +83,13 @@ def test_of_two_labels_that_become_one_a_row_has_it_if_it_has_either() -> None:
     merged = {"hate": "bad", "threat": "bad"}
     marks = [{"hate": 1, "threat": 0, "x": 1}, {"hate": 0, "threat": 0, "x": 0}]
     joined = join_sets([a_set("m", marks, merged)])
-    assert joined.labels == (Marks(["bad", "x"], []), Marks([], ["bad", "x"]))
+    assert joined.labels == (JudgedLabels(["bad", "x"], []), JudgedLabels([], ["bad", "x"]))
 
 
 def test_an_unjudged_part_of_a_merged_label_leaves_it_unjudged() -> None:
     marks = [{"hate": None, "threat": 0, "x": 1}, {"hate": 0, "threat": 1, "x": 0}]
     joined = join_sets([a_set("m", marks, {"hate": "bad", "threat": "bad"})])
-    assert joined.labels == (Marks(["x"], []), Marks(["bad"], ["x"]))
+    assert joined.labels == (JudgedLabels(["x"], []), JudgedLabels(["bad"], ["x"]))
 
 
 def test_every_row_still_knows_where_it_came_from() -> None:
@@ -151,7 +151,7 @@ def test_validation_rows_take_labels_and_mapping_of_their_set() -> None:
     one = a_set("chat", ["toxic", "fine"])
     training = join_sets([one, a_set("mod", ["flagged", "safe"], {"flagged": "toxic"}, start=5)])
     held = join_sets([a_set("mod", ["flagged"], start=30)], training)
-    assert held.labels == (Marks(["toxic"], ["safe"]),)
+    assert held.labels == (JudgedLabels(["toxic"], ["safe"]),)
     with pytest.raises(PillionError, match=r"Unknown set 'other'; known: chat, mod"):
         join_sets([a_set("other", ["safe"])], training)
 

@@ -67,7 +67,7 @@ def comma(path: Path) -> None:
 
 
 def semicolon(path: Path) -> None:
-    """No UTF-8: nobody can tell where its characters are without all of it."""
+    """No UTF-8: its characters cannot be told without all of it."""
     lines = [f"{n};gr\u00fc\u00dfe {n}\n" for n in range(700)]
     path.write_text(f"n;text\n{''.join(lines)}", encoding="cp1252")
 

@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pillion.data import DataSet, LabelSpace, Marks, Rows, Soft, TableLayout, join_sets, read_rows
+from pillion.data import (
+    DataSet,
+    JudgedLabels,
+    LabelSpace,
+    Rows,
+    SoftLabels,
+    TableLayout,
+    join_sets,
+    read_rows,
+)
 from pillion.errors import DataError, PillionError
 
 SOFT = TableLayout(soft=True)
@@ -29,7 +38,7 @@ def test_probabilities_of_two_labels_that_add_to_one_are_a_binary_task() -> None
     np.testing.assert_allclose(space.goals(labels), [0.9, 0.25, 0.5, 1, 0])
 
 
-def test_other_probabilities_are_a_multi_label_task_with_nothing_where_nobody_said() -> None:
+def test_other_probabilities_are_a_multi_label_task_with_nothing_where_none_was_given() -> None:
     labels = soft([{"a": 0.75, "b": 0.25, "c": None}, {"a": 0.1, "c": 0.5}]).labels or ()
     space = LabelSpace.of(labels)
     assert (space.task, space.names) == ("multilabel", ("a", "b", "c"))
@@ -53,21 +62,21 @@ def test_the_column_of_probabilities_is_found_by_its_name(tmp_path: Path) -> Non
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"text": "a", "soft_labels": {"x": 1, "y": 0}}) + "\n")
     rows = read_rows(path)
-    assert rows.labels == (Soft({"x": 1.0, "y": 0.0}),)
+    assert rows.labels == (SoftLabels({"x": 1.0, "y": 0.0}),)
     assert "labels are probabilities, in column 'soft_labels'" in rows.notes[0]
 
 
 def test_a_column_of_zeros_and_ones_stays_marks(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"text": "a", "label": {"x": 1, "y": 0}}) + "\n")
-    assert read_rows(path).labels == (Marks(["x"], ["y"]),)
-    assert read_rows(path, layout=SOFT).labels == (Soft({"x": 1.0, "y": 0.0}),)
+    assert read_rows(path).labels == (JudgedLabels(["x"], ["y"]),)
+    assert read_rows(path, layout=SOFT).labels == (SoftLabels({"x": 1.0, "y": 0.0}),)
 
 
 def test_a_csv_file_holds_them_as_json(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('text,soft_labels\na,"{""x"": 0.2, ""y"": 0.8}"\n')
-    assert read_rows(path).labels == (Soft({"x": 0.2, "y": 0.8}),)
+    assert read_rows(path).labels == (SoftLabels({"x": 0.2, "y": 0.8}),)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +135,8 @@ def test_two_probabilities_do_not_become_one_label() -> None:
 
 
 def test_copies_are_equal_and_others_are_not() -> None:
-    one = Soft({"x": 0.2, "y": 0.8})
+    one = SoftLabels({"x": 0.2, "y": 0.8})
     assert pickle.loads(pickle.dumps(one)) == one == copy.copy(one)
-    assert hash(one) == hash(Soft({"x": 0.2, "y": 0.8}))
-    assert one != Soft({"x": 0.3, "y": 0.8}) and one != Marks(["y"], ["x"])
+    assert hash(one) == hash(SoftLabels({"x": 0.2, "y": 0.8}))
+    assert one != SoftLabels({"x": 0.3, "y": 0.8}) and one != JudgedLabels(["y"], ["x"])
     assert soft([{"x": 0.2, "y": 0.8}]).sha256 != soft([{"x": 0.3, "y": 0.8}]).sha256

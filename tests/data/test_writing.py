@@ -72,7 +72,7 @@ def test_texts_in_a_language_that_the_probe_has_not_seen_are_said_with_their_sha
         (GERMAN, writings([*ENGLISH, *GERMAN])),
         (["danke!", "42"], writings(ENGLISH)),  # nothing is told of them
         (GERMAN, {}),  # a card from before
-        (GERMAN, {LATIN: 1.0}),  # Latin texts whose language nobody could tell
+        (GERMAN, {LATIN: 1.0}),  # Latin texts whose language is unknown
     ],
 )
 def test_what_was_learnt_or_cannot_be_told_is_not_said(

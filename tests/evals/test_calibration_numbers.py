@@ -163,7 +163,7 @@ def test_a_false_positive_rate_is_of_the_largest_of_all_tokens_where_they_are_gi
     assert whole.card.calibration == every_token.card.calibration
     (low,), (high,) = whole.card.thresholds or (), every_token.card.thresholds or ()
     assert low < high and other["thresholds"][0]["fpr"] <= 0.1
-    # Without a rate nobody looks at all tokens.
+    # Without a rate not all tokens are read.
     plain = CalibrationSettings("platt")
     _, found = calibrate(made_artefact("binary"), probs, targets, plain, DATA, largest=largest)
     assert found["rates_of"] == "whole rows"

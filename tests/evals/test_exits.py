@@ -102,7 +102,7 @@ def test_patience_lets_texts_leave_that_no_band_does() -> None:
 
 def test_a_share_that_no_band_keeps_is_refused() -> None:
     logits, targets = rows("binary", 400)
-    logits[:, :2] = -logits[:, 2:]  # whoever leaves is decided otherwise
+    logits[:, :2] = -logits[:, 2:]  # rows that leave are decided otherwise
     with pytest.raises(DataError, match=r"No band lets a text leave early.*at most at 0.02"):
         choose_exit(deep_artefact("binary"), logits, targets, ExitWish(0.02, "none"), DATA)
 

@@ -17,10 +17,10 @@ from pillion.data import Rows
 from pillion.errors import ConfigError, Interrupted, MismatchError
 from pillion.fit import FitSettings, fit
 from pillion.labelling import (
-    Answer,
     ClassifierJudge,
     Journal,
     Judge,
+    JudgeAnswer,
     ProbeJudge,
     ServerJudge,
     label_texts,
@@ -50,7 +50,7 @@ def judge(handle: Handle, labels: Sequence[str] = ("toxic",), parallel: int = 8)
     return ServerJudge(SERVER, labels, parallel, transport, pause_seconds=0.0)
 
 
-def answers(judge: Judge, *texts: Text) -> list[Answer]:
+def answers(judge: Judge, *texts: Text) -> list[JudgeAnswer]:
     return sorted(judge.ask(texts), key=lambda one: one.place)
 
 
@@ -270,13 +270,13 @@ class Counting(Judge):
     def __init__(self, stop: int | None = None) -> None:
         self.asked, self.stop = list[Text](), stop
 
-    def ask(self, texts: Sequence[Text]) -> Iterator[Answer]:
+    def ask(self, texts: Sequence[Text]) -> Iterator[JudgeAnswer]:
         for place, text in enumerate(texts):
             if place == self.stop:
                 raise KeyboardInterrupt
             self.asked.append(text)
             bad = text == "bad"
-            yield Answer(
+            yield JudgeAnswer(
                 place, None if bad else {"long": len(text) / 10}, "It is bad." if bad else ""
             )
 

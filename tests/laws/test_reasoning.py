@@ -1,4 +1,4 @@
-"""The law of reasoning: whoever generates an answer with reasoning reads what is behind it.
+"""The law of reasoning: of an answer with reasoning, probes read what is behind it.
 
 A probe of answers gives the same verdict of a generated answer in `LanguageModel.generate`, in the
 engines, and offline of the row that holds it; reading the reasoning too must differ.
@@ -31,7 +31,7 @@ from tiny_models import DEVICE, distance, make_artefact, probs_of, tiny_model
 LIMIT = 2e-5
 ASKED = (Turn("user", "2 + 2?"),)
 ANSWER = "<think>\nTwo, two.\n</think>\n\nIt is four."
-"""As the model will say it; nobody reads the last token of an answer that ends at its limit."""
+"""As the model will say it; the last token of an answer that ends at its limit is never read."""
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from pillion.runtime import (
     paged_reading,
 )
 from pillion.runtime import TokenEvent as Token
-from pillion.runtime.classifier import Classifier
+from pillion.runtime.classifier import RowClassifier
 from pillion.sidecache import PagedGroup
 from pillion.sidecache.pages import Pages
 from talks import continued, talks
@@ -81,14 +81,14 @@ def serve(
 
     passes: list[Any] = []
 
-    class Watched(Classifier):
+    class Watched(RowClassifier):
         async def classify(self, rows: Any, artefacts: Any, owner: str = "") -> Any:
             passes.append(rows)
             return await super().classify(rows, artefacts, owner)
 
     async def run() -> Any:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(continuous_engine, "Classifier", Watched)
+            patch.setattr(continuous_engine, "RowClassifier", Watched)
             engine = ContinuousEngine(backend, probes, settings)
         await engine.start()
         try:
@@ -151,7 +151,7 @@ def test_a_conversation_that_goes_on_is_read_by_its_turns_of_now(
     The last user's turn has moved on, and pages that the answer filled are read as an earlier turn.
     Layer by layer only the words of the scope are tapped.
     """
-    monkeypatch.setattr(paged_reading, "HELD_TOKENS", held_tokens)
+    monkeypatch.setattr(paged_reading, "HELD_STEP_TOKENS", held_tokens)
     rows = [backend.encode_chat(turns) for turns in TALKS]
 
     async def work(engine: ContinuousEngine) -> Any:
@@ -233,10 +233,10 @@ def test_an_engine_that_kept_no_pages_of_answers_would_be_seen(
     def forget(*_: Any) -> None:
         pass
 
-    def forgetful(self: PagedGroup, going: Any) -> Any:
+    def forgetful(self: PagedGroup, decodes: Any) -> Any:
         with monkeypatch.context() as patch:
             patch.setattr(Pages, "close", forget)
-            return whole(self, going)
+            return whole(self, decodes)
 
     async def work(engine: ContinuousEngine) -> Any:
         later = going_on(backend, 0, await answer(engine, backend.encode_chat(TALKS[0]), 20))

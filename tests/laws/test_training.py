@@ -21,7 +21,7 @@ from pillion.probe import AGGREGATORS, Network
 from pillion.probe.task import Task
 from pillion.train import Examples, ProbeConfig, Trained, TrainSettings, evaluate_source, train
 from pillion.train.evaluate import validate
-from pillion.train.learner import Learner, Part
+from pillion.train.learner import Learner, MicroBatch
 from pillion.train.order import epoch_batches
 from tiny_models import SMALL
 
@@ -367,12 +367,12 @@ def test_every_epoch_has_its_own_order_and_holds_every_row() -> None:
     assert members[0] != members[1] != members[2]
 
 
-def one_step(learner: Learner, step: int, **weights: Any) -> Part:
+def one_step(learner: Learner, step: int, **weights: Any) -> MicroBatch:
     """Two rows of random states, the same whatever the step."""
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(3, 2, 40, 16, generator=generator)
     mask = torch.ones(2, 40, dtype=torch.bool)
-    part = Part(hidden, mask, None, torch.tensor([0.0, 1.0]), 0.5)
+    part = MicroBatch(hidden, mask, None, torch.tensor([0.0, 1.0]), 0.5)
     learner.accumulate(part, "binary", torch.ones(2), step)
     return part
 

@@ -171,7 +171,7 @@ def test_a_cut_also_counts_for_a_pass_without_a_cache(model: Any, probe: Artefac
 
 
 def test_a_model_that_has_not_run_has_no_verdicts(model: Any, probe: Artefact) -> None:
-    """An attach whose passes were never seen gave empty lists, and nobody noticed."""
+    """An attach whose passes were never seen gave empty lists, without an error."""
     with attach(model, probe) as reading:
         for ask in (reading.verdicts, reading.prompt_verdicts, reading.probabilities):
             with pytest.raises(StateError, match="seen no pass of the model"):
@@ -203,7 +203,7 @@ def compiled(request: pytest.FixtureRequest, model: Any) -> Any:
 def test_a_model_that_was_compiled_before_is_read(
     compiled: Any, model: Any, probe: Artefact, attached_to: str
 ) -> None:
-    """Compiled passes left the hooks out: `verdicts() == []`, and nobody said so."""
+    """Compiled passes left the hooks out: `verdicts() == []`, without an error."""
     with attach(compiled if attached_to == "what runs" else model, probe) as reading:
         compiled(IDS)
         found = reading.verdicts()

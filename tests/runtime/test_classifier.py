@@ -13,8 +13,8 @@ import torch
 from pillion.backends.fake import FakeBackend
 from pillion.errors import RunError, StateError
 from pillion.runtime import LanguageModel
-from pillion.runtime.classifier import Classifier
-from pillion.runtime.pieces import FIRST_TOKENS, Pieces
+from pillion.runtime.chunked_passes import FIRST_TOKENS, ChunkedPasses
+from pillion.runtime.classifier import RowClassifier
 from tiny_models import make_artefact, random_ids
 
 TEXTS = ["A short one.", "b", "A much longer one, of many more words than the others."]
@@ -42,11 +42,11 @@ def test_calls_that_wait_for_the_same_probes_run_together() -> None:
     backend = Counting()
     one, two = (make_artefact(name, backend.identity, seed=i) for i, name in enumerate("ab"))
     rows = [backend.encode(text, "raw") for text in TEXTS]
-    classifier = Classifier(Pieces(backend, nullcontext))
+    classifier = RowClassifier(ChunkedPasses(backend, nullcontext))
 
     async def ask() -> list[Any]:
         first = asyncio.create_task(classifier.classify(rows[:1], [one]))
-        await asyncio.sleep(0)  # it runs by itself: nobody else was there
+        await asyncio.sleep(0)  # it runs alone: no other call was there
         calls = [([rows[1]], [one]), (rows, [two]), (rows[1:], [one])]
         return [await first, *await asyncio.gather(*(classifier.classify(*call) for call in calls))]
 
@@ -60,16 +60,16 @@ def test_calls_that_wait_for_the_same_probes_run_together() -> None:
             (v.values() for v in got), (v.values() for v in want), strict=True
         ):
             assert verdict.probs == pytest.approx(right.probs, abs=1e-6)
-    assert classifier.pieces.seconds > 0
+    assert classifier.passes.seconds > 0
 
 
 def test_a_failure_is_told_to_those_whom_it_concerns_and_the_next_call_is_served() -> None:
     backend = FakeBackend()
     probe = make_artefact("p", backend.identity)
     rows = [backend.encode(text, "raw") for text in TEXTS]
-    classifier = Classifier(Pieces(backend, nullcontext))
+    classifier = RowClassifier(ChunkedPasses(backend, nullcontext))
     with pytest.raises(RunError, match="has stopped"):
-        asyncio.run(Classifier(Pieces(backend, gone)).classify(rows, [probe]))
+        asyncio.run(RowClassifier(ChunkedPasses(backend, gone)).classify(rows, [probe]))
 
     async def ask() -> None:
         backend.embeddings[rows[1][0]] = torch.nan
@@ -85,7 +85,7 @@ def test_who_has_gone_does_not_keep_others_from_their_answer() -> None:
     backend = FakeBackend()
     probe = make_artefact("p", backend.identity)
     rows = [backend.encode(text, "raw") for text in TEXTS]
-    classifier = Classifier(Pieces(backend, nullcontext))
+    classifier = RowClassifier(ChunkedPasses(backend, nullcontext))
 
     async def ask() -> None:
         calls = [asyncio.create_task(classifier.classify(rows, [probe])) for _ in range(3)]
@@ -104,8 +104,8 @@ def test_a_row_that_runs_in_pieces_is_read_whole_and_others_leave_early() -> Non
     read = {"depth": 1, "bands": ((0.5, 0.5),)}
     leaving = probe.revised(depths=(1,), exit={"reads": (read,), "found": {}})
     rows = [random_ids(FIRST_TOKENS + 40), random_ids(9, 1)]
-    pieces = Pieces(backend, nullcontext, step_seconds=lambda: 1.0)
-    found = asyncio.run(Classifier(pieces).classify(rows, [leaving]))
+    pieces = ChunkedPasses(backend, nullcontext, step_seconds=lambda: 1.0)
+    found = asyncio.run(RowClassifier(pieces).classify(rows, [leaving]))
     model = LanguageModel(backend)
     whole, early = model.score_rows(rows, [probe]), model.score_rows(rows, [leaving])
     for got, want in zip(found, (whole[0], early[1]), strict=True):

@@ -31,7 +31,7 @@ def test_verdicts_of_an_early_exit_equal_those_of_the_whole_pass(
     async def classify() -> list[dict[str, object]]:
         engine = ContinuousEngine(backend, [probe, whole], PagedSettings(cache_tokens=64))
         await engine.start()
-        ran.clear()  # what the engine rehearsed
+        ran.clear()  # what the engine's self-test ran
         try:
             return list(
                 await engine.classify([backend.encode(text, "raw") for text in TEXTS], ["p"])

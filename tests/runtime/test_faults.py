@@ -23,7 +23,7 @@ def backend() -> TransformersBackend:
 
 
 def poison(backend: TransformersBackend) -> None:
-    """From now on a pass with the bad token raises, whoever else is in it."""
+    """From now on a pass with the bad token raises, whatever else is in it."""
 
     def refuse(_: Any, args: tuple[torch.Tensor, ...]) -> None:
         if bool((args[0] == BAD).any()):
@@ -97,15 +97,15 @@ def test_a_pass_that_fails_ends_the_request_that_made_it_fail_and_no_other(
 def test_a_draw_that_fails_ends_its_own_request_only(backend: TransformersBackend) -> None:
     rows, wanted = good_prompts(backend, 2)
     engine = ContinuousEngine(backend, [make_artefact("p", backend.identity)], SMALL)
-    ticket = engine._ticket  # type: ignore[reportPrivateUsage]
+    engine_request = engine._engine_request  # type: ignore[reportPrivateUsage]
 
     def broken(request: Request) -> Any:
-        made = ticket(request)
+        made = engine_request(request)
         if request.sampling.temperature > 0:
             object.__setattr__(made, "draw", lambda logits: logits[5, 0])
         return made
 
-    engine._ticket = broken  # type: ignore[method-assign]
+    engine._engine_request = broken  # type: ignore[method-assign]
 
     async def use() -> list[Any]:
         await engine.start()

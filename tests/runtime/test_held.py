@@ -22,7 +22,7 @@ from pillion.runtime import (
     held,
     watch,
 )
-from pillion.runtime.held import Held
+from pillion.runtime.held import HeldLayers
 from tiny_models import (
     DEVICE,
     DIM,
@@ -57,16 +57,16 @@ def every(backend: TransformersBackend) -> list[Artefact]:
 def takes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Everything waits, until one, two or all layers are there; how many were taken each time."""
     monkeypatch.setattr(held, "HELD_BYTES", request.param)
-    monkeypatch.setattr(Held, "holds", lambda *_: True)
+    monkeypatch.setattr(HeldLayers, "holds", lambda *_: True)
     counted: list[int] = []
-    take = Held.take
+    take = HeldLayers.take
 
-    def noted(self: Held) -> Any:
+    def noted(self: HeldLayers) -> Any:
         found = take(self)
         counted.append(len(found[0]))
         return found
 
-    monkeypatch.setattr(Held, "take", noted)
+    monkeypatch.setattr(HeldLayers, "take", noted)
     return counted
 
 
@@ -135,7 +135,7 @@ def test_what_waits_is_full_once_it_is_as_large_as_it_may_be(
 ) -> None:
     """Were it never full, every layer of a long prompt would lie in memory at once."""
     monkeypatch.setattr(held, "HELD_BYTES", 2 * STATE)
-    waiting, state = Held(torch.device("cpu"), 4), torch.zeros(1, TOKENS, DIM)
+    waiting, state = HeldLayers(torch.device("cpu"), 4), torch.zeros(1, TOKENS, DIM)
     assert [waiting.add(layer, state) for layer in (3, 5)] == [False, True]
     assert waiting.num_bytes == 2 * STATE and waiting
     layers, states = waiting.take()
@@ -148,14 +148,14 @@ def test_no_more_layers_wait_in_a_pass_than_may(
     backend: TransformersBackend, every: list[Artefact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(held, "HELD_BYTES", 2 * STATE)
-    monkeypatch.setattr(Held, "holds", lambda *_: True)
-    sizes, take = list[int](), Held.take
+    monkeypatch.setattr(HeldLayers, "holds", lambda *_: True)
+    sizes, take = list[int](), HeldLayers.take
 
-    def noted(self: Held) -> Any:
+    def noted(self: HeldLayers) -> Any:
         sizes.append(self.num_bytes)
         return take(self)
 
-    monkeypatch.setattr(Held, "take", noted)
+    monkeypatch.setattr(HeldLayers, "take", noted)
     with torch.no_grad(), attach(backend.model, every):
         backend.model(torch.tensor([random_ids(TOKENS)], device=DEVICE))
     assert len(sizes) > 1 and max(sizes) <= 2 * STATE

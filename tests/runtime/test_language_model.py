@@ -67,7 +67,7 @@ def test_texts_of_several_batches_are_scored_like_single_ones(
 ) -> None:
     probe, seen = probe_of(lm), list[tuple[int, int]]()
     wanted = lm.score(TEXTS, [probe])
-    monkeypatch.setattr(language_model, "BATCH_TOKENS", 40)
+    monkeypatch.setattr(language_model, "SCORING_TOKENS", 40)
     got = lm.score(TEXTS, [probe], progress=lambda done, total: seen.append((done, total)))
 
     assert len(seen) > 1

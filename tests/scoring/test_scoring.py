@@ -31,7 +31,7 @@ def job() -> ScoreJob:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch of two or three rows, a shard of two or three batches."""
-    monkeypatch.setattr("pillion.runtime.language_model.BATCH_TOKENS", 150)
+    monkeypatch.setattr("pillion.runtime.language_model.SCORING_TOKENS", 150)
     monkeypatch.setattr("pillion.scoring.shards.SHARD_TOKENS", 200)
 
 
@@ -141,7 +141,7 @@ def test_names_of_shards_tell_where_rows_end() -> None:
 def test_rows_are_batched_with_those_of_their_block_of_a_file_alone(
     job: ScoreJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that whoever reads a piece of a file makes the batches that all others make."""
+    """So that each reader of a piece of a file makes the same batches."""
     monkeypatch.setattr("pillion.scoring.shards.BLOCK_ROWS", 4)
     rows = [[1] * length for length in (3, 1, 2, 9, 5, 7, 4, 0, 8, 6)]
     scored: list[list[int]] = []

@@ -27,7 +27,7 @@ from pillion.select import (
     study_layers,
 )
 from pillion.select.rules import by_entropy, by_silhouette, by_weight
-from pillion.select.weights import UNREAD, Attention, entropy, learned_attention
+from pillion.select.weights import UNREAD, LayerAttention, entropy, learned_attention
 
 LAYERS, ROWS, DIM = 12, 120, 8
 
@@ -197,6 +197,6 @@ def test_a_gate_picks_what_it_counts_most_and_where_it_reads_the_fewest_tokens()
 
 
 def test_the_study_says_what_a_gate_does_with_each_layer(generator: torch.Generator) -> None:
-    attention = {3: Attention(1.0, 0.5)}
+    attention = {3: LayerAttention(1.0, 0.5)}
     rows = study_layers(*material(generator), range(LAYERS), attention)
     assert [(one.weight, one.entropy) for one in rows[3:5]] == [(1.0, 0.5), (0.0, None)]

@@ -19,7 +19,7 @@ from pillion.backends import tokenizer_lock
 from pillion.backends.fake import FakeBackend
 from pillion.backends.transformers import TransformersBackend
 from pillion.runtime import PlainEngine
-from pillion.serve.body import MOST_DEPTH, MOST_NAMES, MOST_VALUES, Scan
+from pillion.serve.body import MOST_DEPTH, MOST_NAMES, MOST_VALUES, JsonCounts
 from pillion.serve.refusal import Refused
 from tiny_models import make_artefact, tiny_model, tiny_tokenizer
 
@@ -48,10 +48,10 @@ def test_a_scan_counts_what_the_parser_finds_wherever_it_is_cut(
     content: object, ascii: bool, size: int
 ) -> None:
     text = json.dumps(content, ensure_ascii=ascii).encode()
-    scan = Scan()
+    counts = JsonCounts()
     for begin in range(0, len(text), size):
-        scan.add(text[begin : begin + size])
-    assert (scan.names, scan.values, scan.depth) == count(content)
+        counts.add(text[begin : begin + size])
+    assert (counts.names, counts.values, counts.depth) == count(content)
 
 
 @pytest.mark.parametrize(
@@ -79,9 +79,9 @@ def test_another_method_than_a_route_has_is_told_which(client: TestClient) -> No
 
 def test_a_scan_refuses_too_much_of_anything() -> None:
     for piece, times in ((b'"a":1,', MOST_NAMES), (b"1,", MOST_VALUES), (b"[", MOST_DEPTH)):
-        Scan().add(piece * times)
+        JsonCounts().add(piece * times)
         with pytest.raises(Refused):
-            Scan().add(piece * (times + 1))
+            JsonCounts().add(piece * (times + 1))
 
 
 @pytest.fixture(scope="module")

@@ -157,7 +157,7 @@ def test_a_key_learns_of_anothers_prompts_only_where_the_operator_shares_them(
 def test_a_line_for_the_audit_names_caller_verdicts_and_decisions_but_no_text(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    secret, found = "a prompt that nobody else may read", keys(tmp_path, "sk-a name=web\n")
+    secret, found = "a prompt that no other caller may read", keys(tmp_path, "sk-a name=web\n")
     caplog.set_level(logging.INFO, "pillion.serve")
     with application(ScriptedEngine(prompt_score=0.9), settings(keys=found)) as client:
         client.post(CHAT, json=chat(secret), headers=bearer("sk-a"))

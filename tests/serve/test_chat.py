@@ -102,7 +102,7 @@ def test_sampling_reaches_the_engine() -> None:
     one, two, three = engine.submitted
     assert one.sampling == Sampling(0.5, 0.25, 3) and one.max_tokens == 4
     assert not one.sampling.shifts
-    # OpenAI's defaults: temperature 1, and a seed that nobody chose.
+    # OpenAI's defaults: temperature 1, and a random seed.
     assert two.sampling.temperature == 1 and two.sampling.seed != three.sampling.seed
     assert two.max_tokens == engine.identity.context_tokens - len(two.token_ids)
 

@@ -95,6 +95,6 @@ def test_verdicts_under_load_are_those_of_every_text_alone(alone: dict[str, Gene
                 probs = answer["verdicts"][part][name]["probs"]
                 assert probs == pytest.approx(dict(wanted[name].probs), abs=1e-4)
     assert hits > 0, "no prefix was shared: nothing was tested"
-    # A verdict that went to somebody else would show: they all differ.
+    # A verdict that went to another caller would show: they all differ.
     assert len({json.dumps(answer["verdicts"]["prompt"]) for answer, _ in got}) == len(PROMPTS)
     assert "pillion_running 0.0" in idle

@@ -18,7 +18,7 @@ from pillion.serve.keys import Caller
 from pillion.serve.logs import JsonFormatter
 from pillion.serve.run import Place, check_place
 
-SECRET = "a prompt that nobody else may read"
+SECRET = "a prompt that no other caller may read"
 
 
 def bearer(key: str) -> dict[str, str]:

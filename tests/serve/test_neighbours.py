@@ -1,4 +1,4 @@
-"""Whatever somebody asks for, two good streams beside it are answered exactly, and it is no 5xx."""
+"""Beside any request, two good streams are answered exactly, and the request gets no 5xx."""
 
 from __future__ import annotations
 

@@ -271,7 +271,7 @@ def test_a_dry_run_only_writes_down_what_it_would_have_done(
 
 
 def test_what_is_held_back_of_a_stop_string_goes_with_the_unread_token() -> None:
-    """The token that nobody could read began a stop string: its letters came out at the end."""
+    """The token that no probe could read began a stop string: its letters came out at the end."""
     engine = ScriptedEngine(words=("a", "STO"))
     with application(engine, policies(STOP)) as client:
         ids = [1] * (engine.identity.context_tokens - 2)

@@ -45,7 +45,7 @@ def scores(chunks: list[Any]) -> dict[int, float]:
 
 @pytest.fixture(scope="module")
 def plain() -> Generator[tuple[list[Any], list[str]]]:
-    """An answer that nobody stops: its chunks, and its text after each number of tokens."""
+    """An answer that no policy stops: its chunks, and its text after each number of tokens."""
     with listening(engine(), settings()) as url:
         chunks, _ = asked(url)
         texts = [asked(url, count)[1] for count in range(1, MAX_TOKENS + 1)]

@@ -29,7 +29,7 @@ def url() -> Generator[str]:
 
 
 def answered(url: str) -> bool:
-    """Whether somebody else gets an answer."""
+    """Whether another client gets an answer."""
     answer = httpx.post(url + CHAT, json=chat(max_tokens=2), timeout=60)
     return answer.status_code == 200 and "p" in answer.json()["verdicts"]["prompt"]
 

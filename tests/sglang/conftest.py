@@ -15,10 +15,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 @pytest.fixture(scope="session")
 def chat(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A Llama with a chat template and probes of every scope, as a `Ridden`."""
-    from sglang_ridden import Ridden
+    """A Llama with a chat template and probes of every scope, as a `ProbedModel`."""
+    from sglang_probed import ProbedModel
 
-    return Ridden(tmp_path_factory.mktemp("chat"))
+    return ProbedModel(tmp_path_factory.mktemp("chat"))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from sglang_ridden import Ridden
+from sglang_probed import ProbedModel
 
 from engine_server import started
 
@@ -21,7 +21,7 @@ CPU = (
 """SGLang on a CPU without kernels of its own; longer prompts are read in chunks."""
 
 
-def command(ridden: Ridden, options: Sequence[str]) -> list[str]:
+def command(ridden: ProbedModel, options: Sequence[str]) -> list[str]:
     """As a user would start it."""
     probes = [part for folder in ridden.folders for part in ("--probe", str(folder))]
     pillion = str(Path(sys.executable).parent / "pillion")
@@ -35,7 +35,7 @@ def environment(**others: str) -> dict[str, str]:
 
 @contextmanager
 def serving(
-    ridden: Ridden,
+    ridden: ProbedModel,
     folder: Path,
     *options: str,
     variables: Mapping[str, str] | None = None,
@@ -53,7 +53,7 @@ def serving(
         yield address
 
 
-def refusal(ridden: Ridden, *options: str, **variables: str) -> str:
+def refusal(ridden: ProbedModel, *options: str, **variables: str) -> str:
     """What a server says that does not start; raises if it does."""
     done = subprocess.run(
         command(ridden, options),

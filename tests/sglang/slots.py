@@ -1,7 +1,7 @@
 """SGLang's bookkeeping in a few lines: slots, a prefix cache, chunks, requests that are put back.
 
-Random hidden states that depend on the text alone stand in for a model. Drives a `Rider` as
-SGLang's steps would.
+Random hidden states that depend on the text alone stand in for a model. Drives a
+`SglangStepReader` as SGLang's steps would.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from pillion.probe import Artefact
-from pillion.riding.ledger import KEY
-from pillion.riding.turns import Told
-from pillion.sglang.adapter import Rider, Row
+from pillion.riding.latest_logits import KEY
+from pillion.riding.turns import PromptTurns
+from pillion.sglang.adapter import Row, SglangStepReader
 
 
 @functools.cache
@@ -38,7 +38,7 @@ class Request:
     """A request, with the answer that will be drawn."""
 
     id: str
-    told: Told
+    told: PromptTurns
     answer: list[int]
     slots: list[int] = field(default_factory=list)
     drawn: int = 0
@@ -63,7 +63,7 @@ class SlotEngine:
     ) -> None:
         self.shape, self.page, self.rng = shape, page, rng
         num_pages = 1600 // page
-        self.rider = Rider(probes, torch.device("cpu"), torch.float32, num_pages, page)
+        self.reader = SglangStepReader(probes, torch.device("cpu"), torch.float32, num_pages, page)
         self.free = list(range(1, num_pages))
         self.owners = dict.fromkeys(range(num_pages), 0)
         self.cached: dict[tuple[int, ...], int] = {}
@@ -92,14 +92,14 @@ class SlotEngine:
         rows = [Row(one.id, begin, end, one.told) for one, begin, end in work]
         slots = torch.tensor([slot for one, begin, end in work for slot in one.slots[begin:end]])
         ids = torch.tensor([token for one, begin, end in work for token in one.known[begin:end]])
-        self.rider.start(rows, slots, lambda i: torch.tensor(work[i][0].slots[: work[i][2]]), ids)
+        self.reader.start(rows, slots, lambda i: torch.tensor(work[i][0].slots[: work[i][2]]), ids)
         parts = [states(*self.shape, one.known[:end])[:, begin:] for one, begin, end in work]
         hidden = torch.cat(parts, 1)
-        for layer in self.rider.reading.layers:
-            self.rider.reading.see(layer, hidden[layer][None])
-        step = self.rider.read()
+        for layer in self.reader.reading.layers:
+            self.reader.reading.see(layer, hidden[layer][None])
+        step = self.reader.read()
         if self.rng.random() < 0.7:  # SGLang may lose what a step has said
-            self.rider.settle(step)
+            self.reader.settle(step)
         for one, _, end in work:
             self._end(one, end, step)
 
@@ -117,7 +117,7 @@ class SlotEngine:
         return begin, end
 
     def _end(self, one: Request, end: int, step: int) -> None:
-        """Full pages are shared from here on; the row of whoever is later is rewritten."""
+        """Full pages are shared from here on; the row of the later request is rewritten."""
         for k in range(end // self.page):
             key, mine = (
                 tuple(one.known[: (k + 1) * self.page]),
@@ -132,12 +132,12 @@ class SlotEngine:
                 self.rewritten += 1
         if end < len(one.known):
             return
-        self.rider.settle(step)
-        self.told[one.id].append(self.rider.ledger.params(one.id)[KEY])
+        self.reader.settle(step)
+        self.told[one.id].append(self.reader.latest.params(one.id)[KEY])
         if one.drawn == len(one.answer):
             self._release(one)
             self.live.remove(one)
-            self.rider.leave(one.id)
+            self.reader.leave(one.id)
         one.drawn += 1
 
     def _hit(self, one: Request) -> int:

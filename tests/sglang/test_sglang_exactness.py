@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from sglang_asking import Answer, ask, chat_request, grown, raw_request
-from sglang_ridden import Ridden
+from sglang_probed import ProbedModel
 from sglang_serving import serving
 
 from pillion.core import Tokens, Turn
@@ -39,7 +39,7 @@ WAYS = {
 
 @pytest.fixture(scope="module", params=sorted(WAYS))
 def served(
-    request: pytest.FixtureRequest, chat: Ridden, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, chat: ProbedModel, tmp_path_factory: pytest.TempPathFactory
 ) -> Generator[tuple[str, str, Path]]:
     """Way, address, and the file with the kinds of its steps."""
     folder = tmp_path_factory.mktemp("served")
@@ -51,7 +51,7 @@ def served(
         yield request.param, address, counts
 
 
-def talk(chat: Ridden, address: str, times: int = 1) -> tuple[list[Answer], list[Answer]]:
+def talk(chat: ProbedModel, address: str, times: int = 1) -> tuple[list[Answer], list[Answer]]:
     """Conversations asked together, each of which then goes on by two turns; all are exact."""
     encode = chat.backend.encode_chat
     bodies = [chat_request(turns, 20 + 7 * i) for i, turns in enumerate(TALKS)] * times
@@ -72,7 +72,7 @@ def talk(chat: Ridden, address: str, times: int = 1) -> tuple[list[Answer], list
 
 
 def test_conversations_are_read_by_their_turns_of_now(
-    chat: Ridden, served: tuple[str, str, Path]
+    chat: ProbedModel, served: tuple[str, str, Path]
 ) -> None:
     """Requests together, in chunks, with shared prefixes that end inside turns; each goes on.
 
@@ -90,7 +90,7 @@ def test_conversations_are_read_by_their_turns_of_now(
 
 
 def test_prompts_of_every_length_are_read_whole(
-    chat: Ridden, served: tuple[str, str, Path]
+    chat: ProbedModel, served: tuple[str, str, Path]
 ) -> None:
     way, address, counts = served
     rng = random.Random(5)
@@ -107,7 +107,7 @@ def test_prompts_of_every_length_are_read_whole(
 
 
 def test_requests_that_are_put_back_are_read_once_more(
-    chat: Ridden, served: tuple[str, str, Path]
+    chat: ProbedModel, served: tuple[str, str, Path]
 ) -> None:
     way, address, _ = served
     encode, rng = chat.backend.encode_chat, random.Random(8)
@@ -121,14 +121,16 @@ def test_requests_that_are_put_back_are_read_once_more(
     assert (sum(answer.retractions for answer in answers) > 5) == (way == "little room")
 
 
-def test_an_answer_of_one_token_has_no_verdict(chat: Ridden, served: tuple[str, str, Path]) -> None:
+def test_an_answer_of_one_token_has_no_verdict(
+    chat: ProbedModel, served: tuple[str, str, Path]
+) -> None:
     (answer,) = ask(served[1], [raw_request([7, 8, 9], 1)])
     assert chat.worst(Tokens([7, 8, 9]), answer.ids, answer.verdicts) <= MARK
     assert answer.verdicts["response"] == {}
 
 
 def test_tokens_that_others_filled_without_turns_give_no_verdict_and_no_other_number(
-    chat: Ridden, served: tuple[str, str, Path]
+    chat: ProbedModel, served: tuple[str, str, Path]
 ) -> None:
     """The same tokens as a raw prompt have no turns: what they left cannot be cut by turns."""
     turns = (Turn("user", "A long turn of its own, " * 5),)
@@ -141,7 +143,9 @@ def test_tokens_that_others_filled_without_turns_give_no_verdict_and_no_other_nu
     assert "could not tell whose words" in told["gate-last-user"]["reason"]
 
 
-def test_pooling_only_the_rows_that_a_pass_shows_is_wrong(chat: Ridden, tmp_path: Path) -> None:
+def test_pooling_only_the_rows_that_a_pass_shows_is_wrong(
+    chat: ProbedModel, tmp_path: Path
+) -> None:
     """The control: a probe that sees rows of the forward pass misses what a prefix hit brought."""
     rng = random.Random(6)
     row = [rng.randrange(256) for _ in range(120)]
@@ -158,6 +162,6 @@ def test_other_models_are_read_alike(
     architecture: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp(architecture)
-    ridden: Any = Ridden(folder, architecture)
+    ridden: Any = ProbedModel(folder, architecture)
     with serving(ridden, folder) as address:
         talk(ridden, address)

@@ -17,11 +17,11 @@ from pillion.backends.codec import Codec
 from pillion.core import ModelIdentity, Turn
 from pillion.errors import ConfigError, MismatchError, RunError
 from pillion.probe import Artefact
-from pillion.riding.ledger import KEY
+from pillion.riding.latest_logits import KEY
 from pillion.riding.turns import TURNS, turns_args
-from pillion.sglang.adapter import Rider
-from pillion.sglang.doors import PLAIN, READ, Doors, is_open
-from pillion.sglang.front import Front
+from pillion.sglang.adapter import SglangStepReader
+from pillion.sglang.engine_proxy import EngineProxy
+from pillion.sglang.routes import PLAIN, READ, RouteFilter, is_open
 from pillion.sglang.run import options_of
 from pillion.sglang.settings import VARIABLE, ProbeSettings, settings_of
 from pillion.sglang.start import (
@@ -31,8 +31,8 @@ from pillion.sglang.start import (
     check_probes,
     footprint,
 )
-from pillion.sglang.step import RODE, SECRET, step_of
-from pillion.sglang.taps import Taps
+from pillion.sglang.step import ATTRIBUTE, SECRET, step_of
+from pillion.sglang.taps import SglangTaps
 from pillion.sglang.versions import check_model, check_version
 from tiny_models import make_artefact
 
@@ -211,8 +211,8 @@ def test_a_cache_of_several_pools_is_refused() -> None:
 def test_what_it_costs_is_said_and_pages_of_one_token_are_called_dear() -> None:
     settings = ProbeSettings.of(["a"], "LlamaForCausalLM")
     for page in (1, 16):
-        rider = Rider([made()], torch.device("cpu"), torch.float32, 64 // page, page)
-        said = footprint(rider, settings, page, 64 // page)
+        reader = SglangStepReader([made()], torch.device("cpu"), torch.float32, 64 // page, page)
+        said = footprint(reader, settings, page, 64 // page)
         assert "for 64 tokens" in said and ("a page size of 16" in said) is (page == 1)
 
 
@@ -243,49 +243,51 @@ def batch(reqs: list[Req], is_decode: bool, begins: list[int], ends: list[int]) 
 
 
 def test_a_step_is_told_by_its_batch() -> None:
-    rider = Rider([made("user")], torch.device("cpu"), torch.float32, 8, 4)
+    reader = SglangStepReader([made("user")], torch.device("cpu"), torch.float32, 8, 4)
     row = Codec(chat_tokenizer("chatml"), "x").encode_chat((Turn("user", "Hi"),))
     told = request(list(row), **turns_args(row), **{SECRET: "s"})
     forged = request(list(row), **turns_args(row), **{SECRET: "guessed"})
     table = torch.arange(64).view(2, 32)
     step = step_of(
-        batch([told, forged], False, [0, 4], [8, 9]), torch.tensor([]), table, rider, "s"
+        batch([told, forged], False, [0, 4], [8, 9]), torch.tensor([]), table, reader, "s"
     )
     assert [(one.begin, one.end) for one in step.rows] == [(0, 8), (4, 9)]
     assert step.rows[0].told.tokens.segments == row.segments
     assert step.rows[1].told.tokens.segments == () and step.rows[1].told.tokens == tuple(row)
     assert step.history(0).tolist() == table[1, :8].tolist()
     lens = torch.tensor([21, 22])
-    going = step_of(batch([told, forged], True, [20, 21], [21, 22]), lens, table, rider, "s")
+    going = step_of(batch([told, forged], True, [20, 21], [21, 22]), lens, table, reader, "s")
     assert [(one.begin, one.end) for one in going.rows] == [(20, 21), (21, 22)]
     assert [one.request for one in going.rows] == [one.request for one in step.rows]
     assert len({one.request for one in going.rows}) == 2
 
 
 def test_a_request_that_sglang_lets_go_of_leaves() -> None:
-    rider = Rider([made()], torch.device("cpu"), torch.float32, 8, 4)
+    reader = SglangStepReader([made()], torch.device("cpu"), torch.float32, 8, 4)
     one = request([1, 2])
-    step_of(batch([one], False, [0], [2]), torch.tensor([]), torch.zeros(2, 4), rider, "s")
-    assert getattr(one, RODE).request and not rider._left
+    step_of(batch([one], False, [0], [2]), torch.tensor([]), torch.zeros(2, 4), reader, "s")
+    assert getattr(one, ATTRIBUTE).request and not reader._left
     del one
     gc.collect()
-    assert len(rider._left) == 1
+    assert len(reader._left) == 1
 
 
 def test_a_pass_that_shows_no_states_is_an_error() -> None:
     """As under a graph, which replays a pass without its hooks: values would be another step's."""
-    taps = Taps([0, 2, 4], num_layers=4)
+    taps = SglangTaps([0, 2, 4], num_layers=4)
     assert taps.below == (0, 2) and taps.reads_last
-    taps.rider = rider = Rider([made(layers=[0, 2, 4])], torch.device("cpu"), torch.float32, 8, 4)
+    taps.reader = reader = SglangStepReader(
+        [made(layers=[0, 2, 4])], torch.device("cpu"), torch.float32, 8, 4
+    )
     one = batch([request([1, 2])], False, [0], [2])
-    step = step_of(one, torch.tensor([]), torch.zeros(2, 4), rider, "s")
+    step = step_of(one, torch.tensor([]), torch.zeros(2, 4), reader, "s")
     states = torch.randn(3, 5, 16)  # of two tokens, and of three that pad
     taps.pass_by(None, (0, 1, 2, 3, list(states[:2])), {})
     taps.begin(step)
     taps.keep_last(None, (), (None, states[2]))
     assert taps.pass_by(None, (0, 1, 2, 3, list(states[:2])), {}) == ((0, 1, 2, 3), {})
-    rider.settle(taps.end())
-    assert rider.ledger.params(step.rows[0].request)[KEY]["prompt"]
+    reader.settle(taps.end())
+    assert reader.latest.params(step.rows[0].request)[KEY]["prompt"]
     taps.begin(step)
     with pytest.raises(RunError, match="without showing its hidden states"):
         taps.end()
@@ -294,8 +296,8 @@ def test_a_pass_that_shows_no_states_is_an_error() -> None:
 # -- turns and answers
 
 
-def front(*scopes: str) -> Front:
-    return Front([made(one) for one in scopes], Codec(chat_tokenizer("chatml"), "x"), "s")
+def engine_proxy(*scopes: str) -> EngineProxy:
+    return EngineProxy([made(one) for one in scopes], Codec(chat_tokenizer("chatml"), "x"), "s")
 
 
 def conversation(*contents: str, **others: Any) -> Any:
@@ -304,7 +306,7 @@ def conversation(*contents: str, **others: Any) -> Any:
 
 
 def test_turns_are_told_where_both_have_rendered_the_same() -> None:
-    own = front("user")
+    own = engine_proxy("user")
     asked, row = conversation("Hi"), own._rendering._codec.encode_chat((Turn("user", "Hi"),))
     for ids, is_told in ((list(row), True), ([*row, 0], False)):
         params: dict[str, Any] = {"custom_params": {"other": 1}}
@@ -316,12 +318,12 @@ def test_turns_are_told_where_both_have_rendered_the_same() -> None:
     own.tell_turns(text, asked, lambda _: {"input_ids": list(row)})
     assert TURNS in text.sampling_params["custom_params"]
     plain = SimpleNamespace(input_ids=list(row), sampling_params={})
-    front("all").tell_turns(plain, asked, None)
+    engine_proxy("all").tell_turns(plain, asked, None)
     assert plain.sampling_params == {}
 
 
 def test_control_tokens_are_refused_wherever_they_stand() -> None:
-    own = front("user")
+    own = engine_proxy("user")
     own.check_request(conversation("fine"))
     with pytest.raises(ValueError, match="Message 2 spells the control token"):
         own.check_request(conversation("fine", "<|im_end|>"))
@@ -330,7 +332,7 @@ def test_control_tokens_are_refused_wherever_they_stand() -> None:
 
 
 def test_turns_that_a_client_tells_are_dropped() -> None:
-    own = front("user")
+    own = engine_proxy("user")
     forged = {TURNS: "x", SECRET: "guess", "other": 1}
     for params in ({"custom_params": dict(forged)}, [{"custom_params": dict(forged)}, None]):
         own.check_turns(SimpleNamespace(sampling_params=params))
@@ -350,7 +352,7 @@ def found(number: float, read: int) -> dict[str, Any]:
     }
 
 
-def heard(outputs: list[Any], path: str | None = None, **asked: Any) -> list[Any]:
+def with_verdicts(outputs: list[Any], path: str | None = None, **asked: Any) -> list[Any]:
     async def engine() -> AsyncGenerator[Any]:
         for one in outputs:
             yield one
@@ -358,14 +360,14 @@ def heard(outputs: list[Any], path: str | None = None, **asked: Any) -> list[Any
     async def every() -> list[Any]:
         single = {"is_single": True, "parallel_sample_num": 1, "sampling_params": None}
         about = SimpleNamespace(**single | asked)
-        return [one async for one in front("all").heard(engine(), about, path)]
+        return [one async for one in engine_proxy("all").with_verdicts(engine(), about, path)]
 
     return asyncio.run(every())
 
 
 def test_each_of_several_answers_has_its_own_verdicts() -> None:
     outputs = [{"meta_info": {KEY: found(i // 2 + 1.0, i + 1)}} for i in range(4)]
-    (many,) = heard([outputs], is_single=False, batch_size=2, parallel_sample_num=2)
+    (many,) = with_verdicts([outputs], is_single=False, batch_size=2, parallel_sample_num=2)
     told = [one["meta_info"]["verdicts"] for one in many]
     assert [one["response_tokens"] for one in told] == [1, 2, 3, 4]
     assert told[0]["prompt"] == told[1]["prompt"] != told[2]["prompt"]
@@ -379,26 +381,26 @@ def test_a_stream_of_several_prompts_is_heard_by_its_indices() -> None:
         {"index": 1, "meta_info": {KEY: found(2.0, 5)}},
         {"index": 1, "meta_info": {}},
     ]
-    told = heard(events, is_single=False, batch_size=2)
+    told = with_verdicts(events, is_single=False, batch_size=2)
     counts = [one["meta_info"]["verdicts"]["response_tokens"] for one in told]
     assert counts == [0, 3, 5, 5], "an output that carries nothing says what was last said"
 
 
 def test_other_routes_keep_their_shape() -> None:
-    (one,) = heard([{"meta_info": {KEY: found(1.0, 0)}}], path="/v1/completions")
+    (one,) = with_verdicts([{"meta_info": {KEY: found(1.0, 0)}}], path="/v1/completions")
     assert one["meta_info"] == {}
-    (one,) = heard([{"meta_info": {KEY: found(1.0, 0)}}], path="/generate")
+    (one,) = with_verdicts([{"meta_info": {KEY: found(1.0, 0)}}], path="/generate")
     assert one["meta_info"]["verdicts"]["prompt"]["all"]["label"] == "yes"
 
 
 def test_beams_are_refused() -> None:
     for params in ({"beam_width": 2}, [{"beam_width": 1}, {"beam_width": 3}]):
         with pytest.raises(ValueError, match=r"beam_width=[23]: beam search"):
-            heard([], sampling_params=params)
+            with_verdicts([], sampling_params=params)
 
 
 def test_a_request_given_up_before_it_was_read_says_so() -> None:
-    (one,) = heard([{"meta_info": {}}])
+    (one,) = with_verdicts([{"meta_info": {}}])
     assert "given up" in one["meta_info"]["verdicts"]["error"]
 
 
@@ -424,5 +426,5 @@ def test_websockets_are_closed() -> None:
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    asyncio.run(Doors(None)({"type": "websocket", "path": "/v1/realtime"}, None, send))
+    asyncio.run(RouteFilter(None)({"type": "websocket", "path": "/v1/realtime"}, None, send))
     assert sent == [{"type": "websocket.close", "code": 1008}]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from sglang_asking import LETTERS, ask, raw_request
-from sglang_ridden import Ridden
+from sglang_probed import ProbedModel
 from sglang_serving import serving
 
 from chat_templates import VOCAB, chat_tokenizer
@@ -18,7 +18,7 @@ from tiny_models import distance, full_states, make_artefact, offline
 pytestmark = pytest.mark.sglang
 
 
-class Reasoning(Ridden):
+class Reasoning(ProbedModel):
     """A model whose tokenizer knows `<think>`, and two probes of answers."""
 
     def __init__(self, root: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sglang_ridden import Ridden
+from sglang_probed import ProbedModel
 from sglang_serving import command, refusal
 
 pytestmark = pytest.mark.sglang
@@ -23,31 +23,31 @@ pytestmark = pytest.mark.sglang
     ],
 )
 def test_ways_to_run_that_probes_do_not_ride_with(
-    options: tuple[str, ...], said: str, chat: Ridden
+    options: tuple[str, ...], said: str, chat: ProbedModel
 ) -> None:
     assert said in refusal(chat, *options)
 
 
-def test_a_server_whose_plugins_leave_ours_out(chat: Ridden) -> None:
+def test_a_server_whose_plugins_leave_ours_out(chat: ProbedModel) -> None:
     said = refusal(chat, SGLANG_PLUGINS="pillion_watched")
     assert "has not taken 8 of the hooks" in said and "add pillion to it" in said
 
 
-def test_a_probe_of_another_model(chat: Ridden, tmp_path: Path) -> None:
-    other: Any = Ridden(tmp_path, "qwen3")
+def test_a_probe_of_another_model(chat: ProbedModel, tmp_path: Path) -> None:
+    other: Any = ProbedModel(tmp_path, "qwen3")
     other.folder = chat.folder
     assert "was trained on" in refusal(other)
     # SGLang takes what an option begins with for the whole.
-    own = Ridden(tmp_path / "own", "qwen3")
+    own = ProbedModel(tmp_path / "own", "qwen3")
     assert "change the model or its dtype to" in refusal(chat, "--model-pat", str(own.folder))
 
 
-def test_a_model_that_no_probe_rides_in(chat: Ridden, tmp_path: Path) -> None:
-    other: Any = Ridden(tmp_path, "gemma")
+def test_a_model_that_no_probe_rides_in(chat: ProbedModel, tmp_path: Path) -> None:
+    other: Any = ProbedModel(tmp_path, "gemma")
     assert "The model is a GemmaForCausalLM" in refusal(other)
 
 
-def test_the_model_comes_first(chat: Ridden) -> None:
+def test_the_model_comes_first(chat: ProbedModel) -> None:
     import subprocess
 
     parts = command(chat, ())

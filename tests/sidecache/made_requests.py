@@ -135,16 +135,16 @@ def answer(side: SideCache, run: Run, ids: Sequence[int]) -> None:
 def check(
     side: SideCache, run: Run, every: Sequence[Artefact], heard: Sequence[int] | None = None
 ) -> None:
-    """Raises unless the lane says of prompt and answer what the tokens of each scope say alone."""
-    lane, begin = side.lanes[run.name], len(run.prompt)
-    assert lane.prompt is not None and lane.fault is None
+    """Raises unless a request's verdicts are those that the tokens of each scope give alone."""
+    tracked, begin = side.tracked[run.name], len(run.prompt)
+    assert tracked.prompt is not None and tracked.fault is None
     read = range(begin, run.done) if heard is None else heard
     for probe in every:
         scope = probe.card.scope
         ranges = run.prompt.ranges(scope) if scope in PROMPT_SCOPES else ()
-        compare(lane.prompt.get(probe.name), probe, run, [i for one in ranges for i in one])
+        compare(tracked.prompt.get(probe.name), probe, run, [i for one in ranges for i in one])
         own = read if scope != "all" else range(begin, run.done)
-        compare(lane.answer.get(probe.name), probe, run, own if scope in ANSWER_SCOPES else ())
+        compare(tracked.answer.get(probe.name), probe, run, own if scope in ANSWER_SCOPES else ())
 
 
 def compare(got: Any, probe: Artefact, run: Run, places: Sequence[int]) -> None:

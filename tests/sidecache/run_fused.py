@@ -11,10 +11,10 @@ import torch
 from pillion.backends.fake import FakeBackend
 from pillion.core import Segment, Tokens
 from pillion.probe.group import Group, group
-from pillion.sidecache.going import Grower
-from pillion.vllm.adapter import Rider
-from pillion.vllm.step import Singles, Span, Step
-from pillion.vllm.taps import Taps
+from pillion.sidecache.decode_reader import DecodeReader
+from pillion.vllm.adapter import VllmStepReader
+from pillion.vllm.step import DecodeRequests, Span, VllmStep
+from pillion.vllm.taps import VllmTaps
 from tiny_models import make_artefact
 
 CPU, SIZE = torch.device("cpu"), 4
@@ -34,22 +34,22 @@ def groups() -> list[Group]:
     return group(every, CPU, torch.float32)
 
 
-def rider() -> Rider:
-    taps = Taps(groups(), 128, CPU)
-    pages = torch.full((64, taps.room.page_numbers), torch.nan)
-    return Rider(taps, pages, SIZE, max_requests=2)
+def reader() -> VllmStepReader:
+    taps = VllmTaps(groups(), 128, CPU)
+    pages = torch.full((64, taps.needs.page_numbers), torch.nan)
+    return VllmStepReader(taps, pages, SIZE, max_requests=2)
 
 
-def see(one: Rider, slots: list[int], seed: int) -> None:
+def see(one: VllmStepReader, slots: list[int], seed: int) -> None:
     noise = torch.Generator().manual_seed(seed)
     dim = IDENTITY.dim
-    hidden = [torch.randn(len(slots), dim, generator=noise) for _ in one.taps.room.layers]
+    hidden = [torch.randn(len(slots), dim, generator=noise) for _ in one.taps.needs.layers]
     one.taps.see(hidden, torch.tensor(slots))
 
 
 def main() -> None:
-    fused, plain = rider(), rider()
-    fused.side.grower = Grower(fused.side.groups, fuses=True)
+    fused, plain = reader(), reader()
+    fused.side.decode_reader = DecodeReader(fused.side.groups, fuses=True)
     noise, lengths = random.Random(0), [5, 8, 11]
     blocks = [list(range(16 * i, 16 * (i + 1))) for i in range(3)]
     prompts = [
@@ -62,16 +62,16 @@ def main() -> None:
     ]
     for one in (fused, plain):
         see(one, slots, seed=0)
-        one.read(Step(tuple(spans)))
+        one.read(VllmStep(tuple(spans)))
     done, compared = list(lengths), 0
     for step in range(1, 20):
         some = noise.sample(range(3), noise.randint(1, 3))
-        singles = Singles(tuple(map(str, some)), np.array([done[i] for i in some]))
+        decodes = DecodeRequests(tuple(map(str, some)), np.array([done[i] for i in some]))
         slots = [blocks[i][done[i] // SIZE] * SIZE + done[i] % SIZE for i in some]
         reports: list[Any] = []
         for one in (fused, plain):
             see(one, slots, seed=step)
-            reports.append(one.read(Step(singles=singles)).rows())
+            reports.append(one.read(VllmStep(decodes=decodes)).rows())
         for (read, got), (other, wanted) in zip(*reports, strict=True):
             assert read == other and got.keys() == wanted.keys() and "all" in got
             for name, logits in wanted.items():

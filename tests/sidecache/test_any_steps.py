@@ -1,4 +1,4 @@
-"""Random requests through random steps: in every one a lane says what its own tokens say alone."""
+"""Random requests in random steps: in each, a request's verdict is that of its own tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOM = 24
 """Tokens that an answer may have."""
 
 
-def heard(run: Run) -> list[int]:
+def read_places(run: Run) -> list[int]:
     """Places of the tokens of an answer that are no reasoning, nor the marks around it."""
     inside, found = False, list[int]()
     for place, token in enumerate(run.answer, len(run.prompt)):
@@ -68,7 +68,7 @@ class Play:
             prompt, kept, states = self.turns([], 0), 0, None
         else:
             turn = before.prompt.segments[-1].turn + 1
-            own = [Segment(place, place + 1, "assistant", turn) for place in heard(before)]
+            own = [Segment(place, place + 1, "assistant", turn) for place in read_places(before)]
             prompt = self.turns([*before.prompt.segments, *own], before.done)
             kept = self.noise.randint(0, before.done // self.size)
             states = before.states[:, : kept * self.size]
@@ -107,19 +107,19 @@ class Play:
         """A few requests from their beginning to the end of their answers."""
         runs = [self.request(f"{number}.{i}") for i in range(self.noise.randint(2, 4))]
         wanted = {run.name: self.noise.randint(0, ROOM - 6) for run in runs}
-        going = list(runs)
-        while going:
-            some = self.noise.sample(going, self.noise.randint(1, len(going)))
+        running = list(runs)
+        while running:
+            some = self.noise.sample(running, self.noise.randint(1, len(running)))
             parts = [self.part(run) for run in some]
             step(self.side, *parts)
             for run, _, draws in parts:
                 if draws and self.noise.random() < 0.3:
-                    check(self.side, run, self.every, heard(run))
+                    check(self.side, run, self.every, read_places(run))
             ended = [r for r, _, draws in parts if draws and len(r.answer) >= wanted[r.name]]
             for run in ended:
-                check(self.side, run, self.every, heard(run))
+                check(self.side, run, self.every, read_places(run))
                 self.side.leave(run.name)
-                going.remove(run)
+                running.remove(run)
         self.over += [run for run in runs if run.done > len(run.prompt)]
 
 

@@ -18,11 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pillion.backends.fake import FakeBackend
 from pillion.core import Segment, Tokens
 from pillion.probe.group import group
+from pillion.sidecache.decode_reader import DecodeReader
 from pillion.sidecache.fused import SWITCH, can_fuse
-from pillion.sidecache.going import Grower
-from pillion.vllm.adapter import Rider
-from pillion.vllm.step import Singles, Span, Step
-from pillion.vllm.taps import Taps
+from pillion.vllm.adapter import VllmStepReader
+from pillion.vllm.step import DecodeRequests, Span, VllmStep
+from pillion.vllm.taps import VllmTaps
 from tiny_models import make_artefact
 
 FOLDER = Path(__file__).parent
@@ -94,16 +94,18 @@ def test_any_number_of_gates_takes_a_handful_of_launches(
         )
         for i in range(num_probes)
     ]
-    taps = Taps(group(probes, META, torch.float32), 64, META)
-    rider = Rider(taps, torch.zeros(64, taps.room.page_numbers, device=META), 4, max_requests=3)
-    rider.side.grower = Grower(rider.side.groups, fuses=True)
+    taps = VllmTaps(group(probes, META, torch.float32), 64, META)
+    reader = VllmStepReader(
+        taps, torch.zeros(64, taps.needs.page_numbers, device=META), 4, max_requests=3
+    )
+    reader.side.decode_reader = DecodeReader(reader.side.groups, fuses=True)
     prompt = Tokens([1] * 9, [Segment(1, 8, "user", 0)])
     spans = [Span(str(i), 0, 9, tuple(range(4 * i, 4 * i + 4)), prompt) for i in range(3)]
-    rider.read(Step(tuple(spans)))
+    reader.read(VllmStep(tuple(spans)))
     for place in range(9, 15):
-        singles = Singles(("0", "1", "2"), np.full(3, place))
+        decodes = DecodeRequests(("0", "1", "2"), np.full(3, place))
         with Launches() as mode, torch.inference_mode():
-            rider.read(Step(singles=singles))
+            reader.read(VllmStep(decodes=decodes))
         # Where the tokens lie, the plan's copy to the device, all logits together; and the kernel.
         assert len(mode.names) + 1 <= MOST, mode.names
     assert grids == [(3, num_probes)] * 6

@@ -1,4 +1,4 @@
-"""The side cache by itself: whatever steps an engine makes, a lane says what its tokens alone say.
+"""The side cache alone: in any steps of an engine, a request's verdict is that of its tokens.
 
 No engine runs: states are drawn at random, and steps, pages and shared prefixes are made up.
 """
@@ -48,7 +48,7 @@ def test_a_prompt_in_any_chunks_and_its_answer_are_read_by_every_scope(
     side.enter("a", TALK)
     for begin, end in zip((0, *cuts), (*cuts, len(TALK)), strict=True):
         step(side, (run, end - begin, end == len(TALK)))
-        assert (side.lanes["a"].prompt is None) == (end < len(TALK))
+        assert (side.tracked["a"].prompt is None) == (end < len(TALK))
     check(side, run, every)
     for token in range(9):
         answer(side, run, [token])
@@ -138,7 +138,7 @@ def test_a_request_whose_verdicts_nobody_wants_fills_pages_for_others() -> None:
     side.enter("one", TALK, wanted=False)
     step(side, (one, len(TALK), True))
     answer(side, one, [1, 2])
-    assert side.lanes["one"].prompt is None and side.lanes["one"].answer == {}
+    assert side.tracked["one"].prompt is None and side.tracked["one"].answer == {}
     two = Run("two", TALK, states_of(40, 2, one.states[:, :20]), [0, 1, 2, 3, 4, 12, 13], done=20)
     side.enter("two", TALK)
     step(side, (two, len(TALK) - 20, True))
@@ -153,11 +153,11 @@ def test_pages_of_an_unknown_request_tell_no_scope_of_turns() -> None:
     run = Run("a", TALK, states_of(40, 2, stranger.states[:, :20]), [*range(5), 12, 13], done=20)
     side.enter("a", TALK)
     step(side, (run, len(TALK) - 20, True))
-    lane = side.lanes["a"]
+    tracked = side.tracked["a"]
     lost = {"system", "user", "assistant"}  # their words lie in those pages
-    assert set(lane.lost) == {f"gate-{scope}" for scope in lost}
-    assert lane.prompt is not None
-    assert set(lane.prompt) == {f"gate-{scope}" for scope in set(PROMPT_SCOPES) - lost}
+    assert set(tracked.lost) == {f"gate-{scope}" for scope in lost}
+    assert tracked.prompt is not None
+    assert set(tracked.prompt) == {f"gate-{scope}" for scope in set(PROMPT_SCOPES) - lost}
 
 
 def test_rows_of_those_who_left_are_used_again_once_no_step_runs_them() -> None:
@@ -170,14 +170,14 @@ def test_rows_of_those_who_left_are_used_again_once_no_step_runs_them() -> None:
     for run in runs[:2]:
         side.enter(run.name, TALK)
     step(side, (runs[0], 9, False), (runs[1], len(TALK), True))
-    rows = {name: lane.row for name, lane in side.lanes.items()}
+    rows = {name: tracked.row for name, tracked in side.tracked.items()}
     assert set(rows.values()) == {0, 1}
     side.leave("a")
     step(side, (runs[0], len(TALK) - 9, True))  # it was on its way
     check(side, runs[0], every)
     side.enter("c", TALK)
     step(side, (runs[2], len(TALK), True))
-    assert set(side.lanes) == {"b", "c"} and side.lanes["c"].row == rows["a"]
+    assert set(side.tracked) == {"b", "c"} and side.tracked["c"].row == rows["a"]
     check(side, runs[2], every)
     check(side, runs[1], every)
 
@@ -194,7 +194,7 @@ def test_more_requests_than_there_was_room_for_make_room() -> None:
     before = side.held_bytes
     step(side, *((run, len(prompt), True) for run in runs))
     assert side.held_bytes > before
-    assert len({lane.row for lane in side.lanes.values()}) == len(runs)
+    assert len({tracked.row for tracked in side.tracked.values()}) == len(runs)
     for run in runs:
         run.answer.append(1)
     step(side, *((run, 1, True) for run in runs[::-1]))
@@ -213,7 +213,7 @@ def test_states_that_are_not_finite_are_the_fault_of_their_own_request(bad: int)
         side.enter(run.name, TALK)
     step(side, (two, 3, False), (one, 10, False))
     step(side, (one, len(TALK) - 10, True), (two, len(TALK) - 3, True))
-    said = side.lanes["one"].fault
+    said = side.tracked["one"].fault
     where = f" of layer 2 at token {bad}" if bad >= 10 else ""  # of an earlier step nothing is left
     assert said is not None and said.startswith(f"Hidden states{where} are not finite")
     check(side, two, every)
@@ -221,7 +221,7 @@ def test_states_that_are_not_finite_are_the_fault_of_their_own_request(bad: int)
     side.enter("whole", TALK)
     two.answer.append(1)
     step(side, (two, 1, True), (whole, len(TALK), True))
-    said = side.lanes["whole"].fault
+    said = side.tracked["whole"].fault
     assert said is not None and f"of layer 2 at token {bad} are not finite" in said
     check(side, two, every)
 
@@ -267,7 +267,7 @@ def test_room_for_requests_grows_from_eight_by_doubling() -> None:
         side.enter(run.name, prompt)
         step(side, (run, 2, False))
         assert side.held_bytes == held[8 if number < 8 else 16]
-        assert side.lanes[run.name].row == number
+        assert side.tracked[run.name].row == number
 
 
 def test_single_tokens_of_answers_are_read_together_and_several_of_one_by_themselves(

@@ -22,21 +22,21 @@ os.environ["VLLM_NO_USAGE_STATS"] = "1"
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A tiny model with probes, as a `Ridden`."""
-    from riding import Ridden, save_tiny_model
+    """A tiny model with probes, as a `ProbedModel`."""
+    from riding import ProbedModel, save_tiny_model
 
     root = tmp_path_factory.mktemp("tiny")
-    return Ridden(save_tiny_model(root / "model"), root / "probes")
+    return ProbedModel(save_tiny_model(root / "model"), root / "probes")
 
 
 @pytest.fixture(scope="module")
 def chat(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A model with a chat template and a probe of each scope, as a `Ridden`."""
-    from riding import Ridden, save_chat_model
+    """A model with a chat template and a probe of each scope, as a `ProbedModel`."""
+    from riding import ProbedModel, save_chat_model
     from scoped import save_scoped
 
     root = tmp_path_factory.mktemp("chat")
-    return Ridden(save_chat_model(root / "model"), root / "probes", save_scoped)
+    return ProbedModel(save_chat_model(root / "model"), root / "probes", save_scoped)
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from pillion.core import Tokens
 from pillion.probe.group import Group
-from pillion.riding.report import Read
-from pillion.vllm.adapter import Rider
-from pillion.vllm.step import Singles, Span, Step
-from pillion.vllm.taps import Taps
+from pillion.riding.report import Readout
+from pillion.vllm.adapter import VllmStepReader
+from pillion.vllm.step import DecodeRequests, Span, VllmStep
+from pillion.vllm.taps import VllmTaps
 
 
 @dataclass
@@ -64,10 +64,10 @@ class PagedEngine:
     ) -> None:
         self.dim, self.size, self.rng = dim, block_tokens, rng
         num_blocks = 2000 // block_tokens
-        taps = Taps(groups, 512, torch.device("cpu"))
-        self.num_layers = len(taps.room.layers)
-        pages = torch.full((num_blocks, taps.room.page_numbers + 5), torch.nan)
-        self.rider = Rider(taps, pages, block_tokens, max_requests=2)
+        taps = VllmTaps(groups, 512, torch.device("cpu"))
+        self.num_layers = len(taps.needs.layers)
+        pages = torch.full((num_blocks, taps.needs.page_numbers + 5), torch.nan)
+        self.reader = VllmStepReader(taps, pages, block_tokens, max_requests=2)
         self.free = list(range(1, num_blocks))
         self.owners: dict[int, int] = {}
         self.cached: dict[tuple[int, ...], int] = {}
@@ -93,10 +93,10 @@ class PagedEngine:
         self.rng.shuffle(work)  # the runner's order is not the scheduler's
         self._forward(work)
         if spans:
-            for read, numbers in self.rider.read(self._told(spans, finished)).rows():
+            for read, numbers in self.reader.read(self._told(spans, finished)).rows():
                 self._keep(read, numbers)
-            lanes = self.rider.side.lanes
-            self.lost |= {span.request: lanes[span.request].lost for span in spans}
+            tracked = self.reader.side.tracked
+            self.lost |= {span.request: tracked[span.request].lost for span in spans}
         else:
             self.finished = list(finished)
         for request in [r for r in self.live if r.computed == len(r.tokens)]:
@@ -104,7 +104,7 @@ class PagedEngine:
             self.live.remove(request)
             self.finished.append(request.id)
 
-    def _told(self, spans: list[Span], finished: tuple[str, ...]) -> Step:
+    def _told(self, spans: list[Span], finished: tuple[str, ...]) -> VllmStep:
         """Single tokens now as spans, now together as vLLM's steps have them."""
         alone = [s.prompt is None and s.end == s.begin + 1 for s in spans]
         if self.rng.random() < 0.3:
@@ -112,12 +112,12 @@ class PagedEngine:
         single = [span for span, one in zip(spans, alone, strict=True) if one]
         others = [span for span, one in zip(spans, alone, strict=True) if not one]
         self.rng.shuffle(single)
-        singles = Singles(
+        decodes = DecodeRequests(
             tuple(span.request for span in single),
             np.array([span.begin for span in single], np.int64),
             tuple((i, span.blocks) for i, span in enumerate(single) if span.blocks),
         )
-        return Step(tuple(others), finished, singles=singles)
+        return VllmStep(tuple(others), finished, decodes=decodes)
 
     def _may_run(self, request: Request) -> bool:
         if request.blocks and self.rng.random() < 0.1:
@@ -137,9 +137,9 @@ class PagedEngine:
                 request.blocks[i // self.size] * self.size + i % self.size
                 for i in range(span.begin, span.end)
             ]
-        self.rider.taps.see(list(torch.cat(hidden, 1)), torch.tensor(slots))
+        self.reader.taps.see(list(torch.cat(hidden, 1)), torch.tensor(slots))
 
-    def _keep(self, read: Read, numbers: dict[str, list[float]]) -> None:
+    def _keep(self, read: Readout, numbers: dict[str, list[float]]) -> None:
         before = self.reads.setdefault((read.request, read.is_prompt, read.num_tokens), numbers)
         assert before.keys() == numbers.keys()
         for name, logits in numbers.items():  # read again after a preemption

@@ -14,7 +14,7 @@ from torch import Tensor
 from pillion.backends import load_backend
 from pillion.core import ModelIdentity
 from pillion.probe import Artefact
-from pillion.riding.ledger import KEY
+from pillion.riding.latest_logits import KEY
 from pillion.riding.verdicts import read_of
 from pillion.vllm import options
 from saved_models import MARK as MARK
@@ -44,7 +44,7 @@ def save_probes(folder: Path, identity: ModelIdentity) -> list[Artefact]:
     return probes
 
 
-class Ridden:
+class ProbedModel:
     """Everything about one model that tests ask for.
 
     Args:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from riding import Ridden, greedy
+from riding import ProbedModel, greedy
 
 from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, ModelIdentity, Tokens
 from pillion.probe import Artefact
-from pillion.riding.ledger import KEY
+from pillion.riding.latest_logits import KEY
 from pillion.riding.turns import turns_args
 from pillion.riding.verdicts import read_of
 from talks import talks
@@ -41,7 +41,9 @@ def ask(llm: Any, rows: Sequence[Tokens], max_tokens: int, **others: Any) -> lis
     return llm.generate(prompts, params)
 
 
-def worst(chat: Ridden, row: Tokens, output: Any, choice: int = 0, lost: bool = False) -> float:
+def worst(
+    chat: ProbedModel, row: Tokens, output: Any, choice: int = 0, lost: bool = False
+) -> float:
     """Worst relative error of a logit; raises unless verdicts are there just where words are.
 
     Args:

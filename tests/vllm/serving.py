@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from riding import Ridden
+from riding import ProbedModel
 
 from engine_server import started
 from pillion.vllm import option_file
@@ -18,7 +18,7 @@ from pillion.vllm import option_file
 
 @contextmanager
 def serving(
-    ridden: Ridden, folder: Path, policy: Path | None = None, **others: Any
+    ridden: ProbedModel, folder: Path, policy: Path | None = None, **others: Any
 ) -> Generator[str]:
     """Address of a server in processes of its own, started as a user would.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from riding import MARK, Ridden, greedy
+from riding import MARK, ProbedModel, greedy
 from test_memory import gates
 
 from pillion.backends.embedded import embedded_model_path
@@ -35,7 +35,7 @@ def save_gates(folder: Path, identity: Any) -> list[Artefact]:
 def test_eight_gates_are_exact_and_as_small_as_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = Ridden(embedded_model_path(), tmp_path, save_gates)
+    model = ProbedModel(embedded_model_path(), tmp_path, save_gates)
     shared = "You are a careful assistant. Answer in one short sentence, and say so if unsure. " * 3
     texts = [shared + end for end in ("What is rain?", "Who wrote Faust?", "What is rain?")]
     prompts = [{"prompt_token_ids": list(model.backend.encode(text, "raw"))} for text in texts]

@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from pillion.errors import ConfigError, DataError, PillionError
-from pillion.vllm.classify import Body
+from pillion.vllm.classify import ClassifyBody
 from pillion.vllm.endpoint import Endpoint
 
 
@@ -59,11 +59,11 @@ def test_classify_wants_vllms_keys_though_its_path_has_no_version(
 def test_a_body_that_is_none_is_refused(body: Any, kind: type[PillionError], why: str) -> None:
     content = body if body == "no json" else json.dumps(body)
     with pytest.raises(kind, match=why):
-        Body.of(content.encode())
+        ClassifyBody.of(content.encode())
 
 
 def test_a_conversation_is_one_text_and_texts_are_several() -> None:
     talk = [{"role": "user", "content": "Hi"}]
-    (turns,) = Body.of(json.dumps({"messages": talk}).encode()).texts()
+    (turns,) = ClassifyBody.of(json.dumps({"messages": talk}).encode()).texts()
     assert not isinstance(turns, str) and turns[0].content == "Hi"
-    assert Body.of(b'{"input": ["a", "b"], "model": "p"}').texts() == ("a", "b")
+    assert ClassifyBody.of(b'{"input": ["a", "b"], "model": "p"}').texts() == ("a", "b")

@@ -6,17 +6,17 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
-from riding import LENGTHS, MARK, Ridden, greedy, random_prompts
+from riding import LENGTHS, MARK, ProbedModel, greedy, random_prompts
 from waiting import NeverWait
 
 from pillion.sidecache import PagedGroup
-from pillion.vllm.taps import Taps
+from pillion.vllm.taps import VllmTaps
 
 pytestmark = pytest.mark.vllm
 
 
 @pytest.fixture(scope="module", params=["sync", "async"])
-def llm(request: pytest.FixtureRequest, tiny: Ridden) -> Generator[Any]:
+def llm(request: pytest.FixtureRequest, tiny: ProbedModel) -> Generator[Any]:
     """An engine with room enough, with either scheduler."""
     with tiny.engine(async_scheduling=request.param == "async") as engine:
         scheduler = engine.llm_engine.engine_core.engine_core.scheduler
@@ -24,7 +24,7 @@ def llm(request: pytest.FixtureRequest, tiny: Ridden) -> Generator[Any]:
         yield engine
 
 
-def test_chunks_and_prefix_hits_change_nothing(tiny: Ridden, llm: Any) -> None:
+def test_chunks_and_prefix_hits_change_nothing(tiny: ProbedModel, llm: Any) -> None:
     first = llm.generate(random_prompts(LENGTHS), greedy(40))
     again = llm.generate(random_prompts(LENGTHS), greedy(7))
     assert max(map(tiny.error, first)) <= MARK
@@ -33,20 +33,22 @@ def test_chunks_and_prefix_hits_change_nothing(tiny: Ridden, llm: Any) -> None:
     assert sum(hit > 0 for hit in hits) >= 6, hits
 
 
-def test_an_answer_of_one_token_has_no_verdict(tiny: Ridden, llm: Any) -> None:
+def test_an_answer_of_one_token_has_no_verdict(tiny: ProbedModel, llm: Any) -> None:
     (one,) = llm.generate(random_prompts([(100, 3)]), greedy(1))
     assert tiny.error(one) <= MARK
     assert one.kv_transfer_params["pillion"]["response"] == {}
 
 
-def test_several_answers_have_verdicts_of_their_own(tiny: Ridden, llm: Any) -> None:
+def test_several_answers_have_verdicts_of_their_own(tiny: ProbedModel, llm: Any) -> None:
     params = greedy(33, temperature=1.5, n=3)
     for output in llm.generate(random_prompts([(0, 40), (100, 9)], seed=5), params):
         assert len({tuple(answer.token_ids) for answer in output.outputs}) == 3
         assert max(tiny.error(output, choice) for choice in range(3)) <= MARK
 
 
-def test_a_stop_string_ends_the_verdicts_where_it_ends_the_answer(tiny: Ridden, llm: Any) -> None:
+def test_a_stop_string_ends_the_verdicts_where_it_ends_the_answer(
+    tiny: ProbedModel, llm: Any
+) -> None:
     """The frontend finds it; the engine only sees that the request was given up."""
     (plain,) = llm.generate(random_prompts([(0, 20)], seed=6), greedy(60))
     stop = plain.outputs[0].text[9:11]
@@ -63,27 +65,27 @@ def test_a_stop_string_ends_the_verdicts_where_it_ends_the_answer(tiny: Ridden, 
 def test_the_forward_pass_does_nothing_that_would_wait(
     llm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, seen = Taps.see, list[int]()
+    plain, seen = VllmTaps.see, list[int]()
 
-    def see(self: Taps, *args: Any) -> None:
+    def see(self: VllmTaps, *args: Any) -> None:
         with NeverWait() as mode:
             plain(self, *args)
         seen.append(mode.num_operations)
         assert not mode.num_uploads
 
-    monkeypatch.setattr(Taps, "see", see)
+    monkeypatch.setattr(VllmTaps, "see", see)
     llm.generate(random_prompts(LENGTHS[:3], seed=8), greedy(3))
     assert seen
 
 
 def test_pooling_only_the_rows_that_a_pass_shows_is_wrong(
-    tiny: Ridden, llm: Any, monkeypatch: pytest.MonkeyPatch
+    tiny: ProbedModel, llm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: a probe that sees rows of the forward pass misses what a prefix hit brought."""
     plain = PagedGroup.restart
 
-    def rows_seen(self: PagedGroup, row: int, _: Any, script: Any) -> bool:
-        return plain(self, row, [], script)
+    def rows_seen(self: PagedGroup, row: int, _: Any, turns: Any) -> bool:
+        return plain(self, row, [], turns)
 
     llm.generate(random_prompts(LENGTHS), greedy(2))
     monkeypatch.setattr(PagedGroup, "restart", rows_seen)

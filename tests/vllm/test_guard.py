@@ -13,9 +13,9 @@ import pytest
 from pillion.core import ModelIdentity
 from pillion.errors import ConfigError
 from pillion.policies import Policies, make_policies
-from pillion.riding.ledger import KEY
+from pillion.riding.latest_logits import KEY
 from pillion.riding.metrics import ACTIONS
-from pillion.vllm.guard import MARK, Guard, expect
+from pillion.vllm.guard import MARK, PolicyGuard, expect
 from pillion.vllm.start import policies_of
 from tiny_models import make_artefact
 
@@ -63,7 +63,7 @@ def run(
 ) -> tuple[list[list[int]], list[Any], Any]:
     """Tokens that are passed on after each step; all outputs that were; what is aborted."""
     processor, aborted, steps = Processor(), list[str](), list[list[int]]()
-    guard = Guard(PROBES, make_policies({"policies": list(policies)}), "stop")
+    guard = PolicyGuard(PROBES, make_policies({"policies": list(policies)}), "stop")
     guard.watch(processor)
     for one in outputs:
         before = len(processor.given)
@@ -159,7 +159,7 @@ def test_what_is_no_server_does_not_pass_policies_over() -> None:
     with pytest.raises(ConfigError, match="HTTP server, and this is not it; leave them out"):
         Plain().process_outputs([])
     guarded = Plain()
-    Guard(PROBES, Policies(), "stop").watch(guarded)
+    PolicyGuard(PROBES, Policies(), "stop").watch(guarded)
     guarded.process_outputs([])
     expect(Plain, False)
     Plain().process_outputs([])

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from riding import KEY, MARK, Ridden, random_prompts
+from riding import KEY, MARK, ProbedModel, random_prompts
 from serving import serving
 
 pytestmark = pytest.mark.vllm
@@ -18,13 +18,13 @@ CLIENTS = 16
 
 
 @pytest.fixture(scope="module")
-def address(tiny: Ridden, tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+def address(tiny: ProbedModel, tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
     with serving(tiny, tmp_path_factory.mktemp("serve")) as address:
         yield address
 
 
 def as_output(prompt: list[int], body: dict[str, Any]) -> Any:
-    """A body with logits as `Ridden.error` takes it."""
+    """A body with logits as `ProbedModel.error` takes it."""
     answers = [SimpleNamespace(token_ids=choice["token_ids"]) for choice in body["choices"]]
     told = body["verdicts"]
     params = {KEY: {**told["logits"], "read": told["response_tokens"]}}
@@ -32,7 +32,7 @@ def as_output(prompt: list[int], body: dict[str, Any]) -> Any:
 
 
 def test_sixteen_clients_get_exact_verdicts_also_of_cached_prefixes(
-    tiny: Ridden, address: str
+    tiny: ProbedModel, address: str
 ) -> None:
     import httpx
 
@@ -69,7 +69,7 @@ def test_sixteen_clients_get_exact_verdicts_also_of_cached_prefixes(
         check_verdicts(tiny, body["verdicts"], output)
 
 
-def check_verdicts(tiny: Ridden, verdicts: dict[str, Any], output: Any) -> None:
+def check_verdicts(tiny: ProbedModel, verdicts: dict[str, Any], output: Any) -> None:
     """The verdicts of a body are those of its logits, by the probes' cards."""
     found = output.kv_transfer_params[KEY]
     assert verdicts["response_tokens"] == found["read"] == len(output.outputs[0].token_ids) - 1
@@ -81,7 +81,7 @@ def check_verdicts(tiny: Ridden, verdicts: dict[str, Any], output: Any) -> None:
         assert verdicts[part]["mean"]["decision"] == "allow"
 
 
-def test_the_openai_client_reads_chat_answers_and_streams(tiny: Ridden, address: str) -> None:
+def test_the_openai_client_reads_chat_answers_and_streams(tiny: ProbedModel, address: str) -> None:
     from openai import OpenAI
 
     client = OpenAI(base_url=f"{address}/v1", api_key="none")
@@ -133,7 +133,7 @@ def test_several_prompts_and_answers_have_verdicts_of_their_own(address: str) ->
     assert last["verdicts"] == streamed[0]
 
 
-def test_an_aborted_request_leaves_and_the_next_is_exact(tiny: Ridden, address: str) -> None:
+def test_an_aborted_request_leaves_and_the_next_is_exact(tiny: ProbedModel, address: str) -> None:
     import httpx
 
     def running() -> float:
@@ -160,7 +160,7 @@ def test_an_aborted_request_leaves_and_the_next_is_exact(tiny: Ridden, address: 
     assert tiny.error(as_output([1] * 70, body)) <= MARK
 
 
-def test_the_probes_that_ride_are_listed(tiny: Ridden, address: str) -> None:
+def test_the_probes_that_ride_are_listed(tiny: ProbedModel, address: str) -> None:
     import httpx
 
     listed = httpx.get(f"{address}/v1/probes", timeout=60).json()["data"]

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from riding import Ridden, random_prompts
+from riding import ProbedModel, random_prompts
 from serving import serving
 
 pytestmark = pytest.mark.vllm
@@ -58,7 +58,7 @@ class Served:
 
 
 @torch.no_grad()
-def answer(tiny: Ridden, prompt: list[int]) -> list[int]:
+def answer(tiny: ProbedModel, prompt: list[int]) -> list[int]:
     """The likeliest tokens, by transformers."""
     ids = list(prompt)
     for _ in range(NUM_TOKENS):
@@ -66,13 +66,13 @@ def answer(tiny: Ridden, prompt: list[int]) -> list[int]:
     return ids[len(prompt) :]
 
 
-def yes(tiny: Ridden, ids: list[int], begin: int, end: int) -> float:
+def yes(tiny: ProbedModel, ids: list[int], begin: int, end: int) -> float:
     """What the binary probe says of a part of a text."""
     return float(torch.sigmoid(tiny.logits(ids, begin, end)["binary"][0]))
 
 
 @pytest.fixture(scope="module")
-def served(tiny: Ridden, tmp_path_factory: pytest.TempPathFactory) -> Generator[Served]:
+def served(tiny: ProbedModel, tmp_path_factory: pytest.TempPathFactory) -> Generator[Served]:
     """One probe decides on both: the lines lie between what it says of three prompts."""
     prompts = [p["prompt_token_ids"] for p in random_prompts([(0, n) for n in range(20, 32)])]
     prompts.sort(key=lambda ids: yes(tiny, ids, 0, len(ids)))

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from riding import Ridden
+from riding import ProbedModel
 from serving import serving
 
 from pillion.core import Turn
@@ -23,7 +23,9 @@ PATHS = ("/v1/chat/completions", "/v1/responses", "/v1/messages")
 
 
 @pytest.fixture(scope="module")
-def served(chat: Ridden, tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[str, str]]:
+def served(
+    chat: ProbedModel, tmp_path_factory: pytest.TempPathFactory
+) -> Generator[tuple[str, str]]:
     """A server's address, and the words that it refuses; all answers are ended early."""
     folder = tmp_path_factory.mktemp("policies")
     (probe,) = (one for one in chat.probes if one.name == "gate-user")

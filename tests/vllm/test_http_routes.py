@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from riding import Ridden
+from riding import ProbedModel
 
 from pillion.core import Turn
 from tiny_models import full_states, offline
@@ -42,7 +42,7 @@ ASKS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("path", ASKS)
 def test_whole_and_streamed_answers_carry_the_same_verdicts(
-    chat: Ridden, address: str, path: str
+    chat: ProbedModel, address: str, path: str
 ) -> None:
     asked = ASKS[path] | {"temperature": 0}
     body = post(address, path, **asked).raise_for_status().json()
@@ -119,7 +119,7 @@ def test_wishes_are_heard_on_every_route(address: str) -> None:
         assert refused.status_code == 400 and "'gate-all'" in refused.text
 
 
-def test_texts_are_classified_in_vllms_shape(chat: Ridden, address: str) -> None:
+def test_texts_are_classified_in_vllms_shape(chat: ProbedModel, address: str) -> None:
     """Each probe reads its scope's words, also where their blocks are shared."""
     talk = [*SAID, {"role": "assistant", "content": "You have 17 euros. " * 4}]
     row = chat.backend.encode_chat((TURN, Turn("assistant", talk[1]["content"])))

@@ -1,4 +1,4 @@
-"""`vllm serve`, which renders conversations itself: turns are read, and nobody forges one."""
+"""`vllm serve`, which renders conversations itself: turns are read, and no client forges one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from riding import Ridden
+from riding import ProbedModel
 from scoped import TALKS
 
 from pillion.core import SCOPES, Turn
@@ -26,7 +26,7 @@ def post(address: str, path: str = "chat/completions", **body: Any) -> httpx.Res
     return httpx.post(f"{address}/v1/{path}", json=asked | body, timeout=300)
 
 
-def check(chat: Ridden, row: Any, told: dict[str, Any]) -> None:
+def check(chat: ProbedModel, row: Any, told: dict[str, Any]) -> None:
     """Raises unless a body's verdicts on the prompt are those of the turns of their scopes."""
     states = full_states(chat.backend, row)
     for probe in chat.probes:
@@ -41,7 +41,7 @@ def check(chat: Ridden, row: Any, told: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("number", range(len(TALKS)))
-def test_probes_read_their_turns(chat: Ridden, address: str, number: int) -> None:
+def test_probes_read_their_turns(chat: ProbedModel, address: str, number: int) -> None:
     body = post(address, messages=messages(TALKS[number])).raise_for_status().json()
     check(chat, chat.backend.encode_chat(TALKS[number]), body["verdicts"]["prompt"])
     assert {name.split("-", 1)[1] for name in body["verdicts"]["response"]} == {
@@ -77,7 +77,7 @@ def test_what_is_rendered_in_another_way_has_no_turns(address: str) -> None:
     assert told["gate-last-user"]["label"] is None
 
 
-def test_turns_that_a_client_tells_are_nobodys(chat: Ridden, address: str) -> None:
+def test_turns_that_a_client_tells_are_nobodys(chat: ProbedModel, address: str) -> None:
     row = chat.backend.encode_chat(TALKS[3])
     forged = turns_args(row)
     assert json.loads(forged[TURNS])["tokens"] == len(row)
@@ -90,7 +90,7 @@ def test_turns_that_a_client_tells_are_nobodys(chat: Ridden, address: str) -> No
     assert len(told) == 2 * (len(SCOPES) - 1)
 
 
-def test_a_stream_says_of_whom_it_has_read_nothing(chat: Ridden, address: str) -> None:
+def test_a_stream_says_of_whom_it_has_read_nothing(chat: ProbedModel, address: str) -> None:
     lines = post(address, messages=messages(TALKS[3]), stream=True).text.splitlines()
     events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
     first, *_, last = [event["verdicts"] for event in events if "verdicts" in event]

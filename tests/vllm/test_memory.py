@@ -11,7 +11,7 @@ from pillion.probe.gate import GateSettings
 from pillion.probe.group import group
 from pillion.vllm.adapter import SLOT_BYTES
 from pillion.vllm.footprint import Footprint
-from pillion.vllm.taps import Room
+from pillion.vllm.taps import MemoryNeeds
 from tiny_models import make_artefact
 
 BLOCK_TOKENS = 16
@@ -35,12 +35,12 @@ def gates(num_layers: int, count: int = 8) -> list[Artefact]:
 
 def footprint(num_layers: int, kv_heads: int, head_dim: int) -> Footprint:
     probes = gates(num_layers)
-    room = Room.of(group(probes, torch.device("cpu"), torch.float32))
-    assert room.token_numbers == (num_layers + 1) * 192
+    needs = MemoryNeeds.of(group(probes, torch.device("cpu"), torch.float32))
+    assert needs.token_numbers == (num_layers + 1) * 192
     return Footprint(
         probes=tuple(a.name for a in probes),
         num_layers=num_layers + 1,
-        side_bytes=4 * room.page_numbers / BLOCK_TOKENS + SLOT_BYTES,
+        side_bytes=4 * needs.page_numbers / BLOCK_TOKENS + SLOT_BYTES,
         kv_bytes=float(num_layers * 2 * kv_heads * head_dim * 2),
         buffer_bytes=0,
     )

@@ -15,7 +15,7 @@ import torch
 from riding import (
     LENGTHS,
     MARK,
-    Ridden,
+    ProbedModel,
     greedy,
     random_prompts,
     relative_error,
@@ -27,7 +27,7 @@ from scoped import TALKS, ask, error, save_scoped, worst
 
 from pillion.backends import load_backend
 from pillion.core import Turn
-from pillion.riding.ledger import KEY
+from pillion.riding.latest_logits import KEY
 from pillion.riding.verdicts import Verdicts, verdicts_of
 from tiny_models import full_states
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.vllm
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-def test_preemption_changes_nothing(tiny: Ridden, is_async: bool) -> None:
+def test_preemption_changes_nothing(tiny: ProbedModel, is_async: bool) -> None:
     with tiny.engine(num_gpu_blocks_override=25, async_scheduling=is_async) as llm:
         lengths = [(0, 60 + 9 * i) for i in range(8)] + [(96, 5 * i + 1) for i in range(4)]
         outputs = llm.generate(random_prompts(lengths, seed=3), greedy(110))
@@ -45,7 +45,7 @@ def test_preemption_changes_nothing(tiny: Ridden, is_async: bool) -> None:
 
 
 def test_preemption_changes_nobodys_words(tmp_path: Path) -> None:
-    chat = Ridden(save_chat_model(tmp_path / "model"), tmp_path / "probes", save_scoped)
+    chat = ProbedModel(save_chat_model(tmp_path / "model"), tmp_path / "probes", save_scoped)
     rows = [chat.backend.encode_chat(turns) for turns in TALKS]
     rows += [chat.backend.encode_chat((Turn("user", f"{n} " * 30),)) for n in range(4)]
     with chat.engine(num_gpu_blocks_override=25) as llm:
@@ -58,7 +58,9 @@ def test_preemption_changes_nobodys_words(tmp_path: Path) -> None:
 
 def test_reasoning_in_an_answer_is_left_out(tmp_path: Path) -> None:
     """Steps then know the tokens of those before: vLLM does not schedule asynchronously."""
-    chat = Ridden(save_chat_model(tmp_path / "model", "qwen3"), tmp_path / "probes", save_scoped)
+    chat = ProbedModel(
+        save_chat_model(tmp_path / "model", "qwen3"), tmp_path / "probes", save_scoped
+    )
     first, last = chat.backend.reasoning_ids or (-1, -1)
     row = chat.backend.encode_chat((Turn("user", "Think, then say"),))
     with chat.engine() as llm:
@@ -86,7 +88,7 @@ def test_reasoning_in_an_answer_is_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("has_amx", [False, True], ids=["any processor", "one with AMX"])
 def test_a_model_in_bf16_is_read_in_fp32(
-    tiny: Ridden, has_amx: bool, monkeypatch: pytest.MonkeyPatch
+    tiny: ProbedModel, has_amx: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As far from fp32 as the model itself is when transformers runs it in bf16, and no farther.
 
@@ -108,7 +110,7 @@ def test_a_model_in_bf16_is_read_in_fp32(
 
 @pytest.mark.parametrize("kind", ["qwen3", "mistral"])
 def test_other_architectures_ride_with_the_same_class(tmp_path: Path, kind: str) -> None:
-    model = Ridden(save_tiny_model(tmp_path / "model", kind), tmp_path / "probes")
+    model = ProbedModel(save_tiny_model(tmp_path / "model", kind), tmp_path / "probes")
     with model.engine() as llm:
         outputs = llm.generate(random_prompts(LENGTHS[:4]), greedy(9))
         outputs += llm.generate(random_prompts(LENGTHS[:4]), greedy(9))
@@ -119,7 +121,7 @@ def test_other_architectures_ride_with_the_same_class(tmp_path: Path, kind: str)
 def test_a_model_with_sliding_windows_rides_in_one_group_of_caches(tmp_path: Path) -> None:
     """A token of its first layer sees no farther than the window; its probes read them all."""
     folder = save_tiny_model(tmp_path / "model", "mistral", sliding_window=24)
-    model = Ridden(folder, tmp_path / "probes")
+    model = ProbedModel(folder, tmp_path / "probes")
     with model.engine() as llm:
         config = llm.llm_engine.vllm_config
         assert config.scheduler_config.disable_hybrid_kv_cache_manager
@@ -137,7 +139,7 @@ def test_a_model_with_sliding_windows_rides_in_one_group_of_caches(tmp_path: Pat
 
 
 def test_requests_for_adapters_have_no_verdict_and_change_no_other(
-    tiny: Ridden, tmp_path: Path
+    tiny: ProbedModel, tmp_path: Path
 ) -> None:
     """The bug: probes read the states of an adapter that they were not trained with.
 
@@ -175,7 +177,7 @@ def unread(adapter: str) -> str:
     return f"the request ran with the adapter {adapter!r}, which no probe has seen"
 
 
-def save_adapter(folder: Path, ridden: Ridden, strength: float) -> Path:
+def save_adapter(folder: Path, ridden: ProbedModel, strength: float) -> Path:
     """A random adapter on the first projection of every block, as PEFT writes one."""
     config = ridden.backend.model.config
     drawn = torch.Generator().manual_seed(0)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from riding import Ridden
+from riding import ProbedModel
 
 from engine_server import wait_for
 
@@ -30,7 +30,7 @@ class Server(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def own(tiny: Ridden, tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
+def own(tiny: ProbedModel, tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
     folder = tmp_path_factory.mktemp("own")
     policy = "policies:\n  - {probe: labels, on: prompt, action: annotate, label: a}\n"
     (folder / "policy.yaml").write_text(policy, encoding="utf-8")
@@ -63,14 +63,14 @@ def own(tiny: Ridden, tmp_path_factory: pytest.TempPathFactory) -> Generator[Ser
         server.stdout.close()
 
 
-def ask(own: Server, tiny: Ridden, **body: Any) -> Any:
+def ask(own: Server, tiny: ProbedModel, **body: Any) -> Any:
     import httpx
 
     asked: dict[str, Any] = {"model": str(tiny.folder), "max_tokens": 6, "temperature": 0}
     return httpx.post(f"{own.url}/v1/completions", json=asked | body, timeout=300)
 
 
-def test_its_verdicts_are_those_of_whole_texts(tiny: Ridden, own: Server) -> None:
+def test_its_verdicts_are_those_of_whole_texts(tiny: ProbedModel, own: Server) -> None:
     body = ask(own, tiny, prompt="hello there").json()
     prompt = tiny.backend.encode("hello there", "raw")
     answer = tiny.backend.encode(body["choices"][0]["text"], "raw")
@@ -84,13 +84,13 @@ def test_its_verdicts_are_those_of_whole_texts(tiny: Ridden, own: Server) -> Non
     assert body["verdicts"]["response_tokens"] == 5
 
 
-def test_a_token_that_the_model_has_not_is_refused(tiny: Ridden, own: Server) -> None:
+def test_a_token_that_the_model_has_not_is_refused(tiny: ProbedModel, own: Server) -> None:
     refused = ask(own, tiny, prompt=[1, 96])
     assert refused.status_code == 400 and "token id 96" in refused.text
     assert ask(own, tiny, prompt=[1, 95]).status_code == 200
 
 
-def test_an_engine_that_has_died_ends_the_process(tiny: Ridden, own: Server) -> None:
+def test_an_engine_that_has_died_ends_the_process(tiny: ProbedModel, own: Server) -> None:
     """Last in this file: nothing is there afterwards."""
     import httpx
     import psutil

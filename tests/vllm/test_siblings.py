@@ -5,14 +5,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from pillion.riding.ledger import KEY, Ledger
-from pillion.riding.report import Read
+from pillion.riding.latest_logits import KEY, LatestLogits
+from pillion.riding.report import Readout
 from pillion.riding.verdicts import read_of
 from pillion.vllm.siblings import gather, watch
 
 
-def output_of(ledger: Ledger, request: str) -> Any:
-    return SimpleNamespace(request_id=request, kv_transfer_params=ledger.params(request))
+def output_of(latest: LatestLogits, request: str) -> Any:
+    return SimpleNamespace(request_id=request, kv_transfer_params=latest.params(request))
 
 
 class Frontend:
@@ -36,12 +36,12 @@ def numbers(value: float) -> dict[str, list[float]]:
 
 def test_what_the_engine_sends_of_an_answer_does_not_grow_with_its_siblings_or_its_length() -> None:
     """The bug: each of n outputs carried 64 states of all n answers, 5.7 MB a step at 32."""
-    ledger = Ledger()
+    latest = LatestLogits()
     for i in range(2000):  # more families than were once kept
-        ledger.enter(f"{i % 2}_p{i // 2}")
+        latest.enter(f"{i % 2}_p{i // 2}")
     for count in range(1, 100):
-        ledger.add([(Read("0_p0", count, False), numbers(float(count)))])
-    found = ledger.params("0_p0")[KEY]
+        latest.add([(Readout("0_p0", count, False), numbers(float(count)))])
+    found = latest.params("0_p0")[KEY]
     assert set(found) == {"prompt", "response", "read", "seconds"}
     assert found["response"] == numbers(99) and found["read"] == 99
 
@@ -49,15 +49,15 @@ def test_what_the_engine_sends_of_an_answer_does_not_grow_with_its_siblings_or_i
 def test_every_output_knows_the_latest_of_all_answers_and_where_each_has_ended() -> None:
     watch(Frontend)
     watch(Frontend)  # a second time changes nothing
-    parent, ledger = SimpleNamespace(), Ledger()
+    parent, latest = SimpleNamespace(), LatestLogits()
     frontend: Any = Frontend({"0_p": parent, "1_p": parent, "2_other": None})
     for name in frontend.request_states:
-        ledger.enter(name)
+        latest.enter(name)
 
     def step(count: int) -> list[Any]:
-        rows = [(Read(f"{i}_p", count, False), numbers(i + count / 100)) for i in (0, 1)]
-        ledger.add(rows)
-        outputs = [output_of(ledger, name) for name in ("0_p", "1_p", "2_other")]
+        rows = [(Readout(f"{i}_p", count, False), numbers(i + count / 100)) for i in (0, 1)]
+        latest.add(rows)
+        outputs = [output_of(latest, name) for name in ("0_p", "1_p", "2_other")]
         assert frontend.process_outputs(outputs, 1.5) == 1.5 and frontend.given is outputs
         return [output.kv_transfer_params[KEY] for output in outputs]
 

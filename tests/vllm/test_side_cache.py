@@ -17,7 +17,7 @@ from pillion.probe import AGGREGATORS, Artefact
 from pillion.probe.group import Group, group
 from pillion.sidecache import PagedGroup
 from pillion.vllm.start import check_foldable
-from pillion.vllm.taps import Room
+from pillion.vllm.taps import MemoryNeeds
 from tiny_models import make_artefact
 
 DIM, LAYERS = 16, 4
@@ -141,7 +141,7 @@ def test_any_schedule_reads_what_the_definition_says(seed: int, block_tokens: in
 
 
 def test_a_step_of_many_tokens_is_folded_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pillion.vllm.adapter.PIECE_TOKENS", 5)
+    monkeypatch.setattr("pillion.sidecache.tracked.PIECE_TOKENS", 5)
     test_any_schedule_reads_what_the_definition_says(1, 8)
 
 
@@ -214,20 +214,20 @@ def test_more_turns_in_blocks_than_there_is_room_for_lose_verdicts_and_change_no
 
 def test_requests_that_are_over_leave_their_rows() -> None:
     engine, _ = run(seed=5, block_tokens=8)
-    assert engine.rider.side._num_rows > 2, "more requests than expected get rows of their own"
+    assert engine.reader.side._num_rows > 2, "more requests than expected get rows of their own"
     engine.add("next", Tokens([1, 2, 3]), [4])
     engine.run()
-    assert len(engine.rider.side.lanes) <= 1 and len(engine.rider._tracks) <= 1
+    assert len(engine.reader.side.tracked) <= 1 and len(engine.reader._blocks) <= 1
 
 
 def test_room_is_made_for_every_value_and_state() -> None:
-    room, every = Room.of(groups()), [PagedGroup(one, 8, 4) for one in groups()]
+    needs, every = MemoryNeeds.of(groups()), [PagedGroup(one, 8, 4) for one in groups()]
     values = [len(a.card.layers) * a.network.tap().num_values for a in probes()]
-    assert room.token_numbers == sum(values)
+    assert needs.token_numbers == sum(values)
     kept = sum(one.held_bytes - one.group.weight_bytes - one.row_bytes for one in every) / 4 / 8
-    assert kept <= room.page_numbers <= 1.2 * kept
-    fewer = Room.of(groups()[:3])
-    assert room.holds(fewer) and not fewer.holds(room)
+    assert kept <= needs.page_numbers <= 1.2 * kept
+    fewer = MemoryNeeds.of(groups()[:3])
+    assert needs.holds(fewer) and not fewer.holds(needs)
 
 
 @pytest.mark.parametrize("name", sorted(set(AGGREGATORS) - set(FOLDABLE)))

@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 import torch
-from riding import LENGTHS, MARK, Ridden, greedy, random_prompts
+from riding import LENGTHS, MARK, ProbedModel, greedy, random_prompts
 from torch import Tensor
 
 from pillion.errors import ConfigError
-from pillion.vllm.adapter import Rider
+from pillion.vllm.adapter import VllmStepReader
 
 pytestmark = pytest.mark.vllm
 
 
 @pytest.fixture
-def llm(tiny: Ridden) -> Generator[Any]:
+def llm(tiny: ProbedModel) -> Generator[Any]:
     with tiny.engine(async_scheduling=False) as engine:
         yield engine
 
@@ -32,12 +32,12 @@ def sleep(llm: Any, level: int) -> None:
 
     core = llm.llm_engine.engine_core.engine_core
     runner = core.model_executor.driver_worker.worker.model_runner
-    rider = runner.model.pillion.rider
+    reader = runner.model.pillion.reader
     core.scheduler.reset_prefix_cache(reset_running_requests=True)
     kept = {n: b.clone() for n, b in runner.model.named_buffers()} if level == 2 else {}
     weights = tensors_in(runner.model.pillion.taps)
     own = {tensor.data_ptr() for tensor in weights}
-    held = [one for one in tensors_in(rider) if one.data_ptr() not in own] + runner.kv_caches
+    held = [one for one in tensors_in(reader) if one.data_ptr() not in own] + runner.kv_caches
     get_kv_transfer_group().unregister_kv_caches()
     for tensor in [*held, *(weights if level == 2 else ())]:
         spoil(tensor)
@@ -72,7 +72,7 @@ def spoil(tensor: Tensor) -> None:
 
 
 @pytest.mark.parametrize("level", [1, 2])
-def test_verdicts_after_a_sleep_are_those_before(tiny: Ridden, llm: Any, level: int) -> None:
+def test_verdicts_after_a_sleep_are_those_before(tiny: ProbedModel, llm: Any, level: int) -> None:
     llm.generate(random_prompts(LENGTHS), greedy(20))
     sleep(llm, level)
     first = llm.generate(random_prompts(LENGTHS), greedy(20))
@@ -81,7 +81,7 @@ def test_verdicts_after_a_sleep_are_those_before(tiny: Ridden, llm: Any, level: 
     assert max(map(tiny.error, [*first, *again])) <= MARK
 
 
-def test_requests_that_run_go_on_after_a_sleep(tiny: Ridden, llm: Any) -> None:
+def test_requests_that_run_go_on_after_a_sleep(tiny: ProbedModel, llm: Any) -> None:
     engine = llm.llm_engine
     for number, prompt in enumerate(random_prompts(LENGTHS, seed=3)):
         engine.add_request(str(number), prompt, greedy(30))
@@ -97,12 +97,12 @@ def test_requests_that_run_go_on_after_a_sleep(tiny: Ridden, llm: Any) -> None:
 
 @pytest.mark.parametrize("lost", ["sleep", "hold"])
 def test_without_the_hooks_or_the_buffers_verdicts_would_be_wrong(
-    tiny: Ridden, monkeypatch: pytest.MonkeyPatch, lost: str
+    tiny: ProbedModel, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
     """The control: rows and places, or the taps, hold what is left in the memory."""
     from pillion.vllm.models import SideCacheLayer
 
-    owner: Any = Rider if lost == "sleep" else SideCacheLayer
+    owner: Any = VllmStepReader if lost == "sleep" else SideCacheLayer
     monkeypatch.setattr(owner, lost, lambda _: None)
     with tiny.engine(async_scheduling=False) as llm:
         sleep(llm, 2)
@@ -111,7 +111,7 @@ def test_without_the_hooks_or_the_buffers_verdicts_would_be_wrong(
 
 
 def test_a_vllm_that_says_nothing_when_it_sleeps_is_refused(
-    tiny: Ridden, monkeypatch: pytest.MonkeyPatch
+    tiny: ProbedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vllm import EngineArgs
 

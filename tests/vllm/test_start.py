@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from riding import Ridden, save_chat_model, save_tiny_model
+from riding import ProbedModel, save_chat_model, save_tiny_model
 
 from pillion.errors import ConfigError, MismatchError
 from pillion.vllm import option_file, options, start
-from pillion.vllm.settings import ProbeSettings
+from pillion.vllm.settings import VllmProbeSettings
 from tiny_models import make_artefact
 
 
-def configure(model: Ridden, **others: Any) -> Any:
+def configure(model: ProbedModel, **others: Any) -> Any:
     """Everything that vLLM does before it starts a process or loads weights."""
     from vllm import EngineArgs
 
@@ -40,11 +40,11 @@ def test_options_without_a_probe_or_with_two_of_one_name_are_refused() -> None:
 
 def test_settings_are_strict() -> None:
     with pytest.raises(ConfigError, match=r"no 'pillion'.*pillion vllm"):
-        ProbeSettings.of({})
+        VllmProbeSettings.of({})
     with pytest.raises(ConfigError, match="Did you mean 'allow_mismatch'"):
-        ProbeSettings.of({"pillion": {"probes": {"a": "b"}, "allow_mismach": True}})
+        VllmProbeSettings.of({"pillion": {"probes": {"a": "b"}, "allow_mismach": True}})
     with pytest.raises(ConfigError, match=r"pillion\.probes"):
-        ProbeSettings.of({"pillion": {"probes": {}}})
+        VllmProbeSettings.of({"pillion": {"probes": {}}})
 
 
 def test_an_option_file_is_yaml_that_says_what_the_options_say() -> None:
@@ -68,7 +68,7 @@ def test_verdicts_over_http_need_the_plugin_by_name(monkeypatch: pytest.MonkeyPa
     start.check_http_plugin()
 
 
-def test_another_chat_template_than_the_probes_is_refused(tiny: Ridden) -> None:
+def test_another_chat_template_than_the_probes_is_refused(tiny: ProbedModel) -> None:
     chat, raw = (
         make_artefact(template, tiny.backend.identity, template=template)
         for template in ("chat", "raw")
@@ -84,20 +84,22 @@ def test_another_chat_template_than_the_probes_is_refused(tiny: Ridden) -> None:
 
 
 @pytest.mark.vllm
-def test_a_good_configuration_is_taken(tiny: Ridden) -> None:
+def test_a_good_configuration_is_taken(tiny: ProbedModel) -> None:
     config = configure(tiny)
     assert config.model_config.architecture == "PillionLlamaForCausalLM"
 
 
 @pytest.mark.vllm
-def test_another_vllm_is_refused_at_start(tiny: Ridden, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_vllm_is_refused_at_start(
+    tiny: ProbedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pillion.vllm.hook.vllm_version", lambda: "0.31.0")
     with pytest.raises(ConfigError, match=r"vLLM 0\.31\.0"):
         configure(tiny)
 
 
 @pytest.mark.vllm
-def test_a_probe_of_another_model_is_refused(tiny: Ridden, tmp_path: Path) -> None:
+def test_a_probe_of_another_model_is_refused(tiny: ProbedModel, tmp_path: Path) -> None:
     identity = tiny.backend.identity
     other = replace(identity, weights_sha256="0" * 64)
     make_artefact("stranger", other).save(tmp_path / "stranger")
@@ -108,7 +110,7 @@ def test_a_probe_of_another_model_is_refused(tiny: Ridden, tmp_path: Path) -> No
 
 
 @pytest.mark.vllm
-def test_a_probe_of_a_model_of_other_layers_is_refused(tiny: Ridden, tmp_path: Path) -> None:
+def test_a_probe_of_a_model_of_other_layers_is_refused(tiny: ProbedModel, tmp_path: Path) -> None:
     deeper = replace(tiny.backend.identity, num_layers=9)
     make_artefact("deep", deeper).save(tmp_path / "deep")
     chosen = options(["LlamaForCausalLM"], [tmp_path / "deep"], allow_mismatch=True)
@@ -117,7 +119,7 @@ def test_a_probe_of_a_model_of_other_layers_is_refused(tiny: Ridden, tmp_path: P
 
 
 @pytest.mark.vllm
-def test_a_probe_that_cannot_ride_is_refused(tiny: Ridden, tmp_path: Path) -> None:
+def test_a_probe_that_cannot_ride_is_refused(tiny: ProbedModel, tmp_path: Path) -> None:
     make_artefact("wide", tiny.backend.identity, "mha").save(tmp_path / "wide")
     with pytest.raises(ConfigError, match=r"'wide'.*every token.*pillion's own engine"):
         configure(tiny, **options(["LlamaForCausalLM"], [tmp_path / "wide"]))
@@ -143,14 +145,14 @@ def test_a_probe_that_cannot_ride_is_refused(tiny: Ridden, tmp_path: Path) -> No
     ],
 )
 def test_what_probes_do_not_ride_with_is_refused(
-    tiny: Ridden, others: dict[str, Any], what: str
+    tiny: ProbedModel, others: dict[str, Any], what: str
 ) -> None:
     with pytest.raises(ConfigError, match=what):
         configure(tiny, **others)
 
 
 @pytest.mark.vllm
-def test_riding_beside_other_connectors_is_refused(tiny: Ridden) -> None:
+def test_riding_beside_other_connectors_is_refused(tiny: ProbedModel) -> None:
     """What they load has the pages' bytes at best, and not which words those stand for."""
     own = tiny.options()["kv_transfer_config"]
     other = {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}
@@ -164,7 +166,7 @@ def test_riding_beside_other_connectors_is_refused(tiny: Ridden) -> None:
 
 
 @pytest.mark.vllm
-def test_half_of_an_engine_is_refused(tiny: Ridden) -> None:
+def test_half_of_an_engine_is_refused(tiny: ProbedModel) -> None:
     role = {**tiny.options()["kv_transfer_config"], "kv_role": "kv_producer"}
     with pytest.raises(ConfigError, match=r"role 'kv_producer'.*give it kv_both"):
         configure(tiny, kv_transfer_config=role)
@@ -172,7 +174,7 @@ def test_half_of_an_engine_is_refused(tiny: Ridden) -> None:
 
 @pytest.mark.vllm
 def test_names_that_may_come_twice_are_refused(
-    tiny: Ridden, monkeypatch: pytest.MonkeyPatch
+    tiny: ProbedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VLLM_DISABLE_REQUEST_ID_RANDOMIZATION", "1")
     with pytest.raises(ConfigError, match="each other's verdicts"):
@@ -191,7 +193,7 @@ def test_names_that_may_come_twice_are_refused(
     ],
 )
 def test_what_gives_other_hidden_states_is_refused(
-    tiny: Ridden, others: dict[str, Any], what: str
+    tiny: ProbedModel, others: dict[str, Any], what: str
 ) -> None:
     """The bug: verdicts of states that no probe has seen, without an error."""
     if "overrides" in what:
@@ -201,7 +203,7 @@ def test_what_gives_other_hidden_states_is_refused(
 
 
 @pytest.mark.vllm
-def test_another_tokenizer_than_the_probes_is_refused(tiny: Ridden, tmp_path: Path) -> None:
+def test_another_tokenizer_than_the_probes_is_refused(tiny: ProbedModel, tmp_path: Path) -> None:
     save_chat_model(tmp_path / "other")
     with pytest.raises(MismatchError, match="tokenizer"):
         configure(tiny, tokenizer=str(tmp_path / "other"))
@@ -209,7 +211,7 @@ def test_another_tokenizer_than_the_probes_is_refused(tiny: Ridden, tmp_path: Pa
 
 @pytest.mark.vllm
 def test_a_probe_that_was_trained_again_has_other_compiled_graphs(
-    tiny: Ridden, tmp_path: Path
+    tiny: ProbedModel, tmp_path: Path
 ) -> None:
     """The bug: the folder's name was all of the key, and a kept graph handed out other layers."""
     hashes = list[str]()
@@ -229,13 +231,13 @@ def test_a_model_without_auxiliary_hidden_states_is_refused(tmp_path: Path) -> N
     config = OPTConfig(vocab_size=96, num_hidden_layers=2, max_position_embeddings=768, **sizes)
     folder = save_tiny_model(tmp_path / "model")
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    model = Ridden(folder, tmp_path / "probes")
+    model = ProbedModel(folder, tmp_path / "probes")
     with pytest.raises(ConfigError, match="OPTForCausalLM offers no auxiliary hidden states"):
         configure(model, kv_cache_memory_bytes=None)
 
 
 @pytest.mark.vllm
-def test_a_plugin_that_was_left_out_is_named(tiny: Ridden) -> None:
+def test_a_plugin_that_was_left_out_is_named(tiny: ProbedModel) -> None:
     arguments = {k: v for k, v in tiny.options().items() if k != "disable_log_stats"}
     program = (
         "import json, sys; from vllm import EngineArgs;"
@@ -254,7 +256,7 @@ def test_a_plugin_that_was_left_out_is_named(tiny: Ridden) -> None:
 
 
 @pytest.mark.vllm
-def test_a_connector_of_somebody_else_is_refused(tiny: Ridden) -> None:
+def test_a_connector_of_somebody_else_is_refused(tiny: ProbedModel) -> None:
     other = {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}
     with pytest.raises(ConfigError, match="'ExampleConnector', and probes need PillionConnector"):
         configure(tiny, kv_transfer_config=other)

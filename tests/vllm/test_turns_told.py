@@ -14,12 +14,12 @@ from pillion.backends.codec import Codec
 from pillion.core import ModelIdentity, Segment, Tokens, Turn
 from pillion.errors import ConfigError
 from pillion.probe import Artefact
-from pillion.riding.ledger import KEY, Ledger
+from pillion.riding.latest_logits import KEY, LatestLogits
 from pillion.riding.rendering import Rendering
-from pillion.riding.turns import TURNS, told_tokens, turns_args
+from pillion.riding.turns import TURNS, prompt_turns, turns_args
 from pillion.riding.verdicts import answer_json, verdicts_of
 from pillion.vllm.start import hears_reasoning
-from pillion.vllm.step import Steps
+from pillion.vllm.step import StepBuilder
 from pillion.vllm.turns import watch
 from tiny_models import make_artefact
 
@@ -29,11 +29,11 @@ IDENTITY = ModelIdentity("none", "w", "t", "c", 4, 16, "float32", 4096)
 
 def test_turns_come_as_they_went() -> None:
     for answering in (True, False):
-        found = told_tokens(list(ROW), turns_args(ROW, answering))
+        found = prompt_turns(list(ROW), turns_args(ROW, answering))
         assert found.tokens == ROW and found.tokens.segments == ROW.segments
         assert found.answering == answering
     assert turns_args(Tokens(ROW)) == {}
-    assert told_tokens([1, 2], None) == (Tokens([1, 2]), True)
+    assert prompt_turns([1, 2], None) == (Tokens([1, 2]), True)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_turns_come_as_they_went() -> None:
     ],
 )
 def test_turns_that_do_not_fit_are_none(told: Any) -> None:
-    assert told_tokens(list(ROW), {TURNS: told}).tokens.segments == ()
+    assert prompt_turns(list(ROW), {TURNS: told}).tokens.segments == ()
 
 
 def rendering(name: str) -> Rendering:
@@ -98,7 +98,7 @@ def test_turns_are_told_only_where_both_have_rendered_the_same() -> None:
         assert set(seen) == {"prompt_token_ids"}
         return extra
 
-    assert told_tokens(row, ask(None)).tokens.segments == row.segments
+    assert prompt_turns(row, ask(None)).tokens.segments == row.segments
     forged = {TURNS: "forged", "other": 1}
     assert ask(forged) == {**turns_args(row), "other": 1}
     rendered.append(0)
@@ -136,31 +136,31 @@ def scheduled(finished: set[str], **counts: int) -> Any:
 
 
 def test_requests_that_are_not_read_are_no_spans_but_count() -> None:
-    steps = Steps(with_ids=False)
+    steps = StepBuilder(with_ids=False)
     steps.skip("adapted")
     step = steps.step(scheduled(set(), adapted=7, c=1))
-    assert step.singles.requests == ("c",) and not step.spans
+    assert step.decodes.requests == ("c",) and not step.spans
     assert step.unread_tokens == 7 and step.num_tokens == 8
     steps.leave("adapted")
     assert steps.step(scheduled({"adapted"}, c=1)).unread_tokens == 0
 
 
 def test_a_request_for_an_adapter_has_no_verdict_but_the_reason() -> None:
-    ledger, probes = Ledger(), (made("all"), made("response"))
-    ledger.enter("a", adapter="two")
-    ledger.enter("b")
-    verdicts = [answer_json(verdicts_of(ledger.params(r), probes), probes) for r in "ab"]
+    latest, probes = LatestLogits(), (made("all"), made("response"))
+    latest.enter("a", adapter="two")
+    latest.enter("b")
+    verdicts = [answer_json(verdicts_of(latest.params(r), probes), probes) for r in "ab"]
     told, absent = (v["prompt"]["all"] | v["response"].get("response", {}) for v in verdicts)
     assert told["label"] is None and "adapter 'two'" in told["reason"]
     assert "adapter" not in absent["reason"] and verdicts[1]["response"] == {}
-    ledger.leave("a")
-    ledger.forget()
-    assert "adapter" not in ledger.params("a")[KEY]
+    latest.leave("a")
+    latest.forget()
+    assert "adapter" not in latest.params("a")[KEY]
 
 
 def test_who_has_left_is_told_with_the_next_step_that_runs() -> None:
     """The bug: workers are not asked in a step without tokens, and kept requests for ever."""
-    steps = Steps(with_ids=False)
+    steps = StepBuilder(with_ids=False)
     assert steps.step(scheduled({"a"})).finished == ()
     assert steps.step(scheduled({"b"}, c=1)).finished == ("a", "b")
     assert steps.step(scheduled(set(), c=1)).finished == ()
@@ -168,12 +168,12 @@ def test_who_has_left_is_told_with_the_next_step_that_runs() -> None:
 
 def test_a_step_is_told_in_the_order_in_which_it_was_given_out() -> None:
     """The bug: a request began behind blocks that another one filled in the same step."""
-    spans = Steps(with_ids=False).step(scheduled(set(), a=2, b=3)).spans
+    spans = StepBuilder(with_ids=False).step(scheduled(set(), a=2, b=3)).spans
     assert [(span.request, span.begin, span.end) for span in spans] == [("a", 5, 7), ("b", 5, 8)]
 
 
 def test_tokens_are_told_where_answers_may_hold_reasoning() -> None:
-    steps = Steps(with_ids=True)
+    steps = StepBuilder(with_ids=True)
     request = SimpleNamespace(
         request_id="a",
         sampling_params=SimpleNamespace(extra_args=turns_args(ROW)),

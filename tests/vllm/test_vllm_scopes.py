@@ -10,13 +10,13 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
-from riding import BLOCK_TOKENS, MARK, Ridden, greedy
+from riding import BLOCK_TOKENS, MARK, ProbedModel, greedy
 from scoped import TALKS, ask, error, worst
 
 from pillion.core import Tokens, Turn
-from pillion.riding.ledger import KEY
+from pillion.riding.latest_logits import KEY
 from pillion.riding.turns import turns_args
-from pillion.sidecache import Script
+from pillion.sidecache import TurnMap
 from talks import continued
 from tiny_models import full_states
 
@@ -24,12 +24,14 @@ pytestmark = pytest.mark.vllm
 
 
 @pytest.fixture(scope="module", params=["sync", "async"])
-def llm(request: pytest.FixtureRequest, chat: Ridden) -> Generator[Any]:
+def llm(request: pytest.FixtureRequest, chat: ProbedModel) -> Generator[Any]:
     with chat.engine(async_scheduling=request.param == "async") as engine:
         yield engine
 
 
-def test_a_conversation_that_goes_on_is_read_by_its_turns_of_now(chat: Ridden, llm: Any) -> None:
+def test_a_conversation_that_goes_on_is_read_by_its_turns_of_now(
+    chat: ProbedModel, llm: Any
+) -> None:
     """Requests together, in chunks, with shared prefixes; then each goes on by two turns.
 
     The last turn of the user has moved on, and blocks that the answer filled are an earlier turn.
@@ -49,7 +51,7 @@ def test_a_conversation_that_goes_on_is_read_by_its_turns_of_now(chat: Ridden, l
         assert worst(chat, going_on, more) <= MARK
 
 
-def test_several_answers_are_read_by_their_own_tokens(chat: Ridden, llm: Any) -> None:
+def test_several_answers_are_read_by_their_own_tokens(chat: ProbedModel, llm: Any) -> None:
     row = chat.backend.encode_chat((Turn("user", "Say something else each time"),))
     (output,) = ask(llm, [row], 20, n=3, temperature=1.5)
     assert len({tuple(answer.token_ids) for answer in output.outputs}) == 3
@@ -57,7 +59,7 @@ def test_several_answers_are_read_by_their_own_tokens(chat: Ridden, llm: Any) ->
 
 
 def test_blocks_that_others_filled_without_turns_give_no_verdict_and_no_other_number(
-    chat: Ridden, llm: Any
+    chat: ProbedModel, llm: Any
 ) -> None:
     """The same tokens as a raw prompt have no turns: what they left cannot be cut by turns."""
     row = chat.backend.encode_chat((Turn("user", "A long turn of its own, " * 5),))
@@ -70,7 +72,7 @@ def test_blocks_that_others_filled_without_turns_give_no_verdict_and_no_other_nu
     assert worst(chat, row, output, lost=True) <= MARK
 
 
-def test_turns_of_another_prompt_are_no_turns(chat: Ridden, llm: Any) -> None:
+def test_turns_of_another_prompt_are_no_turns(chat: ProbedModel, llm: Any) -> None:
     row = chat.backend.encode_chat((Turn("user", "Cut short"),))
     prompt = {"prompt_token_ids": list(row[:-1])}
     (output,) = llm.generate([prompt], greedy(3, extra_args=turns_args(row)))
@@ -78,17 +80,17 @@ def test_turns_of_another_prompt_are_no_turns(chat: Ridden, llm: Any) -> None:
 
 
 def test_reading_every_token_would_be_seen(
-    chat: Ridden, llm: Any, monkeypatch: pytest.MonkeyPatch
+    chat: ProbedModel, llm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control."""
     row = chat.backend.encode_chat((Turn("user", "Not seen before"),))
-    plain, pieces = Script.bits, Script.pieces
+    plain, pieces = TurnMap.bits, TurnMap.pieces
 
-    def every(self: Script, scope: Any, *places: Any, **others: Any) -> int:
+    def every(self: TurnMap, scope: Any, *places: Any, **others: Any) -> int:
         return plain(self, "all", *places)
 
-    monkeypatch.setattr(Script, "bits", every)
-    monkeypatch.setattr(Script, "pieces", lambda self, _, page: pieces(self, "all", page))
+    monkeypatch.setattr(TurnMap, "bits", every)
+    monkeypatch.setattr(TurnMap, "pieces", lambda self, _, page: pieces(self, "all", page))
     (output,) = ask(llm, [row], 2)
     told = output.kv_transfer_params[KEY]["prompt"]
     states = full_states(chat.backend, row)

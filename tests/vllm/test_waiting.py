@@ -12,38 +12,38 @@ from waiting import NeverWait, Waited
 
 from pillion.core import Segment, Tokens
 from pillion.probe.group import group
-from pillion.vllm.adapter import Rider
-from pillion.vllm.step import Span, Step
-from pillion.vllm.taps import Taps
+from pillion.vllm.adapter import VllmStepReader
+from pillion.vllm.step import Span, VllmStep
+from pillion.vllm.taps import VllmTaps
 
 DEVICE = torch.device("meta")
 SIZE = 8
 
 
-def rider() -> Rider:
-    taps = Taps(group(probes(), DEVICE, torch.float32), 600, DEVICE)
-    pages = torch.zeros(64, taps.room.page_numbers, device=DEVICE)
-    return Rider(taps, pages, SIZE, max_requests=4)
+def reader() -> VllmStepReader:
+    taps = VllmTaps(group(probes(), DEVICE, torch.float32), 600, DEVICE)
+    pages = torch.zeros(64, taps.needs.page_numbers, device=DEVICE)
+    return VllmStepReader(taps, pages, SIZE, max_requests=4)
 
 
-def steps(more: int) -> list[Step]:
+def steps(more: int) -> list[VllmStep]:
     """A long prompt in two chunks, a hit, decoding over a block's end, a resumed request."""
     long, short = tuple(range(1, 2 * more // 8 + 3)), (1, 2, 50)
     prompt = Tokens(range(more + 10), [Segment(1, more + 5, "user", 0)])
     second = Tokens(range(20), [Segment(1, 19, "user", 0)])
     end = more + 10
     return [
-        Step((Span("a", 0, more, long, prompt),)),
-        Step((Span("a", more, end), Span("b", 16, 20, short, second))),
-        *(Step((Span("a", end + i, end + i + 1), Span("b", 20 + i, 21 + i))) for i in (0, 1)),
-        Step((Span("b", 0, 23, (51, 52, 53), second),), finished=("a",)),
-        Step((Span("b", 23, 24), Span("c", 0, 1, (60,), Tokens([1])))),
+        VllmStep((Span("a", 0, more, long, prompt),)),
+        VllmStep((Span("a", more, end), Span("b", 16, 20, short, second))),
+        *(VllmStep((Span("a", end + i, end + i + 1), Span("b", 20 + i, 21 + i))) for i in (0, 1)),
+        VllmStep((Span("b", 0, 23, (51, 52, 53), second),), finished=("a",)),
+        VllmStep((Span("b", 23, 24), Span("c", 0, 1, (60,), Tokens([1])))),
     ]
 
 
 @pytest.mark.parametrize("num_tokens", [1, 16, 600])
 def test_the_forward_pass_moves_nothing_and_never_waits(num_tokens: int) -> None:
-    taps = rider().taps
+    taps = reader().taps
     hidden = [torch.zeros(num_tokens, DIM, device=DEVICE) for _ in range(LAYERS + 1)]
     slots = torch.zeros(num_tokens, dtype=torch.long, device=DEVICE)
     with NeverWait() as mode, torch.inference_mode():
@@ -53,7 +53,7 @@ def test_the_forward_pass_moves_nothing_and_never_waits(num_tokens: int) -> None
 
 def uploads(more: int) -> list[int]:
     """How often a step of some length moves numbers to the device."""
-    cache, counts = rider(), list[int]()
+    cache, counts = reader(), list[int]()
     for step in steps(more):
         with NeverWait() as mode, torch.inference_mode():
             cache.read(step)
@@ -64,7 +64,7 @@ def uploads(more: int) -> list[int]:
 def test_what_follows_the_forward_pass_never_waits_and_uploads_as_little_for_long_prompts() -> None:
     short, long = uploads(36), uploads(300)
     assert short == long
-    assert 0 < max(long) <= 6 * len(rider().side.groups)
+    assert 0 < max(long) <= 6 * len(reader().side.groups)
 
 
 def test_the_mode_notices_what_waits() -> None:

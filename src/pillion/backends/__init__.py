@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pillion.backends.base import Backend, Coder, Leaver, Step, Tool, Watcher
+from pillion.backends.base import Backend, Coder, EarlyExitWatcher, Step, Tool, Watcher
 from pillion.core import defaults
 from pillion.errors import ConfigError, unknown_name
 
@@ -51,4 +51,4 @@ def load_backend(
         raise ConfigError(f"Device {where!r} cannot be used: {error}") from error
 
 
-__all__ = ["Backend", "Coder", "Leaver", "Step", "Tool", "Watcher", "load_backend"]
+__all__ = ["Backend", "Coder", "EarlyExitWatcher", "Step", "Tool", "Watcher", "load_backend"]

@@ -30,7 +30,7 @@ _PLAIN = (bool, int, float, str, list, tuple)
 
 
 @dataclass(frozen=True)
-class Stance:
+class ActiveAdapters:
     """Which adapters take part in a model's passes.
 
     Attributes:
@@ -51,11 +51,11 @@ class Stance:
         return " and ".join(words) or "no adapter"
 
 
-def stance_of(model: nn.Module) -> Stance:
+def active_adapters(model: nn.Module) -> ActiveAdapters:
     """Which adapters take part in a pass that begins now."""
     layers = list(_layers(model))
     if not layers:
-        return Stance()
+        return ActiveAdapters()
     active = {name for _, layer in layers for name in _active(layer)}
     merged = {name for _, layer in layers for name in layer.merged_adapters}
     facts = tuple(
@@ -63,10 +63,10 @@ def stance_of(model: nn.Module) -> Stance:
         for _, layer in layers
         for names in [tuple(_names(layer))]
     )
-    return Stance(facts, tuple(sorted(active)), tuple(sorted(merged)))
+    return ActiveAdapters(facts, tuple(sorted(active)), tuple(sorted(merged)))
 
 
-def check_stance(model: nn.Module, held: Stance) -> None:
+def check_adapters(model: nn.Module, held: ActiveAdapters) -> None:
     """Returns if a pass that begins now runs the adapters that were there when it was asked.
 
     Args:
@@ -83,7 +83,7 @@ def check_stance(model: nn.Module, held: Stance) -> None:
                     "The rows of this pass have adapters of their own (adapter_names), and a probe "
                     "belongs to one model; run the rows of one adapter at a time."
                 )
-    now = stance_of(model)
+    now = active_adapters(model)
     if now != held:
         raise MismatchError(
             f"The model runs with {now}, and had {held} when its probes were attached, so that "
@@ -95,21 +95,20 @@ def check_stance(model: nn.Module, held: Stance) -> None:
 class Unchanged:
     """Raises once a model's passes would run other adapters than when this was made.
 
-    A glance at what decides it, cheap enough for every step of an engine; who finds something else
-    looks closely.
+    A cheap comparison, for every step of an engine; only a difference is looked at closely.
 
     Args:
         model: that an engine runs.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._model, self._held = model, stance_of(model)
+        self._model, self._held = model, active_adapters(model)
         self._note()
 
     def __call__(self) -> None:
-        """Returns if a pass that begins now runs the same adapters; else see `check_stance`."""
+        """Returns if a pass that begins now runs the same adapters; else see `check_adapters`."""
         if "peft" in sys.modules and not self._as_noted():
-            check_stance(self._model, self._held)
+            check_adapters(self._model, self._held)
             self._note()
 
     def _note(self) -> None:
@@ -186,7 +185,7 @@ def unwrapped(model: Any) -> Any:
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Modules that hold adapters, by name."""
-    if "peft" not in sys.modules:  # nobody can have put any in
+    if "peft" not in sys.modules:  # without peft no module has adapters
         return
     for name, module in model.named_modules():
         if hasattr(type(module), "adapter_layer_names"):

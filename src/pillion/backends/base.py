@@ -49,7 +49,7 @@ class Step:
 
 @runtime_checkable
 class Watcher(Protocol):
-    """Who is shown hidden states while the model runs."""
+    """An observer of hidden states while the model runs."""
 
     def start(self, step: Step) -> None:
         """A forward pass begins."""
@@ -69,7 +69,7 @@ class Watcher(Protocol):
 
 
 @runtime_checkable
-class Leaver(Watcher, Protocol):
+class EarlyExitWatcher(Watcher, Protocol):
     """A watcher that lets rows of the batch leave the pass between two blocks.
 
     Attributes:
@@ -104,7 +104,7 @@ class Coder(Protocol):
         ...
 
     def encode_chat(self, turns: Conversation, tools: Sequence[Tool] = ()) -> Tokens:
-        """Token ids of a conversation up to where the answer begins, and whose words they are."""
+        """Token ids of a conversation up to where the answer begins, with their turns."""
         ...
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -115,7 +115,7 @@ class Coder(Protocol):
 class Backend(ABC):
     """An engine that runs a causal language model; many threads may call it.
 
-    It runs one pass at a time: who calls while one runs waits.
+    It runs one pass at a time: a call that comes while one runs waits.
 
     Law: `see(i, ...)` is shown what transformers calls `hidden_states[i]`, except that the last
     layer is shown before the final norm.
@@ -159,7 +159,7 @@ class Backend(ABC):
 
     @abstractmethod
     def encode_chat(self, turns: Conversation, tools: Sequence[Tool] = ()) -> Tokens:
-        """Token ids of a conversation up to where the answer begins, and whose words they are.
+        """Token ids of a conversation up to where the answer begins, with their turns.
 
         A single turn of the user gives what `encode` gives with the template `chat`. A last turn
         of the assistant stands as if it had been generated, without an end.
@@ -204,39 +204,39 @@ class Backend(ABC):
             mask: which positions hold a token, those already in the cache included.
             cache: of `new_cache`, filled in place; None to keep nothing.
             logits: whether to compute the next-token logits of the last position.
-            watched_only: no block above the highest layer watched is run with a cache either, which
-                then serves nobody who wants more.
+            watched_only: no block above the highest layer watched is run with a cache either; such
+                a cache serves no other use.
         """
 
-    def check_leaving(self) -> None:
-        """Returns if rows can leave a pass between two blocks; see `run_leaving`.
+    def check_early_exit(self) -> None:
+        """Returns if rows can leave a pass between two blocks; see `run_early_exit`.
 
         Raises:
             ConfigError: they cannot, in this engine or with this model's architecture.
         """
         raise ConfigError(f"{type(self).__name__} cannot let texts leave early; turn exits off.")
 
-    def run_leaving(
+    def run_early_exit(
         self,
-        leaver: Leaver,
+        watcher: EarlyExitWatcher,
         layers: Sequence[int],
         token_ids: Int[Tensor, "batch token"],
         mask: Bool[Tensor, "batch token"],
     ) -> None:
-        """Shows the leaver one pass over whole rows, which leave it as the leaver says.
+        """Shows the watcher one pass over whole rows, which leave it when the watcher says so.
 
-        Law: what is shown of a row is what `watch` and `forward` show of it, whoever leaves.
+        Law: what is shown of a row is what `watch` and `forward` show of it, whichever rows leave.
 
         Args:
-            leaver: who watches.
+            watcher: the watcher.
             layers: that it is shown.
             token_ids: padding anywhere (its ids do not matter).
             mask: which positions hold a token.
 
         Raises:
-            ConfigError: as of `check_leaving`.
+            ConfigError: as of `check_early_exit`.
         """
-        self.check_leaving()
+        self.check_early_exit()
 
     def unembed(self, hidden: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead vocab"]:
         """Next-token logits of states of the last layer (before the final norm), in fp32.
@@ -244,7 +244,7 @@ class Backend(ABC):
         Law: `forward(..., logits=True)` of a text equals this of its last token's state.
 
         Raises:
-            ConfigError: an engine that keeps its head to itself.
+            ConfigError: the engine gives no access to its head.
         """
         raise ConfigError(
             f"{type(self).__name__} gives no logits of states; use a transformers model."
@@ -282,5 +282,5 @@ class Backend(ABC):
         """Shows the watcher these layers of its own passes, until the context ends.
 
         Its own are those of the thread (and task of an event loop) that entered the context, and
-        those that go on from a KV cache of its own, whoever runs them.
+        those that go on from a KV cache of its own, in any thread.
         """

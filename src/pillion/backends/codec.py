@@ -1,7 +1,7 @@
 """Texts and conversations to token ids and back, by a tokenizer of transformers.
 
 Promises that what is written in a turn stays text: a control token spelled there (`<|im_end|>`)
-becomes the tokens of its letters, so that nobody can end a turn, or speak as another role.
+becomes the tokens of its letters, so that no text can end a turn or speak as another role.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import Any
 
 from pillion.backends.base import Tool
-from pillion.backends.template import REASONING, Rendered, Span, refused, render, strings
+from pillion.backends.template import REASONING, Rendered, RenderedSpan, refused, render, strings
 from pillion.backends.tokenizer_lock import taken
 from pillion.core import Conversation, Segment, Template, Tokens, Turn, in_reasoning
 from pillion.errors import ConfigError, DataError
@@ -72,7 +72,7 @@ class Codec:
 
         Args:
             turns: the conversation.
-            tools: what the model may call; nobody's words.
+            tools: what the model may call; they belong to no turn.
 
         Raises:
             ConfigError: no chat template, or one that refuses these turns.
@@ -101,9 +101,9 @@ class Codec:
             return tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
     def spelled(self, text: str) -> str | None:
-        """A control token that a text spells, to who knows nothing of turns; None for none."""
+        """A control token that a text without turns spells; None for none."""
         ids, places = self._pieces(text, [0, len(text)])
-        forged = self._inside([Span(0, len(text), "user", 0)], places, ids)
+        forged = self._inside([RenderedSpan(0, len(text), "user", 0)], places, ids)
         return next((text[begin:end] for begin, end in forged), None)
 
     @property
@@ -158,7 +158,7 @@ class Codec:
         self, ids: list[int], segments: list[Segment], answer: Turn, place: int
     ) -> Tokens:
         """A prompt and the answer behind it, whose reasoning is a segment of its own."""
-        text, spans = answer.content, (Span(0, len(answer.content), "assistant", place),)
+        text, spans = answer.content, (RenderedSpan(0, len(answer.content), "assistant", place),)
         if self.reasoning_ids is not None:
             spans = _around_marks(text, in_reasoning(ids, self.reasoning_ids), place)
         own, places = self._tokens(Rendered(text, spans))
@@ -204,7 +204,7 @@ class Codec:
         )
 
     def _inside(
-        self, spans: Sequence[Span], places: Places, ids: Sequence[int]
+        self, spans: Sequence[RenderedSpan], places: Places, ids: Sequence[int]
     ) -> list[tuple[int, int]]:
         """Places of control tokens in what a turn says, without the space that some take along."""
         control = self._control_ids
@@ -241,7 +241,7 @@ class Codec:
         return list(found["input_ids"]), list(found["offset_mapping"])
 
 
-def _around_marks(text: str, inside: bool, place: int) -> tuple[Span, ...]:
+def _around_marks(text: str, inside: bool, place: int) -> tuple[RenderedSpan, ...]:
     """What stands between the marks of reasoning in an answer, as its tokens would be told apart.
 
     Args:
@@ -250,7 +250,7 @@ def _around_marks(text: str, inside: bool, place: int) -> tuple[Span, ...]:
         place: of its turn.
     """
     marks = [*re.finditer("|".join(map(re.escape, REASONING)), text)]
-    spans: list[Span] = []
+    spans: list[RenderedSpan] = []
     begin, inside = 0, inside and bool(marks)
     for mark in marks:
         spans.append(_span(begin, mark.start(), inside, place))
@@ -259,11 +259,11 @@ def _around_marks(text: str, inside: bool, place: int) -> tuple[Span, ...]:
     return tuple(span for span in spans if span.begin < span.end)
 
 
-def _span(begin: int, end: int, inside: bool, place: int) -> Span:
-    return Span(begin, end, "assistant", place, "reasoning" if inside else "content")
+def _span(begin: int, end: int, inside: bool, place: int) -> RenderedSpan:
+    return RenderedSpan(begin, end, "assistant", place, "reasoning" if inside else "content")
 
 
-def _segments(spans: Sequence[Span], places: Places) -> list[Segment]:
+def _segments(spans: Sequence[RenderedSpan], places: Places) -> list[Segment]:
     """The tokens that stand for some of a span's characters; none stands in two segments."""
     begins, ends = [begin for begin, _ in places], [end for _, end in places]
     segments: list[Segment] = []

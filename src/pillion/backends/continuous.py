@@ -22,12 +22,19 @@ from transformers.generation.continuous_batching.requests import RequestStatus
 from transformers.generation.continuous_batching.scheduler import SCHEDULER_MAPPING
 
 from pillion.backends import own_attention, packed_attention
-from pillion.backends.draws import Draws, processors
 from pillion.backends.faults import Faults, Scheduler
-from pillion.backends.paged import Chunk, Drawn, PagedSettings, PagedStep, PagedWatcher, Ticket
+from pillion.backends.paged import (
+    Chunk,
+    EngineRequest,
+    PagedSettings,
+    PagedStep,
+    PagedWatcher,
+    SampledToken,
+)
 from pillion.backends.prefixes import salt_prefixes
-from pillion.backends.rehearsal import Rehearsal, watcher_of
+from pillion.backends.request_sampling import RequestSampling, processors
 from pillion.backends.routers import Router, in_order
+from pillion.backends.self_test import SelfTest, watcher_of
 from pillion.backends.steps import cache_given, named
 from pillion.backends.transformers import TransformersBackend
 from pillion.errors import ConfigError, RunError
@@ -51,18 +58,18 @@ class ContinuousBatching:
         self,
         backend: TransformersBackend,
         settings: PagedSettings,
-        deliver: Callable[[list[Drawn]], None],
+        deliver: Callable[[list[SampledToken]], None],
     ) -> None:
         self.backend, self.settings, self._deliver = backend, settings, deliver
         self._unchanged = backend.unchanged()
-        self._tickets: dict[str, Ticket] = {}
+        self._engine_requests: dict[str, EngineRequest] = {}
         self._cached: dict[str, int] = {}
         self._hooks: list[Any] = []
         self._routed: dict[int, Tensor] = {}
         self._watchers: Sequence[PagedWatcher] = ()
         self._stepping: int | None = None  # the thread that runs a step of ours
         self._shape = torch.Size()
-        self._draws = Draws(self._tickets)
+        self._sampling = RequestSampling(self._engine_requests)
         self._manager = self._make_manager()
         cache = self._manager.batch_processor.cache
         self._pages = cache.cache_allocators.get(FULL)
@@ -78,7 +85,7 @@ class ContinuousBatching:
         self._faults = Faults(self._manager, self._trial)
         self._alone, self._started = threading.Lock(), False
         self._step_began, self._step_seconds = 0.0, 0.0
-        self._rehearse()
+        self._test_itself()
         salt_prefixes(cache, self._salt_of)
 
     # -- sizes and counters
@@ -134,7 +141,7 @@ class ContinuousBatching:
         if self._started:
             self._cache.free_all_requests()
             self._cache.evict_cached_blocks()
-            self._tickets.clear()
+            self._engine_requests.clear()
             self._cached.clear()
         with torch.inference_mode():
             self._manager.start()
@@ -155,22 +162,22 @@ class ContinuousBatching:
         self.backend.model.set_attn_implementation(self._attention)
         self._unhook()
 
-    def add(self, ticket: Ticket) -> None:
+    def add(self, engine_request: EngineRequest) -> None:
         """A request waits for its turn.
 
         Raises:
             RunError: the engine has failed or is closed.
         """
-        self._tickets[ticket.request] = ticket
+        self._engine_requests[engine_request.request] = engine_request
         taken = self._manager.is_running() and self._manager.add_request(
-            list(ticket.token_ids),
-            request_id=ticket.request,
-            max_new_tokens=ticket.max_tokens,
+            list(engine_request.token_ids),
+            request_id=engine_request.request,
+            max_new_tokens=engine_request.max_tokens,
             streaming=True,
             eos_token_id=list(self.backend.end_ids),
         )
         if not taken:
-            self.forget(ticket.request)
+            self.forget(engine_request.request)
             raise RunError("The engine has stopped; start it again, and see its log for the cause.")
 
     def cancel(self, request: str) -> None:
@@ -180,7 +187,7 @@ class ContinuousBatching:
 
     def forget(self, request: str) -> None:
         """A request is over."""
-        self._tickets.pop(request, None)
+        self._engine_requests.pop(request, None)
         self._cached.pop(request, None)
 
     @contextmanager
@@ -277,8 +284,8 @@ class ContinuousBatching:
         try:
             with torch.inference_mode():
                 manager: Any = self.backend.model.init_continuous_batching(plain, config)
-                manager.logit_processor = processors(self._draws)
-                manager.output_router = _Router(self._hand_over)
+                manager.logit_processor = processors(self._sampling)
+                manager.output_router = _OutputRouter(self._hand_over)
                 self._choose_attention()
                 manager.warmup()  # makes the cache; no graph is captured
                 self._attend_as_alone()
@@ -290,7 +297,7 @@ class ContinuousBatching:
             ) from error
         return manager
 
-    def _rehearse(self) -> None:
+    def _test_itself(self) -> None:
         """A few steps, whose states must be those of the model alone.
 
         Raises:
@@ -299,7 +306,7 @@ class ContinuousBatching:
         watcher = watcher_of(self.backend)
         self.watch([watcher])
         try:
-            Rehearsal(self.backend, self._manager, self.page_tokens, self.capacity_tokens).run(
+            SelfTest(self.backend, self._manager, self.page_tokens, self.capacity_tokens).run(
                 watcher
             )
         except ConfigError:
@@ -308,7 +315,7 @@ class ContinuousBatching:
         with torch.inference_mode():  # its buffers were made so
             self._manager.batch_processor.reset()
         self._cache.evict_cached_blocks()
-        self._draws.clear()
+        self._sampling.clear()
         self.watch(())
 
     def _choose_attention(self) -> None:
@@ -325,29 +332,31 @@ class ContinuousBatching:
             self.backend.model.set_attn_implementation(own_attention.register())
 
     def _salt_of(self, request: str) -> str:
-        ticket = self._tickets.get(request)
-        # Who was given up may run a last step: nobody else shares what it leaves.
-        return f"gone {request}" if ticket is None else ticket.salt
+        engine_request = self._engine_requests.get(request)
+        # A request given up may run one more step: no other request shares its pages.
+        return f"gone {request}" if engine_request is None else engine_request.salt
 
     def _hand_over(self, outputs: Sequence[Any]) -> None:
         took = time.perf_counter() - self._step_began
         self._step_seconds += 0.3 * (took - self._step_seconds)
-        drawn = [self._drawn(output) for output in outputs if output.request_id in self._tickets]
-        self._draws.clear()
+        drawn = [
+            self._drawn(output) for output in outputs if output.request_id in self._engine_requests
+        ]
+        self._sampling.clear()
         if drawn:
             self._deliver(drawn)
 
-    def _drawn(self, output: Any) -> Drawn:
+    def _drawn(self, output: Any) -> SampledToken:
         request = output.request_id
         if output.status == RequestStatus.FAILED:
-            return Drawn(request, failure=output.error or "unknown")
-        if (why := self._draws.failed.get(request)) is not None:
-            return Drawn(request, failure=why)
+            return SampledToken(request, failure=output.error or "unknown")
+        if (why := self._sampling.failed.get(request)) is not None:
+            return SampledToken(request, failure=why)
         token = output.generated_tokens[-1]
         over = None
         if output.is_finished():
             over = "stop" if token in self.backend.end_ids else "length"
-        return Drawn(request, token, over, None, *self._draws.logprobs(request, token))
+        return SampledToken(request, token, over, None, *self._sampling.logprobs(request, token))
 
     def _trial(self) -> None:
         """Runs the model on one token, outside of the cache: raises where it cannot be run."""
@@ -370,7 +379,7 @@ class ContinuousBatching:
         ids = args[0] if args else kwargs["input_ids"]
         step, self._shape, self._routed = self._step(kwargs, ids), ids.shape, {}
         for chunk in step.chunks:
-            if chunk.request in self._tickets:
+            if chunk.request in self._engine_requests:
                 self._cached.setdefault(chunk.request, chunk.start)
         for watcher in self._watchers:
             watcher.start(step)
@@ -446,7 +455,7 @@ class ContinuousBatching:
         return page * pages.tokens_per_page + index % pages.block_physical_stride
 
 
-class _Router(OutputRouter):
+class _OutputRouter(OutputRouter):
     """Hands the outputs of a step over together, in the engine's thread."""
 
     def __init__(self, hand_over: Callable[[Sequence[Any]], None]) -> None:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pillion.backends.base import Backend, Leaver, Step, Tool, Watcher
+from pillion.backends.base import Backend, EarlyExitWatcher, Step, Tool, Watcher
 from pillion.backends.grammar import Grammars, Matcher
 from pillion.backends.watching import Passes, Watched
 from pillion.core import Conversation, ModelIdentity, Segment, Template, Tokens, Turn
@@ -83,7 +83,7 @@ class FakeBackend(Backend):
         self._grammars = Grammars(_guided, self.end_ids)
         self._passes = Passes()
         self._layers: dict[Watched, frozenset[int]] = {}
-        self._leaver: Leaver | None = None
+        self._watcher: EarlyExitWatcher | None = None
 
     @property
     def identity(self) -> ModelIdentity:
@@ -165,29 +165,29 @@ class FakeBackend(Backend):
                     one.fail()
         return hidden[:, -1] @ self.embeddings.T if logits else None
 
-    def check_leaving(self) -> None:
+    def check_early_exit(self) -> None:
         """Returns: rows can leave."""
 
     @torch.inference_mode()
-    def run_leaving(
+    def run_early_exit(
         self,
-        leaver: Leaver,
+        watcher: EarlyExitWatcher,
         layers: Sequence[int],
         token_ids: Int[Tensor, "batch token"],
         mask: Bool[Tensor, "batch token"],
     ) -> None:
-        """Runs whole rows, which leave as the leaver says; see `Backend.run_leaving`."""
-        with self._passes.lock, self.watch(leaver, layers):
-            self._leaver = leaver
+        """Runs whole rows, which leave as the watcher says; see `Backend.run_early_exit`."""
+        with self._passes.lock, self.watch(watcher, layers):
+            self._watcher = watcher
             try:
                 self.forward(token_ids, mask)
             finally:
-                self._leaver = None
+                self._watcher = None
 
     def _staying(self, layer: int) -> Int[Tensor, " row"] | slice:
-        if self._leaver is None or layer not in self._leaver.stops:
+        if self._watcher is None or layer not in self._watcher.stops:
             return slice(None)
-        staying = self._leaver.staying(layer)
+        staying = self._watcher.staying(layer)
         self._passes.watched[-1].shrink(len(staying))
         return staying
 

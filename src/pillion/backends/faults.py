@@ -1,4 +1,4 @@
-"""A step that fails: who made it fail ends, and everybody else goes on.
+"""A step that fails: the request that made it fail ends, and all others go on.
 
 In the place of the body of transformers' generation loop, where any error would end all requests.
 Knows requests by their ids, nothing of tokens or hidden states.
@@ -33,7 +33,7 @@ class Scheduler(FIFOScheduler):
     preemptions = 0
 
     def reset(self) -> None:
-        """Forgets everybody."""
+        """Forgets all requests."""
         super().reset()
         self.suspects: dict[str, int] = {}
         self.cleared: set[str] = set()
@@ -57,7 +57,7 @@ class Scheduler(FIFOScheduler):
         return gone
 
     def schedule_batch(self, token_budget: int, cache_budget: int) -> Any:
-        """Who is in the next step: a suspect alone, or as transformers has it."""
+        """The next step: a suspect request alone, or what transformers schedules."""
         suspect = self._next_suspect()
         if suspect is None:
             return super().schedule_batch(token_budget, cache_budget)
@@ -76,7 +76,7 @@ class Scheduler(FIFOScheduler):
 
 
 class Faults:
-    """The body of the generation loop, with errors kept to those whom they concern.
+    """The body of the generation loop, with each error kept to the requests that it concerns.
 
     The requests of a step that fails run again, each alone: the one that fails alone ends with the
     error, the others have lost some time. A request is cleared once all its tokens ran alone.
@@ -86,8 +86,8 @@ class Faults:
         trial: runs the model on anything; raises if it is the model that cannot be run any more.
 
     Attributes:
-        torn: set while what a step gave is being taken in: if that fails, nobody in the step can be
-            trusted to have been read exactly, and all of them end.
+        torn: set while what a step gave is being taken in: if that fails, no
+            request of the step is known to be read exactly, and all of them end.
     """
 
     def __init__(self, manager: Any, trial: Callable[[], None]) -> None:
@@ -118,14 +118,14 @@ class Faults:
         scheduler.cleared |= {f.state.request_id for f in step if f.has_new_token}
 
     def _recover(self, processor: Any, error: Exception, taken_in: bool) -> None:
-        """Ends those who are at fault, and puts the others of the step back.
+        """Ends the requests at fault, and puts the others of the step back.
 
         Raises:
-            Exception: the error itself, where nobody is left or the model does not run any more.
+            Exception: the error itself, where no request is left or the model runs no more.
         """
         scheduler = processor.scheduler
         step = [future.state for future in processor.inputs_and_outputs.requests_in_batch]
-        if not step:  # nobody could be scheduled: the last who came makes room
+        if not step:  # none could be scheduled: the latest request makes room
             waiting = list(scheduler.active_requests.values()) or list(
                 scheduler.waiting_requests.values()
             )

@@ -91,7 +91,7 @@ def set_aside(module: nn.Module) -> Any | None:
 
 
 @dataclass(frozen=True)
-class _Late:
+class _LazyTensor:
     """A tensor that is read when it is asked for."""
 
     weights: Any
@@ -106,12 +106,12 @@ def _fetched(model: nn.Module, name: str, value: Any) -> Any:
         return value
     owner, _, own = name.rpartition(".")
     hook = set_aside(model.get_submodule(owner))
-    return value if hook is None else _Late(hook.weights_map, own)
+    return value if hook is None else _LazyTensor(hook.weights_map, own)
 
 
 def _plain(name: str, value: Any) -> Iterator[tuple[str, Tensor | bytes]]:
     """A value as tensors of plain numbers, or as bytes."""
-    if isinstance(value, _Late):
+    if isinstance(value, _LazyTensor):
         value = value.fetch()
     if isinstance(value, tuple | list):
         for place, one in enumerate(value):

@@ -1,6 +1,6 @@
 """What can be told of a transformers model without running it: which model it is, its blocks.
 
-Does not know who reads it.
+Does not know its readers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pillion.backends.adapters import Stance
+from pillion.backends.adapters import ActiveAdapters
 from pillion.backends.fingerprint import Fingerprint, set_aside
 from pillion.core import ModelIdentity
 from pillion.errors import ConfigError
@@ -24,18 +24,18 @@ def identify(
     num_layers: int,
     dtype: torch.dtype,
     weights: Fingerprint,
-    stance: Stance | None = None,
+    adapters: ActiveAdapters | None = None,
 ) -> ModelIdentity:
     """What a probe of this model belongs to.
 
     Args:
         model: of transformers.
-        tokenizer: its tokenizer; None if nobody knows.
+        tokenizer: its tokenizer; None if unknown.
         name: as the user names the model.
         num_layers: blocks of its decoder.
         dtype: of its weights.
         weights: their fingerprint, that of active adapters included.
-        stance: which adapters are active; None for a model without any.
+        adapters: which adapters are active; None for a model without any.
     """
     config = model.config.get_text_config()
     template = getattr(tokenizer, "chat_template", None) or ""
@@ -48,7 +48,7 @@ def identify(
         dim=config.hidden_size,
         dtype=str(dtype).removeprefix("torch."),
         context_tokens=int(getattr(config, "max_position_embeddings", None) or 2**31 - 1),
-        adapters=() if stance is None else stance.active,
+        adapters=() if adapters is None else adapters.active,
         float16_sha256=weights.float16_sha256,
     )
 
@@ -81,7 +81,7 @@ def device_of(model: Any) -> torch.device:
     """Where a model takes its tokens: accelerate may bring weights there only while they are used.
 
     Raises:
-        ConfigError: nobody brings them.
+        ConfigError: no installed package brings them.
     """
     embeddings = model.get_input_embeddings()
     weight = next(embeddings.parameters())

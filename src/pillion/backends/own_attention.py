@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pillion.backends.attention import register_attention
 from pillion.errors import ConfigError
 
 NAME = "pillion_own"
@@ -21,13 +22,8 @@ STEPS = "paged|eager"
 
 
 def register() -> str:
-    """Makes the attention known to transformers; what `set_attn_implementation` then takes."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import eager_mask
-
-    AttentionInterface.register(NAME, own_attention)
-    AttentionMaskInterface.register(NAME, eager_mask)
-    return NAME
+    """See `register_attention`."""
+    return register_attention(NAME, own_attention, "eager_mask")
 
 
 def own_attention(

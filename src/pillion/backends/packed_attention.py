@@ -15,17 +15,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pillion.backends.attention import register_attention
+
 NAME = "pillion_packed"
 
 
 def register() -> str:
-    """Makes the attention known to transformers; what `set_attn_implementation` then takes."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
-
-    AttentionInterface.register(NAME, packed_attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    return NAME
+    """See `register_attention`."""
+    return register_attention(NAME, packed_attention, "sdpa_mask")
 
 
 def packed_attention(

@@ -1,4 +1,4 @@
-"""What a batching engine shows of a step: whose tokens run, and where they lie in its KV cache.
+"""What a batching engine shows of a step: which tokens run, and where they lie in its KV cache.
 
 The paged counterpart of `Step` and `Watcher`: many requests share a step and one cache of slots.
 """
@@ -88,7 +88,7 @@ class PagedStep:
 
 @runtime_checkable
 class PagedWatcher(Protocol):
-    """Who is shown hidden states while a batching engine runs."""
+    """An observer of hidden states while a batching engine runs."""
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -109,7 +109,7 @@ class PagedWatcher(Protocol):
 
 
 @runtime_checkable
-class Drawer(Protocol):
+class TokenSampler(Protocol):
     """Picks the tokens of one request, one after the other.
 
     Attributes:
@@ -124,7 +124,7 @@ class Drawer(Protocol):
 
 
 @dataclass(frozen=True)
-class Ticket:
+class EngineRequest:
     """What an engine must know of a request.
 
     Attributes:
@@ -139,13 +139,13 @@ class Ticket:
     request: str
     token_ids: tuple[int, ...]
     max_tokens: int
-    draw: Drawer | None = None
+    draw: TokenSampler | None = None
     top_logprobs: int | None = None
     salt: str = ""
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SampledToken:
     """A token that a step drew for a request, or the failure that ended it.
 
     Attributes:

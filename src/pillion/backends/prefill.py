@@ -1,7 +1,7 @@
 """Which passes go on with a prompt that `generate` runs in chunks (`prefill_chunk_size`).
 
-A chunk of one token looks like the first token of the answer, and only whoever cuts the prompt
-knows better. Knows no probe.
+A chunk of one token looks like the first token of the answer, and only the code that cuts the
+prompt can tell. Knows no probe.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Prefill:
     """Follows a model's own prefill for as long as anyone watches the model.
 
     Args:
-        owner: the module that generates; held weakly, as it is kept there. None: nobody does.
+        owner: the module that generates; held weakly, as it is kept there. None if none does.
     """
 
     def __init__(self, owner: Any = None) -> None:
@@ -70,7 +70,7 @@ class Prefill:
             del self._begun[thread]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Prefill:
-        """A copy of the model runs its own prefill, which nobody watches yet."""
+        """A copy of the model runs its own prefill, which has no watcher yet."""
         return Prefill(memo[id(self._owner())])
 
 
@@ -80,7 +80,7 @@ _MAKING = threading.Lock()
 
 
 def prefill_of(model: Any) -> Prefill:
-    """The prefill of a model, or of that in a wrapper; the same for everyone who has it."""
+    """The prefill of a model, or of that in a wrapper; one object a model."""
     owner = next((one for one in model.modules() if hasattr(type(one), METHOD)), None)
     if owner is None:
         return _NOBODY

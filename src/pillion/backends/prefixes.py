@@ -1,8 +1,8 @@
-"""Whose cached prefixes a request may begin with: those of requests with the same salt.
+"""Which cached prefixes a request may begin with: those of requests with the same salt.
 
-transformers shares a page with whoever begins with the same tokens, and tells the length of what
-was shared: a stranger could guess another's prompt page by page. Here the hash of a first page
-begins with the request's salt, and all that follow build on it. Knows no keys and no HTTP.
+transformers shares a page among all requests that begin with the same tokens, and tells the length
+of what was shared: a client could guess another's prompt page by page. Here the hash of a first
+page begins with the request's salt, and all that follow build on it. Knows no keys and no HTTP.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def salt_prefixes(cache: Any, salt_of: Callable[[str], str]) -> None:
 
     Args:
         cache: of transformers' continuous batching.
-        salt_of: a request's salt; the empty one is that of everybody who has none.
+        salt_of: a request's salt; requests without one have the empty salt.
     """
     find, current = cache.search_prefix_match, _Root()
 

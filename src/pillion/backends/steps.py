@@ -105,7 +105,7 @@ def _past_tokens(cache: Any, counted: Mapping[Any, int]) -> int:
     """Positions that a cache holds.
 
     Raises:
-        StateError: a cache that does not say it, and has been filled while nobody watched.
+        StateError: a cache that does not say it, and was filled while no watcher was there.
     """
     try:
         return int(cache.get_seq_length())

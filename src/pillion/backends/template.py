@@ -1,4 +1,4 @@
-"""A conversation as the text that a chat template makes of it, and whose words stand where in it.
+"""A conversation as the text that a chat template makes of it, and where each turn stands in it.
 
 A template is a program: it may trim contents, merge turns, leave some out. So each content goes
 through it between two marks (characters that occur nowhere else), and where the marks come out is
@@ -31,13 +31,13 @@ _NAMES = ("id", "type", "tool_call_id")
 
 
 @dataclass(frozen=True)
-class Span:
+class RenderedSpan:
     """Where a piece of a turn stands in the rendered text.
 
     Attributes:
         begin: its first character.
         end: the character after its last.
-        role: who speaks.
+        role: of the turn.
         turn: place of the turn in the conversation.
         kind: what part of the turn it is.
     """
@@ -59,7 +59,7 @@ class Rendered:
     """
 
     text: str
-    spans: tuple[Span, ...]
+    spans: tuple[RenderedSpan, ...]
 
 
 def render(turns: Conversation, template: Render) -> Rendered:
@@ -70,7 +70,7 @@ def render(turns: Conversation, template: Render) -> Rendered:
         template: makes the text.
 
     Raises:
-        DataError: the template changes the words of a turn, so that nobody could say where they
+        DataError: the template changes the words of a turn, so that it is unknown where they
             are.
         ConfigError: the template refuses the turns (raised by `template`).
     """
@@ -121,14 +121,14 @@ class _Marks:
         plain: list[str] = []
         length, open_at = 0, dict[str, int]()
         wanted = {about[0]: first for first, about in self._about.items()}
-        spans: list[Span] = []
+        spans: list[RenderedSpan] = []
         for piece in re.split(f"([{''.join([*self._about, *wanted])}])", text):
             if piece in self._about:
                 open_at[piece] = length
             elif (first := wanted.get(piece)) is not None:
                 if first not in open_at:
                     return None
-                spans.append(Span(open_at.pop(first), length, *self._about[first][1:]))
+                spans.append(RenderedSpan(open_at.pop(first), length, *self._about[first][1:]))
             else:
                 plain.append(piece)
                 length += len(piece)

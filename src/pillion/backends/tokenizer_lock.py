@@ -1,4 +1,4 @@
-"""Whose turn it is at a tokenizer: short texts never wait for long ones.
+"""Turns at a tokenizer: short texts never wait for long ones.
 
 Tokenizers written in Rust change themselves while they encode ("Already borrowed"), so that each of
 them does one thing at a time; long texts have a copy of their own. Knows no text.
@@ -40,10 +40,10 @@ _MAKING = threading.Lock()
 
 @contextmanager
 def taken(tokenizer: Any, num_chars: int) -> Generator[Any]:
-    """A tokenizer that nobody else uses meanwhile: this one, or its copy for long texts.
+    """A tokenizer that no other thread uses meanwhile: this one, or its copy for long texts.
 
     Args:
-        tokenizer: of transformers; everyone who has it takes turns.
+        tokenizer: of transformers; its users take turns.
         num_chars: of the text, or as many tokens.
     """
     with _MAKING:

@@ -21,16 +21,16 @@ from torch import Tensor, nn
 
 from pillion.backends.adapters import (
     Unchanged,
-    check_stance,
+    active_adapters,
+    check_adapters,
     fingerprint,
-    stance_of,
     unwrapped,
 )
-from pillion.backends.base import Backend, Leaver, Step, Tool, Watcher
+from pillion.backends.base import Backend, EarlyExitWatcher, Step, Tool, Watcher
 from pillion.backends.codec import Codec
+from pillion.backends.early_exit import RowDims, leaving, seen_to_leave
 from pillion.backends.grammar import Grammars, Matcher, guided_tokenizer
 from pillion.backends.identity import device_of, end_ids, find_blocks, identify
-from pillion.backends.leaving import RowDims, leaving, seen_to_leave
 from pillion.backends.prefill import Prefill, prefill_of
 from pillion.backends.routers import find_routers
 from pillion.backends.steps import CACHE_WORDS, cache_given, named, step_of
@@ -72,7 +72,7 @@ class TransformersBackend(Backend):
         self.routers = find_routers(self.decoder, self.blocks)
         self.device, self.dtype = device_of(model), next(model.parameters()).dtype
         self._name, self._stored_dtype = name, stored_dtype or self.dtype
-        self._stance = stance_of(model)
+        self._adapters = active_adapters(model)
         self._identity = self._identify()
         self.codec = Codec(tokenizer, self.identity.name)
         self.end_ids = end_ids(model, tokenizer)
@@ -88,8 +88,8 @@ class TransformersBackend(Backend):
     @property
     def identity(self) -> ModelIdentity:
         """Of the model with the adapters that are active now."""
-        if (now := stance_of(self.model)) != self._stance:
-            self._stance = now
+        if (now := active_adapters(self.model)) != self._adapters:
+            self._adapters = now
             self._identity = self._identify()
         return self._identity
 
@@ -105,7 +105,7 @@ class TransformersBackend(Backend):
             len(self.blocks),
             self._stored_dtype,
             fingerprint(self.model),
-            self._stance,
+            self._adapters,
         )
         return replace(found, num_routers=len(self.routers))
 
@@ -185,44 +185,44 @@ class TransformersBackend(Backend):
                 ) from error
         return None
 
-    def check_leaving(self) -> None:
-        """Returns if rows can leave a pass of this model; see `Backend.check_leaving`."""
+    def check_early_exit(self) -> None:
+        """Returns if rows can leave a pass of this model; see `Backend.check_early_exit`."""
         if isinstance(self._leaving, str):
             raise ConfigError(
                 f"Texts cannot leave {type(self.model).__name__} early: {self._leaving}; turn "
                 "exits off."
             )
 
-    def run_leaving(
+    def run_early_exit(
         self,
-        leaver: Leaver,
+        watcher: EarlyExitWatcher,
         layers: Sequence[int],
         token_ids: Int[Tensor, "batch token"],
         mask: Bool[Tensor, "batch token"],
     ) -> None:
-        """Runs whole rows, which leave as the leaver says; see `Backend.run_leaving`."""
-        self.check_leaving()
+        """Runs whole rows, which leave as the watcher says; see `Backend.run_early_exit`."""
+        self.check_early_exit()
         assert not isinstance(self._leaving, str)
-        self._run_leaving(leaver, layers, token_ids, mask, self._leaving)
+        self._run_early_exit(watcher, layers, token_ids, mask, self._leaving)
 
-    def _run_leaving(
+    def _run_early_exit(
         self,
-        leaver: Leaver,
+        watcher: EarlyExitWatcher,
         layers: Sequence[int],
         token_ids: Int[Tensor, "batch token"],
         mask: Bool[Tensor, "batch token"],
         dims: RowDims,
     ) -> None:
-        with self._passes.lock, self.watch(leaver, layers):
+        with self._passes.lock, self.watch(watcher, layers):
             shown = self._passes.watched[-1]
-            with leaving(self.blocks, leaver, shown, dims, len(mask)):
+            with leaving(self.blocks, watcher, shown, dims, len(mask)):
                 self.forward(token_ids, mask)
 
     @cached_property
     def _leaving(self) -> RowDims | str:
         """Where blocks are given rows, once it was seen that they can leave; or why they cannot."""
         with self._passes.lock:
-            return seen_to_leave(self, self._run_leaving, self.blocks)
+            return seen_to_leave(self, self._run_early_exit, self.blocks)
 
     @torch.inference_mode()
     def unembed(self, hidden: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead vocab"]:
@@ -287,7 +287,7 @@ class TransformersBackend(Backend):
         tops = [self.routers[i - last - 1].block + 1 if i > last else i for i in layers]
         one = Watched(watcher, max(tops, default=last), routers)
         decoder, passes = self.decoder, self._passes
-        unchanged = partial(check_stance, self.model, stance_of(self.model))
+        unchanged = partial(check_adapters, self.model, active_adapters(self.model))
         with passes.lock:
             passes.watched.append(one)
             handles = [
@@ -320,7 +320,7 @@ class TransformersBackend(Backend):
         # Hooks run in the order they came: the watchers have seen the block's input by now.
         handle = self.blocks[top].register_forward_pre_hook(_stopper())
         try:
-            with suppress(_Seen):
+            with suppress(_AllLayersSeen):
                 yield
         finally:
             handle.remove()
@@ -380,8 +380,8 @@ def _to_the_left(
     return ids.gather(1, order.to(ids.device)), mask.gather(1, order)
 
 
-class _Seen(Exception):
-    """Nobody waits for what the blocks above would say."""
+class _AllLayersSeen(Exception):
+    """Ends a pass: all layers that watchers read have run."""
 
 
 def _stopper() -> Callable[..., None]:
@@ -390,7 +390,7 @@ def _stopper() -> Callable[..., None]:
 
     def stop(_: nn.Module, __: tuple[Any, ...]) -> None:
         if threading.get_ident() == thread:
-            raise _Seen
+            raise _AllLayersSeen
 
     return stop
 

@@ -1,7 +1,7 @@
-"""Who watches a model, and whose passes each of them is shown.
+"""The watchers of a model, and which passes each of them is shown.
 
 One model may be used by many threads: it serves one pass at a time, and a watcher is shown the
-passes of whoever began to watch and no others. Knows neither states nor what is done with them.
+passes of the thread that began to watch, and no others. Knows neither states nor their use.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pillion.errors import StateError
 
 
 def runner() -> object:
-    """Who runs this code: a thread, or a task of an event loop."""
+    """The thread, or the task of an event loop, that runs this code."""
     try:
         return asyncio.current_task() or threading.current_thread()
     except RuntimeError:
@@ -34,10 +34,10 @@ class Passes:
     """What all users of one model share.
 
     Attributes:
-        lock: held by a pass, and by whoever adds or removes hooks.
-        watched: who watches now.
+        lock: held by a pass, and while hooks are added or removed.
+        watched: the present watchers.
         counted: positions that were seen to go into each KV cache.
-        quiet: a thread whose passes nobody is shown: it tries the model.
+        quiet: a thread that tries the model: no watcher is shown its passes.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Passes:
         self.counted: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
     def mine(self) -> list[Watched]:
-        """Those who are shown a pass that begins here without a KV cache."""
+        """The watchers of a pass that begins here without a KV cache."""
         return [one for one in self.watched if one.sees(None)]
 
 
@@ -56,12 +56,12 @@ _MAKING = threading.Lock()
 
 
 def passes_of(model: object) -> Passes:
-    """The passes of a model; the same for everyone who has it."""
+    """The passes of a model: one object a model."""
     with _MAKING:
         return _PASSES.setdefault(model, Passes())
 
 
-class _Stance:
+class _CompileState:
     """How many contexts of `uncompiled` are open, and what was set before the first."""
 
     lock = threading.Lock()
@@ -76,27 +76,27 @@ def uncompiled() -> Generator[None]:
     What torch.compile has made of a model leaves out hooks that came later, and may be taken for
     another model of the class: passes would not be seen, without an error.
     """
-    with _Stance.lock:
-        if _Stance.count == 0:
-            _Stance.before = torch.compiler.set_stance("force_eager")
-        _Stance.count += 1
+    with _CompileState.lock:
+        if _CompileState.count == 0:
+            _CompileState.before = torch.compiler.set_stance("force_eager")
+        _CompileState.count += 1
     try:
         yield
     finally:
-        with _Stance.lock:
-            _Stance.count -= 1
-            if _Stance.count == 0:
-                _Stance.before.__exit__(None, None, None)
+        with _CompileState.lock:
+            _CompileState.count -= 1
+            if _CompileState.count == 0:
+                _CompileState.before.__exit__(None, None, None)
 
 
 class Watched:
     """A watcher and which passes it is shown.
 
-    Its own: those of the thread (and task) that began to watch, and whoever runs them, those that
+    Its own: those of the thread (and task) that began to watch, and, in any thread, those that
     go on from a KV cache of its own: a stream may be taken by another thread than began it.
 
     Args:
-        watcher: who is shown them.
+        watcher: the watcher.
         top: so many blocks have to run for all that it is shown.
         routers: layers among them that are routers.
     """
@@ -245,7 +245,7 @@ class _CacheFollower:
             vars(cache).setdefault(name, _Move(cache, name)).watchers.append(self.watcher)
 
     def release(self) -> None:
-        """Gives every cache that nobody else watches its own methods back."""
+        """Gives every cache that has no other watcher its own methods back."""
         for cache in self._followed:
             for name in _moves(cache):
                 move = vars(cache)[name]
@@ -261,7 +261,7 @@ def _moves(cache: Any) -> list[str]:
 class _Move:
     """A method of a cache that tells watchers first; holds the cache weakly, as it is kept there.
 
-    A copy of the cache gets a copy of its own, which nobody watches yet.
+    A copy of the cache gets a copy of its own, which has no watcher yet.
     """
 
     def __init__(self, cache: Any, name: str) -> None:

@@ -18,6 +18,7 @@ from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
+from pillion.core.files import sync_folder
 from pillion.errors import StorageError
 
 _WAYS_OUT = "choose fewer layers, another folder, or a live pass, which keeps no cache"
@@ -122,16 +123,8 @@ def _rename(temporary: Path, path: Path) -> None:
         # Another process has finished the same cache and cleared it of temporary files.
         if not path.exists():
             raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
     # Without it a power cut may keep the manifest and lose a shard's name.
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(path.parent)
 
 
 def _gb(num_bytes: int) -> str:

@@ -24,7 +24,7 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Manifest:
+class CacheManifest:
     """What a complete cache holds.
 
     Attributes:
@@ -107,7 +107,7 @@ def write_manifest(
         file.write(f', "shards": {json.dumps(shards)}}}'.encode())
 
 
-def read_manifest(folder: Path) -> Manifest | None:
+def read_manifest(folder: Path) -> CacheManifest | None:
     """What a complete cache holds, or None where there is no manifest.
 
     Raises:
@@ -119,7 +119,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
     spec = _parsed_spec(path, content)
     try:
-        return Manifest(spec, {shard["file"]: shard["sha256"] for shard in content["shards"]})
+        return CacheManifest(spec, {shard["file"]: shard["sha256"] for shard in content["shards"]})
     except (KeyError, TypeError) as error:
         raise _not_understood(path) from error
 

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pillion.cache import disk
-from pillion.cache.manifest import Manifest, read_manifest, read_spec
+from pillion.cache.manifest import CacheManifest, read_manifest, read_spec
 from pillion.cache.shard_file import ShardFile, shard_file
 from pillion.cache.spec import DTYPES, CacheSpec
 from pillion.errors import ConfigError, StorageError
@@ -50,7 +50,7 @@ class Workspace:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _LayerRun:
     """Layers that lie one after the other both on disk and in the batch."""
 
     stored: int
@@ -183,7 +183,7 @@ class CacheReader:
             disk.read_into(file, wanted, offset + run.stored * layer_bytes)
 
 
-def _require_manifest(folder: Path) -> Manifest:
+def _require_manifest(folder: Path) -> CacheManifest:
     manifest = read_manifest(folder)
     spec = manifest.spec if manifest else read_spec(folder)
     if spec is None:
@@ -204,7 +204,7 @@ def _open_files(folder: Path, shard_files: list[ShardFile]) -> list[FileIO]:
         files = [
             stack.enter_context(open(folder / file.name, "rb", buffering=0)) for file in shard_files
         ]
-        # All are open: from here on `close` is who closes them.
+        # All are open: from here on `close` closes them.
         stack.pop_all()
     return files
 
@@ -230,11 +230,11 @@ def _stored_places(spec: CacheSpec, layers: tuple[int, ...]) -> list[int]:
     return [spec.layers.index(layer) for layer in layers]
 
 
-def _runs(stored_places: list[int]) -> list[_Run]:
-    runs: list[_Run] = []
+def _runs(stored_places: list[int]) -> list[_LayerRun]:
+    runs: list[_LayerRun] = []
     for index, stored in enumerate(stored_places):
         if runs and stored == runs[-1].stored + index - runs[-1].start:
-            runs[-1] = _Run(runs[-1].stored, runs[-1].start, index + 1)
+            runs[-1] = _LayerRun(runs[-1].stored, runs[-1].start, index + 1)
         else:
-            runs.append(_Run(stored, index, index + 1))
+            runs.append(_LayerRun(stored, index, index + 1))
     return runs

@@ -1,4 +1,4 @@
-"""Writes single shards of a cache; whoever does it need not know the others.
+"""Writes single shards of a cache, each without knowing the others.
 
 Promises that only whole shards of finite states lie under their final names.
 """

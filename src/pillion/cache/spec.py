@@ -51,7 +51,7 @@ class CacheSpec:
         lengths: tokens of every row; an array of many rows takes the least memory.
         shard_bytes: most bytes of states in a shard, unless a single row has more.
         scope: whose tokens are kept.
-        segments: of every row, whose words its kept tokens are; none for texts without turns.
+        segments: of every row, the turns of its kept tokens; none for texts without turns.
 
     Raises:
         ConfigError: an unknown dtype, no or repeated layers, or a number out of range.

@@ -1,4 +1,4 @@
-"""Who says what: turns, conversations, and which of them a probe reads.
+"""Turns, conversations, and which of them a probe reads.
 
 A *turn* is a message, a *conversation* a list of turns. A *segment* is a run of tokens of one
 turn's content, a *scope* says which segments a probe reads. Knows neither templates nor tokenizers.
@@ -50,7 +50,7 @@ class Turn:
     """One message.
 
     Attributes:
-        role: who speaks.
+        role: of the speaker.
         content: what is said; may be empty in an assistant's turn that only calls tools.
         more: what else the message holds, for the chat template: `tool_calls`, `name`, ...
     """
@@ -77,7 +77,7 @@ class Segment:
     Attributes:
         begin: place of its first token.
         end: place after its last one.
-        role: who speaks.
+        role: of the speaker.
         turn: place of the turn in the conversation.
         kind: what part of the turn it is.
     """
@@ -90,9 +90,9 @@ class Segment:
 
 
 class Tokens(tuple[int, ...]):
-    """Token ids that know whose words they are; tokens in no segment are the template's.
+    """Token ids with the turns that they belong to; tokens in no segment are the template's.
 
-    A tuple of ids to everyone who does not ask.
+    A tuple of ids to all other code.
 
     Attributes:
         segments: ascending, disjoint; none for a text without turns.
@@ -159,7 +159,7 @@ def as_conversation(messages: Any) -> Conversation:
 
 
 def last_role(text: Text) -> Role:
-    """Who speaks last; a text by itself is the user's."""
+    """Role of the last turn; a text by itself is the user's."""
     return "user" if isinstance(text, str) else text[-1].role
 
 
@@ -176,7 +176,7 @@ def scope_of_ends(ends: Collection[Role], template: Template) -> Scope:
 
 
 def role_of(scope: Scope) -> str:
-    """Whose turns a scope reads; `all` is everyone's and stays as it is."""
+    """The role whose turns a scope reads; `all` stays as it is."""
     return {"last-user": "user", "response": "assistant"}.get(scope, scope)
 
 

@@ -6,6 +6,7 @@ The names are those of `[project.optional-dependencies]` in pyproject.toml; a te
 from __future__ import annotations
 
 import importlib.util
+from importlib import metadata
 
 from pillion.errors import ConfigError
 
@@ -32,6 +33,14 @@ def how_to_install(module: str | None) -> str | None:
     package = (module or "").partition(".")[0]
     extra = next((extra for extra, modules in EXTRAS.items() if package in modules), None)
     return extra and f"python -m pip install 'pillion[{extra}]'"
+
+
+def installed_version(package: str) -> str:
+    """The version of a package that is installed; empty if it is not."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def require(module: str, what: str) -> None:

@@ -23,7 +23,7 @@ def replacing(path: Path, way_out: str = ELSEWHERE) -> Generator[Path]:
 
     Args:
         path: what is replaced.
-        way_out: what whoever reads the error is to do.
+        way_out: what the reader of the error should do.
 
     Raises:
         StorageError: it cannot be written; what was there before stays.
@@ -40,6 +40,15 @@ def replacing(path: Path, way_out: str = ELSEWHERE) -> Generator[Path]:
         raise StorageError(f"{path} could not be written ({why}); {way_out}.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder survive a power cut, as `fsync` does a file's content."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def replace_file(path: Path, content: bytes, way_out: str = ELSEWHERE) -> None:

@@ -23,7 +23,7 @@ class ModelIdentity:
         dtype: of the weights, such as `bfloat16`.
         context_tokens: longest text that the model takes, in tokens.
         adapters: names of the adapters that are active beside the base weights.
-        float16_sha256: fingerprint of the weights' copy in float16; empty if nobody knows.
+        float16_sha256: fingerprint of the weights' copy in float16; empty if unknown.
         num_routers: of a mixture of experts whose logits can be read, as layers N + 1 and on.
     """
 

@@ -25,7 +25,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Fault(NamedTuple):
+class FieldFault(NamedTuple):
     """The first thing that is wrong with values.
 
     Attributes:
@@ -51,14 +51,16 @@ class Fault(NamedTuple):
         return ".".join(self.path)
 
 
-def first_fault(error: ValidationError) -> Fault:
+def first_fault(error: ValidationError) -> FieldFault:
     """The fault to tell: an unknown key before all, as the one missing is often it, misspelt.
 
     Where a name or a number may stand, what is wrong with the number says more.
     """
     first = min(error.errors(), key=_rank)
     path = tuple(str(part) for part in first["loc"] if not _of_union(part))
-    return Fault(first["type"], path, first["msg"].removeprefix("Value error, "), first["input"])
+    return FieldFault(
+        first["type"], path, first["msg"].removeprefix("Value error, "), first["input"]
+    )
 
 
 def _rank(error: Any) -> tuple[bool, bool]:

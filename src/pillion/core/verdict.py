@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 ABSTAIN = "abstain"
-"""The decision of a probe that leaves it to somebody else."""
+"""The decision of a probe that abstains."""
 
 NOTHING: Mapping[str, Any] = {"label": None, "probs": None, "threshold": None}
 """In the place of a verdict, beside what says why there is none."""
@@ -24,8 +24,8 @@ class Verdict:
         threshold: the probability from which a binary probe decides for its positive label; None
             for multi-class (the largest decides) and multi-label (each label has its own).
         labels: the decided labels: one, or any number for a multi-label probe.
-        abstained: whether the probability lies where the probe leaves the decision to somebody
-            else; None for a probe that always decides.
+        abstained: whether the probability lies in the band where the probe does not decide; None
+            for a probe that always decides.
         prediction_set: the labels that the text may have, at the coverage on the probe's card; None
             for a probe without.
     """

@@ -15,9 +15,9 @@ from pillion.data.contexts import (
 )
 from pillion.data.examples import Origin, flat_text, said_in, with_words, words_in
 from pillion.data.file_slices import Slice
+from pillion.data.judged_labels import JudgedLabels, Label, SoftLabels, names_of
 from pillion.data.labels import LabelSpace
 from pillion.data.layout import TableLayout
-from pillion.data.marks import Label, Marks, Soft, names_of
 from pillion.data.rows import Rows, SetFacts, Texts, read_rows, read_texts
 from pillion.data.scan import BLOCK_ROWS, Scan, Scanned
 from pillion.data.sets import DataSet, join_sets, set_weights
@@ -31,10 +31,10 @@ __all__ = [
     "BLOCK_ROWS",
     "Contexts",
     "DataSet",
+    "JudgedLabels",
     "Label",
     "LabelCount",
     "LabelSpace",
-    "Marks",
     "Origin",
     "Rows",
     "Scan",
@@ -42,7 +42,7 @@ __all__ = [
     "SetFacts",
     "Slice",
     "SlicePlan",
-    "Soft",
+    "SoftLabels",
     "TableLayout",
     "Texts",
     "augmented",

@@ -36,7 +36,7 @@ def augmented(
     Args:
         rows: to learn from; nothing that validates.
         kinds: of `AUGMENTS`.
-        scope: whose words are changed; other turns stay.
+        scope: which turns are changed; the others stay.
         fits: whether a text can be read.
         seed: of the deal and of the changes.
 

@@ -13,8 +13,8 @@ from jaxtyping import Shaped
 
 from pillion.core import Text
 from pillion.data.examples import flat_text
+from pillion.data.judged_labels import JudgedLabels, Label, names_of
 from pillion.data.labels import LabelSpace
-from pillion.data.marks import Label, Marks, names_of
 
 FEW = 20
 """Training rows of a label below which a probe hardly learns it."""
@@ -101,7 +101,8 @@ def conflict_notes(
 
 def _contradict(one: Label, other: Label) -> bool:
     """Whether rows of the same text cannot both be right."""
-    if isinstance(one, Marks) and isinstance(other, Marks):  # on what both were judged
+    if isinstance(one, JudgedLabels) and isinstance(other, JudgedLabels):
+        # Compared on the labels for which both were judged.
         return bool({*one} & {*other.lacks} or {*other} & {*one.lacks})
     return {*names_of(one)} != {*names_of(other)}
 

@@ -17,7 +17,7 @@ from pillion.errors import DataError
 
 
 @dataclass(frozen=True)
-class Fault:
+class UnusableCell:
     """Why a row cannot be used.
 
     Attributes:
@@ -36,7 +36,7 @@ class Fault:
         return f"{self.what}; {self.remedy.format('it')}" if self.remedy else self.what
 
 
-def text_of(form: Form, cells: Sequence[Any]) -> Text | Fault:
+def text_of(form: Form, cells: Sequence[Any]) -> Text | UnusableCell:
     """What a row's cells make.
 
     Args:
@@ -46,23 +46,23 @@ def text_of(form: Form, cells: Sequence[Any]) -> Text | Fault:
     return _MAKERS[form](*cells)
 
 
-def _from_text(cell: Any) -> Text | Fault:
+def _from_text(cell: Any) -> Text | UnusableCell:
     if _is_messages(cell):
         return _conversation(cell)
     for is_bad, what, remedy in _BAD_TEXTS:
         if is_bad(cell):
-            return Fault(what, remedy, cell)
+            return UnusableCell(what, remedy, cell)
     return cast("str", cell)
 
 
-def _from_messages(cell: Any) -> Text | Fault:
+def _from_messages(cell: Any) -> Text | UnusableCell:
     if is_blank(cell):
-        return Fault("an empty or null conversation", "fill or remove {}", cell)
+        return UnusableCell("an empty or null conversation", "fill or remove {}", cell)
     if isinstance(cell, str):
         try:
             cell = json.loads(cell)
         except (ValueError, RecursionError):
-            return Fault(
+            return UnusableCell(
                 "messages that are neither a list nor one in JSON",
                 "write {} as a list of role and content",
                 cell,
@@ -70,20 +70,20 @@ def _from_messages(cell: Any) -> Text | Fault:
     return _conversation(cell)
 
 
-def _from_pair(prompt: Any, response: Any) -> Text | Fault:
+def _from_pair(prompt: Any, response: Any) -> Text | UnusableCell:
     """The turns of the prompt, and the response as the assistant's."""
     for value, name in ((prompt, "prompt"), (response, "response")):
         if is_blank(value):
-            return Fault(f"an empty or null {name}", "fill or remove {}", value)
+            return UnusableCell(f"an empty or null {name}", "fill or remove {}", value)
     asked = _spelled_messages(prompt)
     before = _conversation(asked if asked is not None else [{"role": "user", "content": prompt}])
     answer = _from_text(response)
-    if isinstance(before, Fault) or isinstance(answer, Fault):
-        return before if isinstance(before, Fault) else cast("Fault", answer)
+    if isinstance(before, UnusableCell) or isinstance(answer, UnusableCell):
+        return before if isinstance(before, UnusableCell) else cast("UnusableCell", answer)
     if isinstance(answer, str):
         return _checked((*before, Turn("assistant", answer)))
     if answer[-1].role != "assistant":
-        return Fault("the response does not end with the assistant's turn; end it so.")
+        return UnusableCell("the response does not end with the assistant's turn; end it so.")
     return _checked((*before, *answer))
 
 
@@ -100,21 +100,21 @@ def _spelled_messages(prompt: Any) -> Any:
     return found if _is_messages(found) else None
 
 
-def _conversation(cell: Any) -> Conversation | Fault:
+def _conversation(cell: Any) -> Conversation | UnusableCell:
     try:
         return _checked(as_conversation(cell))
     except DataError as error:
-        return Fault(str(error))
+        return UnusableCell(str(error))
 
 
-def _checked(turns: Conversation) -> Conversation | Fault:
+def _checked(turns: Conversation) -> Conversation | UnusableCell:
     if any(_is_broken(turn.content) for turn in turns):
-        return Fault("a turn with half a surrogate pair", "repair {}")
+        return UnusableCell("a turn with half a surrogate pair", "repair {}")
     return turns
 
 
 def _is_messages(cell: Any) -> bool:
-    """Whether a cell is turns, or a list of mappings of which each says whose words it holds."""
+    """Whether a cell is turns, or a list of mappings each with a role."""
     if isinstance(cell, str | Mapping) or not isinstance(cell, Sequence) or not cell:
         return False
     return all(isinstance(one, Turn | Mapping) for one in cast("Sequence[Any]", cell))
@@ -144,7 +144,7 @@ _BAD_TEXTS: tuple[tuple[Callable[[Any], bool], str, str], ...] = (
 )
 """What a text may not be, in words, and what to do about it."""
 
-_MAKERS: dict[Form, Callable[..., Text | Fault]] = {
+_MAKERS: dict[Form, Callable[..., Text | UnusableCell]] = {
     "text": _from_text,
     "messages": _from_messages,
     "prompt": _from_pair,

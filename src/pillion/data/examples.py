@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
 from pillion.core import Conversation, Scope, Text, Turn, role_of
-from pillion.data.cells import Fault
+from pillion.data.cells import UnusableCell
+from pillion.data.judged_labels import Label
 from pillion.data.label_cells import (
     Numbered,
     cell_fault,
@@ -20,7 +21,6 @@ from pillion.data.label_cells import (
     to_labels,
     to_soft,
 )
-from pillion.data.marks import Label
 from pillion.data.spelling import one_spelling
 from pillion.data.turn_labels import has_turn_labels, is_null, turn_fault
 from pillion.errors import DataError
@@ -39,7 +39,7 @@ class Origin(NamedTuple):
 
 
 @dataclass
-class Examples:
+class LabelledExamples:
     """Texts with a label each, and the rows that give none.
 
     Attributes:
@@ -53,7 +53,7 @@ class Examples:
     texts: list[Text] = field(default_factory=list[Text])
     labels: list[Label] = field(default_factory=list[Label])
     origins: list[Origin] = field(default_factory=list[Origin])
-    faults: dict[int, Fault] = field(default_factory=dict[int, Fault])
+    faults: dict[int, UnusableCell] = field(default_factory=dict[int, UnusableCell])
     notes: list[str] = field(default_factory=list[str])
 
 
@@ -63,7 +63,7 @@ def as_examples(
     multi_label: bool | None,
     source: str,
     soft: bool = False,
-) -> Examples:
+) -> LabelledExamples:
     """Examples of rows that have a text.
 
     Args:
@@ -76,7 +76,7 @@ def as_examples(
     Raises:
         DataError: labels of several kinds, or lists that can be read in two ways.
     """
-    found = Examples()
+    found = LabelledExamples()
     numbered: Numbered = [(place + 1, cell) for place, _, cell in rows]
     if multi_label is not False or turn_labels:
         numbered, note = spelled_out(numbered, source)
@@ -99,11 +99,11 @@ def as_examples(
 
 
 def _add(
-    found: Examples,
+    found: LabelledExamples,
     numbered: Numbered,
     texts: Sequence[Text],
     turn_labels: bool,
-    fault_of: Callable[[Any], Fault | None],
+    fault_of: Callable[[Any], UnusableCell | None],
 ) -> Numbered:
     """Adds texts and origins; gives the label cell of each."""
     cells: Numbered = []

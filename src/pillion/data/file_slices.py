@@ -1,4 +1,4 @@
-"""A slice of a file, and how whoever sees the file reads it.
+"""A slice of a file, and how it is read on any machine that sees the file.
 
 Promises the very rows that were there when the file was gone through, or a DataError. Memory is
 that of the slice, but for text files that are read as a whole.
@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 
 from pillion.core import FailedRow, Text
 from pillion.data import tables
-from pillion.data.cells import Fault, text_of
+from pillion.data.cells import UnusableCell, text_of
 from pillion.data.files import DataFile
 from pillion.data.layout import Columns, TableLayout, check_columns
 from pillion.data.scan import Cut, Scanned, Way
-from pillion.data.text_files import Header, Part, csv_part, csv_rows, json_columns, json_rows
+from pillion.data.text_files import FileColumns, Header, csv_part, csv_rows, json_columns, json_rows
 from pillion.errors import DataError
 
 BATCH_ROWS = 1024
@@ -37,7 +37,7 @@ class Slice(Protocol):
 
     @property
     def num_rows(self) -> int:
-        """How many."""
+        """Number of rows."""
         ...
 
     @property
@@ -114,13 +114,15 @@ class FileSlice:
         columns = self.of.columns
         cells = zip(*(part.columns[column] for column in columns.text), strict=True)
         made = [
-            Fault(part.broken[row]) if row in part.broken else text_of(columns.form, own)
+            UnusableCell(part.broken[row]) if row in part.broken else text_of(columns.form, own)
             for row, own in enumerate(cells)
         ]
         failed = [
-            FailedRow(n, one.reason) for n, one in enumerate(made, 1) if isinstance(one, Fault)
+            FailedRow(n, one.reason)
+            for n, one in enumerate(made, 1)
+            if isinstance(one, UnusableCell)
         ]
-        return [None if isinstance(one, Fault) else one for one in made], failed
+        return [None if isinstance(one, UnusableCell) else one for one in made], failed
 
 
 def file_slices(
@@ -134,7 +136,7 @@ def file_slices(
         yield FileSlice(of, first, after.row - first.row, after.byte)
 
 
-def _lines(piece: FileSlice) -> Part:
+def _lines(piece: FileSlice) -> FileColumns:
     """A range of bytes: whole lines in UTF-8."""
     of, first = piece.of, piece.first
     data = of.file.part(first.byte, piece.end)
@@ -144,22 +146,22 @@ def _lines(piece: FileSlice) -> Part:
         lines = io.StringIO(text, newline="")
         rows = csv_rows(lines, name, of.header.delimiter, len(text), first.line)
         return csv_part(rows, name, of.header, of.columns.names, skip)
-    part = Part({}, 0)
+    part = FileColumns({}, 0)
     objects = list(json_rows(text.split("\n"), name, part, skip, first.line))
     part.columns = json_columns(objects, of.columns.names)
     return part
 
 
-def _whole(piece: FileSlice) -> Part:
+def _whole(piece: FileSlice) -> FileColumns:
     """Rows of a text file that has to be parsed from its beginning; the last one is kept."""
     whole, rows = _parsed(piece.of), range(piece.first.row, piece.first.row + piece.num_rows)
     columns = {name: cells[rows.start : rows.stop] for name, cells in whole.columns.items()}
     broken = {row - rows.start: why for row, why in whole.broken.items() if row in rows}
-    return Part(columns, min(rows.stop, whole.num_rows) - rows.start, broken)
+    return FileColumns(columns, min(rows.stop, whole.num_rows) - rows.start, broken)
 
 
 @lru_cache(maxsize=1)
-def _parsed(of: Sliced) -> Part:
+def _parsed(of: Sliced) -> FileColumns:
     def choose(present: Sequence[str], source: str) -> list[str]:
         check_columns(present, of.columns.names, source)  # by which the delimiter is found
         return of.columns.names
@@ -167,7 +169,7 @@ def _parsed(of: Sliced) -> Part:
     return tables.read_file(of.file, choose, of.layout, True)[1]
 
 
-def _rows(piece: FileSlice) -> Part:
+def _rows(piece: FileSlice) -> FileColumns:
     """Rows of a Parquet file."""
     of, row = piece.of, piece.first.row
     with tables.readable_parquet(of.file.name):
@@ -176,11 +178,11 @@ def _rows(piece: FileSlice) -> Part:
     for name in of.columns.names:
         cells = (cell for batch in batches for cell in batch.column(name))
         columns[name] = tables.parquet_values(cells, name, of.file.name, row)
-    return Part(columns, sum(batch.num_rows for batch in batches))
+    return FileColumns(columns, sum(batch.num_rows for batch in batches))
 
 
 class _OpenParquet:
-    """The Parquet file that was read last: who reads its slices in order unpacks no row twice."""
+    """The Parquet file that was read last: read in order, its slices unpack no row twice."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -233,7 +235,7 @@ class _OpenParquet:
 
 _OPEN = _OpenParquet()
 
-_WAYS: dict[Way, Callable[[FileSlice], Part]] = {
+_WAYS: dict[Way, Callable[[FileSlice], FileColumns]] = {
     "lines": _lines,
     "whole": _whole,
     "parquet": _rows,

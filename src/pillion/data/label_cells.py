@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, cast
 
-from pillion.data.cells import Fault, is_blank
-from pillion.data.marks import Label, Marks, Soft
+from pillion.data.cells import UnusableCell, is_blank
+from pillion.data.judged_labels import JudgedLabels, Label, SoftLabels
 from pillion.data.turn_labels import is_null
 from pillion.errors import DataError
 
@@ -35,42 +35,44 @@ Numbered = list[tuple[int, Any]]
 """Cells with the numbers of their rows."""
 
 
-def cell_fault(cell: Any) -> Fault | None:
+def cell_fault(cell: Any) -> UnusableCell | None:
     """What is wrong with the label of a row; None if nothing is."""
     if isinstance(cell, dict):
         return _mapping_fault(cast("dict[Any, Any]", cell))
     items = cast("list[Any]", cell) if isinstance(cell, list) else [cell]
     if any(is_blank(item) or is_null(item) for item in items):
-        return Fault("an empty or null label", "fill or remove them", cell)
+        return UnusableCell("an empty or null label", "fill or remove them", cell)
     if any(type(item) not in _SCALARS for item in items):
-        return Fault("a label that is no name", _WANTED, cell)
+        return UnusableCell("a label that is no name", _WANTED, cell)
     return None
 
 
-def _mapping_fault(cell: dict[Any, Any]) -> Fault | None:
+def _mapping_fault(cell: dict[Any, Any]) -> UnusableCell | None:
     if not all(isinstance(name, str) and name.strip() for name in cell):
-        return Fault("a label that is no name", _WANTED, cell)
+        return UnusableCell("a label that is no name", _WANTED, cell)
     bad = next((value for value in cell.values() if _flag(value) is NotImplemented), None)
     if bad is not None:
         remedy = "write 0, 1 or nothing; probabilities are read with --soft-column (soft=True)"
-        return Fault("a mark that is neither 0 nor 1", remedy, bad)
+        return UnusableCell("a mark that is neither 0 nor 1", remedy, bad)
     if all(_flag(value) is None for value in cell.values()):
-        return Fault("an empty or null label", "fill or remove them", cell)
+        return UnusableCell("an empty or null label", "fill or remove them", cell)
     return None
 
 
-def soft_fault(cell: Any) -> Fault | None:
+def soft_fault(cell: Any) -> UnusableCell | None:
     """What is wrong with the probabilities of a row; None if nothing is."""
     if not isinstance(cell, dict):
-        return Fault("a label that is no mapping", "write names with their probabilities", cell)
+        return UnusableCell(
+            "a label that is no mapping", "write names with their probabilities", cell
+        )
     each = cast("dict[Any, Any]", cell)
     if not all(isinstance(name, str) and name.strip() for name in each):
-        return Fault("a label that is no name", "write names with their probabilities", cell)
+        return UnusableCell("a label that is no name", "write names with their probabilities", cell)
     given = [value for value in each.values() if not is_null(value)]
     bad = next((value for value in given if _probability(value) is None), None)
     if bad is not None:
-        return Fault("a value that is no probability", "write numbers from 0 to 1", bad)
-    return None if given else Fault("an empty or null label", "fill or remove them", cell)
+        return UnusableCell("a value that is no probability", "write numbers from 0 to 1", bad)
+    return None if given else UnusableCell("an empty or null label", "fill or remove them", cell)
 
 
 def _probability(value: Any) -> float | None:
@@ -82,15 +84,15 @@ def _probability(value: Any) -> float | None:
 
 
 def to_soft(numbered: Numbered) -> list[Label]:
-    """The labels of mappings without a fault; of a null nobody said a probability."""
+    """The labels of mappings without a fault; a null has no probability."""
     return [
-        Soft({name: float(value) for name, value in cell.items() if not is_null(value)})
+        SoftLabels({name: float(value) for name, value in cell.items() if not is_null(value)})
         for _, cell in numbered
     ]
 
 
 def _flag(value: Any) -> Any:
-    """True, False, or None where nobody judged; NotImplemented for anything else."""
+    """True, False, or None where not judged; NotImplemented for anything else."""
     if is_null(value) or is_blank(value):
         return None
     text = str(value).strip().lower()
@@ -231,7 +233,7 @@ def _single(numbered: Numbered, source: str) -> Numbered:
 def _label(cell: Any, several: bool) -> Label:
     if isinstance(cell, dict):
         flags = {str(name): _flag(value) for name, value in cast("dict[Any, Any]", cell).items()}
-        return Marks(
+        return JudgedLabels(
             [name for name, flag in flags.items() if flag is True],
             [name for name, flag in flags.items() if flag is False],
         )

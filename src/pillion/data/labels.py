@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from pillion.data.marks import Label, Marks, Soft, judged, names_of
+from pillion.data.judged_labels import JudgedLabels, Label, SoftLabels, judged, names_of
 from pillion.errors import ConfigError, DataError, unknown_name
 
 Task = Literal["binary", "multiclass", "multilabel"]
@@ -80,7 +80,7 @@ class LabelSpace:
             raise DataError(
                 f"Wanted labels to tell apart, got {found}; a probe needs at least two."
             )
-        soft = any(isinstance(one, Soft) for one in labels) and len(names) > 2
+        soft = any(isinstance(one, SoftLabels) for one in labels) and len(names) > 2
         if several or soft or not all(_names_one(one) for one in labels):
             task: Task = "multilabel"
         else:
@@ -100,7 +100,7 @@ class LabelSpace:
 
         Returns:
             int64 (row,) for binary and multi-class; float32 (row, label) of 0 and 1 for
-            multi-label, NaN where nobody judged.
+            multi-label, NaN where not judged.
 
         Raises:
             DataError: a name that is not in this space, or a row without exactly one label where
@@ -114,7 +114,7 @@ class LabelSpace:
             return np.array([ids[row[0]] for row in rows], dtype=np.int64)
         encoded = np.zeros((len(rows), len(self.names)), dtype=np.float32)
         for row_id, row in enumerate(rows):
-            if isinstance(row, Marks):
+            if isinstance(row, JudgedLabels):
                 encoded[row_id] = np.nan
                 encoded[row_id, [ids[name] for name in row.lacks]] = 0
             encoded[row_id, [ids[name] for name in row]] = 1
@@ -122,7 +122,7 @@ class LabelSpace:
 
     def _names_of(self, label: Label) -> tuple[str, ...]:
         """The names that a row has; of two equally probable ones the positive one is."""
-        if self.task != "binary" or not isinstance(label, Soft) or not label.is_pair:
+        if self.task != "binary" or not isinstance(label, SoftLabels) or not label.is_pair:
             return names_of(label)
         return (self.names[int(label.probs.get(self.names[1], 0) >= 0.5)],)
 
@@ -134,13 +134,13 @@ class LabelSpace:
 
         Returns:
             float32 (row,) of the positive label for binary; (row, label) for multi-label, NaN where
-            nobody judged.
+            not judged.
         """
-        if not any(isinstance(label, Soft) for label in labels):
+        if not any(isinstance(label, SoftLabels) for label in labels):
             return None
         found = self.encode(labels).astype(np.float32)
         for row, label in enumerate(labels):
-            for name, value in label.probs.items() if isinstance(label, Soft) else ():
+            for name, value in label.probs.items() if isinstance(label, SoftLabels) else ():
                 if self.task == "multilabel":
                     found[row, self.names.index(name)] = value
                 elif name == self.names[1]:
@@ -172,8 +172,8 @@ class LabelSpace:
 
 def _names_one(label: Label) -> bool:
     """Whether a label says which one of all names its row has."""
-    if isinstance(label, Marks):
-        return isinstance(label, Soft) and label.is_pair
+    if isinstance(label, JudgedLabels):
+        return isinstance(label, SoftLabels) and label.is_pair
     return len(names_of(label)) == 1
 
 

@@ -1,6 +1,6 @@
 """Where the text of a row stands in a table, and how the table is written.
 
-Promises the columns that are to be read, or a sentence that says what there is instead. Knows
+Promises the columns to read, or a sentence that says what there is instead. Knows
 names of columns, no cell.
 """
 
@@ -30,7 +30,7 @@ class TableLayout:
         prompt_column: column of the prompts, texts or messages, if rows are prompt and response.
         response_column: column of the answers to them.
         label_columns: columns of zeros and ones, one a label, in the place of the label column;
-            empty where nobody judged.
+            empty where not judged.
         turn_labels: whether a list in the label column holds a label for each turn of its row;
             None where only one reading is possible.
         multi_label: whether a row may have any number of labels; None to tell by the labels.
@@ -118,7 +118,7 @@ def choose_columns(
         layout: what else was asked for.
 
     Raises:
-        MissingColumn: a column that is not there; `holds` says what it was to hold.
+        MissingColumn: a missing column; `holds` says what it should hold.
         DataError: a column that is there twice.
         ConfigError: `text_column` beside the columns of a conversation.
     """

@@ -19,11 +19,11 @@ from jaxtyping import Int
 
 from pillion.core import FailedRow, Text
 from pillion.data import hub, tables
-from pillion.data.cells import Fault, text_of
+from pillion.data.cells import UnusableCell, text_of
 from pillion.data.containers import label_cells, text_cells
 from pillion.data.examples import Origin, as_examples, groups_of, plain_turns
+from pillion.data.judged_labels import JudgedLabels, Label, SoftLabels
 from pillion.data.layout import TEXT, Columns, TableLayout, choose_columns
-from pillion.data.marks import Label, Marks, Soft
 from pillion.errors import BadRows, DataError
 
 
@@ -107,7 +107,7 @@ class Rows:
             raise DataError(f"Got {len(cells)} texts and {len(marked)} labels; give one a text.")
         if not cells:
             raise DataError(f"{source} has no rows; give one or more texts.")
-        made: list[Text | Fault] = [text_of("text", [cell]) for cell in cells]
+        made: list[Text | UnusableCell] = [text_of("text", [cell]) for cell in cells]
         read = _Read(source, "", ((source, len(cells)),), {}, ())
         return _rows(made, marked, read, layout, Columns("text", (TEXT,), soft=layout.soft))
 
@@ -211,7 +211,7 @@ def read_rows(
         text_column: column of the texts; None for `text`, else `messages`, `conversations`, or
             `prompt` and `response`, which is noted.
         label_column: column of the labels, strings, numbers, booleans (the latter two become their
-            `str`), lists of them, or mappings of names to true, false or null (nobody judged) or,
+            `str`), lists of them, or mappings of names to true, false or null (not judged) or,
             where the layout says so, to probabilities; None to read texts alone.
         layout: other columns, and how the table is written.
 
@@ -244,7 +244,7 @@ def read_texts(
     faults = _all_faults(made, None, table.broken)
     if len(faults) == len(made):
         _refuse(faults, table.files)
-    texts = tuple(None if isinstance(one, Fault) else one for one in made)
+    texts = tuple(None if isinstance(one, UnusableCell) else one for one in made)
     failed = tuple(FailedRow(row + 1, fault.reason) for row, fault in faults.items())
     return Texts(texts, failed, table.files, source, (*columns.notes, *table.notes))
 
@@ -272,10 +272,10 @@ def _parts(files: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int, int]]:
         yield name, stop - num_rows, stop
 
 
-def _texts(table: tables.Table, columns: Columns) -> list[Text | Fault]:
+def _texts(table: tables.Table, columns: Columns) -> list[Text | UnusableCell]:
     cells = zip(*(table.columns[name] for name in columns.text), strict=True)
     return [
-        Fault(table.broken[row]) if row in table.broken else text_of(columns.form, own)
+        UnusableCell(table.broken[row]) if row in table.broken else text_of(columns.form, own)
         for row, own in enumerate(cells)
     ]
 
@@ -289,14 +289,14 @@ def _label_cells(table: tables.Table, columns: Columns, layout: TableLayout) -> 
 
 
 def _rows(
-    made: list[Text | Fault],
+    made: list[Text | UnusableCell],
     marked: list[Any] | None,
     read: _Read,
     layout: TableLayout,
     columns: Columns,
 ) -> Rows:
     """Rows of texts and label cells, one conversation up to each turn that has a label."""
-    texts = [(row, one) for row, one in enumerate(made) if not isinstance(one, Fault)]
+    texts = [(row, one) for row, one in enumerate(made) if not isinstance(one, UnusableCell)]
     found = None
     if marked is not None:
         found = as_examples(
@@ -329,15 +329,17 @@ def _rows(
 
 
 def _all_faults(
-    made: Sequence[Text | Fault], labels: dict[int, Fault] | None, broken: dict[int, str]
-) -> dict[int, Fault]:
+    made: Sequence[Text | UnusableCell],
+    labels: dict[int, UnusableCell] | None,
+    broken: dict[int, str],
+) -> dict[int, UnusableCell]:
     """What is wrong, by the place of the row, ascending."""
-    faults = {row: one for row, one in enumerate(made) if isinstance(one, Fault)}
+    faults = {row: one for row, one in enumerate(made) if isinstance(one, UnusableCell)}
     found = {**(labels or {}), **faults}
     return {row: found[row] for row in sorted(found)}
 
 
-def _refuse(faults: dict[int, Fault], files: Sequence[tuple[str, int]]) -> None:
+def _refuse(faults: dict[int, UnusableCell], files: Sequence[tuple[str, int]]) -> None:
     """Raises for the first fault, with its file, row (from 1), value and how many are like it."""
     first = next(iter(faults))
     fault = faults[first]
@@ -364,6 +366,6 @@ def _digest(texts: Sequence[Text], labels: Sequence[Label] | None) -> str:
 
 
 def _plain_label(label: Label) -> Any:
-    if isinstance(label, Soft):
+    if isinstance(label, SoftLabels):
         return {"probs": label.probs}
-    return {"has": label, "lacks": label.lacks} if isinstance(label, Marks) else label
+    return {"has": label, "lacks": label.lacks} if isinstance(label, JudgedLabels) else label

@@ -1,6 +1,6 @@
 """Where slices of a file may begin, found by going through it once, in pieces.
 
-Promises the rows that `tables` reads, whoever reads them later and in whatever pieces. A line-wise
+Promises the rows that `tables` reads, wherever and in whatever pieces they are read. A line-wise
 file in UTF-8 is cut at bytes, quotes and all; any other text file is read as a whole each time.
 """
 
@@ -17,7 +17,14 @@ import pyarrow.parquet as pq
 from pillion.data import tables
 from pillion.data.files import DataFile, reading
 from pillion.data.layout import Columns, TableLayout, check_columns, choose_columns
-from pillion.data.text_files import Header, Part, csv_part, csv_rows, find_delimiter, json_rows
+from pillion.data.text_files import (
+    FileColumns,
+    Header,
+    csv_part,
+    csv_rows,
+    find_delimiter,
+    json_rows,
+)
 from pillion.errors import DataError
 
 BLOCK_ROWS = 256
@@ -83,7 +90,7 @@ def _tuples(content: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Scan:
-    """What is to be known of a file.
+    """What to find out about a file.
 
     Attributes:
         file: where it lies.
@@ -156,7 +163,7 @@ class Scan:
 
     def _json(self, size: int) -> Scanned:
         present: dict[str, None] = {}
-        part = Part({}, 0)
+        part = FileColumns({}, 0)
         with self.file.open() as opened:
             counted = _Counted(opened, len)
             lines = (_line(raw, counted.lines == 1) for raw in counted)
@@ -233,7 +240,7 @@ class _Cutter:
 
     @property
     def cuts(self) -> tuple[Cut, ...]:
-        """Where slices begin."""
+        """The cuts found so far, ascending."""
         return tuple(cut for cut in self._cuts if cut.row < self._row)
 
     def row_ends(self, counted: _Counted) -> None:

@@ -1,6 +1,6 @@
 """Several sets of labelled rows as one: labels under common names, each set with its share.
 
-Promises that nobody is taken to have judged what a set does not ask: such labels are masked in its
+Promises that labels which a set does not ask for count as not judged: they are masked in its
 rows. Knows no files and no model.
 """
 
@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from pillion.core import FailedRow
 from pillion.data.examples import Origin, plain_turns
-from pillion.data.marks import Label, Marks, Soft, judged, names_of
+from pillion.data.judged_labels import JudgedLabels, Label, SoftLabels, judged, names_of
 from pillion.data.rows import Rows, SetFacts
 from pillion.errors import ConfigError, DataError, unknown_name
 
@@ -48,7 +48,7 @@ def join_sets(sets: Sequence[DataSet], training: Rows | None = None) -> Rows:
 
     Where every row has one name and all sets have the same labels (or two in all), rows keep their
     one name. Otherwise they are marks: a row has its names, lacks the other labels of its own set,
-    and of labels that only other sets have nobody judged anything. Rows of several sets that are
+    and labels that only other sets have are not judged in its rows. Rows of several sets that are
     the same text are one group, which a split does not part.
 
     Args:
@@ -57,7 +57,7 @@ def join_sets(sets: Sequence[DataSet], training: Rows | None = None) -> Rows:
             labels and mapping from there.
 
     Raises:
-        ConfigError: a name that is used twice, a label or set that is not there, or shares that do
+        ConfigError: a name that is used twice, a missing label or set, or shares that do
             not add up.
         DataError: rows without labels, or a set that shares no label with another one.
     """
@@ -149,14 +149,14 @@ def _rename(label: Label, renamed: Mapping[str, str]) -> Label:
     """
     if isinstance(label, str):
         return renamed.get(label, label)
-    if isinstance(label, Soft):
+    if isinstance(label, SoftLabels):
         return label.renamed(lambda name: renamed.get(name, name))
     has = tuple(dict.fromkeys(renamed.get(name, name) for name in label))
-    if not isinstance(label, Marks):
+    if not isinstance(label, JudgedLabels):
         return has
     open_still = {common for name, common in renamed.items() if name not in label.lacks}
     lacks = {renamed.get(name, name) for name in label.lacks}
-    return Marks(has, sorted(lacks - open_still))
+    return JudgedLabels(has, sorted(lacks - open_still))
 
 
 def _facts(one: DataSet) -> SetFacts:
@@ -214,8 +214,10 @@ def _is_single(sets: Sequence[DataSet], facts: Sequence[SetFacts]) -> bool:
     """Whether rows can keep their one name: no set asks what another one does not."""
     names = {frozenset(one.labels) for one in facts}
     every = [label for one in sets for label in _labels(one.rows)]
-    plain = all(isinstance(one, str) or (isinstance(one, Soft) and one.is_pair) for one in every)
-    if any(isinstance(one, Soft) for one in every):
+    plain = all(
+        isinstance(one, str) or (isinstance(one, SoftLabels) and one.is_pair) for one in every
+    )
+    if any(isinstance(one, SoftLabels) for one in every):
         return plain and len(frozenset().union(*names)) == 2
     # Of two labels a row has one or the other, whichever of them its set holds.
     return plain and (len(names) == 1 or len(frozenset().union(*names)) == 2)
@@ -226,8 +228,10 @@ def _marked(rows: Rows, facts: SetFacts, single: bool) -> list[Label]:
         return list(_labels(rows))
     return [
         label
-        if isinstance(label, Marks)
-        else Marks(names_of(label), [one for one in facts.labels if one not in names_of(label)])
+        if isinstance(label, JudgedLabels)
+        else JudgedLabels(
+            names_of(label), [one for one in facts.labels if one not in names_of(label)]
+        )
         for label in _labels(rows)
     ]
 

@@ -1,6 +1,6 @@
-"""The rows of a source in slices that anybody who sees the files can read for himself.
+"""The rows of a source in slices that any process that sees the files can read.
 
-Promises the rows of `read_texts`, in the same order, with memory for a slice. Whoever plans knows
+Promises the rows of `read_texts`, in the same order, with memory for a slice. The planner knows
 names and counts alone. Does not know models.
 """
 
@@ -77,7 +77,7 @@ def plan_slices(
         source: file, folder, pattern, URL, or a data set of the hub, which is read here and now.
         text_column: column of the texts; None to find it.
         layout: other columns, and how the table is written.
-        scan_all: who goes through files.
+        scan_all: reads through files.
 
     Raises:
         DataError: a file that cannot be used.
@@ -113,7 +113,7 @@ def plan_slices(
 
 
 def _scanned(scans: list[Scan], scan_all: ScanAll) -> list[Scanned]:
-    """Parquet files say what is in them; through the others somebody has to go."""
+    """Parquet files say what is in them; the others have to be read through."""
     known = [place for place, scan in enumerate(scans) if scan.file.suffix == ".parquet"]
     others = [place for place in range(len(scans)) if place not in set(known)]
     found: dict[int, Scanned] = {}
@@ -159,7 +159,7 @@ class HeldSlice:
 
     @property
     def num_rows(self) -> int:
-        """How many."""
+        """Number of rows."""
         return len(self.texts)
 
     @property
@@ -168,5 +168,5 @@ class HeldSlice:
         return hashlib.sha256(repr((self.texts, self.failed)).encode()).hexdigest()
 
     def read(self) -> tuple[list[Text | None], list[FailedRow]]:
-        """What it holds."""
+        """The texts that it holds; no file is read."""
         return list(self.texts), list(self.failed)

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from pillion.data.marks import Label, Marks, Soft, judged
+from pillion.data.judged_labels import JudgedLabels, Label, SoftLabels, judged
 from pillion.errors import DataError
 
 _WHOLE = re.compile(r"([+-]?\d+)\.0+")
@@ -67,10 +67,10 @@ def _note(names: Sequence[str], taken: str, first_rows: dict[str, int]) -> str:
 def _renamed(label: Label, taken: Callable[[str], str]) -> Label:
     if isinstance(label, str):
         return taken(label)
-    if isinstance(label, Soft):
+    if isinstance(label, SoftLabels):
         return label.renamed(taken)
     names = tuple(dict.fromkeys(map(taken, label)))
-    if not isinstance(label, Marks):
+    if not isinstance(label, JudgedLabels):
         return names
     lacks = tuple(dict.fromkeys(map(taken, label.lacks)))
     both = next((name for name in names if name in lacks), None)
@@ -79,4 +79,4 @@ def _renamed(label: Label, taken: Callable[[str], str]) -> Label:
             f"A row both has and lacks the label {both!r}, which stands there in two spellings; "
             "give each label one."
         )
-    return Marks(names, lacks)
+    return JudgedLabels(names, lacks)

@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 
 from pillion.data.files import DataFile, find_files
 from pillion.data.layout import TableLayout, check_columns
-from pillion.data.text_files import Choose, Part, read_csv, read_json_lines
+from pillion.data.text_files import Choose, FileColumns, read_csv, read_json_lines
 from pillion.errors import DataError
 
-_Reader = Callable[[bytes, str, Choose, TableLayout], Part]
+_Reader = Callable[[bytes, str, Choose, TableLayout], FileColumns]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def read_columns(source: str, choose: Choose, layout: TableLayout) -> Table:
         ConfigError: a URL whose file system needs a package that is not installed.
     """
     files = find_files(source, _READERS)
-    parts: list[tuple[DataFile, str, Part]] = []
+    parts: list[tuple[DataFile, str, FileColumns]] = []
     for file in files:
         sha256, part = read_file(file, choose, layout, may_be_empty=len(files) > 1)
         parts.append((file, sha256, part))
@@ -79,7 +79,7 @@ def _the_same(names: list[str]) -> Choose:
     return choose
 
 
-def _joined(parts: list[Part]) -> tuple[dict[str, list[Any]], dict[int, str]]:
+def _joined(parts: list[FileColumns]) -> tuple[dict[str, list[Any]], dict[int, str]]:
     """Rows of all parts one after the other; an empty file has no columns at all."""
     names = next((list(part.columns) for part in parts if part.columns), [])
     columns = {
@@ -95,7 +95,7 @@ def _joined(parts: list[Part]) -> tuple[dict[str, list[Any]], dict[int, str]]:
 
 def read_file(
     file: DataFile, choose: Choose, layout: TableLayout, may_be_empty: bool
-) -> tuple[str, Part]:
+) -> tuple[str, FileColumns]:
     """The hash of a file's bytes, and its columns.
 
     Parallel writers leave an empty file where a part of theirs got no rows.
@@ -116,20 +116,20 @@ def read_file(
         return sha256, _READERS[file.suffix](data, file.name, choose, layout)
     if not may_be_empty:
         raise DataError(f"{file.name} is empty; give a file with a row for each text.")
-    return sha256, Part({}, 0)
+    return sha256, FileColumns({}, 0)
 
 
-def _read_tsv(data: bytes, source: str, choose: Choose, layout: TableLayout) -> Part:
+def _read_tsv(data: bytes, source: str, choose: Choose, layout: TableLayout) -> FileColumns:
     return read_csv(data, source, choose, replace(layout, delimiter=layout.delimiter or "\t"))
 
 
-def _read_parquet(data: bytes, source: str, choose: Choose, layout: TableLayout) -> Part:
+def _read_parquet(data: bytes, source: str, choose: Choose, layout: TableLayout) -> FileColumns:
     with readable_parquet(source):
         file = pq.ParquetFile(pa.BufferReader(data))
         names = choose(file.schema_arrow.names, source)
         table = file.read(columns=names)
     columns = {name: parquet_values(table.column(name), name, source) for name in names}
-    return Part(columns, table.num_rows)
+    return FileColumns(columns, table.num_rows)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ MOST_HEADER = 2**24
 
 
 @dataclass
-class Part:
+class FileColumns:
     """What one file gives.
 
     Attributes:
@@ -44,7 +44,7 @@ class Part:
     notes: list[str] = field(default_factory=list[str])
 
 
-def read_csv(data: bytes, source: str, choose: Choose, layout: TableLayout) -> Part:
+def read_csv(data: bytes, source: str, choose: Choose, layout: TableLayout) -> FileColumns:
     """The chosen columns of a CSV file, as strings."""
     text, note = decode(data, source, layout.encoding)
 
@@ -77,7 +77,7 @@ class Header:
 
 def csv_part(
     rows: Iterable[tuple[int, list[str]]], source: str, header: Header, names: list[str], skip: bool
-) -> Part:
+) -> FileColumns:
     """The chosen columns of rows of `csv_rows` behind a header.
 
     Args:
@@ -91,7 +91,7 @@ def csv_part(
         DataError: such a row, where it is not.
     """
     places = {name: header.names.index(name) for name in names}
-    part = Part({name: [] for name in names}, 0)
+    part = FileColumns({name: [] for name in names}, 0)
     for line, fields in rows:
         found: list[str] | None = fields
         if len(fields) != len(header.names):
@@ -107,7 +107,7 @@ def csv_part(
     return part
 
 
-def _set_aside(part: Part, source: str, why: str, skip: bool) -> None:
+def _set_aside(part: FileColumns, source: str, why: str, skip: bool) -> None:
     if not skip:
         raise DataError(f"{source} {why}.")
     part.broken[part.num_rows] = f"the file {why}"
@@ -121,7 +121,7 @@ def find_delimiter(
     Args:
         lines: the file's, from its beginning at each call.
         source: what errors call the file.
-        choose: the wanted columns of a header; raises where they are not there.
+        choose: the wanted columns of a header; raises where they are missing.
         given: what was asked for.
     """
     if given is not None:
@@ -173,11 +173,11 @@ def csv_rows(
         line = first_line + reader.line_num
 
 
-def read_json_lines(data: bytes, source: str, choose: Choose, layout: TableLayout) -> Part:
+def read_json_lines(data: bytes, source: str, choose: Choose, layout: TableLayout) -> FileColumns:
     """The chosen values of a file with one JSON object a line."""
     text, note = decode(data, source, layout.encoding, may_guess=False)
     # Split at line feeds alone: strings in JSON may hold other line separators, such as U+2028.
-    part = Part({}, 0, notes=[note] if note else [])
+    part = FileColumns({}, 0, notes=[note] if note else [])
     objects = list(json_rows(text.split("\n"), source, part, layout.skip_bad_rows))
     present = list(dict.fromkeys(name for row in objects for name in row))
     part.columns = json_columns(objects, choose(present, source))
@@ -185,7 +185,7 @@ def read_json_lines(data: bytes, source: str, choose: Choose, layout: TableLayou
 
 
 def json_rows(
-    lines: Iterable[str], source: str, part: Part, skip: bool, first_line: int = 1
+    lines: Iterable[str], source: str, part: FileColumns, skip: bool, first_line: int = 1
 ) -> Iterator[dict[str, Any]]:
     """The object of each line that is not blank; of a broken one an empty object.
 

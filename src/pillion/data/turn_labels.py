@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from pillion.core import Text
-from pillion.data.cells import Fault
+from pillion.data.cells import UnusableCell
 from pillion.errors import DataError
 
 _SAY = "say which it is: --turn-labels or --row-labels (in Python turn_labels=True or False)"
@@ -19,7 +19,7 @@ _SAY = "say which it is: --turn-labels or --row-labels (in Python turn_labels=Tr
 def has_turn_labels(
     cells: Sequence[Any], texts: Sequence[Text], numbers: Sequence[int], source: str
 ) -> bool:
-    """Whether lists in the label column are labels of the turns, where nobody said.
+    """Whether lists in the label column are labels of the turns, where the user did not say.
 
     A list that holds a null, a list, or a name twice cannot name labels of the row; one that is not
     as long as its row has turns cannot be labels of them.
@@ -64,24 +64,26 @@ def _may_be_names(cell: list[Any]) -> bool:
     return len(plain) == len(cell) and len(set(plain)) == len(cell)
 
 
-def turn_fault(cell: Any, text: Text) -> Fault | None:
+def turn_fault(cell: Any, text: Text) -> UnusableCell | None:
     """What is wrong with the labels of a row's turns; None if nothing is."""
     if isinstance(text, str):
-        return Fault("labels of turns for a text without turns", "give {} messages")
+        return UnusableCell("labels of turns for a text without turns", "give {} messages")
     if not isinstance(cell, list):
-        return Fault("a label where a list with one for each turn is meant", "write {} so", cell)
+        return UnusableCell(
+            "a label where a list with one for each turn is meant", "write {} so", cell
+        )
     values = cast("list[Any]", cell)
     if len(values) != len(text):
-        return Fault(
+        return UnusableCell(
             f"{len(values)} labels for {len(text)} turns",
             "give {} a label or null for each turn",
             cell,
         )
     if all(is_null(value) for value in values):
-        return Fault("no label for any of its turns", "label one, or remove {}")
+        return UnusableCell("no label for any of its turns", "label one, or remove {}")
     return None
 
 
 def is_null(value: Any) -> bool:
-    """Whether nobody judged: null, or NaN, the only value that differs from itself."""
+    """Whether a label is not judged: null, or NaN, the only value that differs from itself."""
     return value is None or value != value

@@ -1,4 +1,4 @@
-"""Hidden states out of a model: into a cache, or live to whoever trains on them.
+"""Hidden states out of a model: into a cache, or live into training.
 
 Promises each state once, in the model's own dtype. Does not know labels, probes or HTTP.
 """

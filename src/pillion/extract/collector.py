@@ -20,7 +20,7 @@ from pillion.extract.scoped import kept_places
 
 
 @dataclass(frozen=True)
-class Aim:
+class CopyTarget:
     """Where some tokens of a pass go.
 
     Attributes:
@@ -47,11 +47,11 @@ class Collector:
     def __init__(self, layers: Sequence[int]) -> None:
         self.layers = tuple(layers)
         self._places = {layer: place for place, layer in enumerate(layers)}
-        self._aims: Sequence[Aim] = ()
+        self._targets: Sequence[CopyTarget] = ()
 
-    def aim(self, aims: Sequence[Aim]) -> None:
+    def set_targets(self, targets: Sequence[CopyTarget]) -> None:
         """Says where the states of the next pass go."""
-        self._aims = aims
+        self._targets = targets
 
     def start(self, step: Step) -> None:
         """Nothing to prepare: rows are padded on the right."""
@@ -59,12 +59,12 @@ class Collector:
     def see(self, layer: int, hidden: Float[Tensor, "batch chunk dim"]) -> None:
         """Copies the tokens that are wanted of every row; from an accelerator, all rows at once."""
         hidden, place = hidden.to("cpu"), self._places[layer]
-        for aim in self._aims:
-            aim.block[place].copy_(hidden[aim.row][aim.tokens])
+        for set_targets in self._targets:
+            set_targets.block[place].copy_(hidden[set_targets.row][set_targets.tokens])
 
     def end(self, cache: object | None) -> None:
         """Lets go of the blocks."""
-        self._aims = ()
+        self._targets = ()
 
     def move(self, cache: object, rows: Int[Tensor, " row"]) -> None:
         """Nothing to move: passes here keep no KV cache."""
@@ -96,9 +96,11 @@ def run_batch(
     shared, cache = shared_tokens(rows), None
     fills = max(collector.layers) > 0  # embeddings alone leave a KV cache empty
     if fills and backend.forks and shared >= MIN_SHARED_TOKENS:
-        collector.aim(
+        collector.set_targets(
             [
-                Aim(0, _run_of(places[places < shared]), block[:, : int((places < shared).sum())])
+                CopyTarget(
+                    0, _run_of(places[places < shared]), block[:, : int((places < shared).sum())]
+                )
                 for places, block in zip(kept, blocks, strict=True)
             ]
         )
@@ -123,11 +125,11 @@ def _run_rest(
     known: int = 0,
 ) -> None:
     """Runs one padded batch of rows, whose first tokens a KV cache may hold."""
-    aims: list[Aim] = []
+    targets: list[CopyTarget] = []
     for row, (places, block) in enumerate(zip(kept, blocks, strict=True)):
         before = int((places < known).sum())
-        aims.append(Aim(row, _run_of(places[before:] - known), block[:, before:]))
-    collector.aim(aims)
+        targets.append(CopyTarget(row, _run_of(places[before:] - known), block[:, before:]))
+    collector.set_targets(targets)
     token_ids, mask = pad([row[known:] for row in rows])
     seen = torch.ones(len(rows), known, dtype=torch.bool)
     backend.forward(token_ids, torch.cat([seen, mask], dim=1), cache, watched_only=True)

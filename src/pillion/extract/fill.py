@@ -83,7 +83,7 @@ def extract(
 def complete(
     path: str | os.PathLike[str], spec: CacheSpec, run: Callable[[CacheWriter], None]
 ) -> CacheReader:
-    """The cache of a spec, after whoever runs has written the shards that it lacked.
+    """The cache of a spec, once this run and others have written the shards that it lacked.
 
     Args:
         path: folder of the cache.

@@ -53,7 +53,7 @@ def key_of_model(model: ModelIdentity, template: Template, on_too_long: str) -> 
 
 
 def segment_bytes(segments: Sequence[Segment]) -> bytes:
-    """What a key sees of whose words a row's tokens are."""
+    """What a key takes of the turns of a row's tokens."""
     return "".join(repr(astuple(segment)) for segment in segments).encode()
 
 

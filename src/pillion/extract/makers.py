@@ -1,7 +1,7 @@
 """Whether two makers of states agree: processors, and numbers of threads, that round differently.
 
-Promises that states of one run differ by rounding alone, whoever made which. A maker is known by
-its states of one fixed row.
+Promises that states of one run differ by rounding alone, whichever machine made them. A maker is
+known by its states of one fixed row.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from pillion.extract.collector import BATCH_TOKENS, pad
 from pillion.extract.progress import Progress, silent
 from pillion.extract.source import StateSource
 from pillion.probe.network import inverse_rms
-from pillion.runtime.spoken import read_mask
+from pillion.runtime.scope_masks import read_mask
 
 Pool = Literal["mean", "mean-rms", "last"]
 """`mean` of the tokens' states; `mean-rms` of the states, each RMS-normalised; `last` token."""

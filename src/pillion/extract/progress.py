@@ -24,4 +24,4 @@ class Progress(Protocol):
 
 
 def silent(stage: str, done_tokens: int, total_tokens: int, metric: float | None = None) -> None:
-    """The progress of a caller who does not want any; see `Progress`."""
+    """For callers without progress; see `Progress`."""

@@ -39,7 +39,7 @@ class ScopedRows:
 
     Args:
         source: of every token of the rows.
-        rows: whose words they are.
+        rows: with their turns.
         scope: what is read.
     """
 

@@ -4,7 +4,7 @@ Promises a probability for every label or the reason why not, row by row, and th
 twice. Does not know files of rows nor training.
 """
 
-from pillion.labelling.base import Answer, Judge
+from pillion.labelling.base import Judge, JudgeAnswer
 from pillion.labelling.classifier import ClassifierJudge
 from pillion.labelling.journal import Journal
 from pillion.labelling.probe import ProbeJudge
@@ -12,10 +12,10 @@ from pillion.labelling.run import label_texts
 from pillion.labelling.server import ServerJudge
 
 __all__ = [
-    "Answer",
     "ClassifierJudge",
     "Journal",
     "Judge",
+    "JudgeAnswer",
     "ProbeJudge",
     "ServerJudge",
     "label_texts",

@@ -14,7 +14,7 @@ from pillion.errors import ConfigError, unknown_name
 
 
 @dataclass(frozen=True)
-class Answer:
+class JudgeAnswer:
     """What a judge makes of a text.
 
     Attributes:
@@ -40,11 +40,11 @@ class Judge(ABC):
     key: str
 
     @abstractmethod
-    def ask(self, texts: Sequence[Text]) -> Iterator[Answer]:
+    def ask(self, texts: Sequence[Text]) -> Iterator[JudgeAnswer]:
         """One answer a text, as they come.
 
         Raises:
-            RunError: the judge is not there, and no text will be answered.
+            RunError: the judge cannot be reached, and answers no text.
         """
 
 

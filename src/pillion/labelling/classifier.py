@@ -11,7 +11,7 @@ from pillion.backends.encoders import load_classifier
 from pillion.core import Text
 from pillion.data import flat_text
 from pillion.errors import ConfigError
-from pillion.labelling.base import Answer, Judge, chosen, digest, in_full
+from pillion.labelling.base import Judge, JudgeAnswer, chosen, digest, in_full
 
 _NO_LIMIT = 1_000_000
 """Tokenizers without a limit have a huge one."""
@@ -43,22 +43,22 @@ class ClassifierJudge(Judge):
         self.key = digest([name, config.to_json_string(), *self.labels])
 
     @torch.inference_mode()
-    def _probs(self, text: str) -> Answer | dict[str, float]:
+    def _probs(self, text: str) -> JudgeAnswer | dict[str, float]:
         inputs = self.tokenizer(text, return_tensors="pt")
         num_tokens = inputs["input_ids"].shape[1]
         if num_tokens > self.max_tokens:
             reason = f"{num_tokens} tokens, and the classifier takes {self.max_tokens}."
-            return Answer(0, None, f"The text has {reason}")
+            return JudgeAnswer(0, None, f"The text has {reason}")
         logits = self.model(**inputs).logits[0].float()
         probs = logits.sigmoid() if self.apart else logits.softmax(-1)
         named = dict(zip(self.own, probs.tolist(), strict=True))
         return {label: named[label] for label in self.labels}
 
-    def ask(self, texts: Sequence[Text]) -> Iterator[Answer]:
+    def ask(self, texts: Sequence[Text]) -> Iterator[JudgeAnswer]:
         """One answer a text; one that is too long for the classifier fails."""
         for place, text in enumerate(texts):
             found = self._probs(flat_text(text))
-            if isinstance(found, Answer):
-                yield Answer(place, None, found.reason)
+            if isinstance(found, JudgeAnswer):
+                yield JudgeAnswer(place, None, found.reason)
             else:
-                yield Answer(place, in_full(found))
+                yield JudgeAnswer(place, in_full(found))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from pillion.core import OnTooLong, Text
-from pillion.labelling.base import Answer, Judge, chosen, digest, in_full
+from pillion.labelling.base import Judge, JudgeAnswer, chosen, digest, in_full
 from pillion.probe import Artefact
 from pillion.runtime import LanguageModel, sift_rows
 
@@ -42,20 +42,20 @@ class ProbeJudge(Judge):
         facts = [artefact.card.model_dump_json(), asdict(model.backend.identity)]
         self.key = digest([*facts, on_too_long, *self.labels])
 
-    def ask(self, texts: Sequence[Text]) -> Iterator[Answer]:
+    def ask(self, texts: Sequence[Text]) -> Iterator[JudgeAnswer]:
         """One answer a text; one that does not fit the model fails."""
         for start in range(0, len(texts), AT_ONCE):
             yield from self._some(start, texts[start : start + AT_ONCE])
 
-    def _some(self, start: int, texts: Sequence[Text]) -> Iterator[Answer]:
+    def _some(self, start: int, texts: Sequence[Text]) -> Iterator[JudgeAnswer]:
         card = self.artefact.card
         rows, failed = sift_rows(
             self.model.backend, texts, card.template, self.on_too_long, [card.scope]
         )
         for one in failed:
-            yield Answer(start + one.row - 1, None, one.reason)
+            yield JudgeAnswer(start + one.row - 1, None, one.reason)
         kept = [place for place, row in enumerate(rows) if len(row)]
         verdicts = self.model.score_rows([rows[place] for place in kept], [self.artefact])
         for place, verdict in zip(kept, verdicts, strict=True):
             probs = verdict[self.artefact.name].probs
-            yield Answer(start + place, in_full({one: probs[one] for one in self.labels}))
+            yield JudgeAnswer(start + place, in_full({one: probs[one] for one in self.labels}))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pillion.core import Text
 from pillion.data.examples import plain_turns
 from pillion.errors import Interrupted
-from pillion.labelling.base import Answer, Judge, digest
+from pillion.labelling.base import Judge, JudgeAnswer, digest
 from pillion.labelling.journal import Journal
 
 
@@ -16,24 +16,24 @@ def label_texts(
     texts: Sequence[Text | None],
     journal: Journal,
     progress: Callable[[int, int], object] = lambda done, total: None,
-) -> list[Answer | None]:
+) -> list[JudgeAnswer | None]:
     """An answer a text, in order; equal texts are asked about once.
 
     Args:
-        judge: who is asked.
+        judge: the judge.
         texts: None for one that failed before.
         journal: of this judge; says what is known, and keeps what is said.
         progress: told of the texts that are answered, and of all that are asked about.
 
     Raises:
         Interrupted: by Ctrl-C; what was said is kept.
-        RunError: the judge is not there; what it said before is kept.
+        RunError: the judge cannot be reached; its earlier answers are kept.
     """
     places: dict[str, list[int]] = {}
     for place, text in enumerate(texts):
         if text is not None:
             places.setdefault(digest(plain_turns(text)), []).append(place)
-    found: list[Answer | None] = [None] * len(texts)
+    found: list[JudgeAnswer | None] = [None] * len(texts)
     open_still: list[list[int]] = []
     for same in places.values():
         text = texts[same[0]]
@@ -43,14 +43,14 @@ def label_texts(
             open_still.append(same)
             continue
         for place in same:
-            found[place] = Answer(place, probs)
+            found[place] = JudgeAnswer(place, probs)
     asked = [one for same in open_still if (one := texts[same[0]]) is not None]
     try:
         for done, answer in enumerate(judge.ask(asked), 1):
             if answer.probs is not None:
                 journal.put(asked[answer.place], answer.probs)
             for place in open_still[answer.place]:
-                found[place] = Answer(place, answer.probs, answer.reason)
+                found[place] = JudgeAnswer(place, answer.probs, answer.reason)
             progress(done, len(asked))
     except KeyboardInterrupt as error:
         kept = "run the same command again to finish" if journal.path else "nothing is kept"

@@ -9,7 +9,7 @@ import httpx
 
 from pillion.core import Text, defaults
 from pillion.data import flat_text
-from pillion.labelling.base import Answer, Judge, check_labels, digest, in_full
+from pillion.labelling.base import Judge, JudgeAnswer, check_labels, digest, in_full
 from pillion.policies import Judge as Server
 from pillion.policies import Policies
 from pillion.serve.upstream import UpstreamError, Upstreams
@@ -46,8 +46,8 @@ class ServerJudge(Judge):
         self.key = digest([server.url, server.model, server.question, *self.labels])
         self.servers = Upstreams(Policies(judges={_NAME: server}), transport)
 
-    def ask(self, texts: Sequence[Text]) -> Iterator[Answer]:
-        """One answer a text; a server that is not there, or refuses the key, ends it.
+    def ask(self, texts: Sequence[Text]) -> Iterator[JudgeAnswer]:
+        """One answer a text; a server that cannot be reached, or refuses the key, ends it.
 
         Raises:
             UpstreamError: see above.
@@ -64,25 +64,25 @@ class ServerJudge(Judge):
         await self.servers.close()
         await asyncio.sleep(0.01)  # sockets are closed in a turn of the loop after that
 
-    async def _several(self, start: int, texts: Sequence[Text]) -> list[Answer]:
+    async def _several(self, start: int, texts: Sequence[Text]) -> list[JudgeAnswer]:
         asked = (self._one(place, text) for place, text in enumerate(texts, start))
         return list(await asyncio.gather(*asked))
 
-    async def _one(self, place: int, text: Text) -> Answer:
+    async def _one(self, place: int, text: Text) -> JudgeAnswer:
         said = flat_text(text)
         try:
             found = await asyncio.gather(*(self._probability(one, said) for one in self.labels))
         except UpstreamError as error:
             if error.lasting:
                 raise
-            return Answer(place, None, str(error))
+            return JudgeAnswer(place, None, str(error))
         probs = {
             one: value for one, value in zip(self.labels, found, strict=True) if value is not None
         }
         if len(probs) < len(self.labels):
             unsaid = next(one for one in self.labels if one not in probs)
-            return Answer(place, None, f"The judge said neither yes nor no of {unsaid!r}.")
-        return Answer(place, in_full(probs))
+            return JudgeAnswer(place, None, f"The judge said neither yes nor no of {unsaid!r}.")
+        return JudgeAnswer(place, in_full(probs))
 
     async def _probability(self, label: str, text: str) -> float | None:
         for number in range(TRIES):

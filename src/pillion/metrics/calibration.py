@@ -81,7 +81,7 @@ class _Logits(ClassifierMixin, BaseEstimator):
         return self
 
     def decision_function(self, X: Any) -> Any:
-        """The logits."""
+        """The rows as they are: they hold the logits."""
         return X
 
 

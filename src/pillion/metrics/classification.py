@@ -39,7 +39,7 @@ WHY_UNDEFINED = {
 NUM_ECE_BINS = 15
 DEFAULT_THRESHOLD = 0.5
 UNJUDGED = -1
-"""In targets, where nobody said whether the row has the label."""
+"""In targets, where it was not judged whether the row has the label."""
 
 _ColumnMetric = Callable[[np.ndarray, np.ndarray], float | None]
 
@@ -71,7 +71,7 @@ def evaluate(
     Args:
         probs: probabilities in [0, 1]; binary: one column, of the positive label.
         label_ids: (row,) ids for binary (0 or 1) and multi-class; (row, label) of 0 or 1 for
-            multi-label, NaN where nobody judged: what was not judged is in no metric.
+            multi-label, NaN where not judged: such entries are in no metric.
         task: `binary`, `multiclass` or `multilabel`.
         thresholds: as in `decide`.
         names: the metrics that are wanted; curves of many labels take their time.

@@ -41,7 +41,7 @@ def reliability(probs: Float[np.ndarray, " row"], targets: Shaped[np.ndarray, " 
 
     Args:
         probs: of one event a row.
-        targets: one where it happened, else zero; NaN where nobody judged, which is left out.
+        targets: one where it happened, else zero; NaN where not judged, which is left out.
     """
     probs, targets = _judged(probs, targets)
     places = np.minimum((probs * NUM_BINS).astype(np.int64), NUM_BINS - 1)

@@ -16,7 +16,7 @@ def log_loss(
 
     Args:
         probs: binary: one column, of the positive label.
-        targets: (row,) ids, or (row, output) of 0 or 1, NaN where nobody judged.
+        targets: (row,) ids, or (row, output) of 0 or 1, NaN where not judged.
         task: `binary`, `multiclass` or `multilabel`.
     """
     least = 1 / (len(probs) + 2)

@@ -1,6 +1,6 @@
 """How soon a running score finds what it is for, and how often it stops what it should not.
 
-A running score has one value a token of an answer. Whoever stops an answer looks at every one of
+A running score has one value a token of an answer. A rule that stops answers looks at every one of
 them, so what counts is the largest. Pure functions of arrays; what is undefined is None.
 """
 
@@ -42,7 +42,7 @@ def detection(
 
     Args:
         running: of every row.
-        targets: one where the row has the label, else zero; NaN where nobody judged.
+        targets: one where the row has the label, else zero; NaN where not judged.
         threshold: of the stop.
 
     Returns:

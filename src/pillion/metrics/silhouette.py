@@ -80,7 +80,7 @@ def _own_and_nearest(
     sums: Float[Tensor, "row label"], ids: Int[Tensor, " row"], counts: Int[Tensor, " label"]
 ) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
     """Mean distance to the others of the own class, and to the nearest other class."""
-    own = sums.gather(1, ids[:, None]).squeeze(1) / (counts[ids] - 1)  # who is alone has no others
+    own = sums.gather(1, ids[:, None]).squeeze(1) / (counts[ids] - 1)  # a row alone has no others
     means = (sums / counts).scatter(1, ids[:, None], torch.inf)
     return own, means.amin(1)
 

@@ -26,7 +26,7 @@ def f1_threshold(
 ) -> float | None:
     """The threshold of best expected F1 under a logistic curve through the rows.
 
-    Of probabilities that are right, those from half the best F1 on are to be labelled (Lipton,
+    Of probabilities that are right, those from half the best F1 on should be labelled (Lipton,
     Elkan and Naryanaswamy 2014). The curve has two parameters: with few rows that is steadier than
     to take the best of all thresholds (`docs/log.md`).
 
@@ -34,7 +34,7 @@ def f1_threshold(
         probs: probability of the label, one a row.
         targets: one where the row has the label, else zero.
     """
-    curve = _Curve.through(probs, targets)
+    curve = _LogisticCurve.through(probs, targets)
     if curve is None:
         return None
     right = np.sort(curve.levels(probs))[::-1]
@@ -50,7 +50,7 @@ def level_threshold(
     With costs of false positives and negatives, `cost_fp / (cost_fp + cost_fn)` is the level of
     least cost (Elkan 2001). Other arguments are those of `f1_threshold`.
     """
-    curve = _Curve.through(probs, targets)
+    curve = _LogisticCurve.through(probs, targets)
     return None if curve is None else curve.threshold(level)
 
 
@@ -101,14 +101,14 @@ def precision_threshold(
     return _between(below, float(ranked[place]))
 
 
-class _Curve:
+class _LogisticCurve:
     """A logistic curve from the logit of a probability to the share of rows with the label."""
 
     def __init__(self, scale: float, offset: float) -> None:
         self.scale, self.offset = scale, offset
 
     @classmethod
-    def through(cls, probs: np.ndarray, targets: np.ndarray) -> _Curve | None:
+    def through(cls, probs: np.ndarray, targets: np.ndarray) -> _LogisticCurve | None:
         """None without rows of both sides, or where those with the label score no higher."""
         if not targets.any() or targets.all():
             return None

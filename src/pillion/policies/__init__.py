@@ -3,8 +3,8 @@
 Knows probes by their cards; asks, sends and logs nothing. Every server follows it.
 """
 
-from pillion.policies.actions import Answer, Part, Policy, Route
-from pillion.policies.decide import ALLOW, Outcome, decide, fails_closed, hold_back
+from pillion.policies.actions import JudgeReply, Policy, Route, TextPart
+from pillion.policies.decide import ALLOW, PolicyOutcome, decide, fails_closed, hold_back
 from pillion.policies.policy import (
     Judge,
     Policies,
@@ -16,13 +16,13 @@ from pillion.policies.policy import (
 
 __all__ = [
     "ALLOW",
-    "Answer",
     "Judge",
-    "Outcome",
-    "Part",
+    "JudgeReply",
     "Policies",
     "Policy",
+    "PolicyOutcome",
     "Route",
+    "TextPart",
     "Upstream",
     "api_key",
     "decide",

@@ -15,8 +15,8 @@ from pillion.core.strict import Strict
 from pillion.probe import Card
 
 REFUSAL = "I can't help with that."
-Part = Literal["prompt", "response"]
-Answer = Literal["yes", "no", "failed"]
+TextPart = Literal["prompt", "response"]
+JudgeReply = Literal["yes", "no", "failed"]
 """What a judge said."""
 
 
@@ -68,7 +68,7 @@ class Policy(Typed):
         *_, positive = verdict.probs
         return positive if self.label is None else self.label
 
-    def done(self, said: Answer | None) -> str | None:
+    def done(self, said: JudgeReply | None) -> str | None:
         """What is done, as decisions tell it; None: nothing after all. `said` is its judge's."""
         return self.action
 
@@ -126,7 +126,7 @@ class _Failing(Policy):
 
     @property
     def closed(self) -> bool:
-        """As `fail` says."""
+        """Whether a missing verdict or answer acts: `fail` is `closed`."""
         return self.fail == "closed"
 
 
@@ -144,12 +144,12 @@ class _Holding(_Failing):
 
     @property
     def least_tokens(self) -> int:
-        """As `after_tokens` says."""
+        """Answer tokens that are read before it may act: `after_tokens`."""
         return self.after_tokens
 
     @property
     def held_tokens(self) -> int:
-        """As `hold_back` says."""
+        """Answer tokens that wait to be sent: `hold_back`."""
         return self.hold_back
 
 
@@ -160,7 +160,7 @@ class _Refusing(_Failing):
 
     @property
     def refused(self) -> str:
-        """The refusal."""
+        """The text of the refusal."""
         return self.refusal
 
 
@@ -170,7 +170,7 @@ class Annotate(_Crossing):
     acts = False
 
     action: Literal["annotate"]
-    on: Part = "prompt"
+    on: TextPart = "prompt"
 
 
 class Block(_Crossing, _Refusing):
@@ -210,7 +210,7 @@ class Escalate(_Holding, _Refusing):
     server_kind = "judge"
 
     action: Literal["escalate"]
-    on: Part = "prompt"
+    on: TextPart = "prompt"
     judge: str
     band: tuple[float, float] | None = None
 
@@ -227,7 +227,7 @@ class Escalate(_Holding, _Refusing):
             return bool(verdict.abstained)
         return self.band[0] <= verdict.probs[self.label_of(verdict)] < self.band[1]
 
-    def done(self, said: Answer | None) -> str | None:
+    def done(self, said: JudgeReply | None) -> str | None:
         """What a judge's yes leads to."""
         if said == "no" or (said == "failed" and not self.closed):
             return None

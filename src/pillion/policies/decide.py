@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pillion.core import ABSTAIN, Verdict
-from pillion.policies.actions import Answer, Policy
+from pillion.policies.actions import JudgeReply, Policy
 
 ALLOW = "allow"
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What is to be done about a text.
+class PolicyOutcome:
+    """What to do about a text.
 
     Attributes:
         decisions: probe -> `allow`, `abstain`, `annotate`, or the action that is followed.
@@ -29,9 +29,9 @@ class Outcome:
 def decide(
     policies: Sequence[Policy],
     verdicts: Mapping[str, Verdict],
-    answers: Mapping[Policy, Answer] | None = None,
+    answers: Mapping[Policy, JudgeReply] | None = None,
     num_tokens: int | None = None,
-) -> Outcome:
+) -> PolicyOutcome:
     """The outcome for a text; of the policies that act, the first decides.
 
     Args:
@@ -45,15 +45,15 @@ def decide(
         if not policy.applies(verdicts.get(policy.probe), num_tokens):
             continue
         if policy.asks and policy not in said:
-            return Outcome(_all(verdicts, decisions), ask=policy)
+            return PolicyOutcome(_all(verdicts, decisions), ask=policy)
         action = policy.done(said.get(policy))
         if action is None:
             continue
         # What is done says more than a note: of both on one probe it is told.
         decisions[policy.probe] = action
         if policy.acts:
-            return Outcome(_all(verdicts, decisions), act=policy)
-    return Outcome(_all(verdicts, decisions))
+            return PolicyOutcome(_all(verdicts, decisions), act=policy)
+    return PolicyOutcome(_all(verdicts, decisions))
 
 
 def hold_back(policies: Sequence[Policy]) -> int:

@@ -18,7 +18,7 @@ from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES
 from pillion.core.strict import sentence
 from pillion.core.yaml_text import load_yaml
 from pillion.errors import ConfigError, unknown_name
-from pillion.policies.actions import ACTIONS, Part, Policy, Route, Typed
+from pillion.policies.actions import ACTIONS, Policy, Route, TextPart, Typed
 from pillion.probe import Artefact
 
 
@@ -66,7 +66,7 @@ class Policies(Typed):
     upstreams: dict[str, Upstream] = Field(default_factory=dict[str, Upstream])
     judges: dict[str, Judge] = Field(default_factory=dict[str, Judge])
 
-    def of(self, part: Part) -> tuple[Policy, ...]:
+    def of(self, part: TextPart) -> tuple[Policy, ...]:
         """Those that look at a prompt, or at a response."""
         return tuple(policy for policy in self.policies if policy.on == part)
 
@@ -74,7 +74,7 @@ class Policies(Typed):
         """Returns if every policy can be followed with these probes.
 
         Raises:
-            ConfigError: a policy names a probe, label or band that is not there.
+            ConfigError: a policy names a probe, label or band that does not exist.
         """
         for number, policy in enumerate(self.policies, start=1):
             where = f"Policy {number} ({policy.action})"

@@ -5,7 +5,7 @@ Knows neither engines nor HTTP. `AGGREGATORS` is the table of names that `--kind
 
 from pillion.probe.artefact import Artefact
 from pillion.probe.card import Card
-from pillion.probe.network import Network, Settings
+from pillion.probe.network import Network, NetworkSettings
 from pillion.probe.registry import AGGREGATORS, Aggregator, aggregator, build, make_settings
 
 __all__ = [
@@ -14,7 +14,7 @@ __all__ = [
     "Artefact",
     "Card",
     "Network",
-    "Settings",
+    "NetworkSettings",
     "aggregator",
     "build",
     "make_settings",

@@ -34,7 +34,7 @@ from pillion.probe.folders import (
     replace_folder,
     storage_errors,
 )
-from pillion.probe.network import Network, Settings
+from pillion.probe.network import Network, NetworkSettings
 from pillion.probe.registry import aggregator, build
 from pillion.probe.task import probabilities, verdict
 
@@ -87,7 +87,7 @@ class Artefact:
         """
         tensors = _tensors_of(network)
         settled = {
-            "settings": cast(Settings, network.settings).model_dump(),
+            "settings": cast(NetworkSettings, network.settings).model_dump(),
             "tensors": tensor_specs(tensors),
             "weights_sha256": _sha256(safetensors.torch.save(tensors)),
         }
@@ -139,7 +139,7 @@ class Artefact:
         that was trained on chat turns.
 
         Args:
-            identity: of the model that it is to be read from.
+            identity: of the model that it will be read from.
             allow_mismatch: warn of other weights, tokenizer, template or dtype and go on. Another
                 number of layers or width is an error all the same.
 

@@ -24,7 +24,7 @@ from pillion.probe.calibration import Affine, Calibration, Isotonic
 from pillion.probe.canaries import Canaries
 from pillion.probe.decisions import Band, Conformal
 from pillion.probe.exit import Exit, ExitRead
-from pillion.probe.network import Settings
+from pillion.probe.network import NetworkSettings
 from pillion.probe.registry import aggregator, current_settings, make_settings
 from pillion.probe.task import Task, num_outputs
 
@@ -166,7 +166,7 @@ class Card(Strict):
         return Shape(len(self.layers), self.model.dim, num_outputs(self.task, len(self.labels)))
 
     @property
-    def aggregator_settings(self) -> Settings:
+    def aggregator_settings(self) -> NetworkSettings:
         """The settings as the aggregator takes them."""
         return make_settings(self.probe, **self.settings)
 
@@ -178,7 +178,7 @@ class Card(Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> Card:
-        # Validation has made this dictionary: it is nobody else's.
+        # Validation has made this dictionary: no caller holds it.
         self.settings.update(self.aggregator_settings.model_dump())
         return self
 

@@ -1,7 +1,7 @@
 """When a text that is only classified needs no deeper layers: what a card says of it, and the rule.
 
-Promises the same rule to whoever chooses bands and to whoever goes by them. Does not know how bands
-were chosen, nor who runs the model.
+Promises the same rule where bands are chosen and where they are applied. Does not know how bands
+were chosen, nor what runs the model.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Agreement:
     """Counts how many depths in a row have decided alike, of every row of a batch.
 
     Args:
-        patience: of the card; None says that nobody leaves by agreement.
+        patience: of the card; None: no row leaves by agreement.
     """
 
     def __init__(self, patience: int | None) -> None:

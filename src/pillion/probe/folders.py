@@ -1,4 +1,4 @@
-"""The folder of a probe on disk: whole or not there, whoever saves or is killed meanwhile.
+"""The folder of a probe on disk: whole or not there, even if a process is killed while it saves.
 
 A folder cannot take the place of a full one in one step. So the old probe is set aside under a name
 that reading knows (`.NAME.old`), and removed when the new one is in its place. Does not know what
@@ -17,6 +17,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from pillion.core.files import sync_folder
 from pillion.errors import ArtefactError, StorageError
 
 CARD_NAME = "card.json"
@@ -59,7 +60,7 @@ def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    _sync(folder)
+    sync_folder(folder)
 
 
 def _swap(temporary: Path, target: Path) -> None:
@@ -72,7 +73,7 @@ def _swap(temporary: Path, target: Path) -> None:
     finally:
         if retired.exists() and not _holds_card(target):
             retired.rename(target)
-    _sync(target.parent)
+    sync_folder(target.parent)
     _dissolve(retired, target)
 
 
@@ -161,14 +162,6 @@ def _lock(folder: Path, kind: int) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from pillion.probe import softmax
 from pillion.probe.network import (
     Fold,
     Network,
-    Settings,
+    NetworkSettings,
     State,
     Tap,
     running,
@@ -30,7 +30,7 @@ from pillion.probe.network import (
 from pillion.probe.softmax import FLOOR
 
 
-class GateSettings(Settings):
+class GateSettings(NetworkSettings):
     """Settings of a gate.
 
     Attributes:
@@ -274,7 +274,7 @@ class GateFold(Fold):
         return {"max": scores, "denominator": torch.ones_like(scores), "sum": content}
 
     def _split(self, values: Float[Tensor, "*lead tap"]) -> tuple[Tensor, Tensor]:
-        """Scores of tokens, bounded as they are to be, and content."""
+        """Scores of tokens, bounded where the settings say so, and content."""
         values = values.float()
         scores, content = values[..., : self.num_heads], values[..., self.num_heads :]
         return scores.tanh() if self.tanh else scores, content

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from pillion.core import Shape
 from pillion.probe import softmax
 from pillion.probe.folded import Folded
-from pillion.probe.network import Settings, State
+from pillion.probe.network import NetworkSettings, State
 
 
-class GateMlpSettings(Settings):
+class GateMlpSettings(NetworkSettings):
     """Settings of gates that feed a perceptron.
 
     Attributes:
@@ -76,7 +76,7 @@ class GateMlp(Folded):
         return softmax.merge(first, second)
 
     def finish(self, state: State) -> Float[Tensor, "batch output"]:
-        """Means, layers, perceptron."""
+        """Logits: token means, then layer weights, then the perceptron."""
         mixed = torch.einsum("lbhw,lh->bhw", softmax.mean(state), self.layer_score.softmax(0))
         units = F.dropout(F.gelu(mixed.flatten(1)), self.settings.dropout, self.training)
         return units @ self.weight + self.bias

@@ -19,7 +19,7 @@ from pillion.errors import ConfigError
 from pillion.probe.network import (
     Fold,
     Network,
-    Settings,
+    NetworkSettings,
     State,
     Tap,
     scale_for,
@@ -27,7 +27,7 @@ from pillion.probe.network import (
 )
 
 
-class MhaSettings(Settings):
+class MhaSettings(NetworkSettings):
     """Settings of a downcast attention.
 
     Attributes:

@@ -28,7 +28,7 @@ State = dict[str, Tensor]
 """What a fold keeps: every tensor is [layer, batch, ...]; small, fp32."""
 
 
-class Settings(Strict):
+class NetworkSettings(Strict):
     """Base of every aggregator's settings."""
 
 
@@ -157,7 +157,7 @@ class Network(nn.Module, ABC):
         Args:
             hidden: states; what lies in the padding does not matter.
             mask: which of them are tokens.
-            scale: `inverse_rms_by_layer` of the states, for a caller who has several networks read
+            scale: `inverse_rms_by_layer` of the states, for a caller that has several networks read
                 them; None to compute it where it is needed.
         """
 
@@ -257,7 +257,7 @@ class Network(nn.Module, ABC):
 
     @property
     def num_parameters(self) -> int:
-        """Trained numbers."""
+        """Number of trained weights."""
         return sum(p.numel() for p in self.parameters())
 
 

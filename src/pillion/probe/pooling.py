@@ -13,10 +13,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pillion.core import Shape
-from pillion.probe.network import Fold, Network, Settings, State, Tap, scale_for
+from pillion.probe.network import Fold, Network, NetworkSettings, State, Tap, scale_for
 
 
-class PoolingSettings(Settings):
+class PoolingSettings(NetworkSettings):
     """Settings of direct pooling.
 
     Attributes:
@@ -118,7 +118,7 @@ class PoolingFold(Fold):
         return {"sum": total, "count": count}
 
     def merge(self, first: State, second: State) -> State:
-        """Adds both."""
+        """Adds the sums and counts of both."""
         return {name: first[name] + second[name] for name in first}
 
     def finish(self, state: State) -> Float[Tensor, "batch output"]:

@@ -18,7 +18,7 @@ from pillion.errors import ConfigError, unknown_name
 from pillion.probe.gate import Gate, GateSettings
 from pillion.probe.gate_mlp import GateMlp, GateMlpSettings
 from pillion.probe.mha import CausalMha, Mha, MhaSettings
-from pillion.probe.network import Network, Settings
+from pillion.probe.network import Network, NetworkSettings
 from pillion.probe.pooling import Pooling, PoolingSettings
 from pillion.probe.vote import Vote, VoteSettings
 
@@ -37,7 +37,7 @@ class Aggregator:
     """
 
     network: Any
-    settings: type[Settings]
+    settings: type[NetworkSettings]
     preset: dict[str, Any] = field(default_factory=dict[str, Any])
     learning_rate: float = 3e-3
     former: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -89,7 +89,7 @@ def aggregator(name: str) -> Aggregator:
     return AGGREGATORS[name]
 
 
-def make_settings(name: str, **options: Any) -> Settings:
+def make_settings(name: str, **options: Any) -> NetworkSettings:
     """The settings of aggregator `name` with `options` on top of what the name stands for.
 
     Raises:
@@ -121,7 +121,9 @@ def current_settings(name: str, saved: Mapping[str, Any]) -> dict[str, Any]:
     return {option: value for option, value in saved.items() if option not in former}
 
 
-def build(name: str, shape: Shape, settings: Settings | None = None, seed: int = 0) -> Network:
+def build(
+    name: str, shape: Shape, settings: NetworkSettings | None = None, seed: int = 0
+) -> Network:
     """A fresh network: same seed, same weights; another seed, others.
 
     Args:

@@ -18,7 +18,7 @@ from pillion.probe.softmax import FLOOR
 from pillion.probe.token_pools import TokenPool
 
 
-class Rows(NamedTuple):
+class WindowTokens(NamedTuple):
     """Scores and votes of tokens in a row, and which of them are there."""
 
     scores: Float[Tensor, "layer batch row head"]
@@ -54,7 +54,7 @@ class Rolling(TokenPool):
                 votes[:, every, order],
                 mask[every, order],
             )
-        rows = Rows(scores, votes, mask[None].expand(len(votes), -1, -1))
+        rows = WindowTokens(scores, votes, mask[None].expand(len(votes), -1, -1))
         count, kept = mask.sum(1), self.window - 1
         ends = torch.arange(kept, device=mask.device)
         head = _take(rows, ends.expand(len(count), -1), count)
@@ -65,7 +65,7 @@ class Rolling(TokenPool):
     def merge(self, first: State, second: State) -> State:
         """The largest of both and of the windows across the cut."""
         before, after = _rows("tail", first), _rows("head", second)
-        across = Rows(*(torch.cat(pair, 2) for pair in zip(before, after, strict=True)))
+        across = WindowTokens(*(torch.cat(pair, 2) for pair in zip(before, after, strict=True)))
         top = torch.maximum(first["max"], second["max"])
         top = torch.maximum(top, self._largest(across))
         kept = self.window - 1
@@ -83,12 +83,12 @@ class Rolling(TokenPool):
         none = top.isneginf()
         return torch.where(none, self._mean(rows), top.masked_fill(none, 0.0))
 
-    def _mean(self, rows: Rows) -> Float[Tensor, "layer batch head vote"]:
+    def _mean(self, rows: WindowTokens) -> Float[Tensor, "layer batch head vote"]:
         there = rows.there[..., None]
         weights = rows.scores.masked_fill(~there, FLOOR).softmax(2) * there
         return (weights[..., None] * rows.votes).sum(2)
 
-    def _largest(self, rows: Rows) -> Float[Tensor, "layer batch head vote"]:
+    def _largest(self, rows: WindowTokens) -> Float[Tensor, "layer batch head vote"]:
         """Over windows that are whole; minus infinity where there is none."""
         scores, votes, there = rows
         places = scores.shape[2] - self.window + 1
@@ -108,37 +108,41 @@ class Rolling(TokenPool):
         return means.masked_fill(~whole[..., None, None], -torch.inf).amax(2)
 
 
-def _take(rows: Rows, places: Int[Tensor, "batch end"], count: Int[Tensor, " batch"]) -> Rows:
+def _take(
+    rows: WindowTokens, places: Int[Tensor, "batch end"], count: Int[Tensor, " batch"]
+) -> WindowTokens:
     """The rows at some places; absent where a place is not among the first `count`."""
     wrong = (places < 0) | (places >= count[:, None])
     picked = _pick(rows, places.clamp(0, rows.there.shape[2] - 1))
-    return Rows(
+    return WindowTokens(
         picked.scores.masked_fill(wrong[None, :, :, None], 0.0),
         picked.votes.masked_fill(wrong[None, :, :, None, None], 0.0),
         picked.there & ~wrong,
     )
 
 
-def _pick(rows: Rows, places: Int[Tensor, "batch end"]) -> Rows:
+def _pick(rows: WindowTokens, places: Int[Tensor, "batch end"]) -> WindowTokens:
     every = torch.arange(len(places), device=places.device)[:, None]
-    return Rows(*(part[:, every, places] for part in rows))
+    return WindowTokens(*(part[:, every, places] for part in rows))
 
 
-def _either(whole: Rows, pieced: Rows, count: Int[Tensor, " batch"]) -> Rows:
+def _either(
+    whole: WindowTokens, pieced: WindowTokens, count: Int[Tensor, " batch"]
+) -> WindowTokens:
     """`whole` where it is full, else `pieced`."""
     full = (count >= whole.there.shape[2])[None, :, None]
     chosen = (
         torch.where(full.view(1, -1, *[1] * (one.ndim - 2)), one, other)
         for one, other in zip(whole, pieced, strict=True)
     )
-    return Rows(*chosen)
+    return WindowTokens(*chosen)
 
 
-def _named(end: str, rows: Rows) -> State:
+def _named(end: str, rows: WindowTokens) -> State:
     parts = rows._replace(there=rows.there.float())
-    return {f"{end}_{name}": part for name, part in zip(Rows._fields, parts, strict=True)}
+    return {f"{end}_{name}": part for name, part in zip(WindowTokens._fields, parts, strict=True)}
 
 
-def _rows(end: str, state: State) -> Rows:
-    rows = Rows(*(state[f"{end}_{name}"] for name in Rows._fields))
+def _rows(end: str, state: State) -> WindowTokens:
+    rows = WindowTokens(*(state[f"{end}_{name}"] for name in WindowTokens._fields))
     return rows._replace(there=rows.there > 0.5)

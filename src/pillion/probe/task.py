@@ -45,7 +45,7 @@ def loss(
     Args:
         task: what the logits mean.
         logits: of the head.
-        targets: label ids (binary, multi-class) or 0/1 per label (multi-label; NaN where nobody
+        targets: label ids (binary, multi-class) or 0/1 per label (multi-label; NaN where not
             judged, which adds nothing). For binary and multi-label also probabilities.
         weights: one per label; for multi-label the weight of each label's positives.
     """

@@ -47,7 +47,7 @@ class Largest(TokenPool):
     """The largest vote of any token, for every head and class: MultiMax (arXiv 2601.11516)."""
 
     def summarise(self, scores: Tensor, votes: Tensor, mask: Bool[Tensor, "batch token"]) -> State:
-        """Maximum."""
+        """The largest vote of each head and class in the chunk."""
         return {"max": votes.masked_fill(~mask[None, :, :, None, None], -torch.inf).amax(2)}
 
     def merge(self, first: State, second: State) -> State:
@@ -55,11 +55,11 @@ class Largest(TokenPool):
         return {"max": torch.maximum(first["max"], second["max"])}
 
     def pooled(self, state: State) -> Float[Tensor, "layer batch head vote"]:
-        """As it is."""
+        """The state is the vote."""
         return state["max"].masked_fill(state["max"].isneginf(), 0.0)
 
 
-class Attention(TokenPool):
+class AttentionPool(TokenPool):
     """The softmax-weighted mean, with scores that may rise or fall with a token's place.
 
     A place counts the tokens before it in its own chunk; `merge` then moves the second chunk's
@@ -96,7 +96,7 @@ class Attention(TokenPool):
         return both | {"count": first["count"] + second["count"]}
 
     def pooled(self, state: State) -> Float[Tensor, "layer batch head vote"]:
-        """The weighted means."""
+        """The weighted mean of each head's votes."""
         return softmax.mean(state)
 
 

@@ -1,4 +1,4 @@
-"""Probes that nobody has trained: for what does not depend on weights, such as time and memory.
+"""Untrained probes: for what does not depend on weights, such as time and memory.
 
 Knows neither engines nor data.
 """

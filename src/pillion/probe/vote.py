@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from pillion.core import Shape
 from pillion.probe.folded import Folded
-from pillion.probe.network import Settings, State
+from pillion.probe.network import NetworkSettings, State
 from pillion.probe.rolling import Rolling
-from pillion.probe.token_pools import Attention, Largest, TokenPool
+from pillion.probe.token_pools import AttentionPool, Largest, TokenPool
 
 
-class VoteSettings(Settings):
+class VoteSettings(NetworkSettings):
     """Settings of a voting probe.
 
     Attributes:
@@ -89,7 +89,7 @@ class Vote(Folded):
         return self._pool().summarise(values[..., :num_scores], votes, mask)
 
     def merge(self, first: State, second: State) -> State:
-        """Of both chunks."""
+        """The state of both chunks together."""
         return self._pool().merge(first, second)
 
     def finish(self, state: State) -> Float[Tensor, "batch output"]:
@@ -102,5 +102,5 @@ class Vote(Folded):
         """Stage 1, with the weights as they are now."""
         settings = self.settings
         if settings.tokens == "attention":
-            return Attention(self.slope if settings.slope else None)
+            return AttentionPool(self.slope if settings.slope else None)
         return Rolling(settings.window) if settings.tokens == "rolling" else Largest()

@@ -43,7 +43,7 @@ def evaluation_section(content: Mapping[str, Any]) -> dict[str, Any]:
     probe = content["settings"]["probe"]
     task, labels = probe["task"], content["labels"]
     probs = np.array(content["predictions"]["probs"], dtype=np.float64)
-    # A null, where nobody judged, becomes NaN.
+    # A null, for a label not judged, becomes NaN.
     kind = np.float64 if task == "multilabel" else np.int64
     targets = np.array(content["predictions"]["targets"], dtype=kind)
     data = content["data"][0]

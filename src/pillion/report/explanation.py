@@ -1,7 +1,7 @@
 """Pictures of why a verdict is what it is: a heat map of layers and tokens, as PNG or as a page.
 
 The page is one file that fetches nothing. Both take an explanation as `pillion explain --json`
-prints it, and show the words that somebody wrote; the template's tokens only where they are asked
+prints it, and show the words of the turns; the template's tokens only where they are asked
 for.
 """
 
@@ -36,7 +36,7 @@ def explanation_page(explanation: Mapping[str, Any], template_tokens: bool = Fal
 
 
 def _parts(explanation: Mapping[str, Any], template_tokens: bool) -> list[dict[str, Any]]:
-    """Who speaks, and the places of the tokens, a turn each; nobody where all tokens are shown."""
+    """Role and places of the tokens, a turn each; none where all tokens are shown."""
     segments = explanation.get("segments")
     if template_tokens or not segments:
         return [{"who": "", "places": list(range(len(explanation["tokens"])))}]

@@ -39,14 +39,14 @@ def count_verdicts(part: str, verdicts: Mapping[str, Verdict]) -> None:
             SCORES.labels(name, part, label).observe(prob)
 
 
-class Spent:
-    """Seconds that an engine says it has spent since its start, in the counter."""
+class ProbeSeconds:
+    """Puts the seconds that an engine reports, counted from its start, into the counter."""
 
     def __init__(self) -> None:
         self._seconds = 0.0
 
-    def hear(self, seconds: float) -> None:
-        """Takes the latest; of several engines the one that has spent most counts."""
+    def update(self, seconds: float) -> None:
+        """Takes the latest figure; of several engines the largest counts."""
         if seconds > self._seconds:
             SECONDS.inc(seconds - self._seconds)
             self._seconds = seconds

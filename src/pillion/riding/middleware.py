@@ -8,17 +8,17 @@ from typing import Any
 
 from pillion.errors import ConfigError
 from pillion.policies import Policies
-from pillion.riding.asked import Asked
-from pillion.riding.ledger import KEY
-from pillion.riding.seen import BEAMS, SEEN, Seen
-from pillion.riding.telling import Stream, put
+from pillion.riding.bodies import VerdictStream, add_verdicts
+from pillion.riding.client_options import ClientOptions
+from pillion.riding.latest_logits import KEY
+from pillion.riding.request_verdicts import BEAMS, REQUEST_VERDICTS, RequestVerdicts
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
-class Telling:
+class VerdictMiddleware:
     """An ASGI application around a server's.
 
     Args:
@@ -41,7 +41,7 @@ class Telling:
         except ValueError:  # the server says so
             body = None
         try:
-            asked = Asked.of(body, [probe.name for probe in probes])
+            options = ClientOptions.of(body, [probe.name for probe in probes])
         except ConfigError as error:
             await _refuse(send, str(error))
             return
@@ -52,21 +52,21 @@ class Telling:
             why = "use_beam_search: no policy can be followed there; ask without it."
             await _refuse(send, why, "use_beam_search")
             return
-        seen = Seen(probes, asked, BEAMS if has_beams else None, policies)
-        token = SEEN.set(seen)
+        request = RequestVerdicts(probes, options, BEAMS if has_beams else None, policies)
+        token = REQUEST_VERDICTS.set(request)
         try:
-            changes = bool(seen.probes) or has_policies
-            await self.app(scope, again, _Answer(send, seen).send if changes else send)
+            changes = bool(request.probes) or has_policies
+            await self.app(scope, again, _VerdictSender(send, request).send if changes else send)
         finally:
-            SEEN.reset(token)
-            seen.count()
+            REQUEST_VERDICTS.reset(token)
+            request.count()
 
 
-class _Answer:
+class _VerdictSender:
     """Puts verdicts into what is sent."""
 
-    def __init__(self, send: Send, seen: Seen) -> None:
-        self._send, self._seen, self._stream = send, seen, Stream(seen)
+    def __init__(self, send: Send, request: RequestVerdicts) -> None:
+        self._send, self._request, self._stream = send, request, VerdictStream(request)
         self._kind, self._pieces = "other", list[bytes]()
         self._start: Message = {}
 
@@ -95,7 +95,7 @@ class _Answer:
         self._pieces.append(message.get("body", b""))
         if message.get("more_body", False):
             return
-        body = put(self._seen, b"".join(self._pieces))
+        body = add_verdicts(self._request, b"".join(self._pieces))
         headers = [one for one in self._start["headers"] if one[0].lower() != b"content-length"]
         length = (b"content-length", str(len(body)).encode())
         await self._send({**self._start, "headers": [*headers, length]})

@@ -1,4 +1,4 @@
-"""Whose words are whose in conversations that an engine's own server renders.
+"""Turns of the tokens in conversations that an engine's own server renders.
 
 Such servers write what a turn says into the chat template as it is: a control token that is
 spelled there would end the turn. So such a request is refused. Of the others the turns are told, if
@@ -56,7 +56,7 @@ class Rendering:
         """
         role = message.get("role") if isinstance(message, Mapping) else None
         for text in _texts(message):
-            if role == "assistant":  # who may think; templates cut it off
+            if role == "assistant":  # it may hold reasoning; templates cut that off
                 text = text.replace(REASONING[0], " ").replace(REASONING[1], " ")
             if (token := self._codec.spelled(text)) is not None:
                 raise ValueError(

@@ -17,13 +17,13 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pillion.sidecache import Due, Heard
+from pillion.sidecache import GroupReadout, PendingReadouts
 
-Numbers = dict[str, list[float]]
+LogitsByProbe = dict[str, list[float]]
 """Probe name -> its logits; without probes that have read no token of their scope."""
 
 
-class Read(NamedTuple):
+class Readout(NamedTuple):
     """One read-out after a step.
 
     Attributes:
@@ -37,20 +37,20 @@ class Read(NamedTuple):
     is_prompt: bool
 
 
-_read: Any = partial(tuple.__new__, Read)
-"""`Read._make` without a frame of its own: most reads are many of a step."""
+_readout: Any = partial(tuple.__new__, Readout)
+"""`Readout._make` without a frame of its own: a step has many read-outs."""
 
 
-class Part(NamedTuple):
-    """What the probes of a group have said.
+class GroupLogits(NamedTuple):
+    """Where the logits of a group's probes are.
 
     Attributes:
-        said: of whom: indices of reads, a row each.
+        indices: of the read-outs, a row each.
         columns: (name, first, behind the last): where a probe's logits are in a row.
         width: of a row.
     """
 
-    said: Sequence[int]
+    indices: Sequence[int]
     columns: Sequence[tuple[str, int, int]]
     width: int
 
@@ -59,7 +59,7 @@ class Report:
     """Read-outs of a step.
 
     Args:
-        reads: all that are due, also those of which no probe has anything to say.
+        reads: all that are due, also those of which no probe read a token.
         parts: a group of probes each.
         logits: of all parts, row by row, on any device.
         seconds: that the step spent on probes, as far as the host knows.
@@ -67,8 +67,8 @@ class Report:
 
     def __init__(
         self,
-        reads: Sequence[Read],
-        parts: Sequence[Part],
+        reads: Sequence[Readout],
+        parts: Sequence[GroupLogits],
         logits: Float[Tensor, " number"],
         seconds: float = 0.0,
     ) -> None:
@@ -83,34 +83,36 @@ class Report:
             self._wait = event.synchronize
 
     @classmethod
-    def of(cls, due: Due, heard: Sequence[Heard]) -> Report:
-        """What the groups of a side cache have heard."""
-        reads = [Read(chunk.request, chunk.end, True) for _, chunk in due.prompts]
+    def of(cls, pending: PendingReadouts, readouts: Sequence[GroupReadout]) -> Report:
+        """The report of what `SideCache.read` returns."""
+        reads = [Readout(chunk.request, chunk.end, True) for _, chunk in pending.prompts]
         reads += [
-            Read(chunk.request, chunk.end - lane.script.prompt_tokens, False)
-            for lane, chunk in due.answers
+            Readout(chunk.request, chunk.end - tracked.turns.prompt_tokens, False)
+            for tracked, chunk in pending.answers
         ]
-        if (going := due.going) is not None:
-            prompts = [lane.script.prompt_tokens for lane in going.lanes]
-            counts = (going.starts + 1 - prompts).tolist()
-            reads += map(_read, zip(going.requests, counts, repeat(False)))
-        parts = [Part(one.said, one.group.places, one.logits.shape[1]) for one in heard]
-        flat = [one.logits.flatten() for one in heard]
+        if (decodes := pending.decodes) is not None:
+            prompts = [one.turns.prompt_tokens for one in decodes.tracked]
+            counts = (decodes.starts + 1 - prompts).tolist()
+            reads += map(_readout, zip(decodes.requests, counts, repeat(False)))
+        parts = [
+            GroupLogits(one.indices, one.group.places, one.logits.shape[1]) for one in readouts
+        ]
+        flat = [one.logits.flatten() for one in readouts]
         if len(flat) == 1:
             return cls(reads, parts, flat[0])
         return cls(reads, parts, torch.cat(flat) if flat else torch.zeros(0))
 
-    def rows(self) -> list[tuple[Read, Numbers]]:
+    def rows(self) -> list[tuple[Readout, LogitsByProbe]]:
         """What was read, with the logits of each probe that had something to read."""
         self._wait()
-        found = [Numbers() for _ in self.reads]
+        found = [LogitsByProbe() for _ in self.reads]
         logits, begin = self._logits.numpy(), 0
         for part in self.parts:
-            end = begin + len(part.said) * part.width
+            end = begin + len(part.indices) * part.width
             rows = logits[begin:end].reshape(-1, part.width).tolist()
             begin = end
             for name, first, last in part.columns:
-                for index, row in zip(part.said, rows, strict=True):
+                for index, row in zip(part.indices, rows, strict=True):
                     found[index][name] = row[first:last]
         return list(zip(self.reads, found, strict=True))
 
@@ -121,6 +123,9 @@ class Report:
 
 
 def _report(
-    reads: Sequence[Read], parts: Sequence[Part], logits: NDArray[np.float32], seconds: float
+    reads: Sequence[Readout],
+    parts: Sequence[GroupLogits],
+    logits: NDArray[np.float32],
+    seconds: float,
 ) -> Report:
     return Report(reads, parts, torch.from_numpy(logits), seconds)

@@ -10,10 +10,10 @@ import torch
 
 from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, Verdict, absences, verdicts_json
 from pillion.errors import ConfigError, StateError
-from pillion.policies import ALLOW, Part, Policies, decide
+from pillion.policies import ALLOW, Policies, TextPart, decide
 from pillion.probe import Artefact
-from pillion.riding.ledger import KEY
-from pillion.riding.report import Numbers
+from pillion.riding.latest_logits import KEY
+from pillion.riding.report import LogitsByProbe
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def answer_json(
     multilabel = {a.name for a in artefacts if a.card.task == "multilabel"}
 
     def told(
-        part: Part, found: Mapping[str, Verdict], missing: Mapping[str, str]
+        part: TextPart, found: Mapping[str, Verdict], missing: Mapping[str, str]
     ) -> dict[str, Any]:
         count = verdicts.response_tokens if part == "response" else None
         decided = decide((policies or Policies()).of(part), found, num_tokens=count).decisions
@@ -129,7 +129,7 @@ def probes_json(artefacts: Sequence[Artefact]) -> dict[str, Any]:
     return {"object": "list", "data": data}
 
 
-def verdicts_by_name(numbers: Numbers, artefacts: Sequence[Artefact]) -> dict[str, Verdict]:
+def verdicts_by_name(numbers: LogitsByProbe, artefacts: Sequence[Artefact]) -> dict[str, Verdict]:
     """Verdicts of the probes whose logits are there.
 
     Raises:

@@ -52,7 +52,7 @@ def attach(
 
     Inside the context every forward pass and every `model.generate` is read: `reading.verdicts()`
     after a pass, `reading.prompt_verdicts()` for the prompt alone. Probes that read some turns of a
-    conversation need to know whose words a batch holds: `model.generate(**reading.encode(
+    conversation need to know the turns in a batch: `model.generate(**reading.encode(
     conversations))`.
 
     Args:
@@ -119,7 +119,7 @@ def local_folder(probe: str | os.PathLike[str]) -> Path:
 
 
 def several(probes: Sequence[ProbeLike] | ProbeLike) -> Sequence[ProbeLike]:
-    """The probes that a user means who gives several, or one as it is."""
+    """The probes that a user means, given several or one."""
     if isinstance(probes, Artefact | str | os.PathLike) or hasattr(probes, "artefact"):
         return [probes]
     return list(cast("Sequence[ProbeLike]", probes))

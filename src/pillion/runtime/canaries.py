@@ -1,4 +1,4 @@
-"""Keeps canaries at training, and runs them through whatever is to be trusted with a probe.
+"""Keeps canaries at training, and runs them through any model or engine that will serve a probe.
 
 What fingerprints cannot see is seen in what the probe says: another attention kernel, weights or a
 cache of fewer bits, an adapter, another chat template or tokenizer.
@@ -118,7 +118,7 @@ def check_canaries(
     """Runs the canaries of probes through a model.
 
     Args:
-        model: where they are to be read.
+        model: that reads them.
         artefacts: the probes.
         allow_mismatch: only warn of probes whose fingerprints are another model's.
 

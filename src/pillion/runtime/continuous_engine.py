@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 from pillion.backends import Backend
-from pillion.backends.paged import Drawn, PagedSettings, Ticket
+from pillion.backends.paged import EngineRequest, PagedSettings, SampledToken
 from pillion.core import (
     Event,
     Finished,
@@ -25,7 +25,8 @@ from pillion.core import (
 )
 from pillion.errors import ConfigError, PillionError, RunError, StateError
 from pillion.probe import Artefact
-from pillion.runtime.classifier import Classifier
+from pillion.runtime.chunked_passes import ChunkedPasses
+from pillion.runtime.classifier import RowClassifier
 from pillion.runtime.decoding import Detokenizer
 from pillion.runtime.engine import (
     Engine,
@@ -38,7 +39,6 @@ from pillion.runtime.engine import (
 from pillion.runtime.explanation import Explanation, explain_row
 from pillion.runtime.language_model import LanguageModel
 from pillion.runtime.paged_reading import PagedReading
-from pillion.runtime.pieces import Pieces
 from pillion.runtime.sampling import Sampler
 from pillion.sidecache import Probs
 
@@ -47,7 +47,7 @@ from pillion.sidecache import Probs
 class StepOutput:
     """What a step gave a request: a token, and what the probes said with it."""
 
-    drawn: Drawn
+    drawn: SampledToken
     cached_tokens: int
     prompt: Probs | None = None
     answer: Probs | None = None
@@ -97,8 +97,8 @@ class ContinuousEngine(Engine):
         self.codec, self.identity, self.end_ids = backend, backend.identity, backend.end_ids
         self.vocab_size, self._unchanged = backend.vocab_size, backend.unchanged()
         self._batching = ContinuousBatching(backend, settings or PagedSettings(), self._deliver)
-        self._pieces = Pieces(backend, self._batching.alone, self._batching.step_seconds)
-        self._classifier, self._explaining = Classifier(self._pieces), asyncio.Lock()
+        self._passes = ChunkedPasses(backend, self._batching.alone, self._batching.step_seconds)
+        self._classifier, self._explaining = RowClassifier(self._passes), asyncio.Lock()
         self._running: dict[str, RunningRequest] = {}
         self._ids = count()
         self._swap = asyncio.Lock()
@@ -153,14 +153,14 @@ class ContinuousEngine(Engine):
         check_room(request, self.window_tokens, self.vocab_size)
         if request.grammar:  # it may take a while, and is kept
             await asyncio.to_thread(self.check_grammar, request.grammar)
-        ticket = self._ticket(request)
+        engine_request = self._engine_request(request)
         running = RunningRequest(self._reading, as_tokens(request.token_ids))
-        self._running[ticket.request] = running
+        self._running[engine_request.request] = running
         for reading in self._readings:  # all follow all requests: pages are shared
-            reading.side.enter(ticket.request, running.tokens, reading is running.reading)
+            reading.side.enter(engine_request.request, running.tokens, reading is running.reading)
         over = False
         try:
-            self._batching.add(ticket)
+            self._batching.add(engine_request)
             text, first = Detokenizer(self.backend), True
             while not over:
                 output = await running.inbox.get()
@@ -172,7 +172,7 @@ class ContinuousEngine(Engine):
                     yield event
                 first = False
         finally:
-            self._finish(ticket.request, running, over)
+            self._finish(engine_request.request, running, over)
 
     def check_grammar(self, grammar: str) -> None:
         """Returns if answers can follow a grammar; see `Engine.check_grammar`."""
@@ -199,7 +199,7 @@ class ContinuousEngine(Engine):
         check_rows([row], self.identity.context_tokens, self.vocab_size)
         model = LanguageModel(self.backend)
         async with self._explaining:  # one at a time: it is dear, and its memory too
-            return await asyncio.to_thread(lambda: explain_row(model, artefact, row, self._pieces))
+            return await asyncio.to_thread(lambda: explain_row(model, artefact, row, self._passes))
 
     async def set_probes(self, probes: Sequence[Artefact]) -> None:
         """Replaces the riding probes; requests in flight begin again, with those that they had."""
@@ -216,14 +216,14 @@ class ContinuousEngine(Engine):
         return sum(reading.side.held_bytes for reading in self._readings)
 
     def stats(self) -> EngineStats:
-        """What has been done and what is going on."""
+        """Counters since the start, and what runs now."""
         seconds = sum(reading.seconds for reading in self._readings)
         return replace(
             self._counts,
             waiting=self._batching.waiting,
             running=self._batching.running,
             preemptions=self._batching.preemptions,
-            probe_seconds=self._counts.probe_seconds + seconds + self._pieces.seconds,
+            probe_seconds=self._counts.probe_seconds + seconds + self._passes.seconds,
         )
 
     async def close(self) -> None:
@@ -233,11 +233,11 @@ class ContinuousEngine(Engine):
 
     # -- inside, on the event loop
 
-    def _ticket(self, request: Request) -> Ticket:
+    def _engine_request(self, request: Request) -> EngineRequest:
         how = request.sampling
         matcher = self.backend.matcher(request.grammar) if request.grammar else None
         draw = Sampler(how, self.backend.device, request.token_ids, matcher)
-        return Ticket(
+        return EngineRequest(
             request=f"{next(self._ids)}",  # a name may come again while it is being cancelled
             token_ids=request.token_ids,
             max_tokens=request.max_tokens,
@@ -256,7 +256,7 @@ class ContinuousEngine(Engine):
     async def _asked(self, output: StepOutput, running: RunningRequest) -> dict[str, Verdict]:
         """Verdicts of the prompt; by a pass of its own where shared pages could not tell its words.
 
-        Whoever filled them had other turns in the same tokens, as a raw prompt has none.
+        The request that filled them had other turns in the same tokens, as a raw prompt has none.
         """
         if running.reading is None:
             return {}
@@ -299,7 +299,7 @@ class ContinuousEngine(Engine):
 
     # -- inside, in the engine's thread
 
-    def _deliver(self, drawn: list[Drawn]) -> None:
+    def _deliver(self, drawn: list[SampledToken]) -> None:
         """What a step drew, with what the probes said in it, goes to the event loop."""
         outputs: list[tuple[RunningRequest, StepOutput]] = []
         for one in drawn:
@@ -311,9 +311,9 @@ class ContinuousEngine(Engine):
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._hand_out, outputs)
 
-    def _output(self, drawn: Drawn, running: RunningRequest) -> StepOutput:
+    def _output(self, drawn: SampledToken, running: RunningRequest) -> StepOutput:
         cached = self._batching.cached_tokens(drawn.request)
-        lane = running.reading.side.lanes.get(drawn.request) if running.reading else None
+        tracked = running.reading.side.tracked.get(drawn.request) if running.reading else None
         counts = self._counts
         begun = not running.begun and drawn.failure is None
         running.begun |= begun
@@ -323,9 +323,11 @@ class ContinuousEngine(Engine):
             cached_tokens=counts.cached_tokens + begun * cached,
             generated_tokens=counts.generated_tokens + (drawn.failure is None),
         )
-        if lane is None:
+        if tracked is None:
             return StepOutput(drawn, cached)
-        return StepOutput(drawn, cached, lane.prompt, lane.answer, lane.lost, lane.fault)
+        return StepOutput(
+            drawn, cached, tracked.prompt, tracked.answer, tracked.lost, tracked.fault
+        )
 
     def _drop_old_readings(self) -> None:
         """A reading that was replaced goes with the last request that it follows."""
@@ -362,13 +364,13 @@ class ContinuousEngine(Engine):
         for artefact in probes:
             artefact.check(self.identity)
         if any(artefact.card.exit for artefact in probes):
-            self.backend.check_leaving()  # a look at what was found out, from the second time on
+            self.backend.check_early_exit()  # a look at what was found out, from the second time on
         return {artefact.name: artefact for artefact in probes}
 
     def _check_leaving(self) -> None:
         """Finds out whether texts can leave this model's passes, between two steps."""
         with self._batching.alone():
-            self.backend.check_leaving()
+            self.backend.check_early_exit()
 
     def _new_reading(self, probes: Sequence[Artefact]) -> PagedReading | None:
         if not probes:

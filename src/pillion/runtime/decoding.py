@@ -17,14 +17,14 @@ from pillion.backends import Backend
 from pillion.core import Event, Finished, PromptRead, TokenEvent, Tokens, Verdict
 from pillion.runtime.padding import pad_batch
 from pillion.runtime.reading import Reading
-from pillion.runtime.sampling import Draw
+from pillion.runtime.sampling import LogprobSampler
 
 
 def answer_events(
     backend: Backend,
     prompt: Tokens,
     max_tokens: int,
-    draw: Draw,
+    draw: LogprobSampler,
     reading: Reading | None,
     watched: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Generator[Event]:
@@ -36,8 +36,8 @@ def answer_events(
         max_tokens: limit of the answer, 1 or more.
         draw: draws the tokens.
         reading: of the probes, for this answer alone; None without probes.
-        watched: a context around each pass, in which the reading is shown it; as it is, whoever
-            calls has to see to it.
+        watched: a context around each pass, in which the reading is shown it; by default none, and
+            the caller shows it the passes.
     """
     if reading:
         reading.expect([prompt], answering=True)

@@ -1,6 +1,6 @@
 """Texts and conversations to tokens that fit the model, with one clear error for those that do not.
 
-Promises that every row holds a word of each scope that is to be read. Knows no probe.
+Promises that every row holds a word of each scope that is read. Knows no probe.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pillion.errors import DataError, unknown_name
 def usual_template(
     identity: ModelIdentity, given: Template | None, say: Callable[[str], object]
 ) -> Template:
-    """How texts are wrapped where nobody said so: by the chat template, if the model has one.
+    """How texts are wrapped by default: by the chat template, if the model has one.
 
     Args:
         identity: of the model.

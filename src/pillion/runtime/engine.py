@@ -1,6 +1,6 @@
 """The contract of a serving engine: many requests at once, tokens and verdicts as they come.
 
-Whoever serves (an HTTP server, a batch job) speaks to an `Engine` and does not know which one runs.
+A server or a batch job speaks to an `Engine` and does not know which one runs.
 Policies, stop strings and HTTP are not its business.
 """
 
@@ -156,7 +156,7 @@ class Engine(ABC):
         Args:
             rows: token ids of one or more texts.
             probes: names of those to read; None for all.
-            owner: whoever asks; owners take turns where they would wait for each other.
+            owner: of the call; owners take turns where their calls wait for each other.
             whole: read every row to the last layer all the same.
         """
 

@@ -50,7 +50,7 @@ async def _verdicts(
     """Of prompts as the engine reads prompts, of answers as it classifies."""
     asked = {one.name for one in artefacts if one.card.scope in PROMPT_SCOPES}
     said = await _prompts(engine, {name: own for name, own in rows.items() if name in asked})
-    # A cached prefix that others have filled may not tell whose words it holds.
+    # A cached prefix that others have filled may not tell its turns.
     lost = {
         name: [row for row in own if name not in said.get(row, {})] for name, own in rows.items()
     }

@@ -21,7 +21,7 @@ from pillion.probe.exit import Agreement, beyond, decided
 from pillion.probe.group import Group, group
 from pillion.probe.network import State, inverse_rms, join, pick
 from pillion.runtime.padding import pad_batch
-from pillion.runtime.spoken import Spoken
+from pillion.runtime.scope_masks import ScopeMasks
 
 
 def may_leave(artefacts: Sequence[Artefact]) -> bool:
@@ -35,7 +35,7 @@ def score_leaving(
     """Verdicts of one batch of whole rows; see `ExitReading`."""
     groups = group(artefacts, backend.device, backend.dtype)
     reading = ExitReading(groups, [as_tokens(row) for row in rows], backend.reasoning_ids)
-    backend.run_leaving(reading, reading.layers, *pad_batch(rows))
+    backend.run_early_exit(reading, reading.layers, *pad_batch(rows))
     return reading.verdicts()
 
 
@@ -69,7 +69,7 @@ class _Open:
 
 
 class ExitReading:
-    """Reads one pass over whole rows. A `Leaver`.
+    """Reads one pass over whole rows. A `EarlyExitWatcher`.
 
     Args:
         groups: of probes with exits on their cards; they serve one reading after the other.
@@ -101,7 +101,7 @@ class ExitReading:
         device, mask = step.mask.device, step.mask
         some = {one.scope for one in self.groups if one.scope != "all"}
         wanted: list[Scope] = [scope for scope in SCOPES if scope in some]
-        spoken = Spoken.of(self._rows, wanted, device, self._reasoning)
+        spoken = ScopeMasks.of(self._rows, wanted, device, self._reasoning)
         self._masks = {"all": mask, **spoken.masks(mask, step.ids)[0]}
         self._kept = torch.arange(len(mask), device=device)
         self._open = {
@@ -145,7 +145,7 @@ class ExitReading:
         return going.nonzero()[:, 0]
 
     def end(self, cache: object | None) -> None:
-        """The pass is over: whoever is left was read whole."""
+        """The pass is over: rows that are left were read whole."""
         self._fold()
         if not len(self._kept):
             return

@@ -23,11 +23,11 @@ from pillion.errors import DataError
 from pillion.probe import Artefact, Network
 from pillion.probe.network import inverse_rms_by_layer
 from pillion.runtime.attach import ProbeLike, checked
+from pillion.runtime.chunked_passes import ChunkedPasses
 from pillion.runtime.decoding import Detokenizer
 from pillion.runtime.encoding import encode_rows
 from pillion.runtime.language_model import LanguageModel
-from pillion.runtime.pieces import Pieces
-from pillion.runtime.spoken import read_mask
+from pillion.runtime.scope_masks import read_mask
 from pillion.runtime.values import ValueKeeper
 
 Method = Literal["exact", "gradient x input"]
@@ -50,7 +50,7 @@ class Explanation:
         rest: what no token added: the bias where the method is exact.
         contributions: what each token at each layer added to each logit.
         softmax: whether the labels share a softmax, which sees only how logits differ.
-        segments: whose words the tokens are; none for a text without turns.
+        segments: the turns of the tokens; none for a text without turns.
     """
 
     verdict: Verdict
@@ -71,7 +71,7 @@ class Explanation:
         return self.method == "exact"
 
     def places(self, template: bool = False) -> list[int]:
-        """The tokens that somebody wrote, in order; the template's too where they are asked for."""
+        """The tokens of the turns, in order; the template's too where they are asked for."""
         if template or not self.segments:
             return list(range(len(self.tokens)))
         return [place for one in self.segments for place in range(one.begin, one.end)]
@@ -148,7 +148,7 @@ def explain(
 
 
 def explain_row(
-    model: LanguageModel, artefact: Artefact, row: Tokens, pieces: Pieces | None = None
+    model: LanguageModel, artefact: Artefact, row: Tokens, passes: ChunkedPasses | None = None
 ) -> Explanation:
     """What each token and layer of a row added to a probe's logits.
 
@@ -156,14 +156,14 @@ def explain_row(
         model: the language model.
         artefact: a probe of it.
         row: tokens of a text or conversation, which the model takes.
-        pieces: runs them beside an engine; None: in one pass.
+        passes: runs them beside an engine; None: in one pass.
 
     Raises:
         DataError: the row holds no word of the probe's scope.
     """
     if (why := absent(row, artefact.card.scope)) is not None:
         raise DataError(f"Probe {artefact.name!r} has nothing to read: {why}.")
-    logits, each = contributions(model, artefact, [row], pieces)
+    logits, each = contributions(model, artefact, [row], passes)
     detokenizer = Detokenizer(model.backend)
     tokens = tuple(detokenizer.add(token) for token in row)
     probs = artefact.probabilities(logits)[0].tolist()
@@ -193,7 +193,7 @@ def contributions(
     model: LanguageModel,
     artefact: Artefact,
     rows: Sequence[Sequence[int]],
-    pieces: Pieces | None = None,
+    passes: ChunkedPasses | None = None,
 ) -> tuple[Float[Tensor, "batch output"], Float[Tensor, "layer batch token output"]]:
     """Logits of some rows, and what each token at each layer added; rows are padded on the left.
 
@@ -201,7 +201,7 @@ def contributions(
     """
     network = artefact.network
     keeper = ValueKeeper(model.backend, artefact, wide=not network.additive)
-    (pieces or Pieces(model.backend, nullcontext)).run(keeper, keeper.layers, rows)
+    (passes or ChunkedPasses(model.backend, nullcontext)).run(keeper, keeper.layers, rows)
     read = read_mask(keeper.mask, rows, artefact.card.scope)
     if not network.additive:
         return gradient_times_input(network, keeper.values, read)

@@ -14,7 +14,7 @@ HELD_BYTES = 2**26
 """What waits at most: a few layers of a long chunk, all layers of a short one."""
 
 
-class Held:
+class HeldLayers:
     """Layers in the order of the pass, until they are taken.
 
     Args:

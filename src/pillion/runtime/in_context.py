@@ -33,7 +33,7 @@ def taken_contexts(
         backend: the model.
         contexts: to put before rows.
         template: how texts are wrapped.
-        scope: whose words are to be read.
+        scope: which turns are read.
 
     Raises:
         ConfigError: none is taken, texts are raw and so have no turns, or a scope that would read a

@@ -36,9 +36,9 @@ from pillion.runtime.exits import ExitReading, may_leave
 from pillion.runtime.generation import Generation, Stream
 from pillion.runtime.padding import pad_batch
 from pillion.runtime.reading import Reading
-from pillion.runtime.sampling import Draw, Sampling
+from pillion.runtime.sampling import LogprobSampler, Sampling
 
-BATCH_TOKENS = 4096
+SCORING_TOKENS = 4096
 """Padded tokens of a scoring batch: large enough to keep a processor busy, small in memory."""
 
 
@@ -146,12 +146,12 @@ class LanguageModel:
         if may_leave(artefacts):
             for artefact in artefacts:
                 checked(backend, artefact, allow_mismatch)
-            backend.check_leaving()
+            backend.check_early_exit()
             groups = group(artefacts, backend.device, backend.dtype)
 
             def leaving(rows: Sequence[Tokens]) -> list[dict[str, Verdict]]:
                 reading = ExitReading(groups, rows, backend.reasoning_ids)
-                backend.run_leaving(reading, reading.layers, *pad_batch(rows))
+                backend.run_early_exit(reading, reading.layers, *pad_batch(rows))
                 return reading.verdicts()
 
             yield leaving
@@ -224,13 +224,13 @@ class LanguageModel:
             )
         how = template or self._usual(told)
         ids = encode_row(self.backend, told, how, "error", max_tokens, ())
-        draw = Draw(sampling or Sampling(), self.backend.device, prompt=ids)
+        draw = LogprobSampler(sampling or Sampling(), self.backend.device, prompt=ids)
         attached = watch(self.backend, artefacts, allow_mismatch) if artefacts else nullcontext()
         scopes: dict[str, Scope] = {a.name: a.card.scope for a in artefacts}
         return Stream(self._events(ids, attached, max_tokens, draw), self.backend, ids, scopes)
 
     def _usual(self, prompt: Text) -> Template:
-        """How a prompt is wrapped where nobody said so; turns have the chat template alone."""
+        """How a prompt is wrapped by default; turns have the chat template alone."""
         if not isinstance(prompt, str):
             return "chat"
         return usual_template(self.backend.identity, None, warnings.warn)
@@ -240,7 +240,7 @@ class LanguageModel:
         prompt: Tokens,
         attached: AbstractContextManager[Reading | None],
         max_tokens: int,
-        draw: Draw,
+        draw: LogprobSampler,
     ) -> Generator[Event]:
         with attached as reading:
             yield from answer_events(self.backend, prompt, max_tokens, draw, reading)
@@ -252,4 +252,4 @@ def score_batches(lengths: Sequence[int]) -> list[list[int]]:
     The rows of any of these batches, by themselves or with those of the batches next to it, are cut
     into the same batches again: where a batch is scored does not change its verdicts.
     """
-    return batches_by_length(lengths, BATCH_TOKENS)
+    return batches_by_length(lengths, SCORING_TOKENS)

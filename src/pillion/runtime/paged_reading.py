@@ -18,12 +18,12 @@ from pillion.core import Verdict
 from pillion.probe import Artefact
 from pillion.probe.group import group
 from pillion.probe.network import inverse_rms
-from pillion.runtime.held import Held
-from pillion.sidecache import Due, Heard, PagedGroup, Probs, SideCache
+from pillion.runtime.held import HeldLayers
+from pillion.sidecache import GroupReadout, PagedGroup, PendingReadouts, Probs, SideCache
 
 _Found = TypeVar("_Found")
 
-HELD_TOKENS = 64
+HELD_STEP_TOKENS = 64
 """Steps up to this many tokens are tapped in one go after the last layer: few large operations in
 the place of several a layer, and their states are small."""
 
@@ -65,7 +65,7 @@ class PagedReading:
         self.layers = tuple(sorted({layer for one in self.side.groups for layer in one.layers}))
         self.seconds = 0.0
         self._num_tokens = 0
-        self._held = Held(device, HELD_TOKENS)
+        self._held = HeldLayers(device, HELD_STEP_TOKENS)
 
     def start(self, step: PagedStep) -> None:
         """A step begins."""
@@ -89,8 +89,8 @@ class PagedReading:
         """Keeps the values of the step, and reads out what is due."""
         self._after_tapping(self.side.end)
 
-    def read(self) -> tuple[Due, list[Heard]]:
-        """As `end`, for who wants logits without waiting for the device; see `SideCache.read`."""
+    def read(self) -> tuple[PendingReadouts, list[GroupReadout]]:
+        """As `end`, but leaves the logits on the device; see `SideCache.read`."""
         return self._after_tapping(self.side.read)
 
     def _after_tapping(self, done: Callable[[], _Found]) -> _Found:
@@ -103,7 +103,7 @@ class PagedReading:
         return found
 
     def verdicts(self, probs: Probs | None) -> dict[str, Verdict]:
-        """Verdicts of probabilities that a lane held, in the order of the probes."""
+        """Verdicts of the probabilities of a request, in the order of the probes."""
         known = probs or {}
         return {n: a.verdict(known[n]) for n, a in self.artefacts.items() if n in known}
 
@@ -111,7 +111,7 @@ class PagedReading:
         busy = [one for one in self.side.groups if not one.idle and layer in one.layers]
         if not busy:
             return
-        # Widened and measured once for all groups, whose words overlap.
+        # Widened and measured once for all groups, as their tokens overlap.
         states = hidden.to(busy[0].group.dtype)
         scale = inverse_rms(states) if any(one.group.normalise for one in busy) else None
         for one in busy:

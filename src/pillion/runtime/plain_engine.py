@@ -34,10 +34,10 @@ from pillion.runtime.engine import (
 )
 from pillion.runtime.exits import may_leave, score_leaving
 from pillion.runtime.explanation import Explanation, explain_row
-from pillion.runtime.language_model import BATCH_TOKENS, LanguageModel
+from pillion.runtime.language_model import SCORING_TOKENS, LanguageModel
 from pillion.runtime.padding import pad_batch
 from pillion.runtime.reading import Reading
-from pillion.runtime.sampling import Draw
+from pillion.runtime.sampling import LogprobSampler
 
 T = TypeVar("T")
 
@@ -110,7 +110,7 @@ class PlainEngine(Engine):
         if not artefacts:
             return [{} for _ in rows]
         out: list[dict[str, Verdict]] = [{} for _ in rows]
-        for batch in batches_by_length([len(row) for row in rows], BATCH_TOKENS):
+        for batch in batches_by_length([len(row) for row in rows], SCORING_TOKENS):
             found = await self._run(lambda b=batch: self._score([rows[i] for i in b], artefacts))
             for row, verdicts in zip(batch, found, strict=True):
                 out[row] = verdicts
@@ -153,7 +153,7 @@ class PlainEngine(Engine):
         for artefact in probes:
             artefact.check(self.identity)
         if any(artefact.card.exit for artefact in probes):
-            self.backend.check_leaving()
+            self.backend.check_early_exit()
         return {artefact.name: artefact for artefact in probes}
 
     def _count(self, **changes: int | float) -> None:
@@ -190,7 +190,9 @@ class PlainEngine(Engine):
 
         prompt = as_tokens(request.token_ids)
         matcher = backend.matcher(request.grammar) if request.grammar else None
-        draw = Draw(request.sampling, backend.device, request.top_logprobs, prompt, matcher)
+        draw = LogprobSampler(
+            request.sampling, backend.device, request.top_logprobs, prompt, matcher
+        )
         return answer_events(backend, prompt, request.max_tokens, draw, reading, watched)
 
 

@@ -21,11 +21,11 @@ from pillion.errors import ConfigError, StateError
 from pillion.probe import Artefact
 from pillion.probe.group import MOST_CHOSEN, Group, group
 from pillion.probe.network import State, first_layers, inverse_rms, inverse_rms_of, join
-from pillion.runtime.held import Held
+from pillion.runtime.held import HeldLayers
 from pillion.runtime.padding import pad_batch
-from pillion.runtime.places import Places
-from pillion.runtime.spoken import Masks, Spoken
-from pillion.runtime.track import Counts, States, Track
+from pillion.runtime.read_state import Counts, ReadState, States
+from pillion.runtime.scope_masks import Masks, ScopeMasks
+from pillion.runtime.tapped_tokens import TappedTokens
 
 HELD_TOKENS = 16
 """Chunks up to this many tokens (all rows) are tapped in one go after the last layer: their states
@@ -33,7 +33,7 @@ are a few kilobytes a layer, and few large operations beat many small ones."""
 
 FOLDED_TOKENS = 512
 """Chunks up to this many tokens (all rows) keep the values of all layers, a few megabytes, and fold
-them in one go; a longer chunk folds each layer where it is seen. (On a processor; see `Held`.)"""
+them in one go; a longer chunk folds each layer where it is seen. (On a CPU; see `HeldLayers`.)"""
 
 
 _NO_STEP = Step(torch.zeros(0, 0, dtype=torch.bool), None, 0)
@@ -63,23 +63,25 @@ class Reading:
         self.layers = tuple(sorted({layer for g in self.groups for layer in g.layers}))
         self._place = [{layer: i for i, layer in enumerate(g.layers)} for g in self.groups]
         self._row = {layer: i for i, layer in enumerate(self.layers)}
-        self._tracks: weakref.WeakKeyDictionary[object, Track] = weakref.WeakKeyDictionary()
-        self._track: Track | None = None
+        self._read_states: weakref.WeakKeyDictionary[object, ReadState] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._read_state: ReadState | None = None
         self._step = _NO_STEP
         self._last: Step | None = None
-        self._before: Track | None = None
-        self._packed: Places | None = None
+        self._before: ReadState | None = None
+        self._packed: TappedTokens | None = None
         self._device, self._reasoning, self._encode = device, reasoning, encode
         some = {g.scope for g in self.groups if g.scope != "all"}
         self._scopes: tuple[Scope, ...] = tuple(scope for scope in SCOPES if scope in some)
         self._told: tuple[Sequence[Tokens], bool] | None = None
-        self._spoken: Spoken | None = None
+        self._scope_masks: ScopeMasks | None = None
         self._masks: Masks = {}
-        self._chosen: Places | None = None
+        self._chosen: TappedTokens | None = None
         self._counts: Counts = {}
         self._idle: frozenset[int] = frozenset()
-        self._held = Held(device, HELD_TOKENS)
-        self._sums: list[tuple[tuple[int, ...], Places | None, Tensor]] = []
+        self._held = HeldLayers(device, HELD_TOKENS)
+        self._sums: list[tuple[tuple[int, ...], TappedTokens | None, Tensor]] = []
         self._values: list[Tensor | None] = []
         self._norms: Float[Tensor, "layer batch chunk"] | None = None
         self._folded: list[list[State]] = []
@@ -90,7 +92,7 @@ class Reading:
     # -- what the backend calls, in the order of time
 
     def start(self, step: Step) -> None:
-        """A pass begins: finds the track that it goes on from.
+        """A pass begins: finds the read_state that it goes on from.
 
         Raises:
             StateError: if the KV cache holds tokens that this reading never saw.
@@ -102,7 +104,7 @@ class Reading:
         self._step, self._sums = step, []
         self._held.clear()
         self._folded = [[] for _ in self.groups]
-        self._before = self._tracks.get(step.cache) if step.past_tokens else None
+        self._before = self._read_states.get(step.cache) if step.past_tokens else None
         if step.past_tokens and (
             self._before is None or self._before.num_tokens != step.past_tokens
         ):
@@ -117,7 +119,7 @@ class Reading:
                 f"{self._before.num_rows} with this KV cache; repeat the rows before the prompt "
                 "runs, and do not go on from a packed batch."
             )
-        self._packed = Places.packed(step) if step.sequences is not None else None
+        self._packed = TappedTokens.packed(step) if step.sequences is not None else None
         self._listen(step)
         self._choose()
         num_tokens = step.mask.numel()
@@ -175,24 +177,24 @@ class Reading:
         self._check()
         new = tuple(join(states) if states else None for states in self._folded)
         self._values, self._folded, self._norms = [], [], None
-        self._track = self._goes_on(new)
+        self._read_state = self._goes_on(new)
         self._before, self._step = None, _NO_STEP  # a step would keep its KV cache alive
         self._cache = None
         if cache is not None:
-            self._tracks[cache], self._cache = self._track, weakref.ref(cache)
+            self._read_states[cache], self._cache = self._read_state, weakref.ref(cache)
 
     def move(self, cache: object, rows: Int[Tensor, " row"]) -> None:
         """The rows of a KV cache were reordered or repeated (beam search does that)."""
-        track = self._tracks.get(cache)
-        if track is None or (self._own is not None and cache is not self._own()):
+        read_state = self._read_states.get(cache)
+        if read_state is None or (self._own is not None and cache is not self._own()):
             return
         self._cache = weakref.ref(cache)
-        self._tracks[cache] = self._track = track.picked(rows.to(self._device))
+        self._read_states[cache] = self._read_state = read_state.picked(rows.to(self._device))
 
     # -- what the user calls
 
     def expect(self, rows: Sequence[Tokens], answering: bool = False) -> None:
-        """Says whose words the next pass from the start reads; its batch must be these rows.
+        """Gives the turns of the next pass from the start; its batch must be these rows.
 
         Args:
             rows: of the batch, in its order, on whatever side it is padded.
@@ -201,7 +203,7 @@ class Reading:
         self._told = (rows, answering) if self._scopes else None
 
     def encode(self, texts: Sequence[TextLike]) -> dict[str, Tensor]:
-        """A batch for the model, padded on the left, whose words are known to this reading.
+        """A batch for the model, padded on the left, whose turns are known to this reading.
 
         Args:
             texts: conversations, or texts that are the user's only turn; one or more.
@@ -227,12 +229,14 @@ class Reading:
 
     def cut(self) -> None:
         """Verdicts from here on are of what follows only: the response apart from the prompt."""
-        if self._track is None:
+        if self._read_state is None:
             return
-        self._track = replace(self._track, states=tuple(None for _ in self.groups), counts={})
+        self._read_state = replace(
+            self._read_state, states=tuple(None for _ in self.groups), counts={}
+        )
         cache = self._cache() if self._cache else None
         if cache is not None:
-            self._tracks[cache] = self._track
+            self._read_states[cache] = self._read_state
 
     def stay(self) -> None:
         """From here on only passes through the last pass's KV cache are read, others ignored."""
@@ -276,8 +280,8 @@ class Reading:
         Raises:
             StateError: no pass of the model was seen.
         """
-        track = self._seen()
-        return self._verdicts(track.states, track.counts)
+        read_state = self._seen()
+        return self._verdicts(read_state.states, read_state.counts)
 
     def prompt_verdicts(self) -> list[dict[str, Verdict]]:
         """Verdicts of the prompt: the first pass over the current batch, and those known to go on.
@@ -300,9 +304,9 @@ class Reading:
     @property
     def held_bytes(self) -> int:
         """Memory held now for the sequences being followed, in bytes."""
-        track = self._track
-        prompt = track.prompt[0] if track and track.prompt else ()
-        kept = [*track.states, *prompt] if track else []
+        read_state = self._read_state
+        prompt = read_state.prompt[0] if read_state and read_state.prompt else ()
+        kept = [*read_state.states, *prompt] if read_state else []
         tensors = {id(t): t for state in filter(None, kept) for t in state.values()}
         tensors |= {id(t): t for t in self._values if t is not None}
         tensors |= {id(t): t for g in self._folded for s in g for t in s.values()}
@@ -312,18 +316,18 @@ class Reading:
 
     # -- inside
 
-    def _seen(self) -> Track:
+    def _seen(self) -> ReadState:
         """What was read last.
 
         Raises:
             StateError: nothing was.
         """
-        if self._track is None:
+        if self._read_state is None:
             raise StateError(
                 "The probes have seen no pass of the model; run the model that they are attached "
                 "to, inside the context, in the thread (and task) that entered it."
             )
-        return self._track
+        return self._read_state
 
     @staticmethod
     def _same_place(step: Step) -> Step:
@@ -336,16 +340,16 @@ class Reading:
         """Which tokens of the pass each scope reads, and which groups have none of them.
 
         Raises:
-            StateError: nothing says whose words these are, or it was said of other rows.
+            StateError: the turns of these rows are unknown, or were given for other rows.
         """
         mask = step.mask if self._packed is None else self._packed.mask
         self._masks, self._counts, self._idle = {"all": mask}, {}, frozenset()
-        self._spoken = self._before.spoken if self._before else None
+        self._scope_masks = self._before.scope_masks if self._before else None
         if not self._scopes:
             return
-        before = self._begin(step, mask) if self._spoken is None else self._spoken
+        before = self._begin(step, mask) if self._scope_masks is None else self._scope_masks
         ids = step.ids if self._packed is None else None
-        found, self._spoken = before.masks(mask.to(self._device), ids)
+        found, self._scope_masks = before.masks(mask.to(self._device), ids)
         self._masks |= found
         self._counts = {scope: one.sum(1) for scope, one in found.items()}
         past, tokens = step.past_tokens, mask.shape[1]
@@ -369,7 +373,7 @@ class Reading:
             return
         read = torch.stack([self._masks[scope] for scope in scopes]).any(0)
         if 0 < int(read.sum()) <= MOST_CHOSEN * num_tokens:
-            self._chosen = Places.chosen(read, self._packed)
+            self._chosen = TappedTokens.chosen(read, self._packed)
             self._masks = {s: self._chosen.among(self._masks[s], self._packed) for s in scopes}
 
     def _shape(self) -> tuple[int, ...]:
@@ -377,7 +381,7 @@ class Reading:
         places = self._chosen
         return tuple(self._step.mask.shape) if places is None else (1, len(places.rows))
 
-    def _begin(self, step: Step, mask: Bool[Tensor, "row token"]) -> Spoken:
+    def _begin(self, step: Step, mask: Bool[Tensor, "row token"]) -> ScopeMasks:
         """What was said of the rows that begin to run."""
         if self._told is None:
             names = ", ".join(a.name for g in self.groups if g.scope != "all" for a in g.artefacts)
@@ -392,7 +396,7 @@ class Reading:
                 "it; run the batch that encode gave, as it is."
             )
         self._compare(step, rows)
-        return Spoken.of(rows, self._scopes, self._device, self._reasoning, answering)
+        return ScopeMasks.of(rows, self._scopes, self._device, self._reasoning, answering)
 
     def _compare(self, step: Step, rows: Sequence[Tokens]) -> None:
         """Raises if a row that runs is not the one that was encoded."""
@@ -407,13 +411,13 @@ class Reading:
                     "the batch that encode gave, as it is."
                 )
 
-    def _goes_on(self, new: States) -> Track:
-        """The track with what a pass has read."""
+    def _goes_on(self, new: States) -> ReadState:
+        """The read_state with what a pass has read."""
         old, step = self._before, self._step
         if old is None:
             rows = len(step.mask if self._packed is None else self._packed.mask)
             read = None if self._begun_again(step) else (new, self._counts)
-            return Track(step.mask.shape[1], rows, new, self._counts, read, self._spoken)
+            return ReadState(step.mask.shape[1], rows, new, self._counts, read, self._scope_masks)
         states = tuple(
             one if two is None else two if one is None else g.fold.merge(one, two)
             for g, one, two in zip(self.groups, old.states, new, strict=True)
@@ -425,10 +429,10 @@ class Reading:
             num_tokens=old.num_tokens + step.mask.shape[1],
             states=states,
             counts=counts,
-            spoken=self._spoken,
+            scope_masks=self._scope_masks,
         )
 
-    def _prompt(self, old: Track, now: tuple[States, Counts]) -> tuple[States, Counts] | None:
+    def _prompt(self, old: ReadState, now: tuple[States, Counts]) -> tuple[States, Counts] | None:
         """What was read of the prompt, now that a pass has gone on; None where that is not known.
 
         Args:
@@ -439,7 +443,7 @@ class Reading:
             return old.prompt
         if self._step.more_prompt:
             return now
-        before, after = old.spoken, self._spoken
+        before, after = old.scope_masks, self._scope_masks
         if before is not None and after is not None and bool((before.done < before.lengths).any()):
             return now if bool((after.done <= after.lengths).all()) else None
         # Several tokens may be the rest of a prompt.
@@ -494,7 +498,7 @@ class Reading:
     def _check(self) -> None:
         """A state that is not finite makes the sum of its token's values so.
 
-        An accelerator is asked once a pass, as whoever asks it waits for all that it has to do.
+        An accelerator is asked once a pass, as the host then waits for all its work.
         """
         folded, self._sums = self._sums, []
         if not folded or bool(torch.cat([sums.flatten() for *_, sums in folded]).sum().isfinite()):
@@ -525,7 +529,7 @@ class Reading:
         rows = {name: p.tolist() for name, p in self._read_out(states).items()}
         read = {scope: count.tolist() for scope, count in counts.items()}
         scopes = {name: self.artefacts[name].card.scope for name in rows}
-        num_rows = self._track.num_rows if self._track and any(states) else 0
+        num_rows = self._read_state.num_rows if self._read_state and any(states) else 0
         return [
             {
                 name: self.artefacts[name].verdict(p[i])

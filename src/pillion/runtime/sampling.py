@@ -154,7 +154,7 @@ class Sampler:
         return torch.multinomial(probs, 1, generator=self.random)[:, 0]
 
 
-class Draw:
+class LogprobSampler:
     """Draws tokens, and tells log-probabilities of the last one.
 
     Args:

@@ -1,4 +1,4 @@
-"""Keeps what one probe reads of each token, for those who ask what the token was worth.
+"""Keeps what one probe reads of each token, for explanations of what the token was worth.
 
 Promises the very values that a verdict is folded from, before they are folded. Knows no engine.
 """
@@ -55,4 +55,4 @@ class ValueKeeper:
         """All layers are there."""
 
     def move(self, cache: object, rows: Int[Tensor, " row"]) -> None:
-        """Nothing to move: nobody reorders the rows of a text that is explained."""
+        """Nothing to move: the rows of a text that is explained keep their order."""

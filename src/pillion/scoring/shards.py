@@ -38,7 +38,7 @@ class ScoreShard:
 
 
 def blocks(counts: Sequence[int]) -> Iterator[range]:
-    """Rows that are batched together: so many consecutive ones of a file, whoever reads them.
+    """Rows that are batched together: so many consecutive ones of a file, in any process.
 
     Args:
         counts: rows of every file.
@@ -101,7 +101,7 @@ class LineStore:
         self.folder = folder
 
     def get(self, shard: ScoreShard) -> list[str] | None:
-        """One line a row of the shard; None if it is not there."""
+        """One line a row of the shard; None if it is missing."""
         path = None if self.folder is None else self.folder / shard.name
         if path is None or not path.exists():
             return None

@@ -24,7 +24,7 @@ from pillion.select.economics import LayerSet, layer_sets
 from pillion.select.ridge import leave_one_out, standardised
 from pillion.select.rules import RULES
 from pillion.select.study import LayerRow, OnLayer, Targets, study_layers
-from pillion.select.weights import Attention, learned_attention
+from pillion.select.weights import LayerAttention, learned_attention
 
 TOLERANCE = 0.005
 """Score that a smaller set of layers may lose: half a point."""
@@ -102,10 +102,10 @@ def identify_states(
     backend: Backend,
     states: Float[Tensor, "layer row dim"],
     targets: Targets,
-    attention: Mapping[int, Attention] | None = None,
+    attention: Mapping[int, LayerAttention] | None = None,
     progress: Progress = silent,
 ) -> Identification:
-    """The same from pooled states of all layers, for a caller who has them.
+    """The same from pooled states of all layers, for a caller that has them.
 
     Args:
         backend: the model that they are of; it is not run.

@@ -26,7 +26,7 @@ from pillion.metrics import (
 )
 from pillion.select.curve import inflections, relative_changes
 from pillion.select.ridge import leave_one_out, standardised
-from pillion.select.weights import UNREAD, Attention
+from pillion.select.weights import UNREAD, LayerAttention
 
 OnLayer = Callable[[int, int], object]
 """Told how many layers are done, and of how many."""
@@ -42,7 +42,7 @@ class Targets:
         num_labels: how many labels there are.
 
     Raises:
-        DataError: labels that nobody judged.
+        DataError: labels that were not judged.
     """
 
     ids: Shaped[np.ndarray, "row ..."]
@@ -52,7 +52,7 @@ class Targets:
     def __post_init__(self) -> None:
         if np.isnan(self.ids).any():
             raise DataError(
-                "Some rows have labels that nobody judged, and a study of layers needs rows that "
+                "Some rows have labels that were not judged, and a study of layers needs rows that "
                 "are judged on every label; give such rows, or name the layers."
             )
 
@@ -108,7 +108,7 @@ class LayerRow:
         fisher: Fisher's ratio.
         score: of a ridge classifier on this layer, each row scored by a fit on all others.
         weight: mean layer weight of a trained gate; None where none is given.
-        entropy: of that gate's token weights, see `Attention`; None where it does not read here.
+        entropy: of that gate's token weights, see `LayerAttention`; None if it does not read here.
     """
 
     layer: int
@@ -127,7 +127,7 @@ def study_layers(
     states: Float[Tensor, "layer row dim"],
     targets: Targets,
     layers: Sequence[int],
-    attention: Mapping[int, Attention] | None = None,
+    attention: Mapping[int, LayerAttention] | None = None,
     on_layer: OnLayer = lambda done, total: None,
 ) -> list[LayerRow]:
     """A row of numbers for every layer.

@@ -12,17 +12,16 @@ from torch import Tensor
 from pillion.backends import Backend
 from pillion.core.batching import batches_by_length
 from pillion.errors import ConfigError
+from pillion.extract.collector import BATCH_TOKENS
 from pillion.probe import Artefact
 from pillion.probe.gate import Gate
 from pillion.runtime import pad_batch
-from pillion.runtime.spoken import read_mask
+from pillion.runtime.scope_masks import read_mask
 from pillion.runtime.values import ValueKeeper
-
-BATCH_TOKENS = 2048
 
 
 @dataclass(frozen=True)
-class Attention:
+class LayerAttention:
     """What a gate does with one layer.
 
     Attributes:
@@ -36,13 +35,13 @@ class Attention:
     entropy: float | None
 
 
-UNREAD = Attention(0.0, None)
+UNREAD = LayerAttention(0.0, None)
 """Of a layer that the gate does not read."""
 
 
 def learned_attention(
     backend: Backend, artefact: Artefact, token_ids: Sequence[Sequence[int]]
-) -> dict[int, Attention]:
+) -> dict[int, LayerAttention]:
     """Layer -> what the gate does with it; the weights of all layers sum to 1.
 
     Args:
@@ -74,7 +73,7 @@ def learned_attention(
             num_long += own.shape[1]
     means = (weights / len(token_ids)).tolist()
     spread = (entropies / num_long).tolist() if num_long else [None] * len(means)
-    found = map(Attention, means, spread)
+    found = map(LayerAttention, means, spread)
     return dict(zip(keeper.layers, found, strict=True))
 
 

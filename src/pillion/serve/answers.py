@@ -21,19 +21,19 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A choice begins; the prompt was read.
+class ChoiceStart:
+    """A choice begins; its prompt was read.
 
     Attributes:
-        verdicts: of `asked`.
+        verdicts: from `prompt_verdicts`.
     """
 
     verdicts: Json
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Text of a choice that goes out.
+class ChoiceDelta:
+    """A piece of a choice's text.
 
     Attributes:
         text: may be empty.
@@ -51,7 +51,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Closed:
+class ChoiceEnd:
     """A choice is over.
 
     Attributes:
@@ -67,7 +67,7 @@ class Closed:
     num_tokens: int
 
 
-Part = Opened | Piece | Closed
+ChoicePart = ChoiceStart | ChoiceDelta | ChoiceEnd
 
 
 @dataclass
@@ -78,18 +78,18 @@ class Choice:
     text: str = ""
     tokens: list[TokenEvent] = field(default_factory=list[TokenEvent])
     calls: list[ToolCall] = field(default_factory=list[ToolCall])
-    end: Closed = field(default_factory=lambda: Closed("stop", {}, 0, 0))
+    end: ChoiceEnd = field(default_factory=lambda: ChoiceEnd("stop", {}, 0, 0))
 
     @property
     def said(self) -> str:
         """The text and the calls, for logs."""
         return " ".join(filter(None, [self.text, *(f"{c.name} {c.arguments}" for c in self.calls)]))
 
-    def add(self, part: Part) -> None:
+    def add(self, part: ChoicePart) -> None:
         """Takes the next part."""
-        if isinstance(part, Opened):
+        if isinstance(part, ChoiceStart):
             self.prompt = part.verdicts
-        elif isinstance(part, Piece):
+        elif isinstance(part, ChoiceDelta):
             self.text += part.text
             self.tokens.extend(part.tokens)
             self.calls.extend(part.calls)
@@ -97,7 +97,7 @@ class Choice:
             self.end = part
 
 
-def tell(
+def decided_verdicts(
     verdicts: Mapping[str, Verdict],
     decisions: Mapping[str, str],
     multilabel: Set[str],
@@ -117,11 +117,11 @@ def tell(
     return {name: said | {"decision": decided[name]} for name, said in told.items()}
 
 
-def asked(told: Json, tools: Set[str]) -> Json:
-    """What was said of a prompt: of the user's side, and of what tools said if a probe reads that.
+def prompt_verdicts(told: Json, tools: Set[str]) -> Json:
+    """Verdicts on a prompt: `prompt`, and `tool` for probes that read the turns of tools.
 
     Args:
-        told: of `tell`.
+        told: from `decided_verdicts`.
         tools: names of the probes that read what tools have said.
     """
     parts: Json = {"prompt": {name: one for name, one in told.items() if name not in tools}}
@@ -131,7 +131,7 @@ def asked(told: Json, tools: Set[str]) -> Json:
 
 
 def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> Json:
-    """OpenAI's usage object."""
+    """OpenAI's `usage` object, in tokens."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
@@ -152,7 +152,7 @@ def calls_json(calls: Sequence[ToolCall]) -> list[Json]:
     ]
 
 
-class Shape(ABC):
+class AnswerShape(ABC):
     """How an answer looks on the wire.
 
     Args:
@@ -162,7 +162,7 @@ class Shape(ABC):
     def __init__(self, dry_run: bool) -> None:
         self._notes: Json = {"dry_run": True} if dry_run else {}
 
-    def verdicts(self, prompt: Json, end: Closed | None = None) -> Json:
+    def verdicts(self, prompt: Json, end: ChoiceEnd | None = None) -> Json:
         """The `verdicts` object of a prompt (`prompt`, and `tool` if there is one) and response.
 
         `response_tokens` says how many tokens of the response its verdicts cover.
@@ -173,10 +173,10 @@ class Shape(ABC):
 
     @abstractmethod
     def body(self, choices: Sequence[Choice], used: Json) -> Json:
-        """A whole answer."""
+        """The JSON body of a whole answer."""
 
     @abstractmethod
-    def events(self, index: int, part: Part, prompt: Json) -> list[Json]:
+    def events(self, index: int, part: ChoicePart, prompt: Json) -> list[Json]:
         """One part of a choice, as events of a stream.
 
         Args:
@@ -190,7 +190,7 @@ class Shape(ABC):
         """The events behind the last part of all choices."""
 
 
-class ChoiceShape(Shape):
+class ChoiceShape(AnswerShape):
     """An answer with a list of choices, and a stream of chunks that stand alone.
 
     Args:
@@ -230,7 +230,7 @@ class ChoiceShape(Shape):
         rest = {"choices": entries, "usage": used, "verdicts": first}
         return {**self.head, "object": self.whole, **rest}
 
-    def event(self, index: int, part: Part, prompt: Json) -> Json:
+    def event(self, index: int, part: ChoicePart, prompt: Json) -> Json:
         """One part of a choice, as a chunk of a stream.
 
         Args:
@@ -238,15 +238,15 @@ class ChoiceShape(Shape):
             part: what came.
             prompt: the verdicts on the prompt, told once more at the end.
         """
-        reason = part.reason if isinstance(part, Closed) else None
+        reason = part.reason if isinstance(part, ChoiceEnd) else None
         entry = {"index": index, **self._delta(index, part), "finish_reason": reason}
-        if isinstance(part, Piece):
+        if isinstance(part, ChoiceDelta):
             verdicts = {"response": part.verdicts, "response_tokens": part.num_read}
         else:
-            verdicts = self.verdicts(prompt, part if isinstance(part, Closed) else None)
+            verdicts = self.verdicts(prompt, part if isinstance(part, ChoiceEnd) else None)
         return {**self.head, "object": self.chunk, "choices": [entry], "verdicts": verdicts}
 
-    def events(self, index: int, part: Part, prompt: Json) -> list[Json]:
+    def events(self, index: int, part: ChoicePart, prompt: Json) -> list[Json]:
         """One part of a choice, as chunks of a stream; see `event`."""
         return [self.event(index, part, prompt)]
 
@@ -259,7 +259,7 @@ class ChoiceShape(Shape):
     def _entry(self, index: int, choice: Choice) -> Json: ...
 
     @abstractmethod
-    def _delta(self, index: int, part: Part) -> Json: ...
+    def _delta(self, index: int, part: ChoicePart) -> Json: ...
 
 
 class ChatShape(ChoiceShape):
@@ -278,10 +278,10 @@ class ChatShape(ChoiceShape):
             "finish_reason": choice.end.reason,
         }
 
-    def _delta(self, index: int, part: Part) -> Json:
-        if isinstance(part, Opened):
+    def _delta(self, index: int, part: ChoicePart) -> Json:
+        if isinstance(part, ChoiceStart):
             return {"delta": {"role": "assistant", "content": ""}, "logprobs": None}
-        if isinstance(part, Piece):
+        if isinstance(part, ChoiceDelta):
             delta: Json = {"content": part.text} if part.text or not part.calls else {}
             if part.calls:
                 calls = zip(part.calls, calls_json(part.calls), strict=True)
@@ -319,8 +319,8 @@ class CompletionShape(ChoiceShape):
             "finish_reason": choice.end.reason,
         }
 
-    def _delta(self, index: int, part: Part) -> Json:
-        if isinstance(part, Piece):
+    def _delta(self, index: int, part: ChoicePart) -> Json:
+        if isinstance(part, ChoiceDelta):
             return {"text": part.text, "logprobs": self._logs(index, part.tokens)}
         return {"text": "", "logprobs": None}
 

@@ -19,8 +19,8 @@ from pillion.errors import unknown_name
 from pillion.runtime import Engine
 from pillion.serve.classify import classify_routes
 from pillion.serve.explain import explain_routes
-from pillion.serve.front import Front, refusal_response
 from pillion.serve.generate import generate_routes
+from pillion.serve.middleware import RequestMiddleware, refusal_response
 from pillion.serve.probes import probe_routes
 from pillion.serve.refusal import Refused
 from pillion.serve.requests import (
@@ -36,9 +36,14 @@ from pillion.serve.requests import (
     StreamOptions,
     SwapRequest,
     ToolBody,
-    Wanted,
+    VerdictOptions,
 )
-from pillion.serve.response_bodies import FunctionTool, ResponsesRequest, TextFormat, TextOptions
+from pillion.serve.response_bodies import (
+    FunctionTool,
+    ResponsesRequest,
+    ResponseTextOptions,
+    TextFormat,
+)
 from pillion.serve.service import Service
 from pillion.serve.settings import Settings
 
@@ -98,7 +103,7 @@ def create_app(
     _add_plain_routes(app, service)
     app.add_exception_handler(HTTPException, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_body)
-    app.add_middleware(Front, service=service)
+    app.add_middleware(RequestMiddleware, service=service)
     return app
 
 
@@ -200,12 +205,12 @@ def _known(route: str, parents: list[str]) -> list[str]:
     inner: dict[str, type[Any]] = {
         "messages": Message,
         "stream_options": StreamOptions,
-        "pillion": Wanted,
+        "pillion": VerdictOptions,
         "tools": ToolBody,
         "function": Function,
     }
     if route == "/v1/responses":
-        inner = {"tools": FunctionTool, "text": TextOptions, "format": TextFormat}
+        inner = {"tools": FunctionTool, "text": ResponseTextOptions, "format": TextFormat}
     places = [name for name in parents if not name.isdigit()]
     kind = inner.get(places[-1]) if places else _BODIES.get(route)
     return list(kind.model_fields) if kind else []

@@ -30,7 +30,7 @@ _STEPS = np.zeros(256, np.int64)
 _STEPS[[ord("{"), ord("[")]], _STEPS[[ord("}"), ord("]")]] = 1, -1
 
 
-class Scan:
+class JsonCounts:
     """Counts what a JSON text holds outside of its strings, piece by piece.
 
     Law: where the pieces are cut changes nothing. Whether it is JSON is for the parser to say.

@@ -23,10 +23,10 @@ from pillion.core import (
 )
 from pillion.errors import PillionError
 from pillion.policies import ALLOW, decide
-from pillion.serve.answers import tell
+from pillion.serve.answers import decided_verdicts
 from pillion.serve.body import BodyRoute
-from pillion.serve.call import Call, call_of
 from pillion.serve.refusal import Refused, refusal_of
+from pillion.serve.request_context import RequestContext, context_of
 from pillion.serve.requests import ClassificationRequest, ClassifyRequest, ModerationRequest
 from pillion.serve.service import Service
 from pillion.serve.streaming import until_gone
@@ -48,21 +48,20 @@ def classify_routes(service: Service) -> APIRouter:
     @routes.post("/v1/classify")
     async def classify(body: ClassifyRequest, request: Request) -> JSONResponse:
         """Verdicts of many probes on many texts, in one pass a text."""
-        if body.model is not None:
-            service.check_model(body.model)
+        service.check_model(body.model)
         names = require_probes(service, body.probes)
         texts = _texts(body, service.engine.codec)
-        work = _read(service, call_of(request.scope), texts, names, body.template)
+        work = _read(service, context_of(request.scope), texts, names, body.template)
         rows, num_tokens = await until_gone(request, work)
         policies = service.policies.of("prompt")
         data: list[dict[str, Any]] = []
         for i, (row, missing) in enumerate(rows):
             own = [p for p in policies if p.probe in row or p.probe in missing]
-            told = tell(row, decide(own, row).decisions, service.multilabel, missing)
+            told = decided_verdicts(row, decide(own, row).decisions, service.multilabel, missing)
             data.append({"index": i, "object": "classification", "verdicts": told})
         return JSONResponse(
             {
-                "id": f"classify-{call_of(request.scope).id}",
+                "id": f"classify-{context_of(request.scope).id}",
                 "object": "list",
                 "model": service.names[0],
                 "data": data,
@@ -77,7 +76,7 @@ def classify_routes(service: Service) -> APIRouter:
         verdicts, _ = await _judged_by(service, name, body, request)
         results = [moderation(service, verdict) for verdict in verdicts]
         return JSONResponse(
-            {"id": f"modr-{call_of(request.scope).id}", "model": name, "results": results}
+            {"id": f"modr-{context_of(request.scope).id}", "model": name, "results": results}
         )
 
     @routes.post("/classify")
@@ -85,7 +84,7 @@ def classify_routes(service: Service) -> APIRouter:
         """One probe's verdicts, in the shape of vLLM's route for classifiers."""
         name = _classifier(service, body.model)
         told = await _judged_by(service, name, body, request)
-        return JSONResponse(classification_json(call_of(request.scope).id, name, *told))
+        return JSONResponse(classification_json(context_of(request.scope).id, name, *told))
 
     return routes
 
@@ -99,7 +98,7 @@ async def _judged_by(
         Refused: it has none on one of them.
     """
     texts = _texts(body, service.engine.codec)
-    work = _read(service, call_of(request.scope), texts, [name], None)
+    work = _read(service, context_of(request.scope), texts, [name], None)
     rows, num_tokens = await until_gone(request, work)
     for i, (_, missing) in enumerate(rows):
         if name in missing:
@@ -129,7 +128,7 @@ def flagged(service: Service, verdict: Verdict) -> dict[str, bool]:
     """Label -> whether the text is flagged for it.
 
     Raises:
-        Refused: nobody has said which labels of a multi-class probe are harmful.
+        Refused: the settings do not say which labels of a multi-class probe are harmful.
     """
     flags, labels = dict.fromkeys(verdict.probs, False), list(verdict.probs)
     policies = [p for p in service.policies.of("prompt") if p.probe == verdict.probe and not p.asks]
@@ -222,7 +221,7 @@ Judged = tuple[dict[str, Verdict], dict[str, str]]
 
 async def _read(
     service: Service,
-    call: Call,
+    context: RequestContext,
     texts: Sequence[Text],
     names: Sequence[str],
     template: Template | None,
@@ -249,29 +248,29 @@ async def _read(
                 sum(map(num_chars, texts)),
             )
             num_tokens += sum(map(len, ids))
-            call.account.spend(sum(map(len, ids)))
-            found = await _classify(service, call, check_rows(service, ids), group)
+            context.account.spend(sum(map(len, ids)))
+            found = await _classify(service, context, check_rows(service, ids), group)
             scopes: dict[str, Scope] = {name: probes[name].card.scope for name in group}
             for (row, missing), verdicts, tokens in zip(rows, found, ids, strict=True):
                 row |= verdicts
                 missing |= absences(scopes, verdicts, tokens, SCOPES)
     for row, _ in rows:
         service.metrics.count_verdicts("text", row)
-    call.facts["text_verdicts"] = {
+    context.facts["text_verdicts"] = {
         name: Counter(label for row, _ in rows if name in row for label in row[name].labels)
         for name in names
     }
-    call.facts |= {"num_texts": len(texts), "prompt_tokens": num_tokens}
+    context.facts |= {"num_texts": len(texts), "prompt_tokens": num_tokens}
     ordered = [({n: row[n] for n in names if n in row}, missing) for row, missing in rows]
     return ordered, num_tokens
 
 
 async def _classify(
-    service: Service, call: Call, ids: Sequence[Sequence[int]], names: Sequence[str]
+    service: Service, context: RequestContext, ids: Sequence[Sequence[int]], names: Sequence[str]
 ) -> list[dict[str, Verdict]]:
     try:
-        async with asyncio.timeout(call.seconds_left):
-            return await service.engine.classify(ids, names, call.caller)
+        async with asyncio.timeout(context.seconds_left):
+            return await service.engine.classify(ids, names, context.caller)
     except TimeoutError as error:
         raise Refused(504, "The texts took too long; send fewer.", "timeout") from error
     except PillionError as error:

@@ -14,9 +14,9 @@ from pillion.core import Text, Tokens, absent
 from pillion.errors import PillionError
 from pillion.runtime import Explanation
 from pillion.serve.body import BodyRoute
-from pillion.serve.call import Call, call_of
 from pillion.serve.classify import check_rows, require_probes
 from pillion.serve.refusal import Refused, refusal_of
+from pillion.serve.request_context import RequestContext, context_of
 from pillion.serve.requests import ExplainRequest
 from pillion.serve.service import Service
 from pillion.serve.streaming import until_gone
@@ -30,8 +30,7 @@ def explain_routes(service: Service) -> APIRouter:
     @routes.post("/v1/explain")
     async def explain(body: ExplainRequest, request: Request) -> JSONResponse:
         """A probe's verdict taken apart: layers by tokens of a text or conversation."""
-        if body.model is not None:
-            service.check_model(body.model)
+        service.check_model(body.model)
         wanted = None if body.probe is None else [body.probe]
         name = require_probes(service, wanted, "probe")[0]
         known = service.engine.probes[name].card.labels
@@ -42,23 +41,25 @@ def explain_routes(service: Service) -> APIRouter:
                 "invalid_value",
                 "label",
             )
-        call = call_of(request.scope)
-        found = await until_gone(request, _read(service, call, body, name))
-        call.account.spend(len(found.token_ids))
-        call.facts["text_verdicts"] = {name: Counter(found.verdict.labels)}
+        context = context_of(request.scope)
+        found = await until_gone(request, _read(service, context, body, name))
+        context.account.spend(len(found.token_ids))
+        context.facts["text_verdicts"] = {name: Counter(found.verdict.labels)}
         return JSONResponse(_told(service, found, body.label))
 
     return routes
 
 
-async def _read(service: Service, call: Call, body: ExplainRequest, name: str) -> Explanation:
+async def _read(
+    service: Service, context: RequestContext, body: ExplainRequest, name: str
+) -> Explanation:
     codec = service.engine.codec
     text: Text = body.input if body.input is not None else turns_of(body.messages or (), codec)
     service.check_chars([num_chars(text)], "input")
     template = body.template or service.engine.probes[name].card.template
     try:
         with service.queue():
-            async with asyncio.timeout(call.seconds_left):
+            async with asyncio.timeout(context.seconds_left):
                 tokens = await service.encode(
                     lambda: encode_text(service.engine, text, template), num_chars(text)
                 )

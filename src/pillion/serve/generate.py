@@ -17,20 +17,20 @@ from pillion.core import as_tokens
 from pillion.errors import ConfigError, DataError
 from pillion.runtime import Sampling
 from pillion.runtime.engine import check_ids
-from pillion.serve.answering import Ask
-from pillion.serve.answers import ChatShape, CompletionShape, Decode, Shape
+from pillion.serve.answering import AnswerRequest
+from pillion.serve.answers import AnswerShape, ChatShape, CompletionShape, Decode
 from pillion.serve.body import BodyRoute
-from pillion.serve.call import call_of
 from pillion.serve.refusal import Refused
-from pillion.serve.requests import Body, ChatRequest, CompletionRequest
-from pillion.serve.respond import Job, respond
+from pillion.serve.request_context import context_of
+from pillion.serve.requests import ChatRequest, CompletionRequest, StrictBody
+from pillion.serve.respond import AnswerJob, respond
 from pillion.serve.response_bodies import ResponsesRequest, chat_of, renamed
 from pillion.serve.response_shape import ResponseShape
 from pillion.serve.service import Service
-from pillion.serve.tools import Offer, offer_of
+from pillion.serve.tools import OfferedTools, offer_of
 from pillion.serve.turns import num_chars, transcript, turns_of
+from pillion.serve.verdict_selection import VerdictSelection, selection_of
 from pillion.serve.wanted_form import json_form
-from pillion.serve.wish import Wish, wish_of
 
 COMPLETION_TOKENS = 16
 """Of a completion that names no limit, as OpenAI has it."""
@@ -51,8 +51,8 @@ def generate_routes(service: Service) -> APIRouter:
     @routes.post("/v1/responses")
     async def responses(body: ResponsesRequest, request: Request) -> Response:
         """The same, in OpenAI's newer shape; nothing is stored."""
-        call, dry_run = call_of(request.scope), service.settings.dry_run
-        shape = ResponseShape(call.id, body, int(time.time()), dry_run)
+        context, dry_run = context_of(request.scope), service.settings.dry_run
+        shape = ResponseShape(context.id, body, int(time.time()), dry_run)
         try:
             chat = chat_of(body)
             return await answer_chat(service, chat, request, "/responses", body, shape)
@@ -64,12 +64,12 @@ def generate_routes(service: Service) -> APIRouter:
         """What follows a text, with verdicts on both."""
         service.check_model(body.model)
         service.check_chars([len(prompt) for prompt in body.prompt], "prompt")
-        wish = wish_of(service, call_of(request.scope).account.caller, body.pillion)
-        asks: list[Ask] = []
+        selection = selection_of(service, context_of(request.scope).account.caller, body.pillion)
+        asks: list[AnswerRequest] = []
         for prompt in body.prompt:
             limit = body.max_tokens or COMPLETION_TOKENS
             ids, text = await _read_prompt(service, prompt)
-            asks.append(_ask(service, body, ids, text, limit, body.logprobs, "prompt", wish))
+            asks.append(_ask(service, body, ids, text, limit, body.logprobs, "prompt", selection))
         job = _job(service, body, asks, "/completions", body)
         shape = CompletionShape(*_head(service, body, request, body.logprobs is not None))
         return await respond(request, service, job, shape)
@@ -78,7 +78,12 @@ def generate_routes(service: Service) -> APIRouter:
 
 
 async def answer_chat(
-    service: Service, body: ChatRequest, request: Request, path: str, sent: Body, shape: Shape
+    service: Service,
+    body: ChatRequest,
+    request: Request,
+    path: str,
+    sent: StrictBody,
+    shape: AnswerShape,
 ) -> Response:
     """The answer to a conversation.
 
@@ -91,7 +96,7 @@ async def answer_chat(
         shape: of the answer.
     """
     service.check_model(body.model)
-    wish = wish_of(service, call_of(request.scope).account.caller, body.pillion)
+    selection = selection_of(service, context_of(request.scope).account.caller, body.pillion)
     codec = service.engine.codec
     offer, turns = offer_of(body, codec), turns_of(body.messages, codec)
     tools = offer.tools if offer else ()
@@ -101,7 +106,7 @@ async def answer_chat(
     text = transcript(turns)
     limit = body.max_completion_tokens or body.max_tokens
     top = (body.top_logprobs or 0) if body.logprobs else None
-    ask = _ask(service, body, ids, text, limit, top, "messages", wish)
+    ask = _ask(service, body, ids, text, limit, top, "messages", selection)
     grammar, param = _grammar(body, offer, codec)
     if grammar:
         await _check_grammar(service, grammar, param)
@@ -128,8 +133,8 @@ def _ask(
     limit: int | None,
     top_logprobs: int | None,
     param: str,
-    wish: Wish,
-) -> Ask:
+    selection: VerdictSelection,
+) -> AnswerRequest:
     seed = secrets.randbits(32) if body.seed is None else body.seed % 2**32
     temperature = _or(body.temperature, 1.0)
     if body.seed is not None and temperature and not service.engine.repeats_draws:
@@ -148,7 +153,7 @@ def _ask(
         tuple(body.logit_bias.items()),
     )
     _check_ids(service, list(body.logit_bias), "logit_bias")
-    return Ask(
+    return AnswerRequest(
         as_tokens(ids),
         text,
         _max_tokens(service, len(ids), limit, param),
@@ -156,11 +161,11 @@ def _ask(
         tuple(body.stop),
         top_logprobs,
         body.prompt_cache_key,
-        wish,
+        selection,
     )
 
 
-def _grammar(body: ChatRequest, offer: Offer | None, codec: Coder) -> tuple[str, str]:
+def _grammar(body: ChatRequest, offer: OfferedTools | None, codec: Coder) -> tuple[str, str]:
     """What an answer must follow, empty for nothing; and the parameter that wants it."""
     wanted, schema = body.response_format, None
     if wanted is not None and wanted.type != "text":
@@ -223,7 +228,9 @@ def _max_tokens(service: Service, prompt_tokens: int, limit: int | None, param: 
     return limit or min(room, most)
 
 
-def _job(service: Service, body: _Request, asks: Sequence[Ask], path: str, sent: Body) -> Job:
+def _job(
+    service: Service, body: _Request, asks: Sequence[AnswerRequest], path: str, sent: StrictBody
+) -> AnswerJob:
     n, most = body.n or 1, service.settings.limits.choices
     if n * len(asks) > most:
         raise Refused(
@@ -233,7 +240,7 @@ def _job(service: Service, body: _Request, asks: Sequence[Ask], path: str, sent:
             "n",
         )
     options = body.stream_options
-    return Job(
+    return AnswerJob(
         tuple(asks),
         n,
         bool(body.stream),
@@ -247,5 +254,5 @@ def _head(
     service: Service, body: _Request, request: Request, logprobs: bool
 ) -> tuple[str, str, int, Decode, bool, bool]:
     """What is the same in all chunks of an answer."""
-    id, now, dry_run = call_of(request.scope).id, int(time.time()), service.settings.dry_run
+    id, now, dry_run = context_of(request.scope).id, int(time.time()), service.settings.dry_run
     return id, body.model, now, service.engine.codec.decode, logprobs, dry_run

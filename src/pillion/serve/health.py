@@ -1,6 +1,6 @@
 """Whether the engine lives: told at once, mended once, and the end of the process if it cannot be.
 
-Knows no route; who ends the process says so by `on_end`.
+Knows no route; `on_end` ends the process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Health:
     """Looks after an engine.
 
     Args:
-        engine: started and closed by somebody else.
+        engine: started and closed elsewhere.
         log: where failures are told.
 
     Attributes:
@@ -46,7 +46,7 @@ class Health:
 
     @property
     def state(self) -> State:
-        """In a word."""
+        """The state in one word, as `/health` and `/ready` say it."""
         if self.failed is not None:
             return "failed"
         if self._rebuilding or (self.started and self.engine.failure is not None):

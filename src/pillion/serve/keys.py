@@ -39,7 +39,7 @@ class Quota:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who has a key.
+    """The owner of a key.
 
     Attributes:
         name: of the key, for logs; keys of one name share their quota and their prefixes.
@@ -60,12 +60,12 @@ class Caller:
 
 
 LOCAL = Caller("local", "admin")
-"""Who asks a server without keys: this machine."""
+"""The caller of a server without keys: this machine."""
 
 
 @dataclass(frozen=True)
 class Keys:
-    """Who may ask.
+    """The keys that may ask, and their owners.
 
     Attributes:
         hashes: SHA-256 of every key, and whose it is.

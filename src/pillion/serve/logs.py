@@ -38,7 +38,7 @@ class Log:
         self._logger.info(event, extra={"facts": shown})
 
     def failure(self, error: BaseException, **facts: Any) -> None:
-        """Writes an error that nobody foresaw: its kind and where, but not its words.
+        """Writes an unexpected error: its kind and where, but not its words.
 
         They may quote what a client sent.
         """
@@ -52,7 +52,7 @@ class JsonFormatter(logging.Formatter):
     """A record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """The record as one line of JSON."""
         when = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
         content: dict[str, Any] = {
             "time": when.isoformat(timespec="milliseconds"),

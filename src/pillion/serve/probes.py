@@ -12,8 +12,8 @@ from fastapi.responses import JSONResponse
 from pillion.errors import PillionError
 from pillion.probe import Artefact
 from pillion.serve.body import BodyRoute
-from pillion.serve.call import call_of
 from pillion.serve.refusal import Refused, refusal_of
+from pillion.serve.request_context import context_of
 from pillion.serve.requests import ProbeRequest, SwapRequest
 from pillion.serve.service import Service
 
@@ -96,7 +96,7 @@ def check_admin(request: Request) -> None:
     Raises:
         Refused: 403.
     """
-    if call_of(request.scope).account.caller.role != "admin":
+    if context_of(request.scope).account.caller.role != "admin":
         raise Refused(
             403, "This key may not change probes; use one with the role admin.", "admin_only"
         )

@@ -29,27 +29,27 @@ from pillion.serve.parameters import (
 INT64 = 2**63
 
 
-class Body(BaseModel):
+class StrictBody(BaseModel):
     """What all bodies have: they are strict."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class StreamOptions(Body):
+class StreamOptions(StrictBody):
     """Of a stream: whether a last chunk tells the usage."""
 
     include_usage: bool | None = None
     include_obfuscation: Annotated[Any, Neutral(False)] = None
 
 
-class CalledFunction(Body):
+class CalledFunction(StrictBody):
     """What an earlier answer called, and with what: a JSON object, as text."""
 
     name: ToolName
     arguments: Arguments
 
 
-class MessageCall(Body):
+class MessageCall(StrictBody):
     """A call in an earlier answer."""
 
     id: CallId
@@ -57,7 +57,7 @@ class MessageCall(Body):
     function: CalledFunction
 
 
-class Message(Body):
+class Message(StrictBody):
     """One turn of a conversation. An answer of ours may be sent back as it came."""
 
     role: Annotated[str, Field(pattern="^(system|developer|user|assistant|tool)$")]
@@ -84,7 +84,7 @@ class Message(Body):
         return self
 
 
-class Function(Body):
+class Function(StrictBody):
     """What a model may call."""
 
     name: ToolName
@@ -93,27 +93,27 @@ class Function(Body):
     strict: bool | None = None
 
 
-class ToolBody(Body):
+class ToolBody(StrictBody):
     """A tool: a function."""
 
     type: Literal["function"]
     function: Function
 
 
-class ToolRef(Body):
+class ToolRef(StrictBody):
     """The name of a tool."""
 
     name: ToolName
 
 
-class NamedTool(Body):
+class NamedTool(StrictBody):
     """A tool that has to be called."""
 
     type: Literal["function"]
     function: ToolRef
 
 
-class JsonSchema(Body):
+class JsonSchema(StrictBody):
     """What a JSON answer has to be; followed whether or not it is called strict."""
 
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
@@ -122,7 +122,7 @@ class JsonSchema(Body):
     strict: bool | None = None
 
 
-class ResponseFormat(Body):
+class ResponseFormat(StrictBody):
     """The form of an answer: text, a JSON object, or JSON of a schema."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -146,14 +146,14 @@ _Talk = Annotated[list[Message], Field(min_length=1, fail_fast=True)]
 Conversations = Annotated[list[_Talk], Field(min_length=1, fail_fast=True), BeforeValidator(_talks)]
 
 
-class Wanted(Body):
+class VerdictOptions(StrictBody):
     """What is told of verdicts: of which probes, and binary ones from which probability on."""
 
     probes: Annotated[list[str] | None, Field(max_length=256)] = None
     thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
 
 
-class _Sampled(Body):
+class _Sampled(StrictBody):
     """What both ways of generating take."""
 
     model: str
@@ -171,7 +171,7 @@ class _Sampled(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     prompt_cache_key: str | None = None
-    pillion: Wanted | None = None
+    pillion: VerdictOptions | None = None
     # No effect on an answer.
     user: str | None = None
 
@@ -248,8 +248,8 @@ def _one_of_two(schema: dict[str, Any]) -> None:
     schema["oneOf"] = [{"required": ["input"]}, {"required": ["messages"]}]
 
 
-class _Judged(Body):
-    """What is to be judged: texts, or conversations."""
+class _Judged(StrictBody):
+    """What to judge: texts, or conversations."""
 
     model_config = ConfigDict(json_schema_extra=_one_of_two)
 
@@ -288,7 +288,7 @@ class ClassificationRequest(_Judged):
     user: str | None = None
 
 
-class ExplainRequest(Body):
+class ExplainRequest(StrictBody):
     """Body of `/v1/explain`; without `probe` the first one, without `label` the decided one."""
 
     model_config = ConfigDict(json_schema_extra=_one_of_two)
@@ -306,14 +306,14 @@ class ExplainRequest(Body):
         return self
 
 
-class ProbeRequest(Body):
+class ProbeRequest(StrictBody):
     """Body that loads a probe: its folder on the server, and the name to sign verdicts with."""
 
     path: Annotated[str, Field(min_length=1)]
     name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = None
 
 
-class SwapRequest(Body):
+class SwapRequest(StrictBody):
     """Body that puts another probe in the place of one."""
 
     path: Annotated[str, Field(min_length=1)]

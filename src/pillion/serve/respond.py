@@ -13,19 +13,28 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from pillion.policies import Route
-from pillion.serve.answering import Ask, Opening, answer, answer_again, open_prompt
-from pillion.serve.answers import Choice, ChoiceShape, Closed, Json, Opened, Part, Shape, usage
-from pillion.serve.call import Call, call_of
+from pillion.serve.answering import AnswerRequest, JudgedPrompt, answer, answer_again, open_prompt
+from pillion.serve.answers import (
+    AnswerShape,
+    Choice,
+    ChoiceEnd,
+    ChoicePart,
+    ChoiceShape,
+    ChoiceStart,
+    Json,
+    usage,
+)
 from pillion.serve.refusal import Refused
+from pillion.serve.request_context import RequestContext, context_of
 from pillion.serve.service import Service
 from pillion.serve.streaming import EventStream, merge, until_gone
-from pillion.serve.tools import Offer, with_calls
+from pillion.serve.tools import OfferedTools, with_calls
 from pillion.serve.upstream import UpstreamError
-from pillion.serve.wish import verdict_headers
+from pillion.serve.verdict_selection import verdict_headers
 
 
 @dataclass(frozen=True)
-class Job:
+class AnswerJob:
     """What a request wants.
 
     Attributes:
@@ -38,47 +47,51 @@ class Job:
         offer: tools that may be called; None for none.
     """
 
-    asks: tuple[Ask, ...]
+    asks: tuple[AnswerRequest, ...]
     n: int
     stream: bool
     include_usage: bool
     path: str
     body: Mapping[str, Any]
-    offer: Offer | None = None
+    offer: OfferedTools | None = None
 
 
-async def respond(request: Request, service: Service, job: Job, shape: Shape) -> Response:
+async def respond(
+    request: Request, service: Service, job: AnswerJob, shape: AnswerShape
+) -> Response:
     """The response to a job.
 
     Raises:
         Refused: in the place of an answer, as long as nothing was sent.
     """
-    call = call_of(request.scope)
-    call.texts["prompts"] = [ask.text for ask in job.asks]
+    context = context_of(request.scope)
+    context.texts["prompts"] = [ask.text for ask in job.asks]
     async with AsyncExitStack() as stack:
-        openings = await until_gone(request, _open(service, call, job, stack))
-        for opening in openings:
-            if isinstance(opening.act, Route):
-                work = _route(service, opening.act, openings, job, shape, stack)
+        prompts = await until_gone(request, _open(service, context, job, stack))
+        for prompt in prompts:
+            if isinstance(prompt.act, Route):
+                work = _route(service, prompt.act, prompts, job, shape, stack)
                 response = await until_gone(request, work)
                 if response is not None:
                     return response
-        choices = _choices(service, call, openings, job)
+        choices = _choices(service, context, prompts, job)
         if job.stream:
-            chunks = _chunks(call, openings, choices, job, shape)
+            chunks = _chunks(context, prompts, choices, job, shape)
             seconds = service.settings.limits.send_seconds
             return EventStream(chunks, stack.pop_all(), seconds)
         done = await until_gone(request, _gather(choices))
-        call.texts["answers"] = [choice.said for choice in done]
-        used = _usage(call, openings, [choice.end for choice in done])
+        context.texts["answers"] = [choice.said for choice in done]
+        used = _usage(context, prompts, [choice.end for choice in done])
         body = shape.body(done, used)
         return JSONResponse(body, headers=verdict_headers(body["verdicts"]))
 
 
-async def _open(service: Service, call: Call, job: Job, stack: AsyncExitStack) -> list[Opening]:
+async def _open(
+    service: Service, context: RequestContext, job: AnswerJob, stack: AsyncExitStack
+) -> list[JudgedPrompt]:
     """Every prompt, read and decided about."""
     tasks = [
-        asyncio.ensure_future(open_prompt(service, call, ask, stack, i * job.n))
+        asyncio.ensure_future(open_prompt(service, context, ask, stack, i * job.n))
         for i, ask in enumerate(job.asks)
     ]
     try:
@@ -90,32 +103,34 @@ async def _open(service: Service, call: Call, job: Job, stack: AsyncExitStack) -
 
 
 def _choices(
-    service: Service, call: Call, openings: Sequence[Opening], job: Job
-) -> list[AsyncGenerator[Part]]:
+    service: Service, context: RequestContext, prompts: Sequence[JudgedPrompt], job: AnswerJob
+) -> list[AsyncGenerator[ChoicePart]]:
     """The answers: n for every prompt, in order."""
-    found: list[AsyncGenerator[Part]] = []
-    for i, opening in enumerate(openings):
+    found: list[AsyncGenerator[ChoicePart]] = []
+    for i, prompt in enumerate(prompts):
         # Where another server was to answer and did not, ours has to begin again.
-        first = 0 if isinstance(opening.act, Route) else 1
+        first = 0 if isinstance(prompt.act, Route) else 1
         if first == 1:
-            found.append(_read(job, opening, answer(service, call, opening)))
+            found.append(_read(job, prompt, answer(service, context, prompt)))
         for k in range(first, job.n):
             # Each answer draws with a seed of its own, so that they differ and can be repeated.
-            sampling = opening.ask.sampling
-            ask = replace(opening.ask, sampling=replace(sampling, seed=sampling.seed + k))
-            again = answer_again(service, call, opening, ask, i * job.n + k)
-            found.append(_read(job, opening, again))
+            sampling = prompt.ask.sampling
+            ask = replace(prompt.ask, sampling=replace(sampling, seed=sampling.seed + k))
+            again = answer_again(service, context, prompt, ask, i * job.n + k)
+            found.append(_read(job, prompt, again))
     return found
 
 
-def _read(job: Job, opening: Opening, parts: AsyncGenerator[Part]) -> AsyncGenerator[Part]:
+def _read(
+    job: AnswerJob, prompt: JudgedPrompt, parts: AsyncGenerator[ChoicePart]
+) -> AsyncGenerator[ChoicePart]:
     """An answer of the model, its calls of tools read; a refusal of ours has none."""
-    if job.offer is None or opening.refusal is not None:
+    if job.offer is None or prompt.refusal is not None:
         return parts
     return with_calls(parts, job.offer.reader())
 
 
-async def _gather(choices: Sequence[AsyncGenerator[Part]]) -> list[Choice]:
+async def _gather(choices: Sequence[AsyncGenerator[ChoicePart]]) -> list[Choice]:
     done = [Choice() for _ in choices]
     async for index, part in merge(choices):
         done[index].add(part)
@@ -123,43 +138,45 @@ async def _gather(choices: Sequence[AsyncGenerator[Part]]) -> list[Choice]:
 
 
 async def _chunks(
-    call: Call,
-    openings: Sequence[Opening],
-    choices: Sequence[AsyncGenerator[Part]],
-    job: Job,
-    shape: Shape,
+    context: RequestContext,
+    prompts: Sequence[JudgedPrompt],
+    choices: Sequence[AsyncGenerator[ChoicePart]],
+    job: AnswerJob,
+    shape: AnswerShape,
 ) -> AsyncGenerator[Json]:
     """The events of a stream."""
     done = [Choice() for _ in choices]
     async for index, part in merge(choices):
         done[index].add(part)
-        for event in shape.events(index, part, openings[index // job.n].told):
+        for event in shape.events(index, part, prompts[index // job.n].told):
             if job.include_usage:
                 event["usage"] = None
             yield event
-    used = _usage(call, openings, [choice.end for choice in done])
+    used = _usage(context, prompts, [choice.end for choice in done])
     for event in shape.ending(done, used, job.include_usage):
         yield event
 
 
-def _usage(call: Call, openings: Sequence[Opening], ends: Sequence[Closed]) -> Json:
+def _usage(
+    context: RequestContext, prompts: Sequence[JudgedPrompt], ends: Sequence[ChoiceEnd]
+) -> Json:
     """Usage of all prompts and answers; also written down for the log."""
     used = usage(
-        sum(len(o.ask.token_ids) for o in openings),
+        sum(len(o.ask.token_ids) for o in prompts),
         sum(end.num_tokens for end in ends),
-        sum(o.read.cached_tokens for o in openings),
+        sum(o.read.cached_tokens for o in prompts),
     )
-    call.facts |= {k: used[k] for k in ("prompt_tokens", "completion_tokens")}
-    call.facts["finish_reason"] = ends[0].reason if ends else None
+    context.facts |= {k: used[k] for k in ("prompt_tokens", "completion_tokens")}
+    context.facts["finish_reason"] = ends[0].reason if ends else None
     return used
 
 
 async def _route(
     service: Service,
     policy: Route,
-    openings: Sequence[Opening],
-    job: Job,
-    shape: Shape,
+    prompts: Sequence[JudgedPrompt],
+    job: AnswerJob,
+    shape: AnswerShape,
     stack: AsyncExitStack,
 ) -> Response | None:
     """An upstream's answer with our verdicts on the prompt; None if we have to answer after all.
@@ -167,14 +184,14 @@ async def _route(
     Raises:
         Refused: 502 if the upstream fails and the policy fails closed.
     """
-    if len(openings) > 1:
+    if len(prompts) > 1:
         raise Refused(
             400,
             "One of several prompts would be answered by another server; send them one by one.",
             "cannot_route",
             "prompt",
         )
-    verdicts = shape.verdicts(openings[0].told)
+    verdicts = shape.verdicts(prompts[0].told)
     if job.stream and not isinstance(shape, ChoiceShape):
         raise Refused(
             400,
@@ -197,7 +214,7 @@ async def _route(
         return None
 
     async def routed() -> AsyncGenerator[Json]:
-        (begun,) = shape.events(0, Opened(openings[0].told), openings[0].told)
+        (begun,) = shape.events(0, ChoiceStart(prompts[0].told), prompts[0].told)
         yield begun
         if first is not None:
             yield first

@@ -21,7 +21,7 @@ from pydantic import (
 from pillion.core.strict import first_fault
 from pillion.serve.parameters import Arguments, CallId, Neutral, Nothing, ToolName, joined
 from pillion.serve.refusal import Refused
-from pillion.serve.requests import Body, ChatRequest, ToolRef, Wanted
+from pillion.serve.requests import ChatRequest, StrictBody, ToolRef, VerdictOptions
 
 Json = dict[str, Any]
 _PARTS = ("input_text", "output_text", "text")
@@ -46,8 +46,8 @@ Words = Annotated[
 ]
 
 
-class _Item(Body):
-    """What all items have and nobody reads: an answer's may be sent back as they came."""
+class _Item(StrictBody):
+    """What all items may have and we do not read: a client may send an answer's items back."""
 
     id: str | None = None
     status: Literal["in_progress", "completed", "incomplete"] | None = None
@@ -96,7 +96,7 @@ Item = Annotated[
 ]
 
 
-class FunctionTool(Body):
+class FunctionTool(StrictBody):
     """A tool: a function."""
 
     type: Literal["function"]
@@ -112,7 +112,7 @@ class NamedFunction(ToolRef):
     type: Literal["function"]
 
 
-class TextFormat(Body):
+class TextFormat(StrictBody):
     """The form of the text."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -122,7 +122,7 @@ class TextFormat(Body):
     strict: bool | None = None
 
 
-class TextOptions(Body):
+class ResponseTextOptions(StrictBody):
     """What is wanted of the text."""
 
     format: TextFormat | None = None
@@ -139,7 +139,7 @@ def _or_text(schema: Json) -> None:
     places["input"] = {"anyOf": [{"type": "string"}, places["input"]]}
 
 
-class ResponsesRequest(Body):
+class ResponsesRequest(StrictBody):
     """Body of `/v1/responses`."""
 
     model_config = ConfigDict(json_schema_extra=_or_text)
@@ -151,12 +151,12 @@ class ResponsesRequest(Body):
     temperature: Annotated[float | None, Field(ge=0, le=2)] = None
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
     stream: bool | None = None
-    text: TextOptions | None = None
+    text: ResponseTextOptions | None = None
     tools: Annotated[list[FunctionTool] | None, Field(max_length=128)] = None
     tool_choice: Literal["none", "auto", "required"] | NamedFunction | None = None
     parallel_tool_calls: bool | None = None
     prompt_cache_key: str | None = None
-    pillion: Wanted | None = None
+    pillion: VerdictOptions | None = None
     # No effect on an answer.
     metadata: Json | None = None
     store: bool | None = None
@@ -245,7 +245,7 @@ def _choice(choice: str | NamedFunction | None) -> Any:
     return choice
 
 
-def _format(text: TextOptions | None) -> Json | None:
+def _format(text: ResponseTextOptions | None) -> Json | None:
     wanted = text.format if text else None
     if wanted is None or wanted.type != "json_schema":
         return wanted and {"type": wanted.type}

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pillion.serve.answers import Choice, Closed, Json, Opened, Part, Shape
+from pillion.serve.answers import AnswerShape, Choice, ChoiceEnd, ChoicePart, ChoiceStart, Json
 from pillion.serve.response_bodies import ResponsesRequest
 from pillion.serve.tool_calls import ToolCall
 
 
-class ResponseShape(Shape):
+class ResponseShape(AnswerShape):
     """Of `/v1/responses`.
 
     Args:
@@ -31,7 +31,7 @@ class ResponseShape(Shape):
         self._number = 0
 
     def body(self, choices: Sequence[Choice], used: Json) -> Json:
-        """A whole response."""
+        """The JSON body of a whole response."""
         (choice,) = choices
         output: list[Json] = []
         status = _status(choice.end.reason)
@@ -40,12 +40,12 @@ class ResponseShape(Shape):
         output += [self._call(len(output) + n, call) for n, call in enumerate(choice.calls)]
         return self._response(choice.end.reason, output, used, self._told(choice))
 
-    def events(self, index: int, part: Part, prompt: Json) -> list[Json]:
+    def events(self, index: int, part: ChoicePart, prompt: Json) -> list[Json]:
         """One part, as events of a stream; the last one comes of `ending`."""
-        if isinstance(part, Opened):
+        if isinstance(part, ChoiceStart):
             told = self._response(None, [], None, self.verdicts(prompt))
             return [self._event(f"response.{kind}", response=told) for kind in _BEGINNING]
-        if isinstance(part, Closed):
+        if isinstance(part, ChoiceEnd):
             empty = self._say("") if not self._output and self._open is None else []
             return empty + self._close(_status(part.reason))
         found = self._say(part.text) if part.text else []

@@ -1,4 +1,4 @@
-"""What all routes share: engine, settings, metrics, log, upstreams, and who is waiting.
+"""What all routes share: engine, settings, metrics, log, upstreams, and the queue.
 
 Knows no route.
 """
@@ -20,12 +20,12 @@ from pillion.errors import ConfigError, PillionError
 from pillion.policies import Policies
 from pillion.probe import Artefact
 from pillion.runtime import Engine, check_engine
-from pillion.serve.call import Call
 from pillion.serve.health import Health
 from pillion.serve.logs import Log
 from pillion.serve.metrics import Metrics
 from pillion.serve.quotas import Accounts
 from pillion.serve.refusal import Refused, refusal_of
+from pillion.serve.request_context import RequestContext
 from pillion.serve.settings import Settings
 from pillion.serve.upstream import Upstreams
 
@@ -89,7 +89,7 @@ class Service:
         """Gets the engine ready."""
         await self.engine.start()
         try:
-            # Makes the copy of the tokenizer that long texts have: a second in which nobody waits.
+            # Makes the copy of the tokenizer that long texts have: a second that delays no request.
             await asyncio.to_thread(self.engine.codec.encode, _LONG, "raw")
             await self._check_canaries(self.engine.probes)
         except PillionError as error:
@@ -122,25 +122,25 @@ class Service:
         except PillionError as error:
             raise refusal_of(error) from error
 
-    def salt(self, call: Call, cache_key: str | None = None) -> str:
+    def salt(self, context: RequestContext, cache_key: str | None = None) -> str:
         """Requests of one salt share cached prefixes.
 
         Args:
-            call: the request.
+            context: the request.
             cache_key: by which a caller splits its own further.
         """
         share = self.settings.share_prefixes
         if share == "off":
-            return call.id
-        return json.dumps([call.caller if share == "key" else "", cache_key or ""])
+            return context.id
+        return json.dumps([context.caller if share == "key" else "", cache_key or ""])
 
-    def check_model(self, name: str) -> None:
-        """Returns if a client's model is ours.
+    def check_model(self, name: str | None) -> None:
+        """Returns if a client's model is ours; None, of a body that names none, is.
 
         Raises:
             Refused: 404.
         """
-        if name not in self.names:
+        if name is not None and name not in self.names:
             raise Refused(
                 404,
                 f"The model {name[:80]!r} is not served here; {self.names[0]!r} is.",
@@ -172,7 +172,7 @@ class Service:
 
     @contextmanager
     def queue(self) -> Generator[Callable[[], None]]:
-        """A place among those who wait; what it gives is to be called when the wait is over.
+        """A place in the queue; call what it gives when the wait is over.
 
         Raises:
             Refused: 429, with Retry-After, if too many wait already.

@@ -56,11 +56,11 @@ class Settings:
     Attributes:
         names: the model's, for clients; none: the engine's own.
         limits: of requests.
-        keys: who may ask; without any only this machine may.
+        keys: that may ask; without any only this machine may.
         policies: what follows from verdicts.
         dry_run: policies are logged, not followed.
         log_prompts: prompts and answers go to the log.
-        share_prefixes: whose cached prefixes a prompt may begin with: nobody's (`off`), those of
+        share_prefixes: whose cached prefixes a prompt may begin with: none (`off`), those of
             the same key, or those of all.
         check: canaries are run when the server starts and when a probe is loaded.
         exits: texts that are only classified may leave early, as the probes' cards say.

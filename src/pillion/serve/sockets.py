@@ -1,4 +1,4 @@
-"""Connections that keep nobody waiting: headers come in time and are short, or the socket closes.
+"""Connections with limits: headers come in time and are short, or the socket closes.
 
 What uvicorn lacks; the time for bodies is the application's. Knows no route.
 """

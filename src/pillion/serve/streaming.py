@@ -26,7 +26,7 @@ class EventStream(EventSourceResponse):
 
     Args:
         chunks: JSON objects.
-        stack: what is to be closed when the stream is over, however it ends.
+        stack: closed when the stream is over, however it ends.
         send_seconds: that a client may take to accept a chunk.
     """
 
@@ -44,7 +44,7 @@ class EventStream(EventSourceResponse):
         try:
             await super().__call__(scope, receive, send)
         except SendTimeoutError:
-            pass  # the client reads no more; there is nobody to tell
+            pass  # the client reads no more; no client reads the error
         finally:
             await self._stack.aclose()
 
@@ -71,7 +71,7 @@ async def merge(streams: Sequence[AsyncGenerator[T]]) -> AsyncGenerator[tuple[in
             async with aclosing(stream):
                 async for item in stream:
                     await queue.put((number, item, None))
-        except Exception as error:  # carried over to whoever reads the merged stream
+        except Exception as error:  # passed on to the reader of the merged stream
             failure = error
         await queue.put((number, None, failure))
 
@@ -96,7 +96,7 @@ async def until_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The result of some work, which ends early if the client goes away.
 
     Raises:
-        Refused: the client has gone; nobody will read it.
+        Refused: the client has gone.
     """
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
     try:

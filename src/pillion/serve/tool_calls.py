@@ -29,7 +29,7 @@ class ToolCall:
 
     Attributes:
         number: of the call in its answer, from 0.
-        id: by which its result is to be given.
+        id: by which a client gives its result.
         name: of the tool.
         arguments: a JSON object, as text.
     """
@@ -41,7 +41,7 @@ class ToolCall:
 
 
 @dataclass(frozen=True)
-class Form:
+class CallFormat:
     """How a family of models writes calls.
 
     Attributes:
@@ -69,9 +69,9 @@ class Form:
 
 
 FORMS = (
-    Form("Hermes", "<tool_call>", ("<function=", "<arg_key>"), "<tool_call>", "</tool_call>"),
-    Form("Mistral", "[TOOL_CALLS]", ("[ARGS]", "[CALL_ID]"), "[TOOL_CALLS]"),
-    Form(
+    CallFormat("Hermes", "<tool_call>", ("<function=", "<arg_key>"), "<tool_call>", "</tool_call>"),
+    CallFormat("Mistral", "[TOOL_CALLS]", ("[ARGS]", "[CALL_ID]"), "[TOOL_CALLS]"),
+    CallFormat(
         "Llama 3",
         '{"name": function name, "parameters"',
         (),
@@ -83,7 +83,7 @@ FORMS = (
 """Of the families whose form is known; the first whose sign a template bears is taken."""
 
 
-def form_of(template: str) -> Form | None:
+def form_of(template: str) -> CallFormat | None:
     """The form in which a model of this chat template writes calls; None if it is not known.
 
     Also where the template does not take tools: then the model was told of none.
@@ -127,7 +127,7 @@ class CallReader:
         num_calls: found so far.
     """
 
-    def __init__(self, form: Form, names: Collection[str], most: int | None = None) -> None:
+    def __init__(self, form: CallFormat, names: Collection[str], most: int | None = None) -> None:
         self.form, self.names, self.most = form, names, most
         self.num_calls = 0
         self._held = ""

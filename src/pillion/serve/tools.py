@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pillion.backends import Coder, Tool
-from pillion.serve.answers import Closed, Part, Piece
+from pillion.serve.answers import ChoiceDelta, ChoiceEnd, ChoicePart
 from pillion.serve.refusal import Refused
 from pillion.serve.requests import ChatRequest, NamedTool
-from pillion.serve.tool_calls import FORMS, CallReader, Form, form_of
+from pillion.serve.tool_calls import FORMS, CallFormat, CallReader, form_of
 from pillion.serve.wanted_form import calls_form
 
 
 @dataclass(frozen=True)
-class Offer:
+class OfferedTools:
     """What a model may call in an answer.
 
     Attributes:
@@ -28,13 +28,13 @@ class Offer:
     """
 
     tools: tuple[Tool, ...]
-    form: Form
+    form: CallFormat
     most: int | None
     must: tuple[str, ...] = ()
     strict: bool = False
 
     def reader(self) -> CallReader:
-        """Of one answer."""
+        """A reader of the calls in one answer."""
         names = frozenset(str(tool["function"]["name"]) for tool in self.tools)
         return CallReader(self.form, names, self.most)
 
@@ -52,7 +52,7 @@ class Offer:
         return calls_form(self.form, tools, ids, bool(self.must), self.most, answer)
 
 
-def offer_of(body: ChatRequest, codec: Coder) -> Offer | None:
+def offer_of(body: ChatRequest, codec: Coder) -> OfferedTools | None:
     """What a request offers; None where there are no tools, or none may be called.
 
     Raises:
@@ -76,21 +76,23 @@ def offer_of(body: ChatRequest, codec: Coder) -> Offer | None:
     if isinstance(choice, NamedTool):
         must, most = (choice.function.name,), 1
     strict = any(one.function.strict for one in body.tools)
-    return Offer(tuple(_tool(one.function) for one in body.tools), form, most, must, strict)
+    return OfferedTools(tuple(_tool(one.function) for one in body.tools), form, most, must, strict)
 
 
-async def with_calls(parts: AsyncGenerator[Part], reader: CallReader) -> AsyncGenerator[Part]:
+async def with_calls(
+    parts: AsyncGenerator[ChoicePart], reader: CallReader
+) -> AsyncGenerator[ChoicePart]:
     """The parts of an answer, its calls taken out of the text."""
     async with aclosing(parts):
         async for part in parts:
-            if isinstance(part, Piece):
+            if isinstance(part, ChoiceDelta):
                 text, calls = reader.add(part.text)
                 yield replace(part, text=text, calls=calls)
-            elif isinstance(part, Closed):
+            elif isinstance(part, ChoiceEnd):
                 stopped = part.reason == "content_filter"
                 text, calls = (reader.cut(), ()) if stopped else reader.end()
                 if text or calls:
-                    yield Piece(text, part.verdicts, part.num_read, (), calls)
+                    yield ChoiceDelta(text, part.verdicts, part.num_read, (), calls)
                 called = reader.num_calls and part.reason == "stop"
                 yield replace(part, reason="tool_calls") if called else part
             else:

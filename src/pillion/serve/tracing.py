@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
-from pillion.serve.call import Call
+from pillion.serve.request_context import RequestContext
 
 
 @contextmanager
-def request_span(method: str, headers: Mapping[str, str], call: Call) -> Generator[None]:
+def request_span(
+    method: str, headers: Mapping[str, str], context: RequestContext
+) -> Generator[None]:
     """Puts a request's facts on the span around it, or on one of its own if there is none.
 
     Its own is a child of the one that the client names (`traceparent`).
@@ -25,13 +27,13 @@ def request_span(method: str, headers: Mapping[str, str], call: Call) -> Generat
         return
     tracer, around = trace.get_tracer("pillion"), trace.get_current_span()
     own = tracer.start_as_current_span(
-        f"{method} {call.path}", context=propagate.extract(headers), record_exception=False
+        f"{method} {context.path}", context=propagate.extract(headers), record_exception=False
     )
     with trace.use_span(around) if around.is_recording() else own as span:
-        span.set_attribute("pillion.request_id", call.id)
+        span.set_attribute("pillion.request_id", context.id)
         try:
             yield
         finally:
-            for name, value in call.facts.items():
+            for name, value in context.facts.items():
                 if value is not None:
                     span.set_attribute(f"pillion.{name}", value)

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from pillion.errors import RunError
-from pillion.policies import Answer, Judge, Policies, Upstream, api_key
+from pillion.policies import Judge, JudgeReply, Policies, Upstream, api_key
 
 LOGPROBS = {"logprobs": True, "top_logprobs": 20}
 """Asks for the words that a judge might have begun with; 20 is OpenAI's most."""
@@ -23,7 +23,7 @@ class UpstreamError(RunError):
     """Another server could not be reached, or did not answer as it should.
 
     Attributes:
-        lasting: whether the next request would meet the same: it is not there, or refuses the key.
+        lasting: whether the next request would fail too: no server, or a key that is refused.
         may_pass: whether the same request may be answered a little later.
     """
 
@@ -53,10 +53,10 @@ class Upstreams:
         self._client = httpx.AsyncClient(transport=transport, follow_redirects=False)
 
     async def close(self) -> None:
-        """Closes connections."""
+        """Closes the connections to other servers."""
         await self._client.aclose()
 
-    async def ask(self, name: str, label: str, text: str) -> Answer:
+    async def ask(self, name: str, label: str, text: str) -> JudgeReply:
         """Whether a label applies to a text, by a judge; `failed` if it does not say."""
         judge = self.judges[name]
         try:
@@ -168,7 +168,7 @@ def judge_request(judge: Judge, label: str, text: str) -> dict[str, Any]:
     }
 
 
-def read_answer(body: Any) -> Answer:
+def read_answer(body: Any) -> JudgeReply:
     """What a judge's answer begins with: yes or no."""
     try:
         said = str(body["choices"][0]["message"]["content"]).strip().lower()

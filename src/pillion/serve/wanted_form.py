@@ -11,7 +11,7 @@ from typing import Any
 
 from pillion.backends import Tool
 from pillion.backends.grammar import json_rule
-from pillion.serve.tool_calls import Form
+from pillion.serve.tool_calls import CallFormat
 
 _NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
 """The schema of a tool that names none: it takes no arguments."""
@@ -25,7 +25,7 @@ def json_form(schema: Mapping[str, Any]) -> str:
 
 
 def calls_form(
-    form: Form,
+    form: CallFormat,
     tools: Sequence[Tool],
     ids: Mapping[str, int],
     must: bool,
@@ -75,7 +75,7 @@ def calls_form(
     return "\n".join([*_or_text(form, ids, calls), *rules, ""])
 
 
-def _or_text(form: Form, ids: Mapping[str, int], calls: str) -> list[str]:
+def _or_text(form: CallFormat, ids: Mapping[str, int], calls: str) -> list[str]:
     """Rules of an answer that may be text, and in which a mark of calls begins calls."""
     if form.bare:
         return [f"start: {calls} | WORDS |", r"WORDS: /[^{\s](.|\n)*/"]

@@ -7,7 +7,7 @@ Its slots are places in the KV cache, and a page is so many neighbouring slots. 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,13 +16,11 @@ from torch import Tensor
 
 from pillion.backends.paged import Chunk, PagedStep
 from pillion.probe import Artefact
-from pillion.riding.ledger import Ledger
+from pillion.riding.latest_logits import LatestLogits
 from pillion.riding.report import Report
-from pillion.riding.turns import Told
+from pillion.riding.turns import PromptTurns
 from pillion.runtime.paged_reading import PagedReading
-
-PIECE_TOKENS = 1024
-"""Tokens that are folded in one go: temporary memory stays at some tens of megabytes."""
+from pillion.sidecache.tracked import chunks_of
 
 
 class Row(NamedTuple):
@@ -38,11 +36,11 @@ class Row(NamedTuple):
     request: str
     begin: int
     end: int
-    told: Told
+    told: PromptTurns
 
 
-class Rider:
-    """A side cache that rides in SGLang.
+class SglangStepReader:
+    """Reads the steps of SGLang into a side cache.
 
     Args:
         artefacts: the probes; their names must differ.
@@ -54,7 +52,7 @@ class Rider:
 
     Attributes:
         reading: what is shown the states of a step.
-        ledger: what was read of every request, as far as `settle` was called.
+        latest: logits of every request, up to the last step that `settle` was called for.
     """
 
     def __init__(
@@ -67,7 +65,7 @@ class Rider:
         reasoning: tuple[int, int] | None = None,
     ) -> None:
         self.reading = PagedReading(artefacts, device, dtype, num_pages, page_tokens, reasoning)
-        self.ledger, self._size, self._num_steps = Ledger(), page_tokens, 0
+        self.latest, self._size, self._num_steps = LatestLogits(), page_tokens, 0
         self._left, self._unsettled = deque[str](), deque[tuple[int, Report]]()
 
     def leave(self, request: str) -> None:
@@ -93,7 +91,9 @@ class Rider:
         chunks, owners, first = list[Chunk](), list[int](), 0
         for index, row in enumerate(rows):
             self._follow(row)
-            own = list(self._chunks(row, first))
+            tracked = self.reading.side.tracked.get(row.request)
+            places, prompt_tokens = range(row.begin, row.end), len(row.told.tokens)
+            own = list(chunks_of(row.request, places, prompt_tokens, tracked, first))
             chunks += own
             owners += [index] * len(own)
             first += row.end - row.begin
@@ -113,10 +113,10 @@ class Rider:
         return self._num_steps
 
     def settle(self, step: int) -> None:
-        """Puts into the ledger what was read up to a step; those after it may run already."""
+        """Puts what was read up to a step into `latest`; later steps may run already."""
         while self._unsettled and self._unsettled[0][0] <= step:
             _, report = self._unsettled.popleft()
-            self.ledger.add(report.rows(), report.seconds)
+            self.latest.add(report.rows(), report.seconds)
 
     # -- inside
 
@@ -124,27 +124,16 @@ class Rider:
         while self._left:
             request = self._left.popleft()
             self.reading.side.leave(request)
-            self.ledger.leave(request)
-        self.ledger.forget()
+            self.latest.leave(request)
+        self.latest.forget()
 
     def _follow(self, row: Row) -> None:
         """A request begins, begins again after it was retracted, or goes on."""
         side, prompt = self.reading.side, row.told.tokens
-        if (lane := side.lanes.get(row.request)) is None:
+        if (tracked := side.tracked.get(row.request)) is None:
             assert row.begin % self._size == 0, "a prefix is shared in whole pages"
             side.enter(row.request, prompt, answering=row.told.answering)
-            self.ledger.enter(row.request)
-        elif lane.prompt is not None and row.begin <= len(prompt) != lane.read_tokens:
+            self.latest.enter(row.request)
+        elif tracked.prompt is not None and row.begin <= len(prompt) != tracked.read_tokens:
             # All of its answer runs again.
             side.again(row.request, prompt)
-
-    def _chunks(self, row: Row, first: int) -> Iterator[Chunk]:
-        """The row in pieces; only the last one may be read out, where it is news."""
-        lane = self.reading.side.lanes.get(row.request)
-        news = len(row.told.tokens)
-        if lane is not None and lane.prompt is not None:
-            news = max(news + 1, lane.read_tokens)
-        for begin in range(row.begin, row.end, PIECE_TOKENS):
-            end = min(begin + PIECE_TOKENS, row.end)
-            place = first + begin - row.begin
-            yield Chunk(row.request, begin, end - begin, place, news <= end == row.end)

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from pillion.errors import ConfigError
-from pillion.riding.ledger import KEY
-from pillion.sglang.adapter import Rider
-from pillion.sglang.front import front
+from pillion.riding.latest_logits import KEY
+from pillion.sglang.adapter import SglangStepReader
+from pillion.sglang.engine_proxy import engine_proxy
 from pillion.sglang.settings import ProbeSettings, settings_of
 from pillion.sglang.start import check_engine, check_pools, footprint
-from pillion.sglang.step import RODE, step_of
+from pillion.sglang.step import ATTRIBUTE, step_of
 
 
 @cache
@@ -40,7 +40,7 @@ def alloc_memory_pool(plain: Any, runner: Any, *args: Any, **kwargs: Any) -> Any
 
     out = plain(runner, *args, **kwargs)
     check_hooks()
-    taps = getattr(runner.model, RODE, None)
+    taps = getattr(runner.model, ATTRIBUTE, None)
     if taps is None:
         raise ConfigError(
             "SGLang has not loaded its model with probes; its log says why ('Ignore import error "
@@ -49,12 +49,14 @@ def alloc_memory_pool(plain: Any, runner: Any, *args: Any, **kwargs: Any) -> Any
     check_engine(resolving_view(runner.server_args))
     check_pools(runner)
     settings, pool = _settings(), runner.token_to_kv_pool_allocator
-    # A page before the first is SGLang's, for slots that nobody reads.
+    # A page before the first is SGLang's, for slots that no request reads.
     num_pages = pool.size // pool.page_size + 2
     device = torch.device(runner.device)
     places = num_pages, pool.page_size
-    taps.rider = Rider(settings.load(), device, runner.dtype, *places, settings.reasoning)
-    told = footprint(taps.rider, settings, pool.page_size, num_pages)
+    taps.reader = SglangStepReader(
+        settings.load(), device, runner.dtype, *places, settings.reasoning
+    )
+    told = footprint(taps.reader, settings, pool.page_size, num_pages)
     logging.getLogger("sglang.pillion").info(told)
     return out
 
@@ -62,38 +64,38 @@ def alloc_memory_pool(plain: Any, runner: Any, *args: Any, **kwargs: Any) -> Any
 def init_new(plain: Any, kind: Any, batch: Any, runner: Any, **kwargs: Any) -> Any:
     """`ForwardBatch`: a step, whose requests are known here."""
     made = plain(kind, batch, runner, **kwargs)
-    rider: Rider | None = runner.model.pillion.rider
-    if rider is not None and batch.reqs and not batch.forward_mode.is_idle():
+    reader: SglangStepReader | None = runner.model.pillion.reader
+    if reader is not None and batch.reqs and not batch.forward_mode.is_idle():
         table = runner.req_to_token_pool.req_to_token
-        step = step_of(batch, made.seq_lens_cpu, table, rider, _settings().secret)
-        setattr(made, RODE, step)
+        step = step_of(batch, made.seq_lens_cpu, table, reader, _settings().secret)
+        setattr(made, ATTRIBUTE, step)
     return made
 
 
 def forward(plain: Any, runner: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
     """`ModelRunner`: the pass; those that only warm up are no steps."""
-    step = getattr(batch, RODE, None)
+    step = getattr(batch, ATTRIBUTE, None)
     if step is None:
         return plain(runner, batch, *args, **kwargs)
     taps = runner.model.pillion
     taps.begin(step)
     out = plain(runner, batch, *args, **kwargs)
-    setattr(out.logits_output, RODE, (taps.rider, taps.end()))
+    setattr(out.logits_output, ATTRIBUTE, (taps.reader, taps.end()))
     return out
 
 
 def collect(plain: Any, processor: Any, index: int, req: Any, output: Any) -> Any:
     """`SchedulerBatchResultProcessor`: a request takes in the token of a step."""
-    if (read := getattr(output, RODE, None)) is not None and (one := vars(req).get(RODE)):
-        rider, step = read
-        rider.settle(step)
-        one.found = rider.ledger.params(one.request)[KEY]
+    if (read := getattr(output, ATTRIBUTE, None)) is not None and (one := vars(req).get(ATTRIBUTE)):
+        reader, step = read
+        reader.settle(step)
+        one.found = reader.latest.params(one.request)[KEY]
     return plain(processor, index, req, output)
 
 
 def build(plain: Any, streamer: Any, reqs: list[Any]) -> Any:
     """`SchedulerOutputStreamer`: what goes out with the tokens of requests."""
-    known = [vars(req).get(RODE) for req in reqs]
+    known = [vars(req).get(ATTRIBUTE) for req in reqs]
     return {**plain(streamer, reqs), KEY: [[one.found] if one else [] for one in known]}
 
 
@@ -121,16 +123,16 @@ def generate(plain: Any, manager: Any, asked: Any, request: Any = None) -> Any:
     """`TokenizerManager`: what the engine says of prompts."""
     if not hasattr(asked, "sampling_params"):
         return plain(manager, asked, request)
-    front().check_turns(asked)
+    engine_proxy().check_turns(asked)
     path = None if request is None else request.url.path
-    return front().heard(plain(manager, asked, request), asked, path)
+    return engine_proxy().with_verdicts(plain(manager, asked, request), asked, path)
 
 
 def convert(plain: Any, serving: Any, request: Any, raw: Any = None) -> Any:
     """`OpenAIServingChat`: a conversation becomes a prompt."""
-    front().check_request(request)
+    engine_proxy().check_request(request)
     adapted, same = plain(serving, request, raw)
-    front().tell_turns(adapted, request, serving.tokenizer_manager.tokenizer)
+    engine_proxy().tell_turns(adapted, request, serving.tokenizer_manager.tokenizer)
     return adapted, same
 
 

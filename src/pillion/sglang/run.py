@@ -12,7 +12,7 @@ from typing import Any
 from pillion.backends.checkpoint import Checkpoint
 from pillion.errors import ConfigError
 from pillion.probe import Artefact
-from pillion.sglang.doors import Doors
+from pillion.sglang.routes import RouteFilter
 from pillion.sglang.settings import ProbeSettings
 from pillion.sglang.start import GRAPHS_OFF, PAGE_TOKENS, check_engine, check_numbers
 
@@ -75,9 +75,9 @@ def run(
         load_plugins()
         from sglang.srt.entrypoints.http_server import app, launch_server
 
-        from pillion.riding.middleware import Telling
+        from pillion.riding.middleware import VerdictMiddleware
         from pillion.riding.verdicts import probes_json
-        from pillion.sglang.front import use_codec
+        from pillion.sglang.engine_proxy import use_codec
         from pillion.sglang.hooks import check_hooks
 
         check_hooks()
@@ -92,8 +92,8 @@ def run(
         async def probes() -> dict[str, Any]:
             return probes_json(artefacts)
 
-        app.add_middleware(Telling)
-        app.add_middleware(Doors)
+        app.add_middleware(VerdictMiddleware)
+        app.add_middleware(RouteFilter)
         url = f"http://{chosen.host}:{chosen.port}"
         try:
             launch_server(server_args, launch_callback=lambda: say(url))

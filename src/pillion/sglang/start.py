@@ -9,7 +9,7 @@ from pillion.core import ModelIdentity
 from pillion.errors import ConfigError
 from pillion.probe import Artefact
 from pillion.probe.group import check_names
-from pillion.sglang.adapter import Rider
+from pillion.sglang.adapter import SglangStepReader
 from pillion.sglang.settings import ProbeSettings
 
 PAGE_TOKENS = 16
@@ -147,12 +147,14 @@ def check_pools(runner: Any) -> None:
         )
 
 
-def footprint(rider: Rider, settings: ProbeSettings, page_tokens: int, num_pages: int) -> str:
+def footprint(
+    reader: SglangStepReader, settings: ProbeSettings, page_tokens: int, num_pages: int
+) -> str:
     """What riding costs in memory, in a sentence."""
-    held, slots = rider.reading.side.held_bytes, page_tokens * num_pages
+    held, slots = reader.reading.side.held_bytes, page_tokens * num_pages
     dear = " Pages of one token keep a state a token; give a page size of 16." * (page_tokens == 1)
     return (
-        f"Probes {', '.join(settings.probes)} read {len(rider.reading.layers)} layers: the side "
+        f"Probes {', '.join(settings.probes)} read {len(reader.reading.layers)} layers: the side "
         f"cache takes {held / 1e6:,.1f} MB for {slots:,} tokens of KV cache "
         f"({held / slots:,.0f} bytes a token).{dear}"
     )

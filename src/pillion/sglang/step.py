@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pillion.riding.turns import Told, told_tokens
-from pillion.sglang.adapter import Rider, Row
+from pillion.riding.turns import PromptTurns, prompt_turns
+from pillion.sglang.adapter import Row, SglangStepReader
 
-RODE = "pillion"
+ATTRIBUTE = "pillion"
 """Attribute of what is ours: of SGLang's requests, batches, models and outputs."""
 SECRET = "pillion_secret"
 """Beside a prompt's turns: what shows that our own server tells them."""
@@ -23,8 +23,8 @@ SECRET = "pillion_secret"
 _ids = count()
 
 
-class Step(NamedTuple):
-    """A step, as `Rider.start` takes it."""
+class SglangStep(NamedTuple):
+    """A step, as `SglangStepReader.start` takes it."""
 
     rows: list[Row]
     slots: Int[Tensor, " token"]
@@ -33,7 +33,7 @@ class Step(NamedTuple):
 
 
 @dataclass
-class Rode:
+class RequestRecord:
     """What we know of a request of SGLang; lives as long as it.
 
     Attributes:
@@ -43,23 +43,25 @@ class Rode:
     """
 
     request: str
-    told: Told
+    told: PromptTurns
     found: dict[str, Any] | None = None
 
 
-def rode(req: Any, rider: Rider, secret: str) -> Rode:
+def record_of(req: Any, reader: SglangStepReader, secret: str) -> RequestRecord:
     """What we know of a request; it leaves the side cache where SGLang lets go of it."""
-    known: Rode | None = vars(req).get(RODE)
+    known: RequestRecord | None = vars(req).get(ATTRIBUTE)
     if known is None:
         params = req.sampling_params.custom_params or {}
         mine = params if params.get(SECRET) == secret else {}
-        known = Rode(str(next(_ids)), told_tokens(tuple(req.origin_input_ids), mine))
-        setattr(req, RODE, known)
-        weakref.finalize(req, rider.leave, known.request)
+        known = RequestRecord(str(next(_ids)), prompt_turns(tuple(req.origin_input_ids), mine))
+        setattr(req, ATTRIBUTE, known)
+        weakref.finalize(req, reader.leave, known.request)
     return known
 
 
-def step_of(batch: Any, seq_lens: Tensor, table: Tensor, rider: Rider, secret: str) -> Step:
+def step_of(
+    batch: Any, seq_lens: Tensor, table: Tensor, reader: SglangStepReader, secret: str
+) -> SglangStep:
     """The step that a batch of SGLang's scheduler is.
 
     Args:
@@ -67,7 +69,7 @@ def step_of(batch: Any, seq_lens: Tensor, table: Tensor, rider: Rider, secret: s
         seq_lens: tokens of each request when the step is over, on the host.
         table: `req_to_token`: a row a request, with the slots of its tokens. Rows are written
             anew where two requests compute the same, so they are read in each step.
-        rider: of the side cache.
+        reader: of the side cache.
         secret: see `SECRET`.
     """
     if batch.forward_mode.is_decode():
@@ -76,7 +78,7 @@ def step_of(batch: Any, seq_lens: Tensor, table: Tensor, rider: Rider, secret: s
     else:
         begins = list(batch.prefix_lens)
         ends = [begin + num for begin, num in zip(begins, batch.extend_lens, strict=True)]
-    known = [rode(req, rider, secret) for req in batch.reqs]
+    known = [record_of(req, reader, secret) for req in batch.reqs]
     rows = [
         Row(one.request, begin, end, one.told)
         for one, begin, end in zip(known, begins, ends, strict=True)
@@ -86,4 +88,6 @@ def step_of(batch: Any, seq_lens: Tensor, table: Tensor, rider: Rider, secret: s
     def history(index: int) -> Int[Tensor, " past"]:
         return table[places[index], : ends[index]].long().cpu()
 
-    return Step(rows, batch.out_cache_loc.long().cpu(), history, batch.input_ids.to(torch.long))
+    return SglangStep(
+        rows, batch.out_cache_loc.long().cpu(), history, batch.input_ids.to(torch.long)
+    )

@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from pillion.errors import RunError
-from pillion.sglang.adapter import Rider
-from pillion.sglang.step import Step
+from pillion.sglang.adapter import SglangStepReader
+from pillion.sglang.step import SglangStep
 
 
-class Taps:
+class SglangTaps:
     """What a model with probes shows of its states.
 
     Args:
@@ -22,37 +22,37 @@ class Taps:
     Attributes:
         below: those of `layers` before which there is a block, which SGLang's model hands out.
         reads_last: whether the states behind the last block are read.
-        rider: who is shown them, as soon as there is a KV cache.
+        reader: the reader of the states, as soon as there is a KV cache.
     """
 
     def __init__(self, layers: Sequence[int], num_layers: int) -> None:
         self.below = tuple(layer for layer in layers if layer < num_layers)
         self.reads_last, self._num_layers = num_layers in layers, num_layers
-        self.rider: Rider | None = None
+        self.reader: SglangStepReader | None = None
         self._num_tokens: int | None = None
         self._last: Tensor | None = None
         self._num_seen = 0
 
-    def begin(self, step: Step) -> None:
+    def begin(self, step: SglangStep) -> None:
         """The next pass is that of a step."""
-        assert self.rider is not None
+        assert self.reader is not None
         self._num_tokens, self._last, self._num_seen = len(step.slots), None, 0
-        self.rider.start(step.rows, step.slots, step.history, step.ids)
+        self.reader.start(step.rows, step.slots, step.history, step.ids)
 
     def end(self) -> int:
-        """The pass is over; see `Rider.read`.
+        """The pass is over; see `SglangStepReader.read`.
 
         Raises:
             RunError: it has not shown its states.
         """
-        assert self.rider is not None
+        assert self.reader is not None
         self._num_tokens = self._last = None
         if self._num_seen != len(self.below) + self.reads_last:
             raise RunError(
                 "SGLang's model ran without showing its hidden states, so probes would have read "
                 "those of another step; start it without graphs and compiled passes."
             )
-        return self.rider.read()
+        return self.reader.read()
 
     # -- hooks of modules
 
@@ -71,10 +71,10 @@ class Taps:
     # -- inside
 
     def _see(self, states: Sequence[Tensor]) -> None:
-        assert self.rider is not None
+        assert self.reader is not None
         found = dict(zip(self.below, states, strict=True))
         if self.reads_last and self._last is not None:
             found[self._num_layers] = self._last
         for layer, one in found.items():
-            self.rider.reading.see(layer, one[None, : self._num_tokens])
+            self.reader.reading.see(layer, one[None, : self._num_tokens])
         self._num_seen = len(found)

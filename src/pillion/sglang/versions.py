@@ -5,8 +5,7 @@ Hooks of plugins and external models are no stable interface of SGLang: other ve
 
 from __future__ import annotations
 
-from importlib import metadata
-
+from pillion.core.extras import installed_version
 from pillion.errors import ConfigError
 
 SUPPORTED = ("0.5.23",)
@@ -17,10 +16,7 @@ MODELS = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3Fo
 
 def sglang_version() -> str:
     """Of the SGLang that is installed; empty if none is."""
-    try:
-        return metadata.version("sglang")
-    except metadata.PackageNotFoundError:
-        return ""
+    return installed_version("sglang")
 
 
 def is_supported(version: str) -> bool:

@@ -116,7 +116,7 @@ class HubStore:
                 ) from error
             if status in (409, 412):
                 raise RunError(
-                    f"Somebody else changed {self._repo!r} meanwhile; push again."
+                    f"Another push changed {self._repo!r} meanwhile; push again."
                 ) from error
             raise RunError(f"The hub answered with an error ({reason(error)}).") from error
         except (*_network_errors(), OSError) as error:

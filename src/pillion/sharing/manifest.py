@@ -28,7 +28,7 @@ class FileFacts(Strict):
     bytes: int = Field(ge=0)
 
 
-class Manifest(Strict):
+class SharedManifest(Strict):
     """What a shared probe consists of.
 
     Attributes:
@@ -61,10 +61,10 @@ class Manifest(Strict):
 def manifest_of(files: Mapping[str, bytes]) -> bytes:
     """The manifest of these files, as it is written."""
     facts = {name: FileFacts(sha256=sha256(one), bytes=len(one)) for name, one in files.items()}
-    return f"{Manifest(files=facts).model_dump_json(indent=2)}\n".encode()
+    return f"{SharedManifest(files=facts).model_dump_json(indent=2)}\n".encode()
 
 
-def parse_manifest(content: bytes, where: str) -> Manifest:
+def parse_manifest(content: bytes, where: str) -> SharedManifest:
     """The manifest that a file's content stands for.
 
     Args:
@@ -75,7 +75,7 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
         ArtefactError: it cannot be read, names files that no probe has, or lacks one that all have.
     """
     try:
-        found = Manifest.model_validate_json(content, strict=True)
+        found = SharedManifest.model_validate_json(content, strict=True)
     except ValidationError as error:
         raise ArtefactError(
             f"The manifest of {where} cannot be read ({sentence(error).rstrip('.')}); push the "

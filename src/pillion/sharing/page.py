@@ -103,7 +103,7 @@ def _use(card: Card, url: str) -> str:
         f"Labels for {_READS[card.scope]} of texts like those that it has learnt from, wrapped "
         f"by the template {_code(card.template)}, read from {_code(card.model.name)} in "
         f"{card.model.dtype} (weights {_code(card.model.weights_sha256[:16])}) and no other model: "
-        "pillion refuses any other. Somebody should see what it decides where a mistake hurts.\n\n"
+        "pillion refuses any other. A person should check its decisions where a mistake hurts.\n\n"
         f"`pillion pull {url} probe` fetches it, and "
         f'`pillion predict --probe probe --text "..."{model}` labels a text.'
     )

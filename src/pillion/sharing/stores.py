@@ -39,7 +39,7 @@ class Store(Protocol):
         ...
 
     def read(self, name: str) -> bytes | None:
-        """A file's content; None where it is not there.
+        """A file's content; None where it is missing.
 
         Raises:
             ArtefactError: there is no such place.
@@ -110,7 +110,7 @@ class FolderStore:
     def write(self, files: Mapping[str, bytes], message: str, public: bool) -> None:
         """Swaps a folder of this machine in one step; elsewhere the manifest goes first and last.
 
-        So a reader who comes between finds no manifest.
+        So a reader that comes between finds no manifest.
         """
         if self._is_local():
             target = Path(self._place)

@@ -4,24 +4,24 @@ Knows probes and their folds, requests, pages and chunks; knows no engine.
 """
 
 from pillion.sidecache.folds import Folds
-from pillion.sidecache.lanes import Due, Going, Lane, Numbers, Probs
 from pillion.sidecache.paged_group import PagedGroup
 from pillion.sidecache.pages import page_numbers
-from pillion.sidecache.script import Script
-from pillion.sidecache.side_cache import Heard, SideCache
+from pillion.sidecache.side_cache import GroupReadout, SideCache
+from pillion.sidecache.tracked import DecodeBatch, Numbers, PendingReadouts, Probs, TrackedRequest
+from pillion.sidecache.turn_map import TurnMap
 from pillion.sidecache.upload import upload
 
 __all__ = [
-    "Due",
+    "DecodeBatch",
     "Folds",
-    "Going",
-    "Heard",
-    "Lane",
+    "GroupReadout",
     "Numbers",
     "PagedGroup",
+    "PendingReadouts",
     "Probs",
-    "Script",
     "SideCache",
+    "TrackedRequest",
+    "TurnMap",
     "page_numbers",
     "upload",
 ]

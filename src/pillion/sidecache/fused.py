@@ -18,7 +18,7 @@ from torch import Tensor
 from pillion.probe.gate import GateFold
 from pillion.probe.softmax import FLOOR
 from pillion.sidecache.paged_group import PagedGroup
-from pillion.sidecache.pieces import Plan
+from pillion.sidecache.pieces import DecodePlan
 from pillion.sidecache.upload import upload
 
 SWITCH = "PILLION_FUSED"
@@ -38,8 +38,8 @@ def kernel() -> Any:
     return gates
 
 
-class Fused:
-    """Gates that go on together.
+class FusedGates:
+    """Gates that read the decoded tokens together.
 
     Args:
         groups: of gates, whose values lie in memory that every step shares.
@@ -63,7 +63,7 @@ class Fused:
         """Whether a group can be one of them."""
         return isinstance(one.fold, GateFold) and one.values.places is not None
 
-    def go_on(self, plans: Sequence[Plan]) -> list[Float[Tensor, "heard output"]]:
+    def run(self, plans: Sequence[DecodePlan]) -> list[Float[Tensor, "answer output"]]:
         """Does what was planned for one token of each answer; logits of the rows, group by group.
 
         Args:
@@ -75,14 +75,14 @@ class Fused:
             places = 2 * plan.places
             places[plan.begins] += 1
             lists += [plan.tokens, plan.rows + 1, places]
-            header += [begin, len(plan.heard), end]
-            begin += 3 * len(plan.heard)
-            end += len(plan.heard) * len(fold.bias)
+            header += [begin, len(plan.answers), end]
+            begin += 3 * len(plan.answers)
+            end += len(plan.answers) * len(fold.bias)
         device, places = self._folds[0].bias.device, self._groups[0].values.places
         out = torch.empty(end, device=device)
         if end:
             numbers = upload(np.concatenate([np.array(header), *lists]), device)
-            grid = max(len(plan.heard) for plan in plans), self._num_units
+            grid = max(len(plan.answers) for plan in plans), self._num_units
             heads, labels = self._most
             kernel()[grid](self._table(), numbers, places, out, heads, labels, FLOOR)
         found: list[Tensor] = []

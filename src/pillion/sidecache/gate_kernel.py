@@ -64,8 +64,8 @@ def gates(
         is_head = each < heads
         is_class = is_head[:, None] & (label < labels)[None, :]
         # Of a piece that begins there is nothing to load.
-        goes_on = each < heads * (1 - place % 2)
-        has_class = goes_on[:, None] & (label < labels)[None, :]
+        of_answer = each < heads * (1 - place % 2)
+        has_class = of_answer[:, None] & (label < labels)[None, :]
         classes = column + heads + each[:, None] * labels + label[None, :]
         highest = tl.full([HEADS], FLOOR, tl.float32)
         total = tl.zeros([HEADS], tl.float32)
@@ -96,9 +96,9 @@ def gates(
             tl.store(row + at_sum + classes, sums, mask=is_class)
 
             if place >= 0:
-                top = tl.load(page + at_head, mask=goes_on, other=FLOOR)
-                kept = tl.load(page + at_weight, mask=goes_on, other=0.0)
-                of_page = tl.load(page + at_sum + column + each, mask=goes_on, other=0.0)
+                top = tl.load(page + at_head, mask=of_answer, other=FLOOR)
+                kept = tl.load(page + at_weight, mask=of_answer, other=0.0)
+                of_page = tl.load(page + at_sum + column + each, mask=of_answer, other=0.0)
                 in_page = tl.load(page + at_sum + classes, mask=has_class, other=0.0)
                 now = tl.maximum(top, score)
                 before, new = tl.exp(top - now), tl.exp(score - now)

@@ -15,11 +15,11 @@ from torch import Tensor
 from pillion.core import Scope
 from pillion.probe.network import State, pick
 from pillion.sidecache.folds import Folds, reduce_rows
-from pillion.sidecache.lanes import Going, Numbers
 from pillion.sidecache.pages import Pages
-from pillion.sidecache.pieces import Plan, ones, summary
-from pillion.sidecache.script import Piece, Script
+from pillion.sidecache.pieces import DecodePlan, summary
 from pillion.sidecache.step_values import StepValues
+from pillion.sidecache.tracked import DecodeBatch, Numbers
+from pillion.sidecache.turn_map import TurnMap, TurnPiece, ones
 from pillion.sidecache.upload import upload
 
 NONE, NEXT = -1, -2
@@ -32,7 +32,7 @@ class OpenStates:
     Args:
         folds: of the rows, whose states have one size.
         pages: where pieces lie.
-        scope: whose words they are.
+        scope: which turns they hold.
         page_tokens: tokens a page.
     """
 
@@ -61,7 +61,7 @@ class OpenStates:
         first: int,
         begin: int,
         end: int,
-        script: Script,
+        turns: TurnMap,
     ) -> State | None:
         """Reads neighbouring tokens of one page.
 
@@ -72,7 +72,7 @@ class OpenStates:
             first: place in the step of the request's first token, if it were there.
             begin: position of the first of them.
             end: position behind the last.
-            script: of the request.
+            turns: of the request.
 
         Returns:
             The state of those that the scope reads; None for none.
@@ -81,7 +81,7 @@ class OpenStates:
         bits = ones(end - begin) << offset
         if not offset and self._scope != "all":
             self._pages.begin(page)
-        pieces = script.pieces(self._scope, index)
+        pieces = turns.pieces(self._scope, index)
         some = [(i, piece) for i, piece in enumerate(pieces) if piece.bits & bits]
         state = None
         self.turn_page(row)
@@ -99,23 +99,23 @@ class OpenStates:
             state = reduce_rows(self._folds.fold, states) if wanted else None
         if end % self._size == 0:
             self._close(page, pieces)
-        elif pieces and pieces[-1].goes_on and pieces[-1].bits & ones(offset + end - begin):
+        elif pieces and pieces[-1].of_answer and pieces[-1].bits & ones(offset + end - begin):
             self._answers[row] = self._place(page, len(pieces) - 1)
         return state
 
-    def plan(self, going: Going, heard: Numbers) -> Plan:
+    def plan(self, decodes: DecodeBatch, answers: Numbers) -> DecodePlan:
         """Finds the places of one token of each answer.
 
         Args:
-            going: the answers.
-            heard: which of them the scope reads.
+            decodes: the answers.
+            answers: which of them the scope reads.
         """
-        tokens, rows = going.tokens[heard], going.rows[heard]
+        tokens, rows = decodes.tokens[answers], decodes.rows[answers]
         if self._scope == "response":  # which keeps no pages
-            return Plan(heard, tokens, rows, np.full(len(rows), NONE), [])
-        return Plan(heard, tokens, rows, *self._places(going, heard, rows))
+            return DecodePlan(answers, tokens, rows, np.full(len(rows), NONE), [])
+        return DecodePlan(answers, tokens, rows, *self._places(decodes, answers, rows))
 
-    def numbers(self, plan: Plan) -> list[Numbers]:
+    def numbers(self, plan: DecodePlan) -> list[Numbers]:
         """What the device has to know of a plan.
 
         Returns:
@@ -124,9 +124,9 @@ class OpenStates:
             pages; places of the second and third.
         """
         tokens, rows, places, begins = plan.tokens, plan.rows + 1, plan.places, plan.begins
-        goes_on = places >= 0
-        goes_on[begins] = False
-        kept, of_kept = places[goes_on], tokens[goes_on]
+        of_answer = places >= 0
+        of_answer[begins] = False
+        kept, of_kept = places[of_answer], tokens[of_answer]
         if not len(begins):
             return [np.concatenate([tokens, of_kept]), rows, kept, kept]
         # The rows' memory begins with the state of no token.
@@ -135,38 +135,38 @@ class OpenStates:
         return [every, before, kept, np.concatenate([places[begins], kept])]
 
     def _places(
-        self, going: Going, heard: Numbers, rows: Numbers
+        self, decodes: DecodeBatch, answers: Numbers, rows: Numbers
     ) -> tuple[Numbers, Numbers | list[int]]:
-        """Where the pieces of those that are heard lie, and which of them begin and are kept."""
+        """Where the pieces of those that are answers lie, and which of them begin and are kept."""
         if self._scope == "all":
-            for _, page, _ in going.filling:
+            for _, page, _ in decodes.filling:
                 self._pages.keep(page, ones(self._size))
-            return going.pages, going.beginning
-        for i in going.beginning:
-            self._pages.begin(int(going.pages[i]))
+            return decodes.pages, decodes.beginning
+        for i in decodes.beginning:
+            self._pages.begin(int(decodes.pages[i]))
         places = self._answers[rows]
         begins = np.flatnonzero(places == NEXT)
         if len(begins):
             for i in begins.tolist():
-                places[i] = self._place(int(going.pages[heard[i]]))
+                places[i] = self._place(int(decodes.pages[answers[i]]))
             self._answers[rows] = places
-        for i, page, index in going.filling:
-            lane = going.lanes[i]
-            self._close(page, lane.script.pieces(self._scope, index))
-            self._answers[lane.row] = NEXT
+        for i, page, index in decodes.filling:
+            tracked = decodes.tracked[i]
+            self._close(page, tracked.turns.pieces(self._scope, index))
+            self._answers[tracked.row] = NEXT
         return places, begins[places[begins] >= 0]
 
-    def grow(
-        self, going: Going, values: StepValues, plan: Plan, numbers: Sequence[Tensor]
-    ) -> Float[Tensor, "heard output"] | None:
+    def run(
+        self, decodes: DecodeBatch, values: StepValues, plan: DecodePlan, numbers: Sequence[Tensor]
+    ) -> Float[Tensor, "answer output"] | None:
         """Merges one token of each answer into its row and into its page; logits of the rows."""
-        if not len(plan.heard):
+        if not len(plan.answers):
             return None
-        tokens, before, goes_on, pages = numbers
+        tokens, before, of_answer, pages = numbers
         states = self._folds.memory.index_select(0, before)
-        if len(goes_on):
-            states = torch.cat([states, self._pages.memory.index_select(0, goes_on)])
-        packing, num_rows = self._folds.packing, len(plan.heard)
+        if len(of_answer):
+            states = torch.cat([states, self._pages.memory.index_select(0, of_answer)])
+        packing, num_rows = self._folds.packing, len(plan.answers)
         new = self._folds.fold.of_tokens(values.at(tokens))
         after = packing.pack(self._folds.fold.merge(packing.unpack(states), new))
         rows = after[:num_rows]
@@ -182,7 +182,7 @@ class OpenStates:
         place = self._pages.add(page) if piece is None else self._pages.place(page, piece)
         return NONE if place is None else place
 
-    def _close(self, page: int, pieces: Sequence[Piece]) -> None:
+    def _close(self, page: int, pieces: Sequence[TurnPiece]) -> None:
         if self._scope == "all":
             self._pages.keep(page, pieces[0].bits)
         else:

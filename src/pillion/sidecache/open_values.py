@@ -14,11 +14,11 @@ from torch import Tensor
 from pillion.core import Scope
 from pillion.probe.network import State
 from pillion.sidecache.folds import Folds
-from pillion.sidecache.lanes import Going, Numbers
 from pillion.sidecache.pages import Pages
-from pillion.sidecache.pieces import Plan, summary
-from pillion.sidecache.script import Piece, Script
+from pillion.sidecache.pieces import DecodePlan, summary
 from pillion.sidecache.step_values import StepValues
+from pillion.sidecache.tracked import DecodeBatch, Numbers
+from pillion.sidecache.turn_map import TurnMap, TurnPiece
 from pillion.sidecache.upload import upload
 
 
@@ -28,7 +28,7 @@ class OpenValues:
     Args:
         folds: of the rows.
         pages: where states of full pages go.
-        scope: whose words they are.
+        scope: which turns they hold.
         empty: values of no row, and of as many tokens as a page has.
     """
 
@@ -62,45 +62,46 @@ class OpenValues:
         first: int,
         begin: int,
         end: int,
-        script: Script,
+        turns: TurnMap,
     ) -> State | None:
         """Reads neighbouring tokens of one page; see `OpenStates.take`."""
         (index, offset), state = divmod(begin, self._size), None
-        if script.bits(self._scope, begin, end, every_turn=True):
+        if turns.bits(self._scope, begin, end, every_turn=True):
             own = values.between(first + begin, first + end)
             self._open[:, row, offset : offset + end - begin] = own[:, 0]
-            if bits := script.bits(self._scope, begin, end):
+            if bits := turns.bits(self._scope, begin, end):
                 state = summary(self._folds.fold, own, [bits])
         if end % self._size == 0:
-            self._close([page], [script.pieces(self._scope, index)], [row])
+            self._close([page], [turns.pieces(self._scope, index)], [row])
         return state
 
-    def plan(self, going: Going, heard: Numbers) -> Plan:
+    def plan(self, decodes: DecodeBatch, answers: Numbers) -> DecodePlan:
         """Places in the step, rows, and places in their pages."""
-        return Plan(heard, going.tokens[heard], going.rows[heard], going.offsets[heard], [])
+        tokens, rows = decodes.tokens[answers], decodes.rows[answers]
+        return DecodePlan(answers, tokens, rows, decodes.offsets[answers], [])
 
-    def numbers(self, plan: Plan) -> list[Numbers]:
+    def numbers(self, plan: DecodePlan) -> list[Numbers]:
         """What the device has to know of a plan."""
         return [plan.tokens, plan.rows, plan.places]
 
-    def grow(
-        self, going: Going, values: StepValues, plan: Plan, numbers: Sequence[Tensor]
-    ) -> Float[Tensor, "heard output"] | None:
+    def run(
+        self, decodes: DecodeBatch, values: StepValues, plan: DecodePlan, numbers: Sequence[Tensor]
+    ) -> Float[Tensor, "answer output"] | None:
         """Merges one token of each answer into its row, and keeps its values."""
         tokens, rows, offsets = numbers
         new: State = {}
-        if len(plan.heard):
+        if len(plan.answers):
             own = values.at(tokens)
             self._open[:, rows, offsets] = own
             new = self._folds.fold.of_tokens(own)
-        if going.filling and self._scope != "response":
-            each = [(going.lanes[i], page, index) for i, page, index in going.filling]
-            pieces = [lane.script.pieces(self._scope, index) for lane, _, index in each]
-            self._close([page for _, page, _ in each], pieces, [lane.row for lane, _, _ in each])
+        if decodes.filling and self._scope != "response":
+            each = [(decodes.tracked[i], page, index) for i, page, index in decodes.filling]
+            pieces = [one.turns.pieces(self._scope, index) for one, _, index in each]
+            self._close([page for _, page, _ in each], pieces, [one.row for one, _, _ in each])
         return self._folds.add_each(plan.rows.tolist(), new) if new else None
 
     def _close(
-        self, pages: Sequence[int], pieces: Sequence[Sequence[Piece]], rows: Sequence[int]
+        self, pages: Sequence[int], pieces: Sequence[Sequence[TurnPiece]], rows: Sequence[int]
     ) -> None:
         """Pages are full whose values lie in some rows."""
         bits = [[piece.bits for piece in some] for some in pieces]

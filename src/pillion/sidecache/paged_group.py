@@ -1,6 +1,6 @@
 """The side cache of the probes of one group: folded pieces of pages, and a fold for every row.
 
-Knows rows (one a request), pages, chunks and whose words they are; no engine and no verdicts.
+Knows rows (one a request), pages, chunks and their turns; no engine and no verdicts.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pillion.core import ANSWER_SCOPES, Scope
 from pillion.probe.group import Group
 from pillion.probe.network import State, pick
 from pillion.sidecache.folds import Folds, reduce_rows
-from pillion.sidecache.lanes import Going, Numbers
 from pillion.sidecache.open_states import OpenStates
 from pillion.sidecache.open_values import OpenValues
 from pillion.sidecache.pages import Pages
-from pillion.sidecache.pieces import Plan, summary
-from pillion.sidecache.script import Script
+from pillion.sidecache.pieces import DecodePlan, summary
 from pillion.sidecache.step_values import StepValues
+from pillion.sidecache.tracked import DecodeBatch, Numbers
+from pillion.sidecache.turn_map import TurnMap
 from pillion.sidecache.upload import upload
 
 
@@ -31,9 +31,9 @@ class PagedGroup:
     """What the probes of a group keep of all requests.
 
     A page that is full is folded to one state for each turn of the scope in it, under the page's
-    own number: whoever gets the page from the engine gets the states with it, and merges those that
-    are its own words. The states of a page that is still open grow in the same place. Beside them
-    each row has a running fold: of the prompt, then of the answer.
+    own number: a request that gets the page from the engine gets the states with it, and merges
+    those of its own scope. The states of a page that is still open grow in the same place. Each row
+    has a running fold too: of the prompt, then of the answer.
 
     Args:
         one: taps and fold.
@@ -60,7 +60,7 @@ class PagedGroup:
         self.places = [(a.name, *at) for a, at in zip(self.artefacts, ends, strict=True)]
         self.values = StepValues(one)
         empty = one.empty_values(len(self.layers), 1, page_tokens).zero_()
-        # No one asks for another's answer: its pages keep nothing.
+        # An answer is read by its own request alone: its pages keep nothing.
         kept_pages = 0 if self.scope == "response" else num_pages
         self._pages = Pages(summary(self.fold, empty), kept_pages, memory)
         self._folds = Folds(self.fold, empty[:, :, :1])
@@ -70,7 +70,7 @@ class PagedGroup:
             else OpenValues(self._folds, self._pages, self.scope, empty[:, []])
         )
         self.idle = False
-        self._heard: Numbers | None = None
+        self._answers: Numbers | None = None
 
     @property
     def held_bytes(self) -> int:
@@ -94,27 +94,27 @@ class PagedGroup:
     # -- in the order of a step
 
     def begin(
-        self, chunks: Sequence[Chunk], scripts: Sequence[Script], going: Going | None
+        self, chunks: Sequence[Chunk], turn_maps: Sequence[TurnMap], decodes: DecodeBatch | None
     ) -> None:
         """A step begins; only words of the scope have to be tapped.
 
         Args:
             chunks: those of its tokens that are no single ones of answers.
-            scripts: of their requests.
-            going: the others.
+            turn_maps: of their requests.
+            decodes: the others.
         """
-        self._heard = None if going is None else self._hears(going)
+        self._answers = None if decodes is None else self._read_answers(decodes)
         if self.scope == "all":
             return
         read = [
-            (chunk.first, script.bits(self.scope, chunk.start, chunk.end, every_turn=True))
-            for chunk, script in zip(chunks, scripts, strict=True)
+            (chunk.first, turns.bits(self.scope, chunk.start, chunk.end, every_turn=True))
+            for chunk, turns in zip(chunks, turn_maps, strict=True)
         ]
-        single = None if going is None else going.tokens[self._heard]
+        single = None if decodes is None else decodes.tokens[self._answers]
         self.idle = not (single is not None and len(single)) and not any(bits for _, bits in read)
         self.values.choose(read, single)
 
-    def restart(self, row: int, pages: Sequence[int], script: Script) -> bool:
+    def restart(self, row: int, pages: Sequence[int], turns: TurnMap) -> bool:
         """The row's fold is that of whole pages from here on.
 
         Returns:
@@ -124,7 +124,7 @@ class PagedGroup:
         places: list[int] = []
         for index, page in enumerate(pages):
             begin = index * self.page_tokens
-            bits = script.bits(self.scope, begin, begin + self.page_tokens)
+            bits = turns.bits(self.scope, begin, begin + self.page_tokens)
             if (found := self._pages.find(page, bits)) is None:
                 return False
             places += found
@@ -133,7 +133,7 @@ class PagedGroup:
         return True
 
     def take(
-        self, row: int, chunk: Chunk, pages: Sequence[int], script: Script, skip: int | None
+        self, row: int, chunk: Chunk, pages: Sequence[int], turns: TurnMap, skip: int | None
     ) -> None:
         """Reads a chunk of any length.
 
@@ -141,32 +141,32 @@ class PagedGroup:
             row: of its request.
             chunk: where its tokens are.
             pages: of each of its tokens.
-            script: of its request.
+            turns: of its request.
             skip: how many of its tokens the row's fold holds already; None to fold none.
         """
-        new = self._keep(row, chunk, pages, script)
+        new = self._keep(row, chunk, pages, turns)
         if skip is None or skip == chunk.num_tokens:
             return
         if skip:
-            new = [self._read(chunk, chunk.start + skip, chunk.end, script)]
+            new = [self._read(chunk, chunk.start + skip, chunk.end, turns)]
         for state in new:
             if state is not None:
                 self._folds.add(row, state)
 
-    def plan(self, going: Going) -> Plan:
+    def plan(self, decodes: DecodeBatch) -> DecodePlan:
         """What the single tokens of answers do; nothing of it waits for values."""
-        assert self._heard is not None
-        return self._open.plan(going, self._heard)
+        assert self._answers is not None
+        return self._open.plan(decodes, self._answers)
 
-    def numbers(self, plan: Plan) -> list[Numbers]:
+    def numbers(self, plan: DecodePlan) -> list[Numbers]:
         """What the device has to know of a plan."""
         return self._open.numbers(plan)
 
-    def grow(
-        self, going: Going, plan: Plan, numbers: Sequence[Tensor]
-    ) -> Float[Tensor, "heard output"] | None:
-        """Does what was planned; logits of the rows that have heard something."""
-        return self._open.grow(going, self.values, plan, numbers)
+    def run(
+        self, decodes: DecodeBatch, plan: DecodePlan, numbers: Sequence[Tensor]
+    ) -> Float[Tensor, "answer output"] | None:
+        """Runs the plan; logits of the rows of the answers that the scope reads."""
+        return self._open.run(decodes, self.values, plan, numbers)
 
     def logits(self, rows: Sequence[int]) -> Float[Tensor, "row output"]:
         """Logits of some rows' folds."""
@@ -186,18 +186,18 @@ class PagedGroup:
 
     # -- inside
 
-    def _hears(self, going: Going) -> Numbers:
+    def _read_answers(self, decodes: DecodeBatch) -> Numbers:
         """Which single tokens of answers the scope reads."""
         if self.scope == "all":
-            return going.every
+            return decodes.every
         if self.scope not in ANSWER_SCOPES:
-            return going.every[:0]
-        each = enumerate(zip(going.lanes, going.starts.tolist(), strict=True))
-        heard = [i for i, (lane, n) in each if lane.script.bits(self.scope, n, n + 1)]
-        return np.array(heard, np.int64)
+            return decodes.every[:0]
+        each = enumerate(zip(decodes.tracked, decodes.starts.tolist(), strict=True))
+        found = [i for i, (tracked, n) in each if tracked.turns.bits(self.scope, n, n + 1)]
+        return np.array(found, np.int64)
 
     def _keep(
-        self, row: int, chunk: Chunk, pages: Sequence[int], script: Script
+        self, row: int, chunk: Chunk, pages: Sequence[int], turns: TurnMap
     ) -> list[State | None]:
         """Puts a chunk into its open page and the full ones; the states of what the scope reads."""
         size, begin = self.page_tokens, chunk.start
@@ -206,33 +206,33 @@ class PagedGroup:
         body = (chunk.num_tokens - head) // size * size
         parts: list[State | None] = []
         if head:
-            parts.append(self._part(row, pages[0], chunk, begin, begin + head, script))
+            parts.append(self._part(row, pages[0], chunk, begin, begin + head, turns))
         if body:
-            parts.append(self._keep_full(chunk, head, body, pages, script))
+            parts.append(self._keep_full(chunk, head, body, pages, turns))
             self._open.turn_page(row)
         if head + body < chunk.num_tokens:
-            parts.append(self._part(row, pages[-1], chunk, begin + head + body, chunk.end, script))
+            parts.append(self._part(row, pages[-1], chunk, begin + head + body, chunk.end, turns))
         return parts
 
     def _part(
-        self, row: int, page: int, chunk: Chunk, begin: int, end: int, script: Script
+        self, row: int, page: int, chunk: Chunk, begin: int, end: int, turns: TurnMap
     ) -> State | None:
         """Puts tokens of a chunk into an open page; the state of those that the scope reads."""
         if self.scope == "response":  # which keeps none
-            return self._read(chunk, begin, end, script)
+            return self._read(chunk, begin, end, turns)
         first = chunk.first - chunk.start
-        return self._open.take(row, page, self.values, first, begin, end, script)
+        return self._open.take(row, page, self.values, first, begin, end, turns)
 
     def _keep_full(
-        self, chunk: Chunk, head: int, body: int, pages: Sequence[int], script: Script
+        self, chunk: Chunk, head: int, body: int, pages: Sequence[int], turns: TurnMap
     ) -> State | None:
         """Folds the pages that a chunk fills from end to end; what the scope reads of them."""
         if self.scope == "response":
             start = chunk.start + head
-            return self._read(chunk, start, start + body, script)
+            return self._read(chunk, start, start + body, turns)
         size, first = self.page_tokens, (chunk.start + head) // self.page_tokens
         numbers = pages[head : head + body : size]
-        pieces = [script.pieces(self.scope, first + i) for i in range(len(numbers))]
+        pieces = [turns.pieces(self.scope, first + i) for i in range(len(numbers))]
         bits = [[piece.bits for piece in some] for some in pieces]
         flat = [piece for some in pieces for piece in some]
         if not flat:
@@ -252,9 +252,9 @@ class PagedGroup:
             states = pick(states, upload(wanted, values.device))
         return reduce_rows(self.fold, states)
 
-    def _read(self, chunk: Chunk, begin: int, end: int, script: Script) -> State | None:
+    def _read(self, chunk: Chunk, begin: int, end: int, turns: TurnMap) -> State | None:
         """The state of those tokens of a chunk that the scope reads; None for none."""
-        if not (bits := script.bits(self.scope, begin, end)):
+        if not (bits := turns.bits(self.scope, begin, end)):
             return None
         first = chunk.first - chunk.start
         return summary(self.fold, self.values.between(first + begin, first + end), [bits])

@@ -123,7 +123,7 @@ class Pages:
     def find(self, page: int, bits: int) -> list[int] | None:
         """Places of the pieces that are just these tokens; None if none that are kept make them up.
 
-        Whoever filled the page may have known other turns in the same tokens.
+        The request that filled the page may have had other turns in the same tokens.
         """
         found = [one for one in self._pieces.get(page, []) if not one[0] & ~bits]
         return [place for _, place in found] if sum(own for own, _ in found) == bits else None

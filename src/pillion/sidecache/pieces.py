@@ -13,22 +13,23 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pillion.probe.network import Fold, State
-from pillion.sidecache.lanes import Numbers
+from pillion.sidecache.tracked import Numbers
+from pillion.sidecache.turn_map import ones
 from pillion.sidecache.upload import upload
 
 
-class Plan(NamedTuple):
-    """Where one token of each answer goes in a group: a place of each answer that is heard.
+class DecodePlan(NamedTuple):
+    """Where one token of each answer goes in a group: a place for each answer that the scope reads.
 
     Attributes:
-        heard: which of the step's answers the scope reads.
+        answers: indices of the step's answers that the scope reads.
         tokens: their tokens, as the values of the step name them.
         rows: of each.
         places: where its piece of its page lies; negative where none is kept.
         begins: indices of those whose piece begins, and is kept.
     """
 
-    heard: Numbers
+    answers: Numbers
     tokens: Numbers
     rows: Numbers
     places: Numbers
@@ -52,8 +53,3 @@ def summary(
 
 def _mask(bits: Sequence[int], tokens: int, device: torch.device) -> Bool[Tensor, "row token"]:
     return upload([[bool(one >> i & 1) for i in range(tokens)] for one in bits], device)
-
-
-def ones(count: int) -> int:
-    """So many bits."""
-    return (1 << count) - 1

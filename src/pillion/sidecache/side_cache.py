@@ -18,30 +18,30 @@ from torch import Tensor
 
 from pillion.backends.paged import Chunk, PagedStep
 from pillion.core import ANSWER_SCOPES, Tokens
-from pillion.sidecache.going import Grower, Grown
-from pillion.sidecache.lanes import Due, Going, Lane
+from pillion.sidecache.decode_reader import DecodeReader, DecodeReadout
 from pillion.sidecache.paged_group import PagedGroup
-from pillion.sidecache.script import Script
+from pillion.sidecache.tracked import DecodeBatch, PendingReadouts, TrackedRequest
+from pillion.sidecache.turn_map import TurnMap
 
 
-class Heard(NamedTuple):
-    """What a group has to say after a step.
+class GroupReadout(NamedTuple):
+    """Logits of the probes of a group after a step.
 
     Attributes:
-        group: who says it.
-        said: of whom: indices into all that is `Due`.
+        group: the group.
+        indices: the request of each row: its place in `PendingReadouts.tracked`.
         logits: of all probes of the group, still on the device.
     """
 
     group: PagedGroup
-    said: Sequence[int]
+    indices: Sequence[int]
     logits: Float[Tensor, "row output"]
 
 
 class SideCache:
     """Probes on all requests of an engine.
 
-    Law: what a lane says equals the fold of its request's tokens of the probe's scope alone,
+    Law: the verdict of a request equals the fold of its own tokens in the probe's scope alone,
     whatever else runs, in whatever chunks, from shared pages or not, begun again or not.
 
     Args:
@@ -52,8 +52,8 @@ class SideCache:
 
     Attributes:
         groups: as given.
-        grower: reads the answers that go on by one token.
-        lanes: requests that are followed, by id.
+        decode_reader: reads the answers that go on by one token.
+        tracked: the requests that it follows, by id.
     """
 
     def __init__(
@@ -65,15 +65,15 @@ class SideCache:
     ) -> None:
         self.page_tokens, self._reasoning = page_tokens, reasoning
         self.groups = list(groups)
-        self.grower = Grower(groups)
-        self.lanes: dict[str, Lane] = {}
-        self._entered: dict[str, tuple[Script, bool]] = {}
+        self.decode_reader = DecodeReader(groups)
+        self.tracked: dict[str, TrackedRequest] = {}
+        self._entered: dict[str, tuple[TurnMap, bool]] = {}
         self._left: set[str] = set()
         self._free: list[int] = []
         self._num_rows = 0
         self._pages: list[int] = []
         self._step: PagedStep | None = None
-        self._going: Going | None = None
+        self._decodes: DecodeBatch | None = None
         self._longer: list[int] = []
         self._make_room(num_rows)
 
@@ -83,7 +83,7 @@ class SideCache:
         The engine runs all requests again, from their first token on.
         """
         self.groups = list(groups)
-        self.grower = Grower(groups)
+        self.decode_reader = DecodeReader(groups)
         for one in self.groups:
             one.make_room(self._num_rows)
 
@@ -103,8 +103,8 @@ class SideCache:
             wanted: whether its verdicts are; if not, others still get the pages that it fills.
             answering: whether an answer follows; if not, probes of answers read the last one in it.
         """
-        script = Script(tokens, self.page_tokens, self._reasoning, answering)
-        self._entered[request] = script, wanted
+        turns = TurnMap(tokens, self.page_tokens, self._reasoning, answering)
+        self._entered[request] = turns, wanted
 
     def leave(self, request: str) -> None:
         """A request is over; a step with it may be on its way, in another thread."""
@@ -112,179 +112,184 @@ class SideCache:
 
     # -- in the order of a step
 
-    def begin(self, step: PagedStep, going: Going | None = None) -> None:
-        """A step begins: who runs, and which groups have something to read.
+    def begin(self, step: PagedStep, decodes: DecodeBatch | None = None) -> None:
+        """A step begins: which requests run, and which groups have something to read.
 
         Args:
             step: its chunks.
-            going: answers that go on by one token and are no chunks of the step; None to find them
-                among the chunks.
+            decodes: answers that go on by one token and are no chunks of the step; None to find
+                them among the chunks.
         """
         self._step = step
         if self._left:
-            self._go(step, going)
+            self._drop_left(step, decodes)
         for chunk in step.chunks:
-            if chunk.request not in self.lanes:
-                nobody = Script(None, self.page_tokens), False
-                entered = self._entered.get(chunk.request, nobody)
-                self.lanes[chunk.request] = Lane(self._new_row(), *entered)
+            if chunk.request not in self.tracked:
+                unknown = TurnMap(None, self.page_tokens), False
+                entered = self._entered.get(chunk.request, unknown)
+                self.tracked[chunk.request] = TrackedRequest(self._new_row(), *entered)
         self._pages = (step.slots // self.page_tokens).tolist() if step.chunks else []
-        self._longer, self._going = list(range(len(step.chunks))), going
-        if going is None:
+        self._longer, self._decodes = list(range(len(step.chunks))), decodes
+        if decodes is None:
             self._split(step)
         chunks = [step.chunks[index] for index in self._longer]
-        scripts = [self.lanes[chunk.request].script for chunk in chunks]
+        turn_maps = [self.tracked[chunk.request].turns for chunk in chunks]
         if self._reasoning is not None and any(one.scope in ANSWER_SCOPES for one in self.groups):
-            self._hear(step, chunks)
+            self._extend_turns(step, chunks)
         for one in self.groups:
-            one.begin(chunks, scripts, self._going)
+            one.begin(chunks, turn_maps, self._decodes)
 
     def end(self) -> None:
         """The groups have seen all layers: keeps what was computed, and reads out what is due."""
-        due, every = self.read()
-        for heard in every:
-            self._tell(due, heard)
+        pending, every = self.read()
+        for readout in every:
+            self._store(pending, readout)
 
     def again(self, request: str, tokens: Tokens) -> None:
         """An answer that was put back runs again from its first token on, and is read anew."""
-        lane = self.lanes[request]
-        answering = lane.script.answering
-        lane.script = Script(tokens, self.page_tokens, self._reasoning, answering)
-        lane.read_tokens = lane.script.prompt_tokens
+        tracked = self.tracked[request]
+        answering = tracked.turns.answering
+        tracked.turns = TurnMap(tokens, self.page_tokens, self._reasoning, answering)
+        tracked.read_tokens = tracked.turns.prompt_tokens
         for one in self.groups:
-            one.reset(lane.row)
+            one.reset(tracked.row)
 
-    def read(self) -> tuple[Due, list[Heard]]:
+    def read(self) -> tuple[PendingReadouts, list[GroupReadout]]:
         """Keeps what was computed, and reads out what is due, without waiting for the device.
 
         Returns:
-            whose verdicts are due, and what the groups have heard of them.
+            the read-outs that are pending, and the logits of each group for them.
         """
         step, self._step = self._step, None
         assert step is not None
-        due, tokens = Due([], [], self._going or None), list[Grown]()
-        # First of all: whoever begins in this step may share the pages that these tokens fill.
-        if self._going:
-            tokens = self.grower.go_on(self._going)
-            ends = (self._going.starts + 1).tolist()
-            for lane, end in zip(self._going.lanes, ends, strict=True):
-                lane.read_tokens = end
+        pending, tokens = PendingReadouts([], [], self._decodes or None), list[DecodeReadout]()
+        # First: a request that begins in this step may share the pages that these tokens fill.
+        if self._decodes:
+            tokens = self.decode_reader.read(self._decodes)
+            ends = (self._decodes.starts + 1).tolist()
+            for tracked, end in zip(self._decodes.tracked, ends, strict=True):
+                tracked.read_tokens = end
         for index in self._longer:
             chunk = step.chunks[index]
-            lane = self.lanes[chunk.request]
-            self._take(step, index, lane)
-            if chunk.draws and lane.wanted:
-                (due.prompts if lane.prompt is None else due.answers).append((lane, chunk))
-        heard, before = self._say(due), len(due.prompts) + len(due.answers)
-        heard += [Heard(one, (who + before).tolist(), logits) for one, who, logits in tokens]
-        return due, heard
+            tracked = self.tracked[chunk.request]
+            self._take(step, index, tracked)
+            if chunk.draws and tracked.wanted:
+                answers = pending.prompts if tracked.prompt is None else pending.answers
+                answers.append((tracked, chunk))
+        readouts, before = self._read_chunks(pending), len(pending.prompts) + len(pending.answers)
+        readouts += [
+            GroupReadout(one, (answers + before).tolist(), logits)
+            for one, answers, logits in tokens
+        ]
+        return pending, readouts
 
     # -- inside
 
-    def _go(self, step: PagedStep, going: Going | None) -> None:
-        """Drops who has left; who is in the step still fills pages that others may get."""
+    def _drop_left(self, step: PagedStep, decodes: DecodeBatch | None) -> None:
+        """Drops requests that have left; one in the step still fills pages that others may get."""
         running = {chunk.request for chunk in step.chunks}
-        running |= set(() if going is None else going.requests)
+        running |= set(() if decodes is None else decodes.requests)
         for request in self._left - running:
             self._left.discard(request)
             self._entered.pop(request, None)
-            if (lane := self.lanes.pop(request, None)) is not None:
-                self._free.append(lane.row)
+            if (tracked := self.tracked.pop(request, None)) is not None:
+                self._free.append(tracked.row)
 
     def _split(self, step: PagedStep) -> None:
         """Finds the single tokens of answers, which go together, among the chunks."""
-        lanes = [self.lanes[chunk.request] for chunk in step.chunks]
+        requests = [self.tracked[chunk.request] for chunk in step.chunks]
         single = [
-            chunk.num_tokens == 1 and lane.prompt is not None and chunk.start == lane.read_tokens
-            for chunk, lane in zip(step.chunks, lanes, strict=True)
+            chunk.num_tokens == 1 and one.prompt is not None and chunk.start == one.read_tokens
+            for chunk, one in zip(step.chunks, requests, strict=True)
         ]
         self._longer = [index for index, is_single in enumerate(single) if not is_single]
-        if len(self._longer) == len(lanes):
+        if len(self._longer) == len(requests):
             return
         some = [index for index, is_single in enumerate(single) if is_single]
         chunks = [step.chunks[index] for index in some]
         places = [chunk.first for chunk in chunks]
-        self._going = Going(
+        self._decodes = DecodeBatch(
             [chunk.request for chunk in chunks],
-            [lanes[index] for index in some],
-            np.array([lanes[index].row for index in some]),
+            [requests[index] for index in some],
+            np.array([requests[index].row for index in some]),
             np.array([chunk.start for chunk in chunks]),
             np.array([self._pages[place] for place in places]),
             np.array(places),
             self.page_tokens,
         )
 
-    def _hear(self, step: PagedStep, chunks: Sequence[Chunk]) -> None:
-        """Tells the scripts what runs, for answers may hold reasoning."""
+    def _extend_turns(self, step: PagedStep, chunks: Sequence[Chunk]) -> None:
+        """Gives the turn maps the tokens that run, for answers may hold reasoning."""
         ids = step.ids.tolist()
         for chunk in chunks:
-            script = self.lanes[chunk.request].script
-            script.hear(chunk.start, ids[chunk.first : chunk.first + chunk.num_tokens])
-        if (going := self._going) is not None:
-            told = going.ids or [ids[place] for place in going.tokens.tolist()]
-            for lane, start, token in zip(going.lanes, going.starts.tolist(), told, strict=True):
-                lane.script.hear(start, [token])
+            turns = self.tracked[chunk.request].turns
+            turns.extend(chunk.start, ids[chunk.first : chunk.first + chunk.num_tokens])
+        if (decodes := self._decodes) is not None:
+            tokens = decodes.ids or [ids[place] for place in decodes.tokens.tolist()]
+            starts = decodes.starts.tolist()
+            for tracked, start, token in zip(decodes.tracked, starts, tokens, strict=True):
+                tracked.turns.extend(start, [token])
 
-    def _take(self, step: PagedStep, index: int, lane: Lane) -> None:
+    def _take(self, step: PagedStep, index: int, tracked: TrackedRequest) -> None:
         chunk = step.chunks[index]
         pages = self._pages[chunk.first : chunk.first + chunk.num_tokens]
-        begins = chunk.start != lane.read_tokens or not chunk.start
-        if lane.wanted and lane.prompt is None and begins:
-            self._restart(step, index, lane)
-        skip = min(lane.read_tokens - chunk.start, chunk.num_tokens) if lane.wanted else None
+        begins = chunk.start != tracked.read_tokens or not chunk.start
+        if tracked.wanted and tracked.prompt is None and begins:
+            self._restart(step, index, tracked)
+        skip = min(tracked.read_tokens - chunk.start, chunk.num_tokens) if tracked.wanted else None
         assert skip is None or skip >= 0, "a prefix of an answer was cached before it was read"
         for one in self.groups:
-            one.take(lane.row, chunk, pages, lane.script, skip)
-        lane.read_tokens = max(lane.read_tokens, chunk.end)
+            one.take(tracked.row, chunk, pages, tracked.turns, skip)
+        tracked.read_tokens = max(tracked.read_tokens, chunk.end)
 
-    def _restart(self, step: PagedStep, index: int, lane: Lane) -> None:
-        """The lane's folds are those of the pages that its prompt was given."""
+    def _restart(self, step: PagedStep, index: int, tracked: TrackedRequest) -> None:
+        """The folds of the request are those of the pages that its prompt was given."""
         start, size = step.chunks[index].start, self.page_tokens
         shared = (step.history(index)[:start:size] // size).tolist() if start else []
-        lost = [one for one in self.groups if not one.restart(lane.row, shared, lane.script)]
-        lane.lost = tuple(a.name for one in lost for a in one.artefacts)
-        lane.read_tokens = start
+        lost = [one for one in self.groups if not one.restart(tracked.row, shared, tracked.turns)]
+        tracked.lost = tuple(a.name for one in lost for a in one.artefacts)
+        tracked.read_tokens = start
 
-    def _say(self, due: Due) -> list[Heard]:
-        """Reads out the chunks that are due."""
-        found: list[Heard] = []
-        for lane, _ in due.prompts:
-            lane.prompt = {}
+    def _read_chunks(self, pending: PendingReadouts) -> list[GroupReadout]:
+        """Reads out the chunks whose verdicts are due."""
+        found: list[GroupReadout] = []
+        for tracked, _ in pending.prompts:
+            tracked.prompt = {}
         for one in self.groups:
-            said = [
+            indices = [
                 index
-                for index, (lane, _) in enumerate(due.prompts)
-                if lane.script.has(one.scope) and one.artefacts[0].name not in lane.lost
+                for index, (tracked, _) in enumerate(pending.prompts)
+                if tracked.turns.has(one.scope) and one.artefacts[0].name not in tracked.lost
             ]
-            said += [
+            indices += [
                 index
-                for index, (lane, chunk) in enumerate(due.answers, len(due.prompts))
-                if lane.script.bits(one.scope, lane.script.prompt_tokens, chunk.end)
+                for index, (tracked, chunk) in enumerate(pending.answers, len(pending.prompts))
+                if tracked.turns.bits(one.scope, tracked.turns.prompt_tokens, chunk.end)
             ]
-            if said:
-                rows = [(*due.prompts, *due.answers)[index][0].row for index in said]
-                found.append(Heard(one, said, one.logits(rows)))
-        for lane, _ in due.prompts:  # what follows is the answer
+            if indices:
+                rows = [(*pending.prompts, *pending.answers)[index][0].row for index in indices]
+                found.append(GroupReadout(one, indices, one.logits(rows)))
+        for tracked, _ in pending.prompts:  # what follows is the answer
             for one in self.groups:
-                one.reset(lane.row)
+                one.reset(tracked.row)
         return found
 
-    def _tell(self, due: Due, heard: Heard) -> None:
-        """Gives the lanes the probabilities of a group's probes."""
-        one, lanes = heard.group, due.lanes
+    def _store(self, pending: PendingReadouts, readout: GroupReadout) -> None:
+        """Gives the requests the probabilities of a group's probes."""
+        one, requests = readout.group, pending.tracked
         named = [
-            (artefact.name, artefact.probabilities(heard.logits[:, columns]).tolist())
+            (artefact.name, artefact.probabilities(readout.logits[:, columns]).tolist())
             for artefact, columns in zip(one.artefacts, one.columns, strict=True)
         ]
-        for place, index in enumerate(heard.said):
-            lane = lanes[index]
+        for place, index in enumerate(readout.indices):
+            tracked = requests[index]
             numbers = {name: rows[place] for name, rows in named}
             if not all(isfinite(number) for row in numbers.values() for number in row):
-                lane.fault = lane.fault or self._fault(due.chunk(index))
-            elif index < len(due.prompts):
-                lane.prompt = {**(lane.prompt or {}), **numbers}
-            else:  # a mapping of its own: whoever holds the one before may look at it later
-                lane.answer = {**lane.answer, **numbers}
+                tracked.fault = tracked.fault or self._fault(pending.chunk(index))
+            elif index < len(pending.prompts):
+                tracked.prompt = {**(tracked.prompt or {}), **numbers}
+            else:  # a new mapping: a caller may still read the one before
+                tracked.answer = {**tracked.answer, **numbers}
 
     def _fault(self, chunk: Chunk) -> str:
         found = next(filter(None, (one.fault(chunk) for one in self.groups)), None)

@@ -12,11 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pillion.probe.group import MOST_CHOSEN, Group
-from pillion.sidecache.lanes import Numbers
+from pillion.sidecache.tracked import Numbers
 
 
 class StepValues:
-    """Values of a step's tokens: tapped here, or shown by who has tapped them.
+    """Values of a step's tokens: tapped here, or tapped elsewhere and shown.
 
     Args:
         one: the taps.

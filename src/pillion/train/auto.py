@@ -77,7 +77,7 @@ def choose_probe(
         Interrupted: by Ctrl-C.
     """
     settings = settings or TrainSettings()
-    run = _Run(
+    run = _AutoTraining(
         *(training, validation, task, num_labels, settings, seed, progress, checkpoint, device)
     )
     every = training if validation is training else together(training, validation)
@@ -89,7 +89,7 @@ def choose_probe(
 
 
 @dataclass(frozen=True)
-class _Run:
+class _AutoTraining:
     training: Examples
     validation: Examples
     task: Task

@@ -123,7 +123,7 @@ def choose_thresholds(
     Args:
         task: what the outputs mean.
         probs: in [0, 1].
-        targets: as `LabelSpace.encode` gives them; NaN where nobody judged.
+        targets: as `LabelSpace.encode` gives them; NaN where not judged.
         times: how often each row is among them.
     """
     if task == "multiclass" or not _can_tell(targets, times):

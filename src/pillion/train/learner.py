@@ -1,6 +1,6 @@
 """One configuration while it is trained: weights, optimiser, best weights so far.
 
-Promises that what it learns depends on its configuration and the batches alone. Does not know who
+Promises that what it learns depends on its configuration and the batches alone. Does not know what
 trains beside it, nor where states come from.
 """
 
@@ -32,7 +32,7 @@ Curve = list[dict[str, float | None]]
 
 
 @dataclass(frozen=True)
-class Part:
+class MicroBatch:
     """A piece of a step: all of its rows, or as many as fit.
 
     Attributes:
@@ -132,7 +132,7 @@ class Learner:
         return cls(config, network, average, optimiser)
 
     def accumulate(
-        self, part: Part, task: Task, weights: Float[Tensor, " label"], step: int
+        self, part: MicroBatch, task: Task, weights: Float[Tensor, " label"], step: int
     ) -> None:
         """Adds the gradient of a piece of a step.
 

@@ -1,6 +1,6 @@
 """From hidden states and targets to trained probes: several configurations in one pass.
 
-Promises the same weights for the same seeds, whoever trains beside, resumed or not. Does not know
+Promises the same weights for the same seeds, whatever trains beside, resumed or not. Does not know
 engines, texts or label names.
 """
 
@@ -25,7 +25,7 @@ from pillion.probe.task import Task, class_weights, num_outputs
 from pillion.train.checkpoint import load_checkpoint, save_checkpoint
 from pillion.train.depths import check_depths, counts_of
 from pillion.train.evaluate import evaluate_networks, score, shared_scale, validate
-from pillion.train.learner import Curve, Learner, Part, learning_rate
+from pillion.train.learner import Curve, Learner, MicroBatch, learning_rate
 from pillion.train.order import epoch_batches, parts
 from pillion.train.prefixes import check_weighing, drawn
 from pillion.train.reading import read_batches
@@ -129,7 +129,7 @@ def train(
         training: Examples, held: Examples | None, epochs: Sequence[int], folder: Path | None
     ) -> list[Learner]:
         learners = [Learner.start(c, shape, place) for c in configs]
-        run = _Run(training, held, task, num_labels, settings, learners, place, epochs)
+        run = _TrainingRun(training, held, task, num_labels, settings, learners, place, epochs)
         run.finish(progress, folder)
         for learner in learners:
             learner.average.load_state_dict(learner.best)
@@ -173,7 +173,7 @@ def _joined_weights(*sides: Examples) -> Float[np.ndarray, " row"] | None:
     return np.concatenate(each)
 
 
-class _Run:
+class _TrainingRun:
     """A run over the data; everything that its epochs share.
 
     Without validation rows each learner has its number of epochs, and its last one counts.
@@ -245,7 +245,7 @@ class _Run:
 
     def _steps(
         self, batches: list[list[int]], learners: list[Learner], first: int
-    ) -> Iterator[tuple[list[int], Iterator[Part]]]:
+    ) -> Iterator[tuple[list[int], Iterator[MicroBatch]]]:
         """Each step's rows and its pieces, which have to be used before the next step."""
         weighing = self.settings.prefixes or "none"
         lengths, networks = self.training.source.lengths, [one.network for one in learners]
@@ -253,7 +253,7 @@ class _Run:
         flat = [piece for pieces in cut for piece in pieces]
         states = read_batches(self.training.source, flat, self.device)
 
-        def pieces_of(pieces: list[list[int]], step: int) -> Iterator[Part]:
+        def pieces_of(pieces: list[list[int]], step: int) -> Iterator[MicroBatch]:
             every = [row_id for piece in pieces for row_id in piece]
             longest = max(lengths[row_id] for row_id in every)
             prefixes = drawn(weighing, longest, self.settings.order_seed, step)
@@ -262,7 +262,7 @@ class _Run:
                 scale = shared_scale(networks, hidden)
                 own = None if self.row_weights is None else self.row_weights[piece]
                 targets, share = self.goals[piece], 1 / len(every)
-                yield Part(hidden, mask, scale, targets, share, prefixes, self.depths, own)
+                yield MicroBatch(hidden, mask, scale, targets, share, prefixes, self.depths, own)
 
         for step, (row_ids, pieces) in enumerate(zip(batches, cut, strict=True), first):
             yield row_ids, pieces_of(pieces, step)

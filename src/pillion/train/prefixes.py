@@ -52,7 +52,7 @@ def drawn(weighing: Weighing, longest: int, seed: int, step: int) -> Prefixes | 
         step: from 0; each has its own.
 
     Returns:
-        None where nothing but whole rows is to be learnt from.
+        None where only whole rows are learnt from.
     """
     if weighing == "none":
         return None

@@ -1,4 +1,4 @@
-"""Reads batches of states one ahead of whoever computes on them.
+"""Reads batches of states one ahead of the computation.
 
 Promises the batches asked for, in order, in memory for two of them, where and in the dtype that
 they are computed on. Does not know what for.

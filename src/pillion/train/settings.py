@@ -51,7 +51,7 @@ class TrainSettings(_Told):
         order_seed: of the order of the rows.
         max_tokens: padded tokens that are held at once; longer batches are split, exactly.
         prefixes: learn from prefixes of a row, too: `uniform` or `softmax`, see
-            `pillion.train.prefixes`; `none` from whole rows; None: the choice of whoever trains.
+            `pillion.train.prefixes`; `none` from whole rows; None: the default of the trainer.
         depths: layers up to which the probe learns to be read out, too, rising and below its last;
             what calls that only classify may stop at.
         refit: learn once more, from training and validation rows together, for as many epochs as

@@ -6,8 +6,6 @@ Nothing here waits for the device. Imports no vLLM.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -16,13 +14,12 @@ from torch import Tensor
 from pillion.backends.paged import Chunk, PagedStep
 from pillion.probe.group import Group
 from pillion.riding.report import Report
-from pillion.sidecache import Going, Numbers, PagedGroup, SideCache, page_numbers, upload
-from pillion.vllm.singles import Goer, Track
-from pillion.vllm.step import Span, Step
-from pillion.vllm.taps import Taps
+from pillion.sidecache import DecodeBatch, Numbers, PagedGroup, SideCache, page_numbers, upload
+from pillion.sidecache.tracked import chunks_of
+from pillion.vllm.decode_slots import DecodeSlots, RequestBlocks
+from pillion.vllm.step import Span, VllmStep
+from pillion.vllm.taps import VllmTaps
 
-PIECE_TOKENS = 1024
-"""Tokens that are folded in one go: temporary memory stays at some tens of megabytes."""
 SLOT_BYTES = 4
 """What a token costs beside its share of its block's state: which token of the step it was."""
 
@@ -33,8 +30,8 @@ NO_CHUNKS = PagedStep(
 """A step of nothing but answers that go on."""
 
 
-class Rider:
-    """A side cache that rides in vLLM.
+class VllmStepReader:
+    """Reads the steps of vLLM into a side cache.
 
     Args:
         taps: that the forward pass fills.
@@ -46,7 +43,7 @@ class Rider:
 
     def __init__(
         self,
-        taps: Taps,
+        taps: VllmTaps,
         pages: Float[Tensor, "block number"],
         block_tokens: int,
         max_requests: int,
@@ -55,12 +52,12 @@ class Rider:
         self.taps, self.size, self.max_requests = taps, block_tokens, max_requests
         self._memory, self._num_pages, self._reasoning = pages.view(-1), len(pages), reasoning
         self._find_places()
-        self._ride()
+        self._make_side_cache()
 
     def use(self, groups: list[Group]) -> None:
         """Other probes; only between requests, and with an empty prefix cache."""
         self.taps.use(groups)
-        self._ride()
+        self._make_side_cache()
 
     def sleep(self) -> None:
         """All memory on the device may go from here on, and come back with anything in it."""
@@ -75,13 +72,13 @@ class Rider:
         """Memory beside the pages: the values of a step, and what every row holds."""
         return self.taps.held_bytes + sum(group.row_bytes for group in self.side.groups)
 
-    def read(self, step: Step) -> Report:
+    def read(self, step: VllmStep) -> Report:
         """After the forward pass: keeps its values, reads out what is due."""
         if not self.side.groups:  # the first after a sleep: by now everything is back
             self._find_places()
             self.side.renew(self._paged_groups())
-            self._goer = Goer(self.size)
-        paged, going = self._paged(step)
+            self._decode_slots = DecodeSlots(self.size)
+        paged, decodes = self._paged(step)
         if (num_tokens := step.num_tokens) != len(self._written[0]):
             self._written = self.taps.slots[:num_tokens], self._order[:num_tokens]
         self._token_of_slot.index_copy_(0, *self._written)
@@ -90,7 +87,7 @@ class Rider:
             order = self._token_of_slot.index_select(0, slots)
             for group in self.side.groups:
                 group.values.show(order)
-        self.side.begin(paged, going)
+        self.side.begin(paged, decodes)
         return Report.of(*self.side.read())
 
     # -- inside
@@ -102,9 +99,9 @@ class Rider:
         self._order = torch.arange(self.taps.max_tokens, dtype=torch.int32, device=device)
         self._written = self.taps.slots[:0], self._order[:0]
 
-    def _ride(self) -> None:
+    def _make_side_cache(self) -> None:
         self.side = SideCache(self._paged_groups(), self.size, self._reasoning, self.max_requests)
-        self._tracks, self._goer = dict[str, Track](), Goer(self.size)
+        self._blocks, self._decode_slots = dict[str, RequestBlocks](), DecodeSlots(self.size)
 
     def _paged_groups(self) -> list[PagedGroup]:
         begin, paged = 0, list[PagedGroup]()
@@ -117,64 +114,54 @@ class Rider:
             one.values.share(values, self._token_of_slot)
         return paged
 
-    def _paged(self, step: Step) -> tuple[PagedStep, Going]:
+    def _paged(self, step: VllmStep) -> tuple[PagedStep, DecodeBatch]:
         """The chunks of a step, and the answers that go on by one token."""
         for request in step.finished:
-            self._tracks.pop(request, None)
+            self._blocks.pop(request, None)
             self.side.leave(request)
-        singles = step.singles
-        for index, blocks in singles.blocks:
-            self._tracks[singles.requests[index]].blocks += blocks
-        going, others = self._goer.going(singles, self.side.lanes, self._tracks)
-        spans = [*(singles.span(index) for index in others), *step.spans]
+        single = step.decodes
+        for index, blocks in single.blocks:
+            self._blocks[single.requests[index]].blocks += blocks
+        decodes, others = self._decode_slots.find(single, self.side.tracked, self._blocks)
+        spans = [*(single.span(index) for index in others), *step.spans]
         if not spans:
-            return NO_CHUNKS, going
-        num_tokens, slots = 0, [going.tokens[:0]]
+            return NO_CHUNKS, decodes
+        num_tokens, slots = 0, [decodes.tokens[:0]]
         chunks: list[Chunk] = []
         for span in spans:
-            track = self._follow(span)
-            chunks += self._chunks(span, track, first=num_tokens)
-            slots.append(self._slots(track, span.begin, span.end))
+            known = self._follow(span)
+            tracked, places = self.side.tracked.get(span.request), range(span.begin, span.end)
+            chunks += chunks_of(span.request, places, known.prompt_tokens, tracked, num_tokens)
+            slots.append(self._slots(known, span.begin, span.end))
             num_tokens += span.end - span.begin
 
         def history(index: int) -> Int[Tensor, " past"]:
             chunk = chunks[index]
-            return torch.from_numpy(self._slots(self._tracks[chunk.request], 0, chunk.end))
+            return torch.from_numpy(self._slots(self._blocks[chunk.request], 0, chunk.end))
 
         ids = torch.tensor([token for span in spans for token in span.ids] or [-1] * num_tokens)
         every = torch.from_numpy(np.concatenate(slots))
-        return PagedStep(tuple(chunks), every, history, ids), going
+        return PagedStep(tuple(chunks), every, history, ids), decodes
 
-    def _follow(self, span: Span) -> Track:
+    def _follow(self, span: Span) -> RequestBlocks:
         """A request begins, begins again, or goes on."""
         if span.prompt is None:
-            track = self._tracks[span.request]
-            track.blocks += span.blocks
-            return track
+            known = self._blocks[span.request]
+            known.blocks += span.blocks
+            return known
         assert span.begin % self.size == 0, "the prefix cache works on whole blocks"
-        lane = self.side.lanes.get(span.request)
-        if lane is None:
+        tracked = self.side.tracked.get(span.request)
+        if tracked is None:
             self.side.enter(span.request, span.prompt, answering=span.answering)
-        elif lane.prompt is not None and span.begin <= len(span.prompt):
+        elif tracked.prompt is not None and span.begin <= len(span.prompt):
             # All of its answer runs again: so it does not matter if vLLM has dropped a token.
             self.side.again(span.request, span.prompt)
-        track = self._tracks[span.request] = Track(list(span.blocks), len(span.prompt))
-        return track
+        known = self._blocks[span.request] = RequestBlocks(list(span.blocks), len(span.prompt))
+        return known
 
-    def _chunks(self, span: Span, track: Track, first: int) -> Iterator[Chunk]:
-        """The span in pieces; only the last one may be read out, where it is news."""
-        lane = self.side.lanes.get(span.request)
-        news = track.prompt_tokens
-        if lane is not None and lane.prompt is not None:
-            news = max(news + 1, lane.read_tokens)
-        for begin in range(span.begin, span.end, PIECE_TOKENS):
-            end = min(begin + PIECE_TOKENS, span.end)
-            place = first + begin - span.begin
-            yield Chunk(span.request, begin, end - begin, place, news <= end == span.end)
-
-    def _slots(self, track: Track, begin: int, end: int) -> Numbers:
+    def _slots(self, known: RequestBlocks, begin: int, end: int) -> Numbers:
         """Places in the KV cache of some tokens of a request."""
         first = begin // self.size
-        blocks = np.array(track.blocks[first : -(-end // self.size)], np.int64)
+        blocks = np.array(known.blocks[first : -(-end // self.size)], np.int64)
         places = np.arange(begin, end)
         return blocks[places // self.size - first] * self.size + places % self.size

@@ -28,18 +28,18 @@ from pillion.core import (
 from pillion.core.strict import UNKNOWN, Strict, first_fault
 from pillion.errors import ConfigError, DataError, unknown_name
 from pillion.probe import Artefact
-from pillion.riding.ledger import KEY
+from pillion.riding.latest_logits import KEY
 from pillion.riding.metrics import count_verdicts
-from pillion.riding.report import Numbers
-from pillion.riding.seen import SEEN
+from pillion.riding.report import LogitsByProbe
+from pillion.riding.request_verdicts import REQUEST_VERDICTS
 from pillion.riding.turns import TURNS, turns_args
 from pillion.riding.verdicts import verdicts_by_name
 from pillion.runtime.encoding import tokens_of
 from pillion.runtime.engine import check_rows
 
 
-class Body(Strict):
-    """What is to be classified: texts, or a conversation; `model` is the name of a probe."""
+class ClassifyBody(Strict):
+    """What to classify: texts, or a conversation; `model` is the name of a probe."""
 
     model: str | None = None
     input: str | tuple[str, ...] | None = None
@@ -47,7 +47,7 @@ class Body(Strict):
     user: str | None = None
 
     @classmethod
-    def of(cls, content: bytes) -> Body:
+    def of(cls, content: bytes) -> ClassifyBody:
         """The body of a request.
 
         Raises:
@@ -67,14 +67,14 @@ class Body(Strict):
         return body
 
     def texts(self) -> Sequence[Text]:
-        """One or more."""
+        """The texts, or the conversation, to classify."""
         if self.messages is not None:
             return [as_conversation(list(self.messages))]
         assert self.input is not None
         return [self.input] if isinstance(self.input, str) else self.input
 
 
-class Classifier:
+class TextClassifier:
     """Reads texts with the probes that ride.
 
     Args:
@@ -107,7 +107,7 @@ class Classifier:
             ConfigError: no probe of that name, or several to choose from.
             DataError: a body, text or conversation that cannot be read.
         """
-        body = Body.of(content)
+        body = ClassifyBody.of(content)
         probe = self._chosen(body.model)
         texts, way = body.texts(), probe.card.template
         rows = await asyncio.to_thread(lambda: [tokens_of(self._codec, t, way) for t in texts])
@@ -115,11 +115,11 @@ class Classifier:
         # vLLM has no pass without a sampled token, which needs a place as well.
         check_rows(rows, most - 1, vocab)
         # What is read here is for no other route to tell.
-        token = SEEN.set(None)
+        token = REQUEST_VERDICTS.set(None)
         try:
             verdicts = await asyncio.gather(*(self._verdict(probe, row) for row in rows))
         finally:
-            SEEN.reset(token)
+            REQUEST_VERDICTS.reset(token)
         for verdict in verdicts:
             count_verdicts("text", {probe.name: verdict})
         return classification_json(uuid.uuid4().hex, probe.name, verdicts, sum(map(len, rows)))
@@ -144,14 +144,14 @@ class Classifier:
             raise DataError(f"A text cannot be judged by {probe.name!r}: {why}.")
         return found[probe.name]
 
-    async def _read(self, row: Tokens, salt: str = "") -> Numbers:
+    async def _read(self, row: Tokens, salt: str = "") -> LogitsByProbe:
         from vllm import SamplingParams
 
         prompt: dict[str, Any] = {"prompt_token_ids": list(row), TURNS: turns_args(row, False)}
         if salt:
             prompt["cache_salt"] = salt
         params = SamplingParams(temperature=0, max_tokens=1, detokenize=False)
-        numbers = Numbers()
+        numbers = LogitsByProbe()
         name = f"classify-{uuid.uuid4().hex}-{next(self._serial)}"
         async with aclosing(self._engine.generate(prompt, params, name)) as outputs:
             async for output in outputs:

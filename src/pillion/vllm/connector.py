@@ -22,13 +22,13 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 from vllm.logger import init_logger
 
 from pillion.errors import ConfigError
-from pillion.riding.ledger import Ledger
+from pillion.riding.latest_logits import LatestLogits
 from pillion.riding.report import Report
-from pillion.vllm.adapter import SLOT_BYTES, Rider
+from pillion.vllm.adapter import SLOT_BYTES, VllmStepReader
 from pillion.vllm.footprint import Footprint
 from pillion.vllm.models import CACHE_LAYER, SideCacheLayer
-from pillion.vllm.settings import ProbeSettings
-from pillion.vllm.step import Step, Steps
+from pillion.vllm.settings import VllmProbeSettings
+from pillion.vllm.step import StepBuilder, VllmStep
 
 logger = init_logger("vllm.pillion")
 
@@ -37,7 +37,7 @@ logger = init_logger("vllm.pillion")
 class StepMetadata(KVConnectorMetadata):
     """From the scheduler to the worker: what the step computes."""
 
-    step: Step
+    step: VllmStep
 
 
 @dataclass
@@ -64,9 +64,9 @@ class PillionConnector(KVConnectorBase_V1):
                 "Python disable_hybrid_kv_cache_manager=True)."
             )
         self.block_tokens: int = groups[0].kv_cache_spec.block_size
-        self.ledger = Ledger()
-        self._reasoning = ProbeSettings.of(vllm_config.additional_config).reasoning
-        self._steps = Steps(with_ids=self._reasoning is not None)
+        self.latest = LatestLogits()
+        self._reasoning = VllmProbeSettings.of(vllm_config.additional_config).reasoning
+        self._steps = StepBuilder(with_ids=self._reasoning is not None)
         self._layer: SideCacheLayer | None = None
         self._report: Report | None = None
 
@@ -85,18 +85,20 @@ class PillionConnector(KVConnectorBase_V1):
         pages = kv_caches[name]  # [block, 1, token, column]
         pages = pages.view(len(pages), -1).view(torch.float32)
         requests = self._vllm_config.scheduler_config.max_num_seqs
-        layer.rider = Rider(layer.taps, pages, self.block_tokens, requests, self._reasoning)
-        logger.info("%s", self._footprint(layer.rider))
+        layer.reader = VllmStepReader(
+            layer.taps, pages, self.block_tokens, requests, self._reasoning
+        )
+        logger.info("%s", self._footprint(layer.reader))
 
     def unregister_kv_caches(self) -> None:
         """Before a sleep: the memory of pages and rows goes, and with it what they hold."""
-        if self._layer is not None and self._layer.rider is not None:
-            self._layer.rider.sleep()
+        if self._layer is not None and self._layer.reader is not None:
+            self._layer.reader.sleep()
 
     def restore_kv_caches(self) -> None:
         """After a sleep: the prefix cache is empty, and so is the side cache."""
-        if self._layer is not None and self._layer.rider is not None:
-            self._layer.rider.wake()
+        if self._layer is not None and self._layer.reader is not None:
+            self._layer.reader.wake()
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         """Nothing: prefixes come from vLLM's own cache."""
@@ -112,7 +114,7 @@ class PillionConnector(KVConnectorBase_V1):
         self._report = None
         if self._layer is None or not self.has_connector_metadata():
             return
-        assert self._layer.rider is not None
+        assert self._layer.reader is not None
         metadata = self._get_connector_metadata()
         assert isinstance(metadata, StepMetadata)
         # States are the same on every rank of a tensor-parallel group: the first one reads.
@@ -120,7 +122,7 @@ class PillionConnector(KVConnectorBase_V1):
             return
         if metadata.step.is_read:
             begin = time.perf_counter()
-            self._report = report = self._layer.rider.read(metadata.step)
+            self._report = report = self._layer.reader.read(metadata.step)
             report.seconds = time.perf_counter() - begin + self._layer.taps.take_seconds()
 
     def build_connector_worker_meta(self) -> ReportMetadata | None:
@@ -128,7 +130,7 @@ class PillionConnector(KVConnectorBase_V1):
         report, self._report = self._report, None
         return None if report is None else ReportMetadata(report)
 
-    def _footprint(self, rider: Rider) -> Footprint:
+    def _footprint(self, reader: VllmStepReader) -> Footprint:
         pages = {
             name: spec.page_size_bytes
             for group in self._kv_cache_config.kv_cache_groups
@@ -136,11 +138,11 @@ class PillionConnector(KVConnectorBase_V1):
         }
         own = sum(size for name, size in pages.items() if _is_ours(name))
         return Footprint(
-            probes=tuple(a.name for group in rider.taps.groups for a in group.artefacts),
-            num_layers=len(rider.taps.room.layers),
+            probes=tuple(a.name for group in reader.taps.groups for a in group.artefacts),
+            num_layers=len(reader.taps.needs.layers),
             side_bytes=own / self.block_tokens + SLOT_BYTES,
             kv_bytes=(sum(pages.values()) - own) / self.block_tokens,
-            buffer_bytes=rider.buffer_bytes,
+            buffer_bytes=reader.buffer_bytes,
         )
 
     # -- scheduler
@@ -157,7 +159,7 @@ class PillionConnector(KVConnectorBase_V1):
     def on_new_request(self, request: Any) -> None:
         """A request has come; one for an adapter is not read: probes have not seen its states."""
         adapter = request.lora_request
-        self.ledger.enter(request.request_id, adapter and adapter.lora_name)
+        self.latest.enter(request.request_id, adapter and adapter.lora_name)
         if adapter is None:
             self._steps.enter(request)
         else:
@@ -171,7 +173,7 @@ class PillionConnector(KVConnectorBase_V1):
         self, request: Any, block_ids: list[int]
     ) -> tuple[bool, dict[str, Any] | None]:
         """A request is over, or was given up."""
-        self.ledger.leave(request.request_id)
+        self.latest.leave(request.request_id)
         self._steps.leave(request.request_id)
         return False, None
 

@@ -19,14 +19,14 @@ from starlette.responses import JSONResponse
 from pillion.backends.checkpoint import load_codec
 from pillion.errors import PillionError
 from pillion.probe import Artefact
-from pillion.riding.middleware import Telling
+from pillion.riding.middleware import VerdictMiddleware
 from pillion.riding.rendering import Rendering
-from pillion.riding.seen import Json
+from pillion.riding.request_verdicts import Json
 from pillion.riding.verdicts import probes_json
-from pillion.vllm.classify import Classifier
-from pillion.vllm.guard import Guard
-from pillion.vllm.hearing import listen
-from pillion.vllm.settings import PLUGIN, ProbeSettings, has_settings
+from pillion.vllm.classify import TextClassifier
+from pillion.vllm.guard import PolicyGuard
+from pillion.vllm.http_outputs import listen
+from pillion.vllm.settings import PLUGIN, VllmProbeSettings, has_settings
 from pillion.vllm.start import check_template, policies_of
 from pillion.vllm.turns import watch
 
@@ -49,7 +49,7 @@ class Endpoint:
         async def classify(request: Request) -> JSONResponse:
             if not _is_known(request, app.state.args):
                 return JSONResponse({"error": "Unauthorized"}, 401)
-            classifier: Classifier | None = getattr(app.state, "pillion_classifier", None)
+            classifier: TextClassifier | None = getattr(app.state, "pillion_classifier", None)
             if classifier is None:
                 return _refusal("No probe rides here; see `pillion vllm`.", 404)
             try:
@@ -57,7 +57,7 @@ class Endpoint:
             except PillionError as error:
                 return _refusal(str(error), 400)
 
-        app.add_middleware(Telling)
+        app.add_middleware(VerdictMiddleware)
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
         """Listens to the engine for what the middleware will tell."""
@@ -66,7 +66,7 @@ class Endpoint:
             return
         from vllm.renderers.chat_utils import load_chat_template
 
-        settings = ProbeSettings.of(config)
+        settings = VllmProbeSettings.of(config)
         state.pillion_probes = probes = tuple(settings.load())
         scoped = any(probe.card.scope != "all" for probe in probes)
         codec = load_codec(engine_client.vllm_config.model_config.tokenizer)
@@ -79,12 +79,12 @@ class Endpoint:
         if policies.policies:
             from vllm.v1.engine import FinishReason
 
-            guard = Guard(probes, policies, FinishReason.STOP)
+            guard = PolicyGuard(probes, policies, FinishReason.STOP)
             guard.watch(engine_client.output_processor)
         model = engine_client.vllm_config.model_config
         names = args.served_model_name or [args.model]
         sizes = model.max_model_len, model.get_vocab_size()
-        state.pillion_classifier = Classifier(engine_client, codec, probes, names, sizes)
+        state.pillion_classifier = TextClassifier(engine_client, codec, probes, names, sizes)
 
 
 def _is_known(request: Request, args: Any) -> bool:

@@ -33,7 +33,7 @@ from pillion.core import (
 from pillion.errors import ConfigError, RunError
 from pillion.probe import Artefact
 from pillion.probe.group import group
-from pillion.riding.report import Numbers
+from pillion.riding.report import LogitsByProbe
 from pillion.riding.turns import turns_args
 from pillion.riding.verdicts import verdicts_by_name
 from pillion.runtime.decoding import Detokenizer
@@ -50,7 +50,7 @@ from pillion.vllm.inbox import Inbox
 from pillion.vllm.logprobs import logprobs, logs
 from pillion.vllm.settings import PLUGIN, options
 from pillion.vllm.start import check_probes, hears_reasoning
-from pillion.vllm.taps import Room
+from pillion.vllm.taps import MemoryNeeds
 from pillion.vllm.versions import check_version, vllm_version
 
 CPU = torch.device("cpu")
@@ -90,7 +90,7 @@ class VllmEngine(Engine):
         self.end_ids, self._allow_mismatch = checkpoint.end_ids, allow_mismatch
         self.codec, self.vocab_size = checkpoint.codec, checkpoint.vocab_size
         check_probes(probes, checkpoint.identity, allow_mismatch)
-        self._room = Room.of(group(probes, CPU, torch.float32))
+        self._needs = MemoryNeeds.of(group(probes, CPU, torch.float32))
         self._hears = hears_reasoning(probes, checkpoint.codec.reasoning_ids, None)
         self._probes = {artefact.name: artefact for artefact in probes}
         self._options: dict[str, Any] = {
@@ -148,7 +148,7 @@ class VllmEngine(Engine):
         return self._events(request, answering=True)
 
     async def _events(self, request: Request, answering: bool) -> AsyncGenerator[Event]:
-        """Of a request, or of a whole conversation whose last answer is to be read."""
+        """Of a request, or of a whole conversation whose last answer is read."""
         check_room(request, self.identity.context_tokens, self.vocab_size)
         if request.grammar:
             self.check_grammar(request.grammar)
@@ -203,7 +203,7 @@ class VllmEngine(Engine):
         """
         check_probes(probes, self.identity, self._allow_mismatch)
         hears_reasoning(probes, self._checkpoint.codec.reasoning_ids, not self._hears)
-        if not self._room.holds(Room.of(group(probes, CPU, torch.float32))):
+        if not self._needs.holds(MemoryNeeds.of(group(probes, CPU, torch.float32))):
             raise ConfigError(
                 "These probes need more room or other layers than those that vLLM was started "
                 "with; start it again with them."
@@ -288,12 +288,12 @@ class VllmEngine(Engine):
         )
 
     async def _asked(
-        self, request: Request, numbers: Numbers, answering: bool
+        self, request: Request, numbers: LogitsByProbe, answering: bool
     ) -> Mapping[str, Verdict]:
         """Verdicts of a prompt, which is read once more where shared blocks do not tell its words.
 
-        Whoever filled them had other turns in the same tokens, as a raw prompt has none; and of
-        answers they keep nothing.
+        The request that filled them had other turns in the same tokens, as a raw prompt has none;
+        of answers they keep nothing.
         """
         probes, row = list(self._probes.values()), as_tokens(request.token_ids)
         scopes = PROMPT_SCOPES if answering else SCOPES

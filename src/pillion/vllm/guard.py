@@ -15,9 +15,9 @@ from pillion.core import Verdict
 from pillion.errors import ConfigError, StateError
 from pillion.policies import Policies, Policy, decide, fails_closed, hold_back
 from pillion.probe import Artefact
-from pillion.riding.ledger import KEY, REFUSAL
+from pillion.riding.latest_logits import KEY, REFUSAL
 from pillion.riding.metrics import ACTIONS
-from pillion.riding.report import Numbers
+from pillion.riding.report import LogitsByProbe
 from pillion.riding.verdicts import verdicts_by_name
 
 MARK = "\0content_filter"
@@ -30,7 +30,7 @@ _GUARDED = "pillion_guarded"
 """Attribute of an output processor in front of which a guard stands."""
 
 
-class Guard:
+class PolicyGuard:
     """Follows policies.
 
     Args:
@@ -92,7 +92,7 @@ class Guard:
         return [held.popleft() for _ in range(len(held) - self._hold)]
 
     def _act(
-        self, policies: Sequence[Policy], numbers: Numbers, num_tokens: int | None = None
+        self, policies: Sequence[Policy], numbers: LogitsByProbe, num_tokens: int | None = None
     ) -> Policy | None:
         if not policies:
             return None
@@ -101,7 +101,7 @@ class Guard:
             ACTIONS.labels(act.probe, act.action, "false").inc()
         return act
 
-    def _verdicts(self, numbers: Numbers) -> Mapping[str, Verdict]:
+    def _verdicts(self, numbers: LogitsByProbe) -> Mapping[str, Verdict]:
         try:
             return verdicts_by_name(numbers, self._probes)
         except StateError:  # told beside the answer; for a policy, a verdict is missing

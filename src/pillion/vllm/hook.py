@@ -15,9 +15,9 @@ from vllm.model_executor.models.registry import ModelRegistry
 
 from pillion.backends.checkpoint import read_checkpoint
 from pillion.errors import ConfigError
-from pillion.riding.ledger import KEY
+from pillion.riding.latest_logits import KEY
 from pillion.vllm.guard import expect
-from pillion.vllm.settings import PREFIX, SCHEDULER, ProbeSettings, digest
+from pillion.vllm.settings import PREFIX, SCHEDULER, VllmProbeSettings, digest
 from pillion.vllm.siblings import watch
 from pillion.vllm.start import (
     check_aux_states,
@@ -49,7 +49,7 @@ def check_config(vllm_config: Any) -> None:
         ConfigError, MismatchError, ArtefactError: if they cannot, in a sentence.
     """
     check_version(vllm_version())
-    settings = ProbeSettings.of(vllm_config.additional_config)
+    settings = VllmProbeSettings.of(vllm_config.additional_config)
     if settings.http:
         check_http_plugin()
     check_engine(vllm_config)

@@ -10,20 +10,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pillion.riding.ledger import KEY
-from pillion.riding.report import Numbers
+from pillion.riding.latest_logits import KEY
+from pillion.riding.report import LogitsByProbe
 
 
 @dataclass
 class Messages:
     """What has come for a request: logits of its prompt, and after each answer token."""
 
-    prompt: Numbers = field(default_factory=Numbers)
-    answers: dict[int, Numbers] = field(default_factory=dict[int, Numbers])
+    prompt: LogitsByProbe = field(default_factory=LogitsByProbe)
+    answers: dict[int, LogitsByProbe] = field(default_factory=dict[int, LogitsByProbe])
 
-    def answer(self, num_read: int) -> Numbers:
+    def answer(self, num_read: int) -> LogitsByProbe:
         """Logits after that many answer tokens; none after none."""
-        return self.answers.pop(num_read, Numbers())
+        return self.answers.pop(num_read, LogitsByProbe())
 
 
 class Inbox:

@@ -9,7 +9,7 @@ from pillion.runtime.engine import Request
 
 
 def logs(answer: Any) -> Sequence[Any]:
-    """What vLLM says of each token of an answer; None where nobody asked."""
+    """What vLLM says of each token of an answer; None where they were not asked for."""
     return answer.logprobs if answer.logprobs is not None else [None] * len(answer.token_ids)
 
 

@@ -22,10 +22,10 @@ from vllm.utils.torch_utils import set_default_torch_dtype
 from vllm.v1.kv_cache_interface import HiddenStateCacheSpec
 
 from pillion.probe.group import group
-from pillion.vllm.adapter import Rider
-from pillion.vllm.settings import PREFIX, ProbeSettings
+from pillion.vllm.adapter import VllmStepReader
+from pillion.vllm.settings import PREFIX, VllmProbeSettings
 from pillion.vllm.start import check_aux_states
-from pillion.vllm.taps import Taps
+from pillion.vllm.taps import VllmTaps
 
 CACHE_LAYER = "pillion_side_cache"
 """Name of the side cache among the layers that have a KV cache."""
@@ -36,15 +36,15 @@ class SideCacheLayer(CacheOnlyAttentionLayer):
 
     Attributes:
         taps: that the forward pass fills.
-        rider: the side cache, as soon as vLLM has given its pages.
+        reader: the side cache, as soon as vLLM has given its pages.
     """
 
-    def __init__(self, taps: Taps, prefix: str) -> None:
+    def __init__(self, taps: VllmTaps, prefix: str) -> None:
         # States are fp32 also where keys and values are quantised.
         config = replace(get_current_vllm_config().cache_config, cache_dtype="auto")
         super().__init__(num_heads=1, head_size=1, cache_config=config, prefix=prefix)
         self.taps = taps
-        self.rider: Rider | None = None
+        self.reader: VllmStepReader | None = None
         self.hold()
 
     def hold(self) -> None:
@@ -63,7 +63,7 @@ class SideCacheLayer(CacheOnlyAttentionLayer):
         block_tokens = vllm_config.cache_config.block_size
         dtype = self.kv_cache_torch_dtype
         # Probes of answers alone keep nothing; but there is no page of nothing.
-        state_bytes = 4 * max(self.taps.room.page_numbers, 1)
+        state_bytes = 4 * max(self.taps.needs.page_numbers, 1)
         # A multiple of 4 bytes a token keeps every page aligned for fp32.
         width = 4 * math.ceil(state_bytes / (4 * block_tokens)) // dtype.itemsize
         return HiddenStateCacheSpec(
@@ -74,12 +74,12 @@ class SideCacheLayer(CacheOnlyAttentionLayer):
 def with_probes(base: Any) -> Any:
     """The subclass of a vLLM model class that taps its residual stream."""
 
-    class Ridden(base):
+    class ProbedModel(base):
         def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
             check_aux_states(supports_eagle3(base), base.__name__)
             super().__init__(vllm_config=vllm_config, prefix=prefix)
             taps = _taps(vllm_config)
-            self.set_aux_hidden_state_layers(taps.room.layers)
+            self.set_aux_hidden_state_layers(taps.needs.layers)
             # vLLM reads one integer, the layer's place, in the name of whatever has a cache.
             place = vllm_config.model_config.get_total_num_hidden_layers()
             self.pillion = SideCacheLayer(taps, f"{CACHE_LAYER}.{place}")
@@ -90,20 +90,20 @@ def with_probes(base: Any) -> Any:
             self.pillion.taps.see(states, slots.get(self.pillion.layer_name))
             return hidden
 
-    Ridden.__name__ = Ridden.__qualname__ = PREFIX + base.__name__
-    Ridden.__module__ = __name__
-    return Ridden
+    ProbedModel.__name__ = ProbedModel.__qualname__ = PREFIX + base.__name__
+    ProbedModel.__module__ = __name__
+    return ProbedModel
 
 
-def _taps(vllm_config: Any) -> Taps:
-    settings = ProbeSettings.of(vllm_config.additional_config)
+def _taps(vllm_config: Any) -> VllmTaps:
+    settings = VllmProbeSettings.of(vllm_config.additional_config)
     device = torch.device(vllm_config.device_config.device)
     longest = vllm_config.compilation_config.max_cudagraph_capture_size or 0
     most = max(vllm_config.scheduler_config.max_num_batched_tokens, longest)
     # A model is made with its own dtype and device as torch's defaults; probes have theirs.
     with set_default_torch_dtype(torch.float32), torch.device("cpu"):
         # fp32 whatever the model's dtype: taps are narrow, and folds need the digits.
-        return Taps(group(settings.load(), device, torch.float32), most, device)
+        return VllmTaps(group(settings.load(), device, torch.float32), most, device)
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ def register() -> None:
     global registered
     registered = True
     if not is_supported(vllm_version()):
-        return  # said by the connector, to those who want probes
+        return  # the connector says it, where probes are asked for
     from vllm.model_executor.models.registry import ModelRegistry
 
     from pillion.vllm.hook import install

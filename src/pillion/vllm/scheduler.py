@@ -21,15 +21,15 @@ class _WithVerdicts:
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         outputs: Any = super().update_from_output(scheduler_output, model_runner_output)  # type: ignore[misc]
         assert isinstance(self.connector, PillionConnector)
-        ledger, step = self.connector.ledger, model_runner_output.kv_connector_output
+        latest, step = self.connector.latest, model_runner_output.kv_connector_output
         if step is not None and isinstance(step.kv_connector_worker_meta, ReportMetadata):
             report = step.kv_connector_worker_meta.report
-            ledger.add(report.rows(), report.seconds)
+            latest.add(report.rows(), report.seconds)
         for client in outputs.values():
             for output in client.outputs:
-                params = ledger.params(output.request_id)
+                params = latest.params(output.request_id)
                 output.kv_transfer_params = {**(output.kv_transfer_params or {}), **params}
-        ledger.forget()
+        latest.forget()
         return outputs
 
 

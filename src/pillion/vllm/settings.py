@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from pillion.core.strict import sentence
 from pillion.errors import ConfigError
 from pillion.probe import Artefact
-from pillion.riding.ledger import KEY
+from pillion.riding.latest_logits import KEY
 from pillion.riding.probes import RidingProbes
 
 PLUGIN = "pillion"
@@ -28,7 +28,7 @@ PREFIX = "Pillion"
 SCHEDULER = "pillion.vllm.scheduler.pillion_scheduler"
 
 
-class ProbeSettings(RidingProbes):
+class VllmProbeSettings(RidingProbes):
     """Settings of the probes that ride, beside those of `RidingProbes`.
 
     What `reasoning` is, is found out at start.
@@ -44,7 +44,7 @@ class ProbeSettings(RidingProbes):
     digest: str = ""
 
     @classmethod
-    def of(cls, additional_config: object) -> ProbeSettings:
+    def of(cls, additional_config: object) -> VllmProbeSettings:
         """The settings in vLLM's `additional_config`.
 
         Raises:
@@ -99,7 +99,7 @@ def options(
     folders = probes if isinstance(probes, Mapping) else _named(probes)
     if not folders:
         raise ConfigError("Got no probe; give the folder of one or more.")
-    settings = ProbeSettings(
+    settings = VllmProbeSettings(
         probes={name: str(Path(folder).absolute()) for name, folder in folders.items()},
         allow_mismatch=allow_mismatch,
         http=http,

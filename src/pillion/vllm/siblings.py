@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import wraps
 from typing import Any
 
-from pillion.riding.ledger import KEY
+from pillion.riding.latest_logits import KEY
 
 _ANSWERS = "pillion_answers"
 """Attribute of vLLM's request for several answers: index -> what was read of that answer."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pillion.core import Tokens
-from pillion.riding.turns import Told, told_tokens
+from pillion.riding.turns import PromptTurns, prompt_turns
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Span:
         prompt: of a request that begins, or begins again after it was preempted; the `begin`
             tokens before the span then came from the prefix cache.
         ids: the tokens, where answers may hold reasoning; none otherwise.
-        answering: whether the prompt is to be answered, or a whole conversation that is only read.
+        answering: whether an answer follows, or a whole conversation is only read.
     """
 
     request: str
@@ -41,7 +41,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Singles:
+class DecodeRequests:
     """Requests that go on by one token: no object each, as most steps are many of them.
 
     Attributes:
@@ -63,36 +63,36 @@ class Singles:
 
 
 @dataclass(frozen=True)
-class Step:
-    """What a step computes, and who has left since the one before.
+class VllmStep:
+    """What a step computes, and which requests have left since the step before.
 
-    A span may begin behind blocks that singles and spans before it fill.
+    A span may begin behind blocks that `decodes` and spans before it fill.
 
     Attributes:
-        spans: of the requests that are read, but for the singles.
+        spans: of the requests that are read, but for those in `decodes`.
         finished: ids of those that have left.
         unread_tokens: that the step computes of requests that are not read.
-        singles: requests that are read and go on by one token.
+        decodes: requests that are read and go on by one token.
     """
 
     spans: tuple[Span, ...] = ()
     finished: tuple[str, ...] = ()
     unread_tokens: int = 0
-    singles: Singles = Singles()
+    decodes: DecodeRequests = DecodeRequests()
 
     @property
     def num_tokens(self) -> int:
         """All that the step computes."""
-        read = sum(span.end - span.begin for span in self.spans) + len(self.singles.requests)
+        read = sum(span.end - span.begin for span in self.spans) + len(self.decodes.requests)
         return read + self.unread_tokens
 
     @property
     def is_read(self) -> bool:
         """Whether the step computes anything that is read."""
-        return bool(self.spans or self.singles.requests)
+        return bool(self.spans or self.decodes.requests)
 
 
-class Steps:
+class StepBuilder:
     """Makes steps of what a scheduler gives out.
 
     Args:
@@ -102,7 +102,7 @@ class Steps:
     def __init__(self, with_ids: bool) -> None:
         self._with_ids = with_ids
         self._requests: dict[str, Any] = {}
-        self._prompts: dict[str, Told] = {}
+        self._prompts: dict[str, PromptTurns] = {}
         self._unread: set[str] = set()
         self._finished: list[str] = []
 
@@ -111,7 +111,7 @@ class Steps:
         params = request.sampling_params
         # A prompt of embeddings has no ids; what counts is how many.
         ids = request.prompt_token_ids or [0] * request.num_prompt_tokens
-        told = told_tokens(ids, params.extra_args if params else None)
+        told = prompt_turns(ids, params.extra_args if params else None)
         self._requests[request.request_id], self._prompts[request.request_id] = request, told
 
     def skip(self, request: str) -> None:
@@ -124,7 +124,7 @@ class Steps:
         self._requests.pop(request, None)
         self._prompts.pop(request, None)
 
-    def step(self, output: Any) -> Step:
+    def step(self, output: Any) -> VllmStep:
         """What vLLM's `SchedulerOutput` says."""
         counts: Mapping[str, int] = output.num_scheduled_tokens
         spans = [
@@ -133,28 +133,28 @@ class Steps:
             if new.req_id not in self._unread
         ]
         known = output.scheduled_cached_reqs
-        others, singles = list(range(len(known.req_ids))), Singles()
+        others, decodes = list(range(len(known.req_ids))), DecodeRequests()
         if known.req_ids:
-            others, singles = self._split(known, counts)
+            others, decodes = self._split(known, counts)
         for index in others:
             request, blocks = known.req_ids[index], known.new_block_ids[index]
             begin, again = known.num_computed_tokens[index], request in known.resumed_req_ids
             spans.append(self._span(request, begin, counts, blocks[0] if blocks else (), again))
         if len(spans) > 1:
-            # As they were given out: who begins may share what others fill just now.
+            # In the scheduler's order: a request that begins may share blocks that others fill now.
             places = {request: place for place, request in enumerate(counts)}
             spans.sort(key=lambda span: places[span.request])
         self._finished += output.finished_req_ids
-        if not spans and not singles.requests:  # workers read nothing then, or are not even asked
-            return Step()
+        if not spans and not decodes.requests:  # workers read nothing then, or are not even asked
+            return VllmStep()
         finished, self._finished = self._finished, []
         unread = 0
         if self._unread:
             unread = sum(count for request, count in counts.items() if request in self._unread)
-        return Step(tuple(spans), tuple(finished), unread, singles)
+        return VllmStep(tuple(spans), tuple(finished), unread, decodes)
 
-    def _split(self, known: Any, counts: Mapping[str, int]) -> tuple[list[int], Singles]:
-        """Who of the requests that run already goes on otherwise than by one token; who by one."""
+    def _split(self, known: Any, counts: Mapping[str, int]) -> tuple[list[int], DecodeRequests]:
+        """Indices of running requests that do not compute one token; the requests that do."""
         ids, again = known.req_ids, known.resumed_req_ids
         single = [count == 1 for count in map(counts.__getitem__, ids)]
         if self._unread or again:
@@ -172,7 +172,7 @@ class Steps:
         if self._with_ids:
             each = zip(ids, begins, strict=True)
             told = tuple(self._requests[request].all_token_ids[begin] for request, begin in each)
-        return read, Singles(tuple(ids), np.array(begins, np.int64), blocks, told)
+        return read, DecodeRequests(tuple(ids), np.array(begins, np.int64), blocks, told)
 
     def _span(
         self,

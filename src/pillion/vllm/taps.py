@@ -24,7 +24,7 @@ the place of several a layer; longer ones layer by layer, without a copy of all 
 
 
 @dataclass(frozen=True)
-class Room:
+class MemoryNeeds:
     """What probes need beside a model.
 
     Attributes:
@@ -38,7 +38,7 @@ class Room:
     page_numbers: int
 
     @classmethod
-    def of(cls, groups: Sequence[Group]) -> Room:
+    def of(cls, groups: Sequence[Group]) -> MemoryNeeds:
         """What groups of probes need."""
         return cls(
             tuple(sorted({layer for one in groups for layer in one.layers})),
@@ -46,7 +46,7 @@ class Room:
             sum(map(page_numbers, groups)),
         )
 
-    def holds(self, other: Room) -> bool:
+    def holds(self, other: MemoryNeeds) -> bool:
         """Whether others can take the place of these: no more memory, no other layers."""
         return (
             other.token_numbers <= self.token_numbers
@@ -130,7 +130,7 @@ def _by_group(groups: Sequence[Group]) -> Int[Tensor, " tap"]:
     return torch.tensor(found)
 
 
-class Taps:
+class VllmTaps:
     """Values of the tokens of a step, in the order in which vLLM runs them.
 
     Args:
@@ -139,22 +139,22 @@ class Taps:
         device: where the model runs.
 
     Attributes:
-        room: that was made.
+        needs: the memory that was made.
         groups: of the probes that ride now.
         values: of each group, [layer, token, tap].
         slots: place of each token in the KV cache.
     """
 
     def __init__(self, groups: Sequence[Group], max_tokens: int, device: torch.device) -> None:
-        self.room, self.max_tokens, self.device = Room.of(groups), max_tokens, device
+        self.needs, self.max_tokens, self.device = MemoryNeeds.of(groups), max_tokens, device
         self.slots = torch.zeros(max_tokens, dtype=torch.long, device=device)
-        self._memory = torch.zeros(max_tokens * self.room.token_numbers, device=device)
-        self._place = {layer: place for place, layer in enumerate(self.room.layers)}
+        self._memory = torch.zeros(max_tokens * self.needs.token_numbers, device=device)
+        self._place = {layer: place for place, layer in enumerate(self.needs.layers)}
         self._seconds = 0.0
         self.use(groups)
 
     def use(self, groups: Sequence[Group]) -> None:
-        """Other probes, for which there is room."""
+        """Takes other probes, which need no more than the first ones."""
         self.groups, self._bundles = tuple(groups), list[_Bundle]()
         by_layers: dict[tuple[int, ...], list[Group]] = {}
         for one in groups:
@@ -188,7 +188,7 @@ class Taps:
         """Taps a step; its states need not be kept.
 
         Args:
-            hidden: states of every layer of `room.layers`.
+            hidden: states of every layer of `needs.layers`.
             slots: place of each token in the KV cache; None in a run that only warms up.
         """
         begin, num_tokens = time.perf_counter(), len(hidden[0])
@@ -197,7 +197,7 @@ class Taps:
             stacked = torch.stack(list(hidden)).float()
             self._see_stacked(stacked)
         else:
-            for layer, states in zip(self.room.layers, hidden, strict=True):
+            for layer, states in zip(self.needs.layers, hidden, strict=True):
                 self._see_layer(layer, states.float()[None])
         if slots is not None:
             self.slots[:num_tokens].copy_(slots[:num_tokens])
@@ -213,7 +213,7 @@ class Taps:
         scale = self._scale(stacked)
         for one in self._bundles:
             own, of_own = stacked, scale
-            if len(one.layers) < len(self.room.layers):
+            if len(one.layers) < len(self.needs.layers):
                 places = [self._place[layer] for layer in one.layers]
                 own = torch.stack([stacked[place] for place in places])
                 if scale is not None:

@@ -28,7 +28,7 @@ async def _preprocess(
 
 
 def _generate(plain: Any, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
-    """`generate` of vLLM; turns that a client told itself are nobody's."""
+    """`generate` of vLLM; drops turns that a client gives itself."""
     told = prompt.pop(TURNS, {}) if isinstance(prompt, dict) else {}
     others = {k: v for k, v in (params.extra_args or {}).items() if k != TURNS}
     if told or params.extra_args:

@@ -6,9 +6,7 @@ version stands here, and others are refused. Imports no vLLM.
 
 from __future__ import annotations
 
-from importlib import metadata
-
-from pillion.core.extras import how_to_install
+from pillion.core.extras import how_to_install, installed_version
 from pillion.errors import ConfigError
 
 SUPPORTED = ("0.32", "0.33")
@@ -17,10 +15,7 @@ SUPPORTED = ("0.32", "0.33")
 
 def vllm_version() -> str:
     """Of the vLLM that is installed; empty if none is."""
-    try:
-        return metadata.version("vllm")
-    except metadata.PackageNotFoundError:
-        return ""
+    return installed_version("vllm")
 
 
 def is_supported(version: str) -> bool:

@@ -27,7 +27,7 @@ class ProbeWorker:
 
         layers = self.vllm_config.compilation_config.static_forward_context.values()
         (layer,) = (one for one in layers if isinstance(one, SideCacheLayer))
-        assert layer.rider is not None
+        assert layer.reader is not None
         artefacts = [Artefact.load(folder, name) for name, folder in folders.items()]
-        layer.rider.use(group(artefacts, layer.taps.device, torch.float32))
+        layer.reader.use(group(artefacts, layer.taps.device, torch.float32))
         layer.hold()

@@ -36,7 +36,7 @@ class AccuracyResult:
 
     @property
     def data_set(self) -> str:
-        """Its name."""
+        """Name of the data set."""
         return self.content["settings"]["data_set"]
 
     @property
@@ -81,7 +81,7 @@ class AccuracyResult:
         return sorted(measured, key=rank)
 
     def role(self, method: str) -> str:
-        """Of a method."""
+        """The role of a method in the comparison."""
         return self.content["settings"]["methods"][method]["role"]
 
     def metrics(self) -> list[str]:
@@ -99,7 +99,7 @@ class AccuracyResult:
         return self.value(method, f"{self.split}_{metric}") is not None
 
     def reason(self, method: str, metric: str) -> str:
-        """Why a number is missing, if more is to be said than that it is undefined for the task."""
+        """Why a number is missing, if not just because it is undefined for the task."""
         found = self.entry(method, f"{self.split}_{metric}")
         reason = "" if found is None else found.get("reason", "")
         return reason if reason.startswith("not enough") else ""

@@ -28,7 +28,7 @@ def register() -> None:
 
         plain = PagedGroup.restart
 
-        def rows_seen(self: PagedGroup, row: int, _: Any, script: Any) -> bool:
-            return plain(self, row, [], script)
+        def rows_seen(self: PagedGroup, row: int, _: Any, turns: Any) -> bool:
+            return plain(self, row, [], turns)
 
         PagedGroup.restart = rows_seen  # type: ignore[method-assign]
