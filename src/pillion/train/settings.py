@@ -23,7 +23,7 @@ ROWS_THAT_CHOOSE = 50
 """Fewer validation rows say more about themselves than about which epoch is best."""
 
 
-class _Told(Strict):
+class _SentenceErrors(Strict):
     """What it refuses is told in a sentence, as Python's callers give it by name."""
 
     @model_validator(mode="wrap")
@@ -38,7 +38,7 @@ class _Told(Strict):
             raise ConfigError(f"{fault.place} is {fault.value!r}: {fault.message}.") from error
 
 
-class TrainSettings(_Told):
+class TrainSettings(_SentenceErrors):
     """What all configurations of a run share.
 
     Attributes:
@@ -99,7 +99,7 @@ class TrainSettings(_Told):
         return self.model_copy(update={"epochs": epochs, **usual})
 
 
-class ProbeConfig(_Told):
+class ProbeConfig(_SentenceErrors):
     """One configuration: a probe and how its weights are moved.
 
     Attributes:
