@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.result_file import RESULTS
-from pillion.report import read_result
 from pillion.report.figure import FIRST, SECOND, new_figure, save
+from pillion_bench.report import read_result
 
 PLOT = Path(__file__).parents[1] / "docs" / "plots" / "layer-identification.png"
 DATA_SETS = {"emotion": "Emotion", "agnews": "AG News"}

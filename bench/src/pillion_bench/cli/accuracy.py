@@ -166,7 +166,7 @@ def accuracy(
 
 def _show_episodes(file: Path) -> None:
     """A line a method, a column a number of rows: means, and half the width of their intervals."""
-    from pillion.report import read_result
+    from pillion_bench.report import read_result
 
     content = read_result(file)
     settings, metric = content["settings"], content["settings"]["leading"][0]
@@ -190,8 +190,7 @@ def _spread(entry: dict[str, Any] | None) -> str:
 
 
 def _show(file: Path) -> None:
-    from pillion.report import read_result
-    from pillion_bench.report import AccuracyResult, plain_table
+    from pillion_bench.report import AccuracyResult, plain_table, read_result
 
     result = AccuracyResult(read_result(file))
     out.print(f"{result.data_set} ({file})")
