@@ -95,7 +95,11 @@ def _asked(outcome: Outcome, part: Part | None) -> Outcome:
     if isinstance(outcome.ask, OfNetwork):
         return outcome
     said = outcome.validation if part is None else outcome.ask(part)
-    return replace(outcome, ask=lambda _: said)
+
+    def ask(_: Part) -> np.ndarray:
+        return said
+
+    return replace(outcome, ask=ask)
 
 
 def unused_cell(entry: Entry, seed: int, made_from: str, reason: str) -> Cell:
