@@ -232,7 +232,7 @@ def test_rows_that_are_not_kept_are_pooled_while_they_are_read(tmp_path: Path) -
     texts = ("one text", "another one", "and a third")
     targets, rows = np.zeros(3, dtype=int), np.arange(3)
     kept, live = (Part(name, texts, targets, name, rows) for name in ("train", "test"))
-    spec = DataSpec(train="", test="")
+    spec = DataSpec(train="", test="", template="raw")
     stores = {part.store: texts for part in (kept, live)}
     space = LabelSpace.of(["x", "y"])
     problem = Problem("live", spec, space, kept, kept, live, stores=stores, files=())
