@@ -1,11 +1,11 @@
 """One probe from several sets: ToxicChat, half of OpenAI's moderation set, BeaverTails' prompts.
 
     python -m benchmarks.joint [--states FOLDER]
-    python -m benchmarks.joint --locked --learn chat moderation prompts [--states FOLDER]
+    python -m benchmarks.joint --locked --learn chat+moderation [--learn ...] [--states FOLDER]
 
 The first is for development: of every set a fifth of the rows for learning is held back in the
 place of a test, and one seed tries which sets to learn from. The second is run once a release, on a
-commit, for one choice of sets: it reads ToxicChat's test rows, the other half of the moderation
+commit, for the sets that were chosen: it reads ToxicChat's test rows, the other half of the moderation
 set, BeaverTails' test prompts and XSTest, which no row was learnt from, with three seeds, and what
 ToxicChat alone gives beside it. Epochs and thresholds are chosen on a tenth of the rows of every
 set.
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--states", type=Path, help="keep hidden states here")
     parser.add_argument("--every", type=int, default=2, help="read every so many-th layer")
     parser.add_argument("--locked", action="store_true", help="read test rows and other sets")
-    parser.add_argument("--learn", nargs="+", choices=SETS, default=[], help="with --locked")
+    parser.add_argument("--learn", action="append", help="sets, with --locked; repeat it")
     options = parser.parse_args()
     if options.locked == (not options.learn):
         parser.error("--locked and --learn go together: development chooses what is learnt from")
@@ -106,7 +106,7 @@ def main() -> None:
         if options.locked:
             asked = {name: found.take(name, "test") for name in SETS}
             asked |= {"xstest": found.take("xstest", "all")}
-            ways, seeds = (("chat",), tuple(options.learn)), [0, 1, 2]
+            ways, seeds = (("chat",), *(tuple(one.split("+")) for one in options.learn)), [0, 1, 2]
         else:
             both = {name: one.parts(HELD, HELD_SEED) for name, one in learnt.items()}
             learnt = {name: one[0] for name, one in both.items()}
