@@ -18,9 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.result_file import DATA, RESULTS, write_content
-from pillion.errors import ConfigError
-from pillion.provenance import commit
+from benchmarks.result_file import DATA, RESULTS, check_locked, write_content
 from pillion_bench.accuracy import RunSettings, bench_accuracy
 from pillion_bench.report import AccuracyResult, plain_table, read_result, write_accuracy_page
 from pillion_bench.suite import DEFAULT, load_suite
@@ -39,10 +37,8 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--locked", action="store_true", help="read the test rows, too")
     options = parser.parse_args()
-    if options.locked and (commit() or "+").endswith("+"):
-        raise ConfigError(
-            "A locked run measures a commit, and the checkout is none or has changes; commit first."
-        )
+    if options.locked:
+        check_locked()
     with run_folder(options.run) as folder:
         settings = RunSettings(
             root=DATA,

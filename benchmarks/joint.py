@@ -25,12 +25,12 @@ import numpy as np
 import torch
 
 from benchmarks.accuracy import run_folder
-from benchmarks.result_file import DATA, data_entry, write_result
+from benchmarks.result_file import DATA, check_locked, data_entry, write_result
+from benchmarks.sets import halves
 from pillion.backends import Backend, load_backend
 from pillion.cache import CacheReader, read_spec
 from pillion.core import Text
 from pillion.data import LabelSpace, Rows, read_rows, split_validation
-from pillion.errors import ConfigError
 from pillion.extract import (
     CachedSource,
     JoinedRows,
@@ -40,7 +40,6 @@ from pillion.extract import (
     kept_states,
 )
 from pillion.metrics import evaluate, interval
-from pillion.provenance import commit
 from pillion.train import (
     Examples,
     ProbeConfig,
@@ -95,10 +94,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.locked == (not options.learn):
         parser.error("--locked and --learn go together: development chooses what is learnt from")
-    if options.locked and (commit() or "+").endswith("+"):
-        raise ConfigError(
-            "A locked run measures a commit, and the checkout is none or has changes."
-        )
+    if options.locked:
+        check_locked()
     backend = load_backend()
     with run_folder(options.states) as folder, ExitStack() as opened:
         found = Sets(backend, folder, options.every, opened)
@@ -164,8 +161,8 @@ class Sets:
             rows = self._rows("xstest/all.parquet", split)
         elif name == "moderation":
             rows = self._rows("openai_moderation/test.parquet", f"half for {split}")
-            order, half = np.random.default_rng(0).permutation(len(rows)), len(rows) // 2
-            rows = rows.some(np.sort(order[:half] if split == "train" else order[half:]))
+            learnt, other = halves(len(rows))
+            rows = rows.some(np.sort(learnt if split == "train" else other))
         else:
             return self._prompts(split)
         return rows.texts, [str(label) for label in rows.labels or ()]

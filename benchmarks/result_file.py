@@ -13,7 +13,8 @@ import torch
 
 from pillion.backends import Backend
 from pillion.core.files import replace_file
-from pillion.provenance import provenance
+from pillion.errors import ConfigError
+from pillion.provenance import commit, provenance
 
 RESULTS = Path(__file__).parent / "results"
 DATA = Path(os.environ.get("PILLION_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
@@ -45,6 +46,18 @@ def write_result(
         "results": results,
     }
     return write_content(content)
+
+
+def check_locked() -> None:
+    """Returns if a locked run may begin: what it measures is a commit.
+
+    Raises:
+        ConfigError: the checkout is none, or has changes.
+    """
+    if (commit() or "+").endswith("+"):
+        raise ConfigError(
+            "A locked run measures a commit, and the checkout is none or has changes; commit first."
+        )
 
 
 def kind_of(backend: Backend) -> str:

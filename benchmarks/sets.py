@@ -75,7 +75,7 @@ def main() -> None:
 def joined(num_chat: int, num_moderation: int) -> Rows:
     """Rows of both sets under the labels of the first, drawn by a fixed seed."""
     chat, moderation = short(read_rows(CHAT)), read_rows(MODERATION)
-    half = np.random.default_rng(0).permutation(len(moderation))[: len(moderation) // 2]
+    half, _ = halves(len(moderation))
     return join_sets(
         [
             DataSet("chat", drawn(chat, num_chat)),
@@ -86,6 +86,12 @@ def joined(num_chat: int, num_moderation: int) -> Rows:
             ),
         ]
     )
+
+
+def halves(num_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the moderation set that may be learnt from, and those that locked runs alone read."""
+    order = np.random.default_rng(0).permutation(num_rows)
+    return order[: num_rows // 2], order[num_rows // 2 :]
 
 
 def short(rows: Rows) -> Rows:

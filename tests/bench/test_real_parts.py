@@ -17,8 +17,8 @@ from pillion.data.changes import PERTURBATIONS, TEMPLATES, perturbed
 from pillion.errors import DataError
 from pillion.extract import LiveSource
 from pillion.runtime import encode_rows
-from pillion_bench.baselines.closed_form import ClosedForm, DifferenceOfMeans, Lda, Ridge, columns
-from pillion_bench.problem import Part, Problem
+from pillion_bench.baselines.closed_form import ClosedForm, DifferenceOfMeans, Lda, Ridge
+from pillion_bench.problem import Part, Problem, columns
 from pillion_bench.real.duplicates import conflicts, find_duplicates, within
 from pillion_bench.real.sets import (
     balanced_rows,

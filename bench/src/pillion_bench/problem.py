@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from pillion.core import Scope, Text
 from pillion.data import (
@@ -35,6 +35,20 @@ LEADING = {
     "multilabel": ("f1", "auprc"),
 }
 """The metrics that lead a table, by task; the first of them chooses settings."""
+
+
+def columns(
+    targets: Shaped[np.ndarray, "row ..."], num_outputs: int
+) -> Float[np.ndarray, "row output"]:
+    """Zeros and ones of every output, in fp32.
+
+    Args:
+        targets: label ids, or 0/1 a label.
+        num_outputs: columns; 1 for a binary task, whose ids are its zeros and ones.
+    """
+    if targets.ndim == 1 and num_outputs > 1:
+        return np.eye(num_outputs, dtype=np.float32)[targets.astype(int)]
+    return targets.reshape(len(targets), num_outputs).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from pillion.metrics.calibration import fit_platt, fit_temperature
 from pillion.probe.task import Task
 from pillion_bench.baselines.base import Method, Outcome, Serving, Settings, Workplace
 from pillion_bench.baselines.pooled import AllLayers, BestLayer, PooledSettings
-from pillion_bench.problem import Part, Problem
+from pillion_bench.problem import Part, Problem, columns
 
 Pooled = Float[np.ndarray, "row layer dim"]
 Scores = Float[np.ndarray, "row output"]
@@ -114,13 +114,6 @@ class Ridge(ClosedForm):
 
     def _rows(self, states: Pooled) -> Float[np.ndarray, "row feature"]:
         return states[:, self.layers].reshape(len(states), -1).astype(np.float32)
-
-
-def columns(targets: Int[np.ndarray, " row"], outputs: int) -> Float[np.ndarray, "row output"]:
-    """Zeros and ones of every output, of label ids."""
-    if outputs == 1:
-        return targets[:, None].astype(np.float32)
-    return np.eye(outputs, dtype=np.float32)[targets]
 
 
 class ClosedFormSettings(Settings):

@@ -26,6 +26,7 @@ from pillion_bench.choice import (
     together,
     widened,
 )
+from pillion_bench.problem import columns
 
 STRENGTHS = (1.0, 10.0, 100.0)
 """Values of C to begin with: the larger, the weaker the penalty. Chosen edges are gone beyond."""
@@ -133,7 +134,7 @@ def fit_logistic(
             fitted[strength], asked = learner.fit(strength), _some(every, rows)
             said = fitted[strength].predict(asked[0])
             found.append(quality(goal.metric, goal.task, said, asked[1]))
-        return together(found) if is_few else found[0]
+        return together(found)
 
     tried = widened(strengths, measure)
     best = best_of(tried)
@@ -165,14 +166,12 @@ class _Learner:
     def __init__(self, sample: Sample, goal: Goal) -> None:
         features, targets = sample
         self.rows, self.goal = Rows(features), goal
-        columns = targets.reshape(len(targets), -1).astype(np.float32)
-        if goal.task == "multiclass":
-            columns = np.eye(goal.num_outputs, dtype=np.float32)[targets.astype(int)]
-        shares = columns.mean(0)
+        wanted = columns(targets, goal.num_outputs)
+        shares = wanted.mean(0)
         # Of a label that no row has, or every row, nothing can be learnt.
         self.constants = np.where(shares == 1, 1.0, 0.0)
         self.places = np.flatnonzero((shares > 0) & (shares < 1))
-        self.wanted = columns[:, self.places]
+        self.wanted = wanted[:, self.places]
         self.start: Solution | None = None
 
     def fit(self, strength: float) -> Logistic:

@@ -10,7 +10,6 @@ come from the last token's state of the last layer, so that nothing vocabulary-w
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,7 +24,7 @@ from pillion.extract import Progress
 from pillion_bench.baselines.base import Method, Outcome, Serving, Settings, Workplace
 from pillion_bench.baselines.lasso import Unit, constant, fit_unit
 from pillion_bench.choice import Quality, best_of, is_at_edge, judges, quality, together, widened
-from pillion_bench.problem import Part, Problem
+from pillion_bench.problem import Part, Problem, columns
 
 ROWS_AT_ONCE = 256
 CERTAIN = 16.0
@@ -64,20 +63,20 @@ class Muli(Method):
         train = raw(problem.train)
         mean, deviation = _standardise(train)
 
-        @cache
         def features(part: Part) -> Float[Tensor, "row vocab"]:
             rows = raw(part)
             _apply_standard(rows, mean, deviation)
             return rows
 
-        every = torch.cat([train, features(problem.validation)])
+        held = features(problem.validation)
+        every = torch.cat([train, held])
         units, facts = self._chosen(problem, every, place.progress)
 
         def ask(part: Part) -> np.ndarray:
             return _probs(features(part), units, problem.task)
 
         size = (train.shape[1] + 1) * len(units)
-        yield Outcome(ask(problem.validation), ask, size, facts)
+        yield Outcome(_probs(held, units, problem.task), ask, size, facts)
 
     def _chosen(
         self, problem: Problem, every: Float[Tensor, "row vocab"], progress: Progress
@@ -91,7 +90,7 @@ class Muli(Method):
         """
         num_train, task = len(problem.train), problem.task
         targets = np.concatenate([problem.train.targets, problem.validation.targets])
-        wanted = _columns(targets, problem.num_outputs, task)
+        wanted = columns(targets, problem.num_outputs)
         parts = judges(num_train, len(every) - num_train)
         # Of each part the units of the last penalty, where those of the next one begin.
         before: list[list[Unit] | None] = [None] * len(parts)
@@ -105,7 +104,7 @@ class Muli(Method):
                 said = _probs(every[held], units, task)
                 found.append(quality(problem.leading[0], task, said, targets[held]))
             progress("muli", len(fitted), len(self.settings.penalties))
-            return together(found) if len(parts) > 1 else found[0]
+            return together(found)
 
         tried = widened(self.settings.penalties, measure)
         penalty = best_of(tried)
@@ -168,7 +167,7 @@ def fit_units(
     """
     features = features.cpu()
     found: list[Unit] = []
-    for place, truth in enumerate(wanted.T):
+    for place, truth in enumerate(wanted.T.astype(float)):
         positives = truth.sum()
         if not 0 < positives < len(truth):
             # Of a label that no row has, or every row, nothing can be learnt.
@@ -203,12 +202,6 @@ def _apply_standard(
 ) -> None:
     for piece in features.split(ROWS_AT_ONCE):
         piece.copy_((piece.float() - mean) / deviation)
-
-
-def _columns(targets: np.ndarray, num_outputs: int, task: Task) -> Float[np.ndarray, "row output"]:
-    if task == "multiclass":
-        return np.eye(num_outputs)[targets.astype(int)]
-    return targets.astype(float).reshape(len(targets), num_outputs)
 
 
 def _probs(
