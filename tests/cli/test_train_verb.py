@@ -129,7 +129,7 @@ def test_the_help_names_every_probe(run: Run) -> None:
 def test_the_help_tells_the_defaults(run: Run) -> None:
     shown = " ".join(run("train", "--help").out.split())
     settings = TrainSettings()
-    assert [settings.for_few(rows, 200).epochs for rows in (799, 800)] == [5, 4]
+    assert [settings.for_rows(rows, 200).epochs for rows in (799, 800)] == [5, 4]
     assert "1 to 1,000; default: 4, more below 800 rows." in shown
     few, many = settings.rows_a_step(FEW_ROWS - 1), settings.rows_a_step(FEW_ROWS)
     assert f"default: {many}, or {few} below {FEW_ROWS:,} rows." in shown
