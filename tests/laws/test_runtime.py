@@ -44,6 +44,8 @@ from tiny_models import (
     tiny_tokenizer,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LIMIT = 1e-5
 """Relative error that counts as equal, in fp32."""
 
@@ -52,15 +54,6 @@ CHUNKS = [2, 5, HELD_TOKENS, HELD_TOKENS + 1, 40]
 """Tokens a chunk: held until the last layer, exactly as many, folded layer by layer."""
 
 each_name = pytest.mark.parametrize("name", AGGREGATORS)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tensors here are so small that a second thread costs more than it gives."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

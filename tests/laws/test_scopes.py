@@ -6,7 +6,7 @@ run by itself: hidden states stay contextual. Reading every token must differ.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -20,6 +20,8 @@ from pillion.errors import DataError, StateError
 from pillion.probe import AGGREGATORS, Artefact
 from pillion.runtime import LanguageModel, attach, encode_rows, pad_batch, watch
 from tiny_models import DEVICE, distance, full_states, make_artefact, offline, probs_of, tiny_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 LIMIT = 1e-5
 
@@ -42,14 +44,6 @@ TALKS = [
     [{"role": "user", "content": "Just this one turn of some length"}],
 ]
 CONVERSATIONS = [as_conversation(talk) for talk in TALKS]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

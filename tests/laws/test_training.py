@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +25,11 @@ from pillion.train.learner import Learner, MicroBatch
 from pillion.train.order import epoch_batches
 from tiny_models import SMALL
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LAYERS = (0, 1, 3)
 SETTINGS = TrainSettings(epochs=3, batch_size=8, max_tokens=64)
 each_probe = pytest.mark.parametrize("probe", AGGREGATORS)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tensors here are so small that a second thread costs more than it gives."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def config(probe: str = "gate", seed: int = 0, **settings: Any) -> ProbeConfig:
