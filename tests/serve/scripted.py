@@ -111,12 +111,8 @@ class ScriptedEngine(Engine):
         finally:
             self.closed.append(request.id)
 
-    async def classify(
-        self,
-        rows: Sequence[Sequence[int]],
-        probes: Sequence[str] | None = None,
-        owner: str = "",
-        whole: bool = False,
+    async def _classify(
+        self, rows: Sequence[Sequence[int]], artefacts: Sequence[Artefact], owner: str
     ) -> list[dict[str, Verdict]]:
         await asyncio.sleep(self.seconds)
         return [self.verdicts(self.prompt_score) for _ in rows]

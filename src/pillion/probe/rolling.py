@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pillion.probe.network import State
 from pillion.probe.softmax import FLOOR
+from pillion.probe.tensors import Mask
 from pillion.probe.token_pools import TokenPool
 
 
@@ -42,7 +43,7 @@ class Rolling(TokenPool):
         self,
         scores: Float[Tensor, "layer batch token head"],
         votes: Float[Tensor, "layer batch token head vote"],
-        mask: Bool[Tensor, "batch token"],
+        mask: Mask,
     ) -> State:
         """The largest mean of the chunk's own windows, and the rows at its ends."""
         # Padding before a token; only a processor may be asked without waiting for an answer.

@@ -9,11 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from pillion.probe import softmax
 from pillion.probe.network import State
+from pillion.probe.tensors import Mask
 
 SLOPE_TOKENS = 100
 """A slope is the change of a score over so many tokens: its size is then that of other weights."""
@@ -30,7 +31,7 @@ class TokenPool(ABC):
         self,
         scores: Float[Tensor, "layer batch token score"],
         votes: Float[Tensor, "layer batch token head vote"],
-        mask: Bool[Tensor, "batch token"],
+        mask: Mask,
     ) -> State:
         """The state of one chunk; masked scores and votes may be anything."""
 
@@ -46,7 +47,7 @@ class TokenPool(ABC):
 class Largest(TokenPool):
     """The largest vote of any token, for every head and class: MultiMax (arXiv 2601.11516)."""
 
-    def summarise(self, scores: Tensor, votes: Tensor, mask: Bool[Tensor, "batch token"]) -> State:
+    def summarise(self, scores: Tensor, votes: Tensor, mask: Mask) -> State:
         """The largest vote of each head and class in the chunk."""
         return {"max": votes.masked_fill(~mask[None, :, :, None, None], -torch.inf).amax(2)}
 
@@ -74,10 +75,7 @@ class AttentionPool(TokenPool):
         self.slope = slope
 
     def summarise(
-        self,
-        scores: Float[Tensor, "layer batch token head"],
-        votes: Tensor,
-        mask: Bool[Tensor, "batch token"],
+        self, scores: Float[Tensor, "layer batch token head"], votes: Tensor, mask: Mask
     ) -> State:
         """The softmax of one chunk, and how many tokens it had if places count."""
         if self.slope is None:
