@@ -24,14 +24,7 @@ from benchmarks.serving import Answering, Run, load, prompts
 from pillion.backends import Backend
 from pillion.backends.transformers import TransformersBackend
 from pillion.probe import Artefact
-from pillion.runtime import (
-    ContinuousEngine,
-    EngineStats,
-    Event,
-    PagedSettings,
-    Request,
-    TokenEvent,
-)
+from pillion.runtime import ContinuousEngine, EngineStats, Event, PagedSettings, Request, TokenEvent
 from pillion.runtime.chunked_passes import ChunkedPasses
 from pillion.runtime.classifier import RowClassifier
 

@@ -29,14 +29,7 @@ from pillion.backends import Backend
 from pillion.core import Segment, Tokens
 from pillion.metrics import interval
 from pillion.probe import Artefact
-from pillion.runtime import (
-    ContinuousEngine,
-    EngineStats,
-    Event,
-    PagedSettings,
-    Request,
-    TokenEvent,
-)
+from pillion.runtime import ContinuousEngine, EngineStats, Event, PagedSettings, Request, TokenEvent
 
 PREFIX_TOKENS = (60, 100, 150, 220)
 """Lengths of the shared beginnings."""

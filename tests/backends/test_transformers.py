@@ -16,15 +16,7 @@ from pillion.backends.identity import find_blocks
 from pillion.backends.steps import step_of
 from pillion.backends.transformers import TransformersBackend
 from pillion.errors import ConfigError, StateError
-from tiny_models import (
-    CONFIGS,
-    DIM,
-    Recorder,
-    hooks_of,
-    random_ids,
-    tiny_model,
-    tiny_tokenizer,
-)
+from tiny_models import CONFIGS, DIM, Recorder, hooks_of, random_ids, tiny_model, tiny_tokenizer
 
 each_config = pytest.mark.parametrize("kind", CONFIGS)
 

@@ -11,15 +11,7 @@ from pillion.backends import Tool
 from pillion.backends.fake import FakeBackend
 from pillion.core import Conversation, Template, Tokens, Verdict
 from pillion.probe import Artefact
-from pillion.runtime import (
-    Engine,
-    EngineStats,
-    Event,
-    Finished,
-    PromptRead,
-    Request,
-    TokenEvent,
-)
+from pillion.runtime import Engine, EngineStats, Event, Finished, PromptRead, Request, TokenEvent
 from tiny_models import make_artefact
 
 

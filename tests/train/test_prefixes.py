@@ -15,13 +15,7 @@ from pillion.errors import ConfigError
 from pillion.extract import LiveSource
 from pillion.metrics import evaluate
 from pillion.train import Examples, ProbeConfig, Trained, TrainSettings, evaluate_source, train
-from pillion.train.prefixes import (
-    MAX_PREFIXES,
-    Prefixes,
-    drawn,
-    prefix_losses,
-    prefixes_there,
-)
+from pillion.train.prefixes import MAX_PREFIXES, Prefixes, drawn, prefix_losses, prefixes_there
 
 LAYERS = (0, 1, 3)
 

@@ -12,14 +12,7 @@ import typer
 
 from pillion.cli.app import app, err, out, print_json
 from pillion.cli.failures import fitting, say_left_out
-from pillion.cli.options import (
-    EngineOptions,
-    Json,
-    Scoped,
-    Without,
-    Wrapping,
-    takes_options,
-)
+from pillion.cli.options import EngineOptions, Json, Scoped, Without, Wrapping, takes_options
 from pillion.cli.output import write_lines
 from pillion.cli.places import check_file
 from pillion.cli.progress import progress_bar

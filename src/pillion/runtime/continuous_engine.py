@@ -14,15 +14,7 @@ from itertools import count
 
 from pillion.backends import Backend
 from pillion.backends.paged import EngineRequest, PagedSettings, SampledToken
-from pillion.core import (
-    Event,
-    Finished,
-    PromptRead,
-    TokenEvent,
-    Tokens,
-    Verdict,
-    as_tokens,
-)
+from pillion.core import Event, Finished, PromptRead, TokenEvent, Tokens, Verdict, as_tokens
 from pillion.errors import ConfigError, PillionError, RunError, StateError
 from pillion.probe import Artefact
 from pillion.runtime.backend_engine import BackendEngine
