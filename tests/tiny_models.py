@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pillion.backends import Backend
+from pillion.backends.transformers import TransformersBackend
 from pillion.core import ModelIdentity, Verdict
 from pillion.probe import AGGREGATORS, Artefact
 from pillion.probe.untrained import untrained
@@ -98,6 +99,11 @@ def tiny_model(kind: str = "llama", seed: int = 0, vocab: int = VOCAB) -> Any:
         config.vocab_size = vocab
         model: Any = AutoModelForCausalLM.from_config(config)
     return model.eval().to(DEVICE)
+
+
+def tiny_backend(kind: str = "llama") -> TransformersBackend:
+    """A tiny model, the same each time, with a tokenizer."""
+    return TransformersBackend(tiny_model(kind), tiny_tokenizer(), "tiny")
 
 
 def random_ids(num_tokens: int, seed: int = 0) -> list[int]:

@@ -40,8 +40,8 @@ from tiny_models import (
     offline,
     probs_of,
     random_ids,
+    tiny_backend,
     tiny_model,
-    tiny_tokenizer,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -58,7 +58,7 @@ each_name = pytest.mark.parametrize("name", AGGREGATORS)
 
 @pytest.fixture(scope="module")
 def backend() -> TransformersBackend:
-    return TransformersBackend(tiny_model(), tiny_tokenizer(), "tiny")
+    return tiny_backend()
 
 
 @pytest.fixture
@@ -487,7 +487,7 @@ def test_in_a_packed_batch_row_and_token_are_the_sequences_own(
 
 
 def language_models() -> dict[str, LanguageModel]:
-    tiny = TransformersBackend(tiny_model(), tiny_tokenizer(), "tiny")
+    tiny = tiny_backend()
     return {"fake": LanguageModel(FakeBackend()), "llama": LanguageModel(tiny)}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from chat_templates import VOCAB, chat_tokenizer
+from chat_templates import chat_backend
 from pillion.backends.transformers import TransformersBackend
 from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Tokens, Turn
 from pillion.probe import AGGREGATORS, Artefact
@@ -31,7 +31,7 @@ from pillion.runtime.classifier import RowClassifier
 from pillion.sidecache import PagedGroup
 from pillion.sidecache.pages import Pages
 from talks import continued, talks
-from tiny_models import distance, full_states, make_artefact, offline, probs_of, tiny_model
+from tiny_models import distance, full_states, make_artefact, offline, probs_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,7 +42,7 @@ TALKS = talks("You serve a bank.", last="My balance, please!")
 
 @pytest.fixture(scope="module")
 def backend() -> TransformersBackend:
-    return TransformersBackend(tiny_model(vocab=VOCAB), chat_tokenizer("chatml"), "tiny")
+    return chat_backend()
 
 
 @pytest.fixture(scope="module")

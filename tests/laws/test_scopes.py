@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from chat_templates import VOCAB, chat_tokenizer
+from chat_templates import chat_backend
 from pillion.backends.transformers import TransformersBackend
 from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Tokens, Turn, as_conversation
 from pillion.errors import DataError, StateError
 from pillion.probe import AGGREGATORS, Artefact
 from pillion.runtime import LanguageModel, attach, encode_rows, pad_batch, watch
-from tiny_models import DEVICE, distance, full_states, make_artefact, offline, probs_of, tiny_model
+from tiny_models import DEVICE, distance, full_states, make_artefact, offline, probs_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -48,8 +48,7 @@ CONVERSATIONS = [as_conversation(talk) for talk in TALKS]
 
 @pytest.fixture(scope="module")
 def backend() -> TransformersBackend:
-    model = tiny_model("llama", vocab=VOCAB)
-    return TransformersBackend(model, chat_tokenizer("chatml"), "tiny")
+    return chat_backend()
 
 
 @pytest.fixture(scope="module")
@@ -161,8 +160,7 @@ def test_reading_every_token_differs(backend: TransformersBackend, rows: list[To
 
 def test_reasoning_is_no_part_of_an_answer() -> None:
     """Tokens between the marks of reasoning are generated, and read by no probe of answers."""
-    model = tiny_model("llama", vocab=VOCAB)
-    backend = TransformersBackend(model, chat_tokenizer("qwen3"), "tiny")
+    backend = chat_backend("qwen3")
     first, last = backend.reasoning_ids or (0, 0)
     probe = make_artefact("p", backend.identity, template="chat", scope="response")
     row = backend.encode_chat((Turn("user", "2 + 2?"),))

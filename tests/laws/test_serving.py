@@ -33,6 +33,7 @@ from tiny_models import (
     offline,
     probs_of,
     random_ids,
+    tiny_backend,
     tiny_model,
     tiny_tokenizer,
 )
@@ -46,7 +47,7 @@ EXACT = 1e-4
 
 @pytest.fixture(params=["llama", "qwen3"])
 def backend(request: pytest.FixtureRequest) -> TransformersBackend:
-    return TransformersBackend(tiny_model(request.param), tiny_tokenizer(), "tiny")
+    return tiny_backend(request.param)
 
 
 @pytest.fixture

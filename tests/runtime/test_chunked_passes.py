@@ -25,8 +25,7 @@ from tiny_models import (
     offline,
     probs_of,
     random_ids,
-    tiny_model,
-    tiny_tokenizer,
+    tiny_backend,
 )
 
 SMALL = PagedSettings(page_tokens=4, cache_tokens=1024, max_chunk_tokens=32, max_requests=4)
@@ -35,7 +34,7 @@ EXACT = 1e-4
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
 def backend(request: pytest.FixtureRequest) -> TransformersBackend:
-    return TransformersBackend(tiny_model(request.param), tiny_tokenizer(), "tiny")
+    return tiny_backend(request.param)
 
 
 def small(backend: Any) -> ChunkedPasses:

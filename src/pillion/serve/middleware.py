@@ -199,31 +199,20 @@ def _limited(receive: Receive, headers: Headers, limits: Limits) -> Receive:
             async with asyncio.timeout(until - time.monotonic()):
                 message = await receive()
         except TimeoutError as error:
-            raise _too_slow(limits.body_seconds) from error
+            why = f"The body did not come within {limits.body_seconds:g} seconds; send it at once."
+            raise _hung_up(408, why, "body_too_slow") from error
         whole = not message.get("more_body", False)
         piece = message.get("body", b"")
         got += len(piece)
         if got > limit:
-            raise _too_large(limit)
+            why = f"The body is larger than {limit:,} bytes; send less at once."
+            raise _hung_up(413, why, "body_too_large")
         counts.add(piece)
         return message
 
     return limited
 
 
-def _too_slow(seconds: float) -> Refused:
-    return Refused(
-        408,
-        f"The body did not come within {seconds:g} seconds; send it at once.",
-        "body_too_slow",
-        headers={"Connection": "close"},
-    )
-
-
-def _too_large(limit: int) -> Refused:
-    return Refused(
-        413,
-        f"The body is larger than {limit:,} bytes; send less at once.",
-        "body_too_large",
-        headers={"Connection": "close"},
-    )
+def _hung_up(status: int, why: str, code: str) -> Refused:
+    """A refusal that ends the connection: the rest of the body is not read."""
+    return Refused(status, why, code, headers={"Connection": "close"})
