@@ -199,18 +199,27 @@ def _limited(receive: Receive, headers: Headers, limits: Limits) -> Receive:
             async with asyncio.timeout(until - time.monotonic()):
                 message = await receive()
         except TimeoutError as error:
-            why = f"The body did not come within {limits.body_seconds:g} seconds; send it at once."
-            raise _hung_up(408, why, "body_too_slow") from error
+            raise _too_slow(limits.body_seconds) from error
         whole = not message.get("more_body", False)
         piece = message.get("body", b"")
         got += len(piece)
         if got > limit:
-            why = f"The body is larger than {limit:,} bytes; send less at once."
-            raise _hung_up(413, why, "body_too_large")
+            raise _too_large(limit)
         counts.add(piece)
         return message
 
     return limited
+
+
+def _too_slow(seconds: float) -> Refused:
+    why = f"The body did not come within {seconds:g} seconds; send it at once."
+    return _hung_up(408, why, "body_too_slow")
+
+
+def _too_large(limit: int) -> Refused:
+    return _hung_up(
+        413, f"The body is larger than {limit:,} bytes; send less at once.", "body_too_large"
+    )
 
 
 def _hung_up(status: int, why: str, code: str) -> Refused:
