@@ -192,6 +192,11 @@ def probs_of(verdict: Verdict, artefact: Artefact) -> Tensor:
     return torch.tensor([verdict.probs[label] for label in named])
 
 
+def off_by(verdict: Verdict, artefact: Artefact, states: Tensor) -> float:
+    """The largest error of a verdict's numbers; see `offline`."""
+    return (probs_of(verdict, artefact) - offline(artefact, states)).abs().max().item()
+
+
 def distance(got: Tensor, wanted: Tensor) -> float:
     """Relative error of all numbers together."""
     got, wanted = got.cpu(), wanted.cpu()
