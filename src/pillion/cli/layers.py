@@ -83,9 +83,8 @@ class StudyOptions:
     scope: Scoped = None
 
     def __post_init__(self) -> None:
-        for file, option in ((self.out_file, "--out"), (self.plot, "--plot")):
-            if file is not None:
-                check_file(file, option)
+        check_file(self.out_file, "--out")
+        check_file(self.plot, "--plot")
 
 
 @app.command()
