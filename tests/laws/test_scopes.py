@@ -15,7 +15,7 @@ from torch import Tensor
 
 from chat_templates import chat_backend
 from pillion.backends.transformers import TransformersBackend
-from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Tokens, Turn, as_conversation
+from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Tokens, Turn
 from pillion.errors import DataError, StateError
 from pillion.probe import AGGREGATORS, Artefact
 from pillion.runtime import LanguageModel, attach, encode_rows, pad_batch, watch
@@ -27,23 +27,22 @@ LIMIT = 1e-5
 
 each_name = pytest.mark.parametrize("name", AGGREGATORS)
 
-TALKS = [
-    [
-        {"role": "system", "content": "You serve a bank."},
-        {"role": "user", "content": "Hello there"},
-        {"role": "assistant", "content": "What can I do?"},
-        {"role": "tool", "content": "17 euros"},
-        {"role": "user", "content": "My balance, please!"},
-    ],
-    [
-        {"role": "system", "content": "Be brief"},
-        {"role": "user", "content": "What is 2 + 2?"},
-        {"role": "tool", "content": "4"},
-        {"role": "assistant", "content": "It is four."},
-    ],
-    [{"role": "user", "content": "Just this one turn of some length"}],
+CONVERSATIONS = [
+    (
+        Turn("system", "You serve a bank."),
+        Turn("user", "Hello there"),
+        Turn("assistant", "What can I do?"),
+        Turn("tool", "17 euros"),
+        Turn("user", "My balance, please!"),
+    ),
+    (
+        Turn("system", "Be brief"),
+        Turn("user", "What is 2 + 2?"),
+        Turn("tool", "4"),
+        Turn("assistant", "It is four."),
+    ),
+    (Turn("user", "Just this one turn of some length"),),
 ]
-CONVERSATIONS = [as_conversation(talk) for talk in TALKS]
 
 
 @pytest.fixture(scope="module")

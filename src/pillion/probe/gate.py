@@ -28,7 +28,7 @@ from pillion.probe.network import (
     values_of,
 )
 from pillion.probe.softmax import FLOOR
-from pillion.probe.tensors import Hidden, Logits, Mask, Scale, Values
+from pillion.probe.tensors import Hidden, Logits, Mask, Scale, Scores, Values
 
 
 class GateSettings(NetworkSettings):
@@ -122,9 +122,7 @@ class Gate(Network):
         self,
         hidden: Float[Tensor, "layer batch token dim"],
         scale: Float[Tensor, "layer batch token"] | None,
-    ) -> tuple[
-        Float[Tensor, "layer batch token head"], Float[Tensor, "layer batch token head content"]
-    ]:
+    ) -> tuple[Scores, Float[Tensor, "layer batch token head content"]]:
         """Of each token and head: its score; layer score and classes."""
         heads = self.num_heads
         classes = self.weight.permute(1, 0, 2).flatten(1)
@@ -150,9 +148,7 @@ class Gate(Network):
         return values_of(hidden, columns, scale)
 
     @staticmethod
-    def _pool(
-        weights: Float[Tensor, "layer batch token head"], hidden: Hidden
-    ) -> Float[Tensor, "batch head dim"]:
+    def _pool(weights: Scores, hidden: Hidden) -> Float[Tensor, "batch head dim"]:
         """The weighted sum of states, a layer at a time: all at once would copy them."""
         weights = weights.transpose(2, 3).to(hidden.dtype)
         pooled = (weights[0] @ hidden[0]).float()
@@ -162,16 +158,14 @@ class Gate(Network):
 
     def _weights(
         self, scores: Float[Tensor, "layer batch token column"], mask: Mask
-    ) -> tuple[Float[Tensor, "layer batch token head"], Float[Tensor, "layer batch head"]]:
+    ) -> tuple[Scores, Float[Tensor, "layer batch head"]]:
         """Of tokens and of layers, from every head's token scores and then its layer scores."""
         scores = scores.masked_fill(~mask[None, :, :, None], 0.0)
         own, of_layers = scores.chunk(2, dim=-1)
         weights = self._token_weights(self._bound(own), mask)
         return weights, self._bound((weights * of_layers).sum(2)).softmax(0)
 
-    def _token_weights(
-        self, scores: Float[Tensor, "layer batch token head"], mask: Mask
-    ) -> Float[Tensor, "layer batch token head"]:
+    def _token_weights(self, scores: Scores, mask: Mask) -> Scores:
         seen = mask[None, :, :, None]
         scores = scores.masked_fill(~seen, FLOOR)
         return scores.softmax(2) * seen
@@ -199,7 +193,7 @@ class Gate(Network):
     @torch.no_grad()
     def attention(
         self, values: Values, mask: Mask
-    ) -> tuple[Float[Tensor, "layer batch token head"], Float[Tensor, "layer batch head"]]:
+    ) -> tuple[Scores, Float[Tensor, "layer batch head"]]:
         """How much each head counts each token within its layer, and each layer in each row."""
         return self._weights(values[..., : 2 * self.num_heads].float(), mask)
 

@@ -231,11 +231,7 @@ def attention_received(
 ) -> Float[Tensor, "batch token head"]:
     """How much attention each token gets, the mean over the tokens that pay it; as `attend` pays.
 
-    Args:
-        qkv: queries, keys and values side by side, each as wide as the others.
-        mask: which positions hold a token.
-        num_heads: attention heads, side by side in each of the three.
-        causal: whether a position attends to itself and the ones before it only.
+    Arguments are those of `attend`, in one layer.
     """
     query, key, _ = (part.unflatten(-1, (num_heads, -1)) for part in qkv.chunk(3, dim=-1))
     scores = torch.einsum("bqhw,bthw->bhqt", query, key) / query.shape[-1] ** 0.5

@@ -11,14 +11,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pillion.probe.network import State
-from pillion.probe.tensors import Mask
+from pillion.probe.tensors import Mask, Scores
 
 FLOOR = -1e30
 """Score of what must get no weight; finite, so that an empty row stays finite."""
 
 
 def summarise(
-    scores: Float[Tensor, "layer batch token head"],
+    scores: Scores,
     content: Float[Tensor, "layer batch token *content"],
     mask: Mask,
 ) -> State:
@@ -37,12 +37,12 @@ def summarise(
 
 
 def weigh(
-    scores: Float[Tensor, "layer batch token head"],
+    scores: Scores,
     content: Float[Tensor, "layer batch token *content"],
     mask: Bool[Tensor, "batch token"],
 ) -> tuple[
     Float[Tensor, "layer batch head"],
-    Float[Tensor, "layer batch token head"],
+    Scores,
     Float[Tensor, "layer batch token *content"],
 ]:
     """Each head's largest score, weights relative to it, and content; both 0 where no token is."""

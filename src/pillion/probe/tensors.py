@@ -20,5 +20,11 @@ Scale = Float[Tensor, "layer batch token"]
 Values = Float[Tensor, "layer batch token tap"]
 """What a tap makes of hidden states."""
 
+Scores = Float[Tensor, "layer batch token head"]
+"""How much each head makes of a token."""
+
+Votes = Float[Tensor, "layer batch token head vote"]
+"""What a token says for each class, to each head."""
+
 Logits = Float[Tensor, "batch output"]
 """What a probe says of each row, before any probability."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pillion.probe import softmax
 from pillion.probe.network import State
-from pillion.probe.tensors import Mask
+from pillion.probe.tensors import Mask, Scores, Votes
 
 SLOPE_TOKENS = 100
 """A slope is the change of a score over so many tokens: its size is then that of other weights."""
@@ -27,12 +27,7 @@ class TokenPool(ABC):
     """
 
     @abstractmethod
-    def summarise(
-        self,
-        scores: Float[Tensor, "layer batch token score"],
-        votes: Float[Tensor, "layer batch token head vote"],
-        mask: Mask,
-    ) -> State:
+    def summarise(self, scores: Scores, votes: Votes, mask: Mask) -> State:
         """The state of one chunk; masked scores and votes may be anything."""
 
     @abstractmethod
@@ -74,9 +69,7 @@ class AttentionPool(TokenPool):
     def __init__(self, slope: Float[Tensor, " head"] | None) -> None:
         self.slope = slope
 
-    def summarise(
-        self, scores: Float[Tensor, "layer batch token head"], votes: Tensor, mask: Mask
-    ) -> State:
+    def summarise(self, scores: Scores, votes: Votes, mask: Mask) -> State:
         """The softmax of one chunk, and how many tokens it had if places count."""
         if self.slope is None:
             return softmax.summarise(scores, votes, mask)
