@@ -2,10 +2,12 @@
 #
 #   PYTHON=python3.12    the interpreter it is made with (default python3)
 #   PILLION_TORCH_INDEX  the package index that torch comes from, such as the one of its CPU builds
+here=$(cd "$(dirname "$0")" && pwd)
 
 # begin_environment ENGINE [FOLDER [VERSION]]
 # Ends the script where the environment is there, and newer than what it is made of. Else it makes one
-# with torch and the requirements of the tests. Sets root, venv and version.
+# with torch and the requirements of the tests. Sets root, venv and version;
+# `here` is the folder of the script.
 begin_environment() {
     root=$(cd "$here/../.." && pwd)
     venv=${2:-$root/.venv-$1}

