@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from marked_rows import marked_rows
 from pillion.backends.fake import FakeBackend
 from pillion.cache import Workspace
 from pillion.core import Shape
@@ -40,13 +41,7 @@ def config(probe: str = "gate", seed: int = 0, **settings: Any) -> ProbeConfig:
 
 def token_rows(num_rows: int, seed: int = 0) -> tuple[list[list[int]], np.ndarray]:
     """Rows of bytes below 50, half of which hold one byte above; that is the positive label."""
-    random = np.random.default_rng(seed)
-    rows = [random.integers(0, 50, size=random.integers(1, 12)).tolist() for _ in range(num_rows)]
-    targets = np.arange(num_rows) % 2
-    for row, target in zip(rows, targets, strict=True):
-        if target:
-            row[random.integers(len(row))] = int(random.integers(100, 103))
-    return rows, targets
+    return marked_rows(num_rows, seed, tokens=(1, 12))
 
 
 def live(num_rows: int = 40, seed: int = 0) -> Examples:
