@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from marked_rows import marked_rows
 from pillion.backends.fake import FakeBackend
 from pillion.cache import Workspace
 from pillion.core import Shape
@@ -25,18 +26,11 @@ from pillion.train.learner import Learner, MicroBatch
 from pillion.train.order import epoch_batches
 from tiny_models import SMALL
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LAYERS = (0, 1, 3)
 SETTINGS = TrainSettings(epochs=3, batch_size=8, max_tokens=64)
 each_probe = pytest.mark.parametrize("probe", AGGREGATORS)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tensors here are so small that a second thread costs more than it gives."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def config(probe: str = "gate", seed: int = 0, **settings: Any) -> ProbeConfig:
@@ -47,13 +41,7 @@ def config(probe: str = "gate", seed: int = 0, **settings: Any) -> ProbeConfig:
 
 def token_rows(num_rows: int, seed: int = 0) -> tuple[list[list[int]], np.ndarray]:
     """Rows of bytes below 50, half of which hold one byte above; that is the positive label."""
-    random = np.random.default_rng(seed)
-    rows = [random.integers(0, 50, size=random.integers(1, 12)).tolist() for _ in range(num_rows)]
-    targets = np.arange(num_rows) % 2
-    for row, target in zip(rows, targets, strict=True):
-        if target:
-            row[random.integers(len(row))] = int(random.integers(100, 103))
-    return rows, targets
+    return marked_rows(num_rows, seed, tokens=(1, 12))
 
 
 def live(num_rows: int = 40, seed: int = 0) -> Examples:
