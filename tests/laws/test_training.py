@@ -224,7 +224,7 @@ def test_a_configuration_whose_last_epoch_is_its_best_is_trained_for_twice_as_ma
         for epochs in (1, 2, 4, 8)
     }
     losses = {
-        epochs: min(loss for one in trained.curve if (loss := one["log_loss"]) is not None)
+        epochs: min(loss for one in trained.curve if (loss := one["refinement"]) is not None)
         for epochs, trained in plain.items()
     }
     assert found.epochs == min(losses, key=lambda epochs: losses[epochs]) > 1
@@ -334,8 +334,8 @@ def test_the_best_epochs_weights_are_kept() -> None:
     trained = run([config()], TrainSettings(epochs=5, batch_size=8))[0]
     validation = live(20, seed=1)
     probs = evaluate_source(trained.network, validation.source, "binary")
-    found = validate("binary", probs, torch.as_tensor(validation.targets))["log_loss"]
-    losses = [epoch["log_loss"] for epoch in trained.curve]
+    found = validate("binary", probs, torch.as_tensor(validation.targets))["refinement"]
+    losses = [epoch["refinement"] for epoch in trained.curve]
     assert found == losses[trained.best_epoch - 1] == min(n for n in losses if n is not None)
 
 

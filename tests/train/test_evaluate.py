@@ -10,7 +10,7 @@ from pillion.backends.fake import FakeBackend
 from pillion.core import Shape
 from pillion.extract import LiveSource
 from pillion.probe import build
-from pillion.probe.task import probabilities
+from pillion.probe.task import Task, probabilities
 from pillion.train import choose_thresholds, evaluate_networks, evaluate_source
 from pillion.train.evaluate import score, validate
 
@@ -77,6 +77,35 @@ def test_the_log_loss_is_that_of_the_right_label() -> None:
 def test_rows_of_a_single_label_are_scored_by_the_log_loss() -> None:
     metrics = validate("binary", torch.tensor([[0.9], [0.8]]), torch.tensor([1, 1]))
     assert score(metrics) == pytest.approx((np.log(0.9) + np.log(0.8)) / 2)
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])
+def test_how_sure_a_probe_is_does_not_count_in_its_score(task: Task) -> None:
+    """Only how well it tells labels apart does, which scaled logits do as well."""
+    outputs = {"binary": 1, "multiclass": 4, "multilabel": 3}[task]
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(200, outputs, generator=random)
+    noise = logits + torch.randn(200, outputs, generator=random)
+    targets = noise.argmax(1) if task == "multiclass" else (noise > 0).float().squeeze(1)
+
+    def measured(scale: float, said: torch.Tensor = logits) -> dict[str, float | None]:
+        return validate(task, probabilities(task, said * scale), targets)
+
+    plain, surer, other = measured(1.0), measured(4.0), measured(1.0, logits + noise.flip(0))
+    assert score(surer) == pytest.approx(score(plain), rel=2e-3)
+    assert surer["log_loss"] != pytest.approx(plain["log_loss"], rel=0.1)
+    assert -score(plain) <= (plain["log_loss"] or 0.0)
+    assert score(other) < 1.1 * score(plain)
+
+
+def test_a_refinement_leaves_out_what_was_not_judged() -> None:
+    targets = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, float("nan")]])
+    probs = torch.tensor([[0.9, 0.2], [0.3, 0.7], [0.6, 0.5]])
+    changed = probs.clone()
+    changed[2, 1] = 0.001
+    assert score(validate("multilabel", probs, targets)) == score(
+        validate("multilabel", changed, targets)
+    )
 
 
 def test_thresholds_and_the_score_of_an_epoch_are_of_what_was_judged() -> None:

@@ -6,7 +6,7 @@ were trained.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -83,7 +83,10 @@ def validate(
     targets: Num[Tensor, " row"] | Num[Tensor, "row output"],
     goals: Num[Tensor, " row"] | Num[Tensor, "row output"] | None = None,
 ) -> dict[str, float | None]:
-    """All metrics of `pillion.metrics.evaluate`, and `log_loss` (nats a row and decision).
+    """All metrics of `pillion.metrics.evaluate`, `log_loss` and `refinement` (nats a decision).
+
+    The refinement is the log-loss that is left at the best temperature: what no calibration mends.
+    Rows of a single label choose no temperature: theirs is the log-loss.
 
     Args:
         task: what targets mean.
@@ -92,21 +95,22 @@ def validate(
         goals: what the log-loss compares with, if not targets: probabilities.
     """
     found = evaluate(probs.numpy(), targets.cpu().numpy(), task)
-    return {
-        **found,
-        "log_loss": _log_loss(task, probs.double(), targets if goals is None else goals),
-    }
+    wanted = targets if goals is None else goals
+    losses = [_log_loss(task, some, wanted) for some in _sharpened(task, probs.double())]
+    has_labels = len(targets[~targets.isnan()].unique()) > 1
+    return {**found, "log_loss": losses[0], "refinement": min(losses) if has_labels else losses[0]}
 
 
 def score(metrics: dict[str, float | None]) -> float:
-    """What the best epoch is chosen by: minus the log-loss, which no threshold touches.
+    """What the best epoch is chosen by: minus the refinement (Berta et al. 2025, arXiv 2501.19195).
 
-    It picks epochs as good as macro AUPRC does (`docs/log.md`), and is defined where validation
-    holds a single label.
+    No threshold touches it, and it is defined where validation holds a single label. The log-loss
+    itself also counts how sure a probe is, which grows with every epoch while it still learns to
+    tell labels apart (`docs/log.md`, "Epochs by what calibration cannot mend").
     """
-    log_loss = metrics["log_loss"]
-    assert log_loss is not None
-    return -log_loss
+    refinement = metrics["refinement"]
+    assert refinement is not None
+    return -refinement
 
 
 def choose_thresholds(
@@ -140,6 +144,19 @@ def _can_tell(targets: Shaped[np.ndarray, "row ..."], times: int) -> bool:
     columns = targets.reshape(len(targets), -1)
     positives, judged = (columns > 0).sum(0), (~np.isnan(columns)).sum(0)
     return bool(np.minimum(positives, judged - positives).min() >= times * MIN_ROWS_A_SIDE)
+
+
+SCALES = np.geomspace(1 / 20, 20, 61)
+"""What logits are multiplied by in search of the best temperature."""
+
+
+def _sharpened(task: Task, probs: Float[Tensor, "row output"]) -> Iterator[Tensor]:
+    """The probabilities as they are, then at every scale of their logits."""
+    safe = probs.clamp(1e-7, 1 - 1e-7)
+    logits = safe.log() if task == "multiclass" else safe.logit()
+    yield probs
+    for scale in SCALES:
+        yield probabilities(task, logits * scale).double()
 
 
 def _log_loss(task: Task, probs: Tensor, targets: Tensor) -> float:

@@ -26,6 +26,10 @@ from pillion.train.run import TrainingRun
 from pillion.train.settings import ProbeConfig, TrainSettings, require_configs
 
 
+WORTH = 0.01
+"""Share by which a run of twice as many epochs lowers the loss, if one of more is to follow."""
+
+
 @dataclass(frozen=True)
 class Trained:
     """A configuration that was trained.
@@ -127,6 +131,10 @@ class _Learnt:
         """Whether its last epoch was its best, so that more may be better."""
         return self.learner.best_epoch == self.epochs
 
+    def beats(self, other: _Learnt | None, share: float = 0.0) -> bool:
+        """Whether its loss on validation rows is lower, by a share of the other's or more."""
+        return other is None or self.learner.best_score > (1 - share) * other.learner.best_score
+
 
 @dataclass(frozen=True)
 class _Runs:
@@ -153,11 +161,12 @@ class _Runs:
         epochs, wanted = settings.epochs, list(range(len(self.configs)))
         while wanted:
             tried = self._learnt(dict.fromkeys(wanted, 0), training, validation, epochs)
-            better = {at: one for at, one in tried.items() if _beats(one, found.get(at))}
-            found |= better
+            worth = [
+                at for at, one in tried.items() if one.is_short and one.beats(found.get(at), WORTH)
+            ]
+            found |= {at: one for at, one in tried.items() if one.beats(found.get(at))}
             epochs *= 2
-            goes_on = longest is not None and epochs <= longest
-            wanted = [at for at, one in better.items() if one.is_short] if goes_on else []
+            wanted = worth if longest is not None and epochs <= longest else []
         return [found[at] for at in range(len(self.configs))]
 
     def again(self, every: Examples, chosen: Sequence[_Learnt]) -> list[_Learnt]:
@@ -200,7 +209,3 @@ class _Runs:
         if self.folder is None or (is_first and name == "train"):
             return self.folder
         return self.folder / (name if is_first else f"{name}-{epochs}")
-
-
-def _beats(one: _Learnt, other: _Learnt | None) -> bool:
-    return other is None or one.learner.best_score > other.learner.best_score

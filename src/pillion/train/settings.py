@@ -44,7 +44,8 @@ class TrainSettings(_SentenceErrors):
     Attributes:
         epochs: passes over the training rows, at most.
         longest: a configuration whose last epoch is its best is trained anew for twice as many
-            epochs, up to this, and keeps whichever scores better; None: for `epochs` alone.
+            epochs, up to this and while it gains a hundredth, and keeps whichever scores better;
+            None: for `epochs` alone.
         batch_size: rows a step; None: 32, or 8 where there are few rows and so would be few steps.
         warmup: share of all steps in which the learning rate rises; a cosine to 0 follows.
         patience: epochs without a better validation score after which a configuration stops.
