@@ -85,12 +85,13 @@ def test_nested_values_have_their_path_and_long_lists_are_left_out() -> None:
     entry = {
         "at": {"fpr": 0.01, "deeper": {"x": 1}, "ends": [1, 2.5]},
         "interval": [0.123456, 0.5],
+        "bytes": [1234567, 20_000.4],
         "curve": [1, 2, 3, 4, 5],
         "names": ["a", "b"],
     }
     section = table_section(content([entry]))
-    assert section["columns"] == ["at.fpr", "at.ends", "interval"]
-    assert section["rows"] == [[0.01, "1 to 2.5", "0.1235 to 0.5"]]
+    assert section["columns"] == ["at.fpr", "at.ends", "interval", "bytes"]
+    assert section["rows"] == [[0.01, "1 to 2.5", "0.1235 to 0.5", "1,234,567 to 20,000"]]
 
 
 def test_rows_beyond_a_page_are_counted() -> None:

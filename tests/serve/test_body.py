@@ -85,7 +85,7 @@ def test_json_under_another_content_type_is_told_the_header_and_not_that_it_is_n
     """`curl -d` sends JSON as a form unless told otherwise; that body is a JSON object."""
     answer = client.post(CHAT, content=json.dumps(chat()), headers=header)
     said = answer.json()["error"]
-    assert answer.status_code == 415 and said["code"] == "invalid_content_type"
+    assert answer.status_code == 400 and said["code"] == "invalid_content_type"
     assert words in said["message"] and "'Content-Type: application/json'" in said["message"]
 
 

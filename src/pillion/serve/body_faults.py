@@ -84,7 +84,7 @@ def _no_object(content_type: str) -> Refused:
         return Refused(400, "The body is no JSON object; send a JSON object.", "invalid_value")
     header = f"as {content_type[:80]!r}" if content_type else "without a Content-Type"
     message = f"The body came {header}; send it with the header 'Content-Type: application/json'."
-    return Refused(415, message, "invalid_content_type")
+    return Refused(400, message, "invalid_content_type")
 
 
 def _sentence(param: str | None, fault: Mapping[str, Any]) -> str:
