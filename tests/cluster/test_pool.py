@@ -13,14 +13,7 @@ from pillion.cache import CacheSpec
 from pillion.cluster import Crew, Tally
 from pillion.cluster.extract import _cut
 from pillion.cluster.worker import Done, version
-from pillion.errors import (
-    DataError,
-    Interrupted,
-    MismatchError,
-    PillionError,
-    RunError,
-    of_kind,
-)
+from pillion.errors import DataError, Interrupted, MismatchError, PillionError, RunError, of_kind
 
 
 class Lost(Exception):
