@@ -51,7 +51,7 @@ def _flattened(entry: Mapping[str, Any], prefix: str = "") -> list[tuple[str, An
     return found
 
 
-def _shown(value: float) -> str:
+def _shown(value: float | int) -> str:
     """Four digits, and all of a whole or large number: none is written as a power of ten."""
     whole = isinstance(value, int) or abs(value) >= 10_000
     return f"{value:,.0f}" if whole else f"{value:.4g}"
