@@ -128,7 +128,7 @@ def _server(url: str, asked: JudgeOptions) -> Judge:
     from pydantic import ValidationError
 
     from pillion.labelling import ServerJudge
-    from pillion.policies import Judge as Server
+    from pillion.policies import JudgeServer as Server
 
     model, question, labels = asked.judge_model, asked.question, asked.named
     if model is None:

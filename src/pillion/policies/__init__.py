@@ -6,7 +6,7 @@ Knows probes by their cards; asks, sends and logs nothing. Every server follows 
 from pillion.policies.actions import JudgeReply, Policy, Route, TextPart
 from pillion.policies.decide import ALLOW, PolicyOutcome, decide, fails_closed, hold_back
 from pillion.policies.policy import (
-    Judge,
+    JudgeServer,
     Policies,
     Upstream,
     api_key,
@@ -16,8 +16,8 @@ from pillion.policies.policy import (
 
 __all__ = [
     "ALLOW",
-    "Judge",
     "JudgeReply",
+    "JudgeServer",
     "Policies",
     "Policy",
     "PolicyOutcome",
