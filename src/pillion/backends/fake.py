@@ -128,7 +128,7 @@ class FakeBackend(Backend):
         return hidden.float() @ self.embeddings.T
 
     def new_cache(self) -> object:
-        """An empty cache."""
+        """A cache of no row and no token yet; see `Backend.new_cache`."""
         return FakeCache()
 
     def fork(self, cache: object, num_rows: int) -> object:

@@ -416,7 +416,7 @@ class _LastLayer:
 
 
 # torch adds a hook in several steps: a pass that another thread runs meanwhile may call it without
-# its keyword arguments. Such a pass is no one's own.
+# its keyword arguments. Such a pass belongs to no watcher.
 
 
 def _starter(

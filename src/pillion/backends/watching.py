@@ -225,7 +225,7 @@ class _CacheFollower:
     """Tells the watcher when beam search moves the rows of a KV cache.
 
     The engine moves them between passes, where no hook sees it: the cache's own methods are wrapped
-    for as long as anyone watches it.
+    for as long as a watcher watches it.
     """
 
     def __init__(self, watcher: Watcher) -> None:

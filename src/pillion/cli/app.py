@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         _fail("Interrupted.", Interrupted.exit_code, debug)
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`): nobody is left to tell.
+        # The reader of our output has gone (`| head`), so no sentence can be shown.
         _drop_output()
         sys.exit(1)
     except Exception as error:

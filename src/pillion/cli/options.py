@@ -130,7 +130,7 @@ class EngineOptions:
         return [] if self.model == defaults.MODEL else ["--model", self.model]
 
     def load(self) -> LanguageModel:
-        """The language model."""
+        """The language model, loaded onto the device, ready to read probes."""
         from pillion.runtime import LanguageModel
 
         return LanguageModel.load(self.model, self.computed, self.device)

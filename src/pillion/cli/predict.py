@@ -196,7 +196,7 @@ def _say_foreign(texts: Texts, job: ScoreJob) -> None:
 
 
 def _check(backend: Backend, job: ScoreJob) -> None:
-    """Returns if the probes say what they said at training; notes on those who cannot tell."""
+    """Returns if the probes say what they said at training; notes which ones have no canaries."""
     from pillion.runtime import LanguageModel, check_canaries
 
     for found in check_canaries(LanguageModel(backend), job.artefacts, job.allow_mismatch):

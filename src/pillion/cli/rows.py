@@ -48,7 +48,7 @@ LabelColumns = Annotated[
     typer.Option(
         "--label-columns",
         metavar="A,B,C",
-        help="Columns of zeros and ones instead, one a label; an empty cell: nobody judged.",
+        help="Columns of zeros and ones instead, one a label; an empty cell: not judged.",
     ),
 ]
 SoftColumn = Annotated[

@@ -43,7 +43,7 @@ class RiderOptions:
         return Policies() if self.policy is None else read_policies(self.policy)
 
     def artefacts(self) -> list[Artefact]:
-        """The probes, loaded."""
+        """The probes of `--probe`, loaded from their folders; none where it is not given."""
         return [_probe(one) for one in self.probe or []]
 
 
@@ -80,7 +80,7 @@ class AccessOptions:
     ] = None
 
     def keys(self) -> Keys:
-        """Who may ask."""
+        """Keys of the file and the environment; empty where there are none."""
         from pillion.serve import load_keys
 
         return load_keys(self.api_key_file, os.environ)
@@ -156,7 +156,7 @@ class ConductOptions:
         str,
         typer.Option(
             metavar="off|key|all",
-            help="Whose cached prefixes a prompt may begin with: nobody's, the same key's, all.",
+            help="Whose cached prefixes a prompt may reuse: none, the same key's, all.",
         ),
     ] = defaults.SHARE_PREFIXES
     check: Annotated[

@@ -42,7 +42,7 @@ class Operating:
             without the label, between the two the probe abstains. Goes with `target_fpr`.
         cost_fp: of labelling a row wrongly. Goes with `cost_fn`.
         cost_fn: of missing a label.
-        cost_escalation: of handing a row to whoever decides in the probe's place.
+        cost_escalation: of handing a row on to what decides in the probe's place.
         abstain_share: share of the rows that is handed on, those nearest to their threshold.
         abstain_band: probabilities in which the probe abstains, for all labels.
 

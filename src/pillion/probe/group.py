@@ -158,7 +158,7 @@ class Group:
         """Those of several layers that this group reads, and their values; None if it reads none.
 
         Args:
-            layers: neighbours among those that are read by anyone, ascending.
+            layers: neighbours among those that some group reads, ascending.
             every: their states.
         """
         own = tuple(layer for layer in layers if layer in self.layers)
