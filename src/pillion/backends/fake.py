@@ -159,7 +159,8 @@ class FakeBackend(Backend):
                     token_ids, seen, past, self._highest(cache is None or watched_only, logits)
                 )
                 for one in self._passes.watched:
-                    one.end(cache, self._passes)
+                    if one.passing:
+                        one.end(cache, self._passes)
             finally:
                 for one in self._passes.watched:
                     one.fail()

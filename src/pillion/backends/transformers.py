@@ -325,7 +325,7 @@ class TransformersBackend(Backend):
         finally:
             handle.remove()
         for one in mine:
-            one.finish(None)
+            one.end(None, self._passes)
 
     @cached_property
     def _loops(self) -> bool:

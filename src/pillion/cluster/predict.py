@@ -21,7 +21,7 @@ from pillion.core.lines import failed_line, json_line
 from pillion.data import Slice, SlicePlan
 from pillion.errors import Interrupted
 from pillion.extract import Progress, silent
-from pillion.runtime import sift_rows
+from pillion.runtime import LanguageModel, sift_rows
 from pillion.scoring import ScoreJob, blocks, keep
 
 
@@ -77,13 +77,16 @@ class ReadAndScore:
         texts, failed = piece.read()
         rows, unfit = sift_rows(backend, texts, self.template, self.on_too_long, self.scopes)
         reasons = {one.row: one.reason for one in (*failed, *unfit)}
-        lines = [""] * len(rows)
+        lines, model, job = [""] * len(rows), LanguageModel(backend), self.job
         for row, reason in reasons.items():
             lines[row - 1] = json_line(failed_line(reason))
         for block in blocks([len(rows)]):
             filled = [row for row in block if len(rows[row])]
-            found = self.job.lines(backend, [rows[row] for row in filled]) if filled else ()
-            for row, line in zip(filled, found, strict=True):
+            if not filled:
+                continue
+            some = [rows[row] for row in filled]
+            verdicts = model.score_rows(some, job.artefacts, allow_mismatch=job.allow_mismatch)
+            for row, line in zip(filled, job.lines(verdicts), strict=True):
                 lines[row] = line
         tokens = sum(map(len, rows))
         head = json.dumps({"tokens": tokens, "failed": sorted(reasons.items())})

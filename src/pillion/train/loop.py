@@ -125,23 +125,19 @@ def train(
     folder = Path(checkpoint) if checkpoint is not None else None
     place = torch.device(device)
 
-    def learnt(
-        training: Examples, held: Examples | None, epochs: Sequence[int], folder: Path | None
-    ) -> list[Learner]:
+    def begin(
+        training: Examples, held: Examples | None, epochs: Sequence[int] = ()
+    ) -> _TrainingRun:
         learners = [Learner.start(c, shape, place) for c in configs]
-        run = _TrainingRun(training, held, task, num_labels, settings, learners, place, epochs)
-        run.finish(progress, folder)
-        for learner in learners:
-            learner.average.load_state_dict(learner.best)
-        return learners
+        return _TrainingRun(training, held, task, num_labels, settings, learners, place, epochs)
 
     # What is dropped is drawn anew each step; the caller's random state is left as it was.
     with torch.random.fork_rng(devices=[]):
         try:
-            chosen = last = learnt(training, validation, (), folder)
+            chosen = last = begin(training, validation).finish(progress, folder)
             if settings.refit and validation is not training:
                 every, epochs = together(training, validation), [one.best_epoch for one in chosen]
-                last = learnt(every, None, epochs, folder and folder / "refit")
+                last = begin(every, None, epochs).finish(progress, folder and folder / "refit")
         except KeyboardInterrupt as error:
             kept = "the same command resumes it" if checkpoint is not None else "nothing was kept"
             raise Interrupted(f"Training was interrupted; {kept}.") from error
@@ -205,8 +201,8 @@ class _TrainingRun:
         self.depths = counts_of(settings.depths, training.source.layers)
         self.steps_an_epoch = -(-len(training.targets) // self.batch_size)
 
-    def finish(self, progress: Progress, folder: Path | None) -> None:
-        """All epochs that are still to do."""
+    def finish(self, progress: Progress, folder: Path | None) -> list[Learner]:
+        """The learners, with their best weights, after all epochs that are still to do."""
         identity = self._identity()
         epoch = load_checkpoint(folder, identity, self.learners) if folder else 0
         while epoch < self.settings.epochs and (learners := self._active()):
@@ -215,6 +211,9 @@ class _TrainingRun:
             epoch += 1
             if folder:
                 save_checkpoint(folder, identity, epoch, self.learners)
+        for learner in self.learners:
+            learner.average.load_state_dict(learner.best)
+        return self.learners
 
     def _active(self) -> list[Learner]:
         if self.validation is None:
