@@ -40,7 +40,7 @@ class JudgeOptions:
             "probe or classifier has.",
         ),
     ] = None
-    judge_model: Annotated[str | None, typer.Option(help="As the server calls its model.")] = None
+    judge_model: Annotated[str | None, typer.Option(help="Name of the model at the server.")] = None
     question: Annotated[
         str | None,
         typer.Option(
@@ -51,7 +51,7 @@ class JudgeOptions:
         str | None, typer.Option(help="Environment variable that holds the server's key.")
     ] = None
     parallel: Annotated[
-        int, typer.Option(min=1, help="Requests to the server that are under way at once.")
+        int, typer.Option(min=1, help="Requests that the server works on at once.")
     ] = defaults.PARALLEL
 
     @property

@@ -36,7 +36,7 @@ Model = Annotated[
 ]
 Dtype = Annotated[
     Literal["auto", "bfloat16", "float16", "float32"],
-    typer.Option(help="Of the model's weights; auto is the one they are stored in."),
+    typer.Option(help="Data type of the model's weights; auto: as they are stored."),
 ]
 Exact = Annotated[
     bool,

@@ -30,7 +30,9 @@ class RiderOptions:
     ] = None
     policy: Annotated[
         Path | None,
-        typer.Option(help="What follows from verdicts: a YAML or TOML file (docs/serve.md)."),
+        typer.Option(
+            help="File of policies, YAML or TOML: what follows from verdicts (docs/serve.md)."
+        ),
     ] = None
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only log what the policies would do.")
@@ -54,13 +56,13 @@ class AccessOptions:
     host: Annotated[str, typer.Option(help="Address to listen at.")] = defaults.HOST
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = defaults.PORT
     engine: Annotated[
-        str, typer.Option(metavar="NAME", help="What runs the model: transformers or vllm.")
+        str, typer.Option(metavar="NAME", help="Engine that runs the model: transformers or vllm.")
     ] = defaults.ENGINE
     name: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="What clients call the model; default: as --model. May be repeated.",
+            help="Name of the model for clients; default: as --model. May be repeated.",
         ),
     ] = None
     api_key_file: Annotated[
