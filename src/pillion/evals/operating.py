@@ -82,8 +82,8 @@ class Operating:
             raise ConfigError("abstain and target-fnr both choose the band; give one of them.")
         if self.cost_escalation is not None and self.cost_fp is None and not self.band_rules:
             raise ConfigError(
-                "cost-escalation is the price of handing a text on, and nothing says when one "
-                "is; give cost-fp and cost-fn, or a band to abstain in."
+                "cost-escalation is the price of handing a text on, but no rule hands one on; "
+                "give cost-fp and cost-fn, or a band to abstain in."
             )
 
     @property
