@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 import torch
 
 from pillion.backends import Backend, load_backend
@@ -20,6 +22,14 @@ SHAPES = {
         "tie_word_embeddings": True,
     }
 }
+
+
+def model_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Reads the command line of a measurement: the model and the device that `engine` takes."""
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--device", default="auto")
+    return parser
 
 
 def engine(model: str, device: str) -> Backend:

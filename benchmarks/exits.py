@@ -27,14 +27,7 @@ from benchmarks.result_file import DATA, data_entry, write_result
 from pillion.cli.layers import AUTO, parse_layers
 from pillion.data import LabelSpace, Rows, read_rows
 from pillion.errors import DataError
-from pillion.evals import (
-    CalibrationSettings,
-    ExitWish,
-    Labelled,
-    Operating,
-    calibrate,
-    choose_exit,
-)
+from pillion.evals import CalibrationSettings, ExitWish, Labelled, Operating, calibrate, choose_exit
 from pillion.evals.calibrate import apply
 from pillion.evals.exit_rows import decisions_of, simulate
 from pillion.evals.exits import upper_bound

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.engines import engine as model_of
+from benchmarks.engines import model_parser
 from benchmarks.result_file import write_result
 from benchmarks.ride import probe
 from pillion.backends import Backend
@@ -30,9 +31,7 @@ PROMPT_TOKENS = 60
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="embedded")
-    parser.add_argument("--device", default="auto")
+    parser = model_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--streams", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=64)

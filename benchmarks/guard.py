@@ -18,20 +18,14 @@ from contextlib import AsyncExitStack, nullcontext
 from typing import Any
 
 from benchmarks.engines import engine as model_of
+from benchmarks.engines import model_parser
 from benchmarks.result_file import write_result
 from benchmarks.ride import RIDERS, probe
 from benchmarks.serving import Answering, Run, load, prompts
 from pillion.backends import Backend
 from pillion.backends.transformers import TransformersBackend
 from pillion.probe import Artefact
-from pillion.runtime import (
-    ContinuousEngine,
-    EngineStats,
-    Event,
-    PagedSettings,
-    Request,
-    TokenEvent,
-)
+from pillion.runtime import ContinuousEngine, EngineStats, Event, PagedSettings, Request, TokenEvent
 from pillion.runtime.chunked_passes import ChunkedPasses
 from pillion.runtime.classifier import RowClassifier
 
@@ -138,9 +132,7 @@ def memory(served: Backend, second: Backend, added: int) -> list[dict[str, Any]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="embedded")
-    parser.add_argument("--device", default="auto")
+    parser = model_parser(__doc__)
     parser.add_argument("--tokens", type=int, nargs="+", default=[1, 16, 64, 256])
     parser.add_argument("--in-flight", type=int, default=8)
     parser.add_argument("--requests", type=int, default=8)

@@ -8,12 +8,11 @@ CPU and its peak counter on CUDA: unlike the process's size, that does not depen
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 
 import torch
 
-from benchmarks.engines import engine
+from benchmarks.engines import engine, model_parser
 from benchmarks.result_file import write_result
 from benchmarks.ride import RIDERS, probe, riding
 
@@ -41,9 +40,7 @@ def peak_bytes(run: Callable[[], object]) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="embedded")
-    parser.add_argument("--device", default="auto")
+    parser = model_parser(__doc__)
     parser.add_argument("--tokens", type=int, default=4096)
     options = parser.parse_args()
     backend = engine(options.model, options.device)

@@ -26,14 +26,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from benchmarks.mutation.changes import (
-    Change,
-    changes_of,
-    function_at,
-    has_effect,
-    mutated,
-    told,
-)
+from benchmarks.mutation.changes import Change, changes_of, function_at, has_effect, mutated, told
 from benchmarks.mutation.runs import Notes, baseline, outcome
 
 ROOT = Path(__file__).parents[1]

@@ -22,11 +22,7 @@ from benchmarks.needle_texts import NeedleSettings, needle_rows
 from benchmarks.result_file import write_result
 from pillion.backends import Backend, load_backend
 from pillion.data import LabelSpace, Rows
-from pillion.extract import (
-    LiveSource,
-    encode_rows,
-    kept_states,
-)
+from pillion.extract import LiveSource, encode_rows, kept_states
 from pillion.metrics import evaluate, interval
 from pillion.train import Examples, ProbeConfig, Trained, TrainSettings, evaluate_networks, train
 

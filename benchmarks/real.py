@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--locked", action="store_true", help="read test rows and other sources")
     options = parser.parse_args()
     settings = RealSettings(
+        scope="all",
         curve_seeds=options.curves,
         sample=options.sample,
         needles=options.needles,

@@ -9,7 +9,6 @@ turn of the same length, for probes that read some turns only.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import statistics
 import time
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.engines import engine
+from benchmarks.engines import engine, model_parser
 from benchmarks.result_file import kind_of, write_result
 from pillion.backends import Backend
 from pillion.core import Scope, Segment, Tokens
@@ -151,9 +150,7 @@ def prompt(length: int, seed: int) -> Tokens:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="embedded")
-    parser.add_argument("--device", default="auto")
+    parser = model_parser(__doc__)
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--prompts", type=int, nargs="+", default=[256])

@@ -23,20 +23,14 @@ import numpy as np
 import torch
 
 from benchmarks.engines import engine as model_of
+from benchmarks.engines import model_parser
 from benchmarks.result_file import kind_of, write_result
 from benchmarks.ride import RIDERS, probe
 from pillion.backends import Backend
 from pillion.core import Segment, Tokens
 from pillion.metrics import interval
 from pillion.probe import Artefact
-from pillion.runtime import (
-    ContinuousEngine,
-    EngineStats,
-    Event,
-    PagedSettings,
-    Request,
-    TokenEvent,
-)
+from pillion.runtime import ContinuousEngine, EngineStats, Event, PagedSettings, Request, TokenEvent
 
 PREFIX_TOKENS = (60, 100, 150, 220)
 """Lengths of the shared beginnings."""
@@ -252,9 +246,7 @@ async def classified(backend: Backend, options: argparse.Namespace) -> dict[str,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="embedded")
-    parser.add_argument("--device", default="auto")
+    parser = model_parser(__doc__)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--requests", type=int, default=40)
     parser.add_argument("--in-flight", type=int, default=32)

@@ -11,7 +11,6 @@ depend on them.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.engines import engine
+from benchmarks.engines import engine, model_parser
 from benchmarks.plain_fold import PlainSide
 from benchmarks.result_file import write_result
 from benchmarks.ride import CLOCKS, compared, now, probe, prompt
@@ -198,9 +197,7 @@ def sizes(contest: Contest, scope: Scope) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="embedded")
-    parser.add_argument("--device", default="auto")
+    parser = model_parser(__doc__)
     parser.add_argument("--pairs", type=int, default=12)
     parser.add_argument("--steps", type=int, default=32, help="Tokens of each run of answers.")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 32])

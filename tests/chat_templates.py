@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pillion.backends.transformers import TransformersBackend
+from tiny_models import tiny_model
+
 TEMPLATES: dict[str, str] = {
     "chatml": (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -140,6 +143,11 @@ CONTROL: dict[str, tuple[str, ...]] = {
 """The tokens of each template that are no text; `merging` writes its brackets as letters."""
 
 VOCAB = 256 + max(map(len, CONTROL.values()))
+
+
+def chat_backend(name: str = "chatml") -> TransformersBackend:
+    """A tiny model, the same each time, with the tokenizer of a template."""
+    return TransformersBackend(tiny_model(vocab=VOCAB), chat_tokenizer(name), "tiny")
 
 
 def chat_tokenizer(name: str) -> Any:

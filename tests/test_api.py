@@ -156,7 +156,7 @@ def test_ctrl_c_keeps_nothing_and_says_so(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pillion.train.loop.save_checkpoint", interrupt)
+    monkeypatch.setattr("pillion.train.run.save_checkpoint", interrupt)
     probe = pillion.Probe(model=model)
     with pytest.raises(Interrupted, match="nothing was kept"):
         probe.fit(TEXTS, LABELS)

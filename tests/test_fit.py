@@ -65,16 +65,6 @@ def test_the_card_tells_the_whole_story(model: LanguageModel, tmp_path: Path) ->
     assert card.metrics["accuracy"] is not None
 
 
-def test_a_threshold_is_chosen_only_on_enough_validation_rows(
-    model: LanguageModel, tmp_path: Path
-) -> None:
-    settings = FitSettings(train=TrainSettings(epochs=1))
-    (few,), _ = fit_rows(model, tmp_path / "few", rows(), rows(98, start=500), settings)
-    (enough,), _ = fit_rows(model, tmp_path / "enough", rows(), rows(100, start=500), settings)
-    assert few.artefact.card.thresholds is None
-    assert len(enough.artefact.card.thresholds or ()) == 1
-
-
 def test_without_validation_rows_a_stratified_share_is_held_back(
     model: LanguageModel, tmp_path: Path
 ) -> None:
@@ -200,11 +190,12 @@ def test_validation_rows_are_read_alone_and_in_context(
         assert len(reader.spec.lengths) == 16
 
 
-def test_rows_read_twice_do_not_count_twice_for_a_threshold(
-    model: LanguageModel, tmp_path: Path
+@pytest.mark.parametrize("contexts", [None, BEFORE], ids=["read once", "read twice"])
+def test_a_threshold_is_chosen_only_on_enough_validation_rows(
+    model: LanguageModel, tmp_path: Path, contexts: Contexts | None
 ) -> None:
     """25 rows with a label, each alone and in a context, looked like the 50 that one needs."""
-    settings = FitSettings(contexts=BEFORE, train=TrainSettings(epochs=1))
+    settings = FitSettings(contexts=contexts, train=TrainSettings(epochs=1))
     (few,), _ = fit_rows(model, tmp_path / "few", rows(), rows(98, start=500), settings)
     (enough,), _ = fit_rows(model, tmp_path / "enough", rows(), rows(100, start=500), settings)
     assert few.artefact.card.thresholds is None

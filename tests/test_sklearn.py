@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,8 @@ from pillion.backends.fake import FakeBackend
 from pillion.errors import ConfigError
 from pillion.probe import AGGREGATORS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEXTS = ["the dog barks", "dogs and dogs", "my dog ran", "a good dog"] * 5 + [
     "rain falls",
     "it rains a lot",
@@ -25,15 +26,6 @@ TEXTS = ["the dog barks", "dogs and dogs", "my dog ran", "a good dog"] * 5 + [
     "much rain",
 ] * 5
 LABELS = ["dog"] * 20 + ["weather"] * 20
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tensors here are so small that a second thread costs more than it gives."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @parametrize_with_checks([ProbeClassifier()])

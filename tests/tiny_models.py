@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pillion.backends import Backend
+from pillion.backends.transformers import TransformersBackend
 from pillion.core import ModelIdentity, Verdict
 from pillion.probe import AGGREGATORS, Artefact
 from pillion.probe.untrained import untrained
@@ -100,6 +101,11 @@ def tiny_model(kind: str = "llama", seed: int = 0, vocab: int = VOCAB) -> Any:
     return model.eval().to(DEVICE)
 
 
+def tiny_backend(kind: str = "llama") -> TransformersBackend:
+    """A tiny model, the same each time, with a tokenizer."""
+    return TransformersBackend(tiny_model(kind), tiny_tokenizer(), "tiny")
+
+
 def random_ids(num_tokens: int, seed: int = 0) -> list[int]:
     noise = torch.Generator().manual_seed(seed)
     return torch.randint(VOCAB, (num_tokens,), generator=noise).tolist()
@@ -184,6 +190,11 @@ def probs_of(verdict: Verdict, artefact: Artefact) -> Tensor:
     labels = artefact.card.labels
     named = labels[1:] if artefact.card.task == "binary" else labels
     return torch.tensor([verdict.probs[label] for label in named])
+
+
+def off_by(verdict: Verdict, artefact: Artefact, states: Tensor) -> float:
+    """The largest error of a verdict's numbers; see `offline`."""
+    return (probs_of(verdict, artefact) - offline(artefact, states)).abs().max().item()
 
 
 def distance(got: Tensor, wanted: Tensor) -> float:

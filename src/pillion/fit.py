@@ -261,7 +261,7 @@ def _trained(
 ) -> tuple[list[Trained], dict[str, Any], TrainSettings]:
     """The probes, what the card says of their choice, and the settings for so many rows."""
     device = reader.model.backend.device
-    settled = settings.for_few(len(training.targets), len(held_out.targets))
+    settled = settings.for_rows(len(training.targets), len(held_out.targets))
     task, num_labels, checkpoint = space.task, len(space.names), reader.work / "checkpoint"
     if configs[0].probe == AUTO:
         _check_auto(training)
@@ -651,5 +651,6 @@ def _steps(trained: Trained) -> dict[str, JsonValue]:
     return {
         "learning_rate": config.rate,
         "weight_decay": config.weight_decay,
+        "epochs": trained.epochs,
         "best_epoch": trained.best_epoch,
     }

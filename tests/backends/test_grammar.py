@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from chat_templates import VOCAB, chat_tokenizer
+from chat_templates import VOCAB, chat_backend, chat_tokenizer
 from pillion.backends import Backend
 from pillion.backends.fake import END, FakeBackend
 from pillion.backends.grammar import KEPT, json_rule
@@ -123,7 +123,7 @@ def test_without_the_library_the_sentence_says_how_to_get_it(
 
 
 def test_a_model_without_an_end_is_refused() -> None:
-    backend = TransformersBackend(tiny_model(vocab=VOCAB), chat_tokenizer("chatml"), "tiny")
+    backend = chat_backend()
     with pytest.raises(ConfigError, match="no end token"):
         backend.matcher(FORM)
 

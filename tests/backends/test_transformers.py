@@ -16,15 +16,7 @@ from pillion.backends.identity import find_blocks
 from pillion.backends.steps import step_of
 from pillion.backends.transformers import TransformersBackend
 from pillion.errors import ConfigError, StateError
-from tiny_models import (
-    CONFIGS,
-    DIM,
-    Recorder,
-    hooks_of,
-    random_ids,
-    tiny_model,
-    tiny_tokenizer,
-)
+from tiny_models import CONFIGS, DIM, Recorder, hooks_of, random_ids, tiny_model, tiny_tokenizer
 
 each_config = pytest.mark.parametrize("kind", CONFIGS)
 
@@ -55,6 +47,12 @@ def watched_call(**keywords: Any) -> Watching:
     with backend.watch(watcher, [0]), torch.no_grad():
         backend.model(**keywords)
     return watcher
+
+
+def sequences_of(**keywords: Any) -> list[int] | None:
+    """Which sequence a watcher is told that each of six tokens belongs to; None for one alone."""
+    (step,) = watched_call(input_ids=torch.tensor([random_ids(6)]), **keywords).steps
+    return None if step.sequences is None else step.sequences.tolist()
 
 
 # --- who a model is
@@ -227,15 +225,9 @@ def test_a_mask_that_does_not_cover_the_cache_is_refused() -> None:
 def test_a_packed_batch_says_which_sequence_each_position_belongs_to(
     bounds: dict[str, torch.Tensor],
 ) -> None:
-    (step,) = watched_call(
-        input_ids=torch.tensor([random_ids(6)]),
-        position_ids=torch.tensor([[0, 1, 2, 0, 0, 1]]),
-        use_cache=False,
-        **bounds,
-    ).steps
-
-    assert step.sequences is not None
-    assert step.sequences.tolist() == [0, 0, 0, 1, 2, 2]
+    places = torch.tensor([[0, 1, 2, 0, 0, 1]])
+    found = sequences_of(position_ids=places, use_cache=False, **bounds)
+    assert found == [0, 0, 0, 1, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -248,9 +240,7 @@ def test_a_packed_batch_says_which_sequence_each_position_belongs_to(
     ids=["from 0", "from 3", "with a mask"],
 )
 def test_one_sequence_is_not_taken_for_a_packed_batch(keywords: dict[str, Any]) -> None:
-    (step,) = watched_call(input_ids=torch.tensor([random_ids(6)]), **keywords).steps
-
-    assert step.sequences is None
+    assert sequences_of(**keywords) is None
 
 
 def blocks(*lengths: int, future: bool = False) -> torch.Tensor:
@@ -261,14 +251,8 @@ def blocks(*lengths: int, future: bool = False) -> torch.Tensor:
 
 def test_a_mask_of_four_dimensions_may_keep_packed_sequences_apart() -> None:
     """Two packed sequences were read as one: a single verdict for both."""
-    (step,) = watched_call(
-        input_ids=torch.tensor([random_ids(6)]),
-        attention_mask=torch.zeros(1, 1, 6, 6).masked_fill(~blocks(3, 1, 2), -1e9),
-        use_cache=False,
-    ).steps
-
-    assert step.sequences is not None
-    assert step.sequences.tolist() == [0, 0, 0, 1, 2, 2]
+    mask = torch.zeros(1, 1, 6, 6).masked_fill(~blocks(3, 1, 2), -1e9)
+    assert sequences_of(attention_mask=mask, use_cache=False) == [0, 0, 0, 1, 2, 2]
 
 
 @pytest.mark.parametrize(

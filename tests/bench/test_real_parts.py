@@ -20,13 +20,7 @@ from pillion.runtime import encode_rows
 from pillion_bench.baselines.closed_form import ClosedForm, DifferenceOfMeans, Lda, Ridge
 from pillion_bench.problem import Part, Problem, columns
 from pillion_bench.real.duplicates import conflicts, find_duplicates, within
-from pillion_bench.real.sets import (
-    balanced_rows,
-    long_sets,
-    nested_rows,
-    other_set,
-    perturbed_sets,
-)
+from pillion_bench.real.sets import balanced_rows, long_sets, nested_rows, other_set, perturbed_sets
 from pillion_bench.real.texts import long_texts
 from pillion_bench.states import States
 from pillion_bench.suite import DataSpec

@@ -19,9 +19,9 @@ PROGRAM = """
 import signal, sys, time
 from pillion.cli import main
 from pillion.cli.progress import Bar
-from pillion.train import loop
+from pillion.train import run as training_run
 
-save = loop.save_checkpoint
+save = training_run.save_checkpoint
 
 def save_and_wait(folder, run, epoch, learners):
     save(folder, run, epoch, learners)
@@ -29,7 +29,7 @@ def save_and_wait(folder, run, epoch, learners):
         print("waiting", flush=True)
         time.sleep(600)
 
-loop.save_checkpoint = save_and_wait
+training_run.save_checkpoint = save_and_wait
 # A shell that runs the tests in the background has its children ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 main(sys.argv[1:])

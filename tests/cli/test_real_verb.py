@@ -79,6 +79,23 @@ def talk(row: dict[str, Any], number: int) -> dict[str, Any]:
     return {"messages": [asked, answer], "label": row["label"]}
 
 
+@pytest.mark.parametrize(
+    ("answered", "template", "scope"),
+    [(False, "raw", "all"), (False, "chat", "last-user"), (True, "chat", "response")],
+)
+def test_a_study_reads_what_training_reads_by_default(
+    run: Run, tmp_path: Path, answered: bool, template: str, scope: str
+) -> None:
+    made = [talk(row, n) if answered else row for n, row in enumerate(rows(60))]
+    train = write_rows(tmp_path / "train.jsonl", made[:40])
+    test, out = write_rows(tmp_path / "test.jsonl", made[40:]), tmp_path / "real.json"
+    few = ["--needles", 0, "--curves", 0, "--baseline", "length", "--sample", 0]
+    words = ["--train", train, "--test", test, "--out", out, *few]
+    ran = run("bench", "real", *words, "--model", "fake", "--template", template)
+    assert ran.code == 0, ran.err
+    assert json.loads(out.read_text())["settings"]["scope"] == scope
+
+
 def test_conversations_are_studied_by_the_turns_of_a_scope(run: Run, tmp_path: Path) -> None:
     made = [talk(row, n) for n, row in enumerate(rows(110))]
     train = write_rows(tmp_path / "train.jsonl", made[:80])

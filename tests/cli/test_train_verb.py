@@ -129,8 +129,9 @@ def test_the_help_names_every_probe(run: Run) -> None:
 def test_the_help_tells_the_defaults(run: Run) -> None:
     shown = " ".join(run("train", "--help").out.split())
     settings = TrainSettings()
-    assert [settings.for_few(rows, 200).epochs for rows in (799, 800)] == [5, 4]
-    assert "1 to 1,000; default: 4, more below 800 rows." in shown
+    assert [settings.for_rows(rows, 200).epochs for rows in (799, 800)] == [5, 4]
+    assert "1 to 1,000; default: 4, more below 800 rows, and twice as many" in shown
+    assert f"up to {settings.for_rows(800, 200).longest}." in shown
     few, many = settings.rows_a_step(FEW_ROWS - 1), settings.rows_a_step(FEW_ROWS)
     assert f"default: {many}, or {few} below {FEW_ROWS:,} rows." in shown
     few, many = (FitSettings().held_share(num_rows) for num_rows in (FEW_ROWS - 1, FEW_ROWS))

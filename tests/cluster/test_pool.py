@@ -13,14 +13,7 @@ from pillion.cache import CacheSpec
 from pillion.cluster import Tally, WorkerPool
 from pillion.cluster.extract import _cut
 from pillion.cluster.worker import FinishedUnit, version
-from pillion.errors import (
-    DataError,
-    Interrupted,
-    MismatchError,
-    PillionError,
-    RunError,
-    of_kind,
-)
+from pillion.errors import DataError, Interrupted, MismatchError, PillionError, RunError, of_kind
 
 
 class Lost(Exception):

@@ -91,15 +91,17 @@ def test_without_a_wish_for_thresholds_decisions_stay_as_they_are(
         assert now == before
 
 
+def decisions(probe: Artefact) -> torch.Tensor:
+    """Of which rows that no calibration saw it says yes."""
+    _, _, logits = rows("binary", seed=1)
+    return probe.probabilities(logits)[:, 0] >= (probe.card.thresholds or (0.5,))[0]
+
+
 def test_decisions_stay_through_a_second_calibration_too() -> None:
     once, _ = revised("binary", CalibrationSettings("platt"), thresholds=(0.2,))
     probs, targets, _ = rows("binary", seed=2)
     twice, found = calibrate(once, probs, targets, CalibrationSettings("temperature"), DATA)
-    _, _, logits = rows("binary", seed=1)
-    chosen = [
-        one.probabilities(logits)[:, 0] >= (one.card.thresholds or (0.5,))[0]
-        for one in (made_artefact("binary", thresholds=(0.2,)), once, twice)
-    ]
+    chosen = [decisions(one) for one in (made_artefact("binary", thresholds=(0.2,)), once, twice)]
     assert torch.equal(chosen[0], chosen[1]) and torch.equal(chosen[0], chosen[2])
     # What the second calls `before` is what the first had made of the probe.
     now = once.probabilities(torch.from_numpy(to_logits(probs))).double().numpy()
@@ -110,11 +112,7 @@ def test_a_threshold_on_an_isotonic_line_is_found_again() -> None:
     once, _ = revised("binary", CalibrationSettings("isotonic"), thresholds=(0.2,))
     probs, targets, _ = rows("binary", seed=2)
     twice, _ = calibrate(once, probs, targets, CalibrationSettings("platt"), DATA)
-    _, _, logits = rows("binary", seed=1)
-    chosen = [
-        one.probabilities(logits)[:, 0] >= (one.card.thresholds or (0.5,))[0]
-        for one in (once, twice)
-    ]
+    chosen = [decisions(one) for one in (once, twice)]
     # All of a flat piece is on one side of a threshold, so a few rows may change.
     assert 0.2 < chosen[0].float().mean() < 0.5
     assert (chosen[0] != chosen[1]).float().mean() < 0.05

@@ -12,13 +12,7 @@ import torch
 from made_probes import LABELS, MODEL
 from pillion.errors import ConfigError, DataError
 from pillion.evals import CalibrationSettings, ExitWish, calibrate, check_exit, choose_exit
-from pillion.evals.bands import (
-    DepthRows,
-    choose_bands,
-    cuts_as_bands,
-    likely_to_differ,
-    sides_of,
-)
+from pillion.evals.bands import DepthRows, choose_bands, cuts_as_bands, likely_to_differ, sides_of
 from pillion.evals.exit_rows import decisions_of, simulate
 from pillion.evals.exits import upper_bound
 from pillion.probe import Artefact

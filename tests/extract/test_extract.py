@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pillion.backends import Backend
 from pillion.backends.fake import FakeBackend
 from pillion.backends.transformers import TransformersBackend
 from pillion.cache import CacheReader, CacheSpec
@@ -52,6 +53,19 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fill, "cache_spec", small)
 
 
+def passes_of(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Rows and tokens of every pass that the backend runs from now on."""
+    run: list[tuple[int, ...]] = []
+    forward = backend.forward
+
+    def counted(ids: Tensor, *rest: Any, **keywords: Any) -> Tensor | None:
+        run.append(tuple(ids.shape))
+        return forward(ids, *rest, **keywords)
+
+    monkeypatch.setattr(backend, "forward", counted)
+    return run
+
+
 def alone(row: list[int], layer: int) -> Tensor:
     """The reference: this row by itself, seen by a watcher of its own."""
     backend, seen = FakeBackend(), {}
@@ -87,16 +101,12 @@ def test_a_beginning_that_rows_share_is_run_once_and_changes_no_state(
     opening = random_ids(20)
     rows = [[*opening, *random_ids(tokens, seed=tokens)] for tokens in (1, 9, 4)]
     layers = range((top or backend.identity.num_layers) + 1)
-    run: list[int] = []
-    forward = backend.forward
-
-    def counted(ids: Tensor, *rest: Any, **keywords: Any) -> Tensor | None:
-        run.append(ids.numel())
-        return forward(ids, *rest, **keywords)
-
-    monkeypatch.setattr(backend, "forward", counted)
+    run = passes_of(backend, monkeypatch)
     with extract(backend, rows, layers, tmp_path / "cache", "key") as cache:
-        assert run[1:] == [20, 3 * 9]  # the first is the sample by which makers know each other
+        assert run[1:] == [
+            (1, 20),
+            (3, 9),
+        ]  # first a sample, to know makers by
         for row_id, row in enumerate(rows):
             assert distance(cache.read(row_id), full_states(backend, row)[layers]) < 1e-5
 
@@ -118,14 +128,7 @@ def test_rows_behind_one_system_prompt_run_together_wherever_they_stand(
     backend = FakeBackend()
     two = [[*random_ids(60, seed=seed)] for seed in (1, 2)]
     rows = [[*two[n % 2], *random_ids(3 + n, seed=9 + n)] for n in range(8)]
-    run: list[tuple[int, ...]] = []
-    forward = backend.forward
-
-    def counted(ids: Tensor, *rest: Any, **keywords: Any) -> Tensor | None:
-        run.append(tuple(ids.shape))
-        return forward(ids, *rest, **keywords)
-
-    monkeypatch.setattr(backend, "forward", counted)
+    run = passes_of(backend, monkeypatch)
     with extract(backend, rows, LAYERS, tmp_path / "cache", "key") as cache:
         assert sorted(run[1:]) == [(1, 60), (1, 60), (4, 9), (4, 10)]
         for row_id, row in enumerate(rows):
@@ -139,16 +142,9 @@ def test_a_model_whose_caches_cannot_be_copied_runs_every_row_whole(
     backend = FakeBackend()
     monkeypatch.setattr(backend, "fork", lambda *_: None)
     rows = [[*random_ids(400), n] for n in range(12)]
-    run: list[int] = []
-    forward = backend.forward
-
-    def counted(ids: Tensor, *rest: Any, **keywords: Any) -> Tensor | None:
-        run.append(ids.numel())
-        return forward(ids, *rest, **keywords)
-
-    monkeypatch.setattr(backend, "forward", counted)
+    run = passes_of(backend, monkeypatch)
     with extract(backend, rows, LAYERS, tmp_path / "cache", "key") as cache:
-        assert max(run) <= 2048
+        assert max(rows * tokens for rows, tokens in run) <= 2048
         assert distance(cache.read(11), full_states(backend, rows[11])[list(LAYERS)]) < 1e-5
 
 

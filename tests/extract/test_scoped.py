@@ -10,15 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from chat_templates import VOCAB, chat_tokenizer
+from chat_templates import chat_backend
 from pillion.backends import Backend
 from pillion.backends.fake import FakeBackend
-from pillion.backends.transformers import TransformersBackend
 from pillion.cache import read_spec
 from pillion.core import Scope, Segment, Tokens, as_conversation
 from pillion.extract import LiveSource, kept_states, pooled_states
 from pillion.extract.scoped import kept_places
-from tiny_models import distance, full_states, random_ids, tiny_model
+from tiny_models import distance, full_states, random_ids
 
 SYSTEM = {"role": "system", "content": "The same long beginning of every row."}
 TALKS = [
@@ -37,7 +36,7 @@ TALKS = [
 def backend(request: pytest.FixtureRequest) -> Backend:
     if request.param == "fake":
         return FakeBackend()
-    return TransformersBackend(tiny_model("llama", vocab=VOCAB), chat_tokenizer("chatml"), "tiny")
+    return chat_backend()
 
 
 @pytest.fixture

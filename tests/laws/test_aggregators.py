@@ -29,6 +29,8 @@ from pillion.probe.task import TASKS, loss, num_outputs, probabilities
 from pillion.probe.vote import Vote
 from tiny_models import SMALL
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LAYERS, DIM, TOKENS = 3, 6, 11
 LENGTHS = (11, 7, 1, 4)
 """Tokens of the batch's rows: full, cut, a single one."""
@@ -66,15 +68,6 @@ each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=_ids)
 each_name = pytest.mark.parametrize("name", AGGREGATORS)
 each_output = pytest.mark.parametrize("outputs", OUTPUTS)
 each_side = pytest.mark.parametrize("side", ["right", "left"])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tensors here are so small that a second thread costs more than it gives."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # --- material

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from chat_templates import VOCAB, chat_tokenizer
+from chat_templates import chat_backend
 from pillion.backends.transformers import TransformersBackend
 from pillion.core import Segment, Tokens, Turn
 from pillion.probe import Artefact
@@ -26,7 +26,7 @@ from pillion.runtime import (
     PlainEngine,
     Request,
 )
-from tiny_models import DEVICE, distance, make_artefact, probs_of, tiny_model
+from tiny_models import DEVICE, distance, make_artefact, probs_of
 
 LIMIT = 2e-5
 ASKED = (Turn("user", "2 + 2?"),)
@@ -37,7 +37,7 @@ ANSWER = "<think>\nTwo, two.\n</think>\n\nIt is four."
 @pytest.fixture(scope="module")
 def backend() -> TransformersBackend:
     """A model that says `ANSWER` when it is asked."""
-    made = TransformersBackend(tiny_model(vocab=VOCAB), chat_tokenizer("qwen3"), "tiny")
+    made = chat_backend("qwen3")
     row = made.encode_chat((*ASKED, Turn("assistant", ANSWER)))
     begin = len(made.encode_chat(ASKED))
     ids = torch.tensor([row], device=DEVICE)
@@ -135,7 +135,7 @@ def test_an_answer_that_is_still_reasoning_has_no_verdict(
 
 def test_marks_that_the_tokenizer_does_not_know_are_words(probe: Artefact) -> None:
     """Such an answer was read whole while it was generated, and without its reasoning offline."""
-    other = TransformersBackend(tiny_model(vocab=VOCAB), chat_tokenizer("chatml"), "tiny")
+    other = chat_backend()
     assert other.reasoning_ids is None
     row = other.encode_chat((*ASKED, Turn("assistant", ANSWER)))
     assert [range(len(other.encode_chat(ASKED)), len(row))] == list(row.ranges("response"))

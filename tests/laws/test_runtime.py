@@ -40,9 +40,11 @@ from tiny_models import (
     offline,
     probs_of,
     random_ids,
+    tiny_backend,
     tiny_model,
-    tiny_tokenizer,
 )
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 LIMIT = 1e-5
 """Relative error that counts as equal, in fp32."""
@@ -54,18 +56,9 @@ CHUNKS = [2, 5, HELD_TOKENS, HELD_TOKENS + 1, 40]
 each_name = pytest.mark.parametrize("name", AGGREGATORS)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tensors here are so small that a second thread costs more than it gives."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def backend() -> TransformersBackend:
-    return TransformersBackend(tiny_model(), tiny_tokenizer(), "tiny")
+    return tiny_backend()
 
 
 @pytest.fixture
@@ -494,7 +487,7 @@ def test_in_a_packed_batch_row_and_token_are_the_sequences_own(
 
 
 def language_models() -> dict[str, LanguageModel]:
-    tiny = TransformersBackend(tiny_model(), tiny_tokenizer(), "tiny")
+    tiny = tiny_backend()
     return {"fake": LanguageModel(FakeBackend()), "llama": LanguageModel(tiny)}
 
 

@@ -7,14 +7,13 @@ conversation by itself. Probes of every aggregator that can be tapped, of every 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
 
-from chat_templates import VOCAB, chat_tokenizer
+from chat_templates import chat_backend
 from pillion.backends.transformers import TransformersBackend
 from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Tokens, Turn
 from pillion.probe import AGGREGATORS, Artefact
@@ -32,24 +31,18 @@ from pillion.runtime.classifier import RowClassifier
 from pillion.sidecache import PagedGroup
 from pillion.sidecache.pages import Pages
 from talks import continued, talks
-from tiny_models import distance, full_states, make_artefact, offline, probs_of, tiny_model
+from tiny_models import distance, full_states, make_artefact, offline, probs_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 LIMIT = 1e-4
 
 TALKS = talks("You serve a bank.", last="My balance, please!")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def backend() -> TransformersBackend:
-    return TransformersBackend(tiny_model(vocab=VOCAB), chat_tokenizer("chatml"), "tiny")
+    return chat_backend()
 
 
 @pytest.fixture(scope="module")

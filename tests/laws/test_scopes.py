@@ -6,56 +6,48 @@ run by itself: hidden states stay contextual. Reading every token must differ.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from chat_templates import VOCAB, chat_tokenizer
+from chat_templates import chat_backend
 from pillion.backends.transformers import TransformersBackend
-from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Tokens, Turn, as_conversation
+from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Tokens, Turn
 from pillion.errors import DataError, StateError
 from pillion.probe import AGGREGATORS, Artefact
 from pillion.runtime import LanguageModel, attach, encode_rows, pad_batch, watch
-from tiny_models import DEVICE, distance, full_states, make_artefact, offline, probs_of, tiny_model
+from tiny_models import DEVICE, distance, full_states, make_artefact, offline, probs_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 LIMIT = 1e-5
 
 each_name = pytest.mark.parametrize("name", AGGREGATORS)
 
-TALKS = [
-    [
-        {"role": "system", "content": "You serve a bank."},
-        {"role": "user", "content": "Hello there"},
-        {"role": "assistant", "content": "What can I do?"},
-        {"role": "tool", "content": "17 euros"},
-        {"role": "user", "content": "My balance, please!"},
-    ],
-    [
-        {"role": "system", "content": "Be brief"},
-        {"role": "user", "content": "What is 2 + 2?"},
-        {"role": "tool", "content": "4"},
-        {"role": "assistant", "content": "It is four."},
-    ],
-    [{"role": "user", "content": "Just this one turn of some length"}],
+CONVERSATIONS = [
+    (
+        Turn("system", "You serve a bank."),
+        Turn("user", "Hello there"),
+        Turn("assistant", "What can I do?"),
+        Turn("tool", "17 euros"),
+        Turn("user", "My balance, please!"),
+    ),
+    (
+        Turn("system", "Be brief"),
+        Turn("user", "What is 2 + 2?"),
+        Turn("tool", "4"),
+        Turn("assistant", "It is four."),
+    ),
+    (Turn("user", "Just this one turn of some length"),),
 ]
-CONVERSATIONS = [as_conversation(talk) for talk in TALKS]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
 def backend() -> TransformersBackend:
-    model = tiny_model("llama", vocab=VOCAB)
-    return TransformersBackend(model, chat_tokenizer("chatml"), "tiny")
+    return chat_backend()
 
 
 @pytest.fixture(scope="module")
@@ -167,8 +159,7 @@ def test_reading_every_token_differs(backend: TransformersBackend, rows: list[To
 
 def test_reasoning_is_no_part_of_an_answer() -> None:
     """Tokens between the marks of reasoning are generated, and read by no probe of answers."""
-    model = tiny_model("llama", vocab=VOCAB)
-    backend = TransformersBackend(model, chat_tokenizer("qwen3"), "tiny")
+    backend = chat_backend("qwen3")
     first, last = backend.reasoning_ids or (0, 0)
     probe = make_artefact("p", backend.identity, template="chat", scope="response")
     row = backend.encode_chat((Turn("user", "2 + 2?"),))

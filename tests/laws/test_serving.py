@@ -30,9 +30,10 @@ from tiny_models import (
     all_artefacts,
     full_states,
     make_artefact,
-    offline,
+    off_by,
     probs_of,
     random_ids,
+    tiny_backend,
     tiny_model,
     tiny_tokenizer,
 )
@@ -46,7 +47,7 @@ EXACT = 1e-4
 
 @pytest.fixture(params=["llama", "qwen3"])
 def backend(request: pytest.FixtureRequest) -> TransformersBackend:
-    return TransformersBackend(tiny_model(request.param), tiny_tokenizer(), "tiny")
+    return tiny_backend(request.param)
 
 
 @pytest.fixture
@@ -100,8 +101,7 @@ def worst(
     def compare(verdicts: Any, begin: int, end: int) -> None:
         assert set(verdicts) == {probe.name for probe in probes}
         for probe in probes:
-            got = probs_of(verdicts[probe.name], probe)
-            errors.append((got - offline(probe, states[:, begin:end])).abs().max().item())
+            errors.append(off_by(verdicts[probe.name], probe, states[:, begin:end]))
 
     compare(first.verdicts, 0, len(ids))
     assert tokens[0].verdicts == {}
@@ -278,8 +278,7 @@ def test_texts_are_classified_while_others_are_answered(
         states = full_states(backend, ids)
         for verdicts in found:
             for probe in every:
-                got = probs_of(verdicts[probe.name], probe)
-                assert (got - offline(probe, states)).abs().max() < EXACT
+                assert off_by(verdicts[probe.name], probe, states) < EXACT
     for ids, events in zip(rows, answered, strict=False):
         assert worst(backend, every, ids, events) < EXACT
 
@@ -325,8 +324,7 @@ def test_states_that_are_not_finite_end_their_own_request_only(
 
     failed, answered = asyncio.run(load())
     assert isinstance(failed, StateError) and "layer 0 at token 20" in str(failed)
-    (want,) = [offline(probe, full_states(backend, good))]
-    assert (probs_of(answered[0].verdicts["p"], probe) - want).abs().max() < EXACT
+    assert off_by(answered[0].verdicts["p"], probe, full_states(backend, good)) < EXACT
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.8])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from marked_rows import marked_rows
 from pillion.backends.fake import FakeBackend
 from pillion.cache import Workspace
 from pillion.core import Shape
@@ -25,18 +26,11 @@ from pillion.train.learner import Learner, MicroBatch
 from pillion.train.order import epoch_batches
 from tiny_models import SMALL
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LAYERS = (0, 1, 3)
 SETTINGS = TrainSettings(epochs=3, batch_size=8, max_tokens=64)
 each_probe = pytest.mark.parametrize("probe", AGGREGATORS)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tensors here are so small that a second thread costs more than it gives."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def config(probe: str = "gate", seed: int = 0, **settings: Any) -> ProbeConfig:
@@ -47,13 +41,7 @@ def config(probe: str = "gate", seed: int = 0, **settings: Any) -> ProbeConfig:
 
 def token_rows(num_rows: int, seed: int = 0) -> tuple[list[list[int]], np.ndarray]:
     """Rows of bytes below 50, half of which hold one byte above; that is the positive label."""
-    random = np.random.default_rng(seed)
-    rows = [random.integers(0, 50, size=random.integers(1, 12)).tolist() for _ in range(num_rows)]
-    targets = np.arange(num_rows) % 2
-    for row, target in zip(rows, targets, strict=True):
-        if target:
-            row[random.integers(len(row))] = int(random.integers(100, 103))
-    return rows, targets
+    return marked_rows(num_rows, seed, tokens=(1, 12))
 
 
 def live(num_rows: int = 40, seed: int = 0) -> Examples:
@@ -220,6 +208,88 @@ def test_nothing_is_fitted_again_where_no_row_was_held_out() -> None:
     assert trained.network is trained.unbiased
 
 
+LONGER = SETTINGS.model_copy(update={"epochs": 1, "longest": 8})
+HOPELESS = config("pooling").model_copy(update={"learning_rate": 1e-12})
+"""No epoch of it is better than its first: it asks for no more of them."""
+
+
+def epochs_tried(configs: list[ProbeConfig], settings: TrainSettings = LONGER) -> list[int]:
+    return [one.epochs for one in run(configs, settings)]
+
+
+def test_a_configuration_whose_last_epoch_is_its_best_is_trained_for_twice_as_many() -> None:
+    (found,) = run([config()], LONGER)
+    plain = {
+        epochs: run([config()], SETTINGS.model_copy(update={"epochs": epochs}))[0]
+        for epochs in (1, 2, 4, 8)
+    }
+    losses = {
+        epochs: min(loss for one in trained.curve if (loss := one["log_loss"]) is not None)
+        for epochs, trained in plain.items()
+    }
+    assert found.epochs == min(losses, key=lambda epochs: losses[epochs]) > 1
+    assert equal(found, plain[found.epochs])
+    assert found.curve == plain[found.epochs].curve
+
+
+@pytest.mark.parametrize("longest", [1, 2, 3, 4])
+def test_no_more_epochs_are_tried_than_are_allowed(longest: int) -> None:
+    settings = LONGER.model_copy(update={"longest": longest})
+    assert epochs_tried([config()], settings) == [{1: 1, 2: 2, 3: 2, 4: 4}[longest]]
+
+
+def test_each_configuration_decides_for_itself_how_long_it_is_trained() -> None:
+    settings = LONGER.model_copy(update={"epochs": 4, "patience": 8, "refit": True})
+    configs = [HOPELESS, config(), config("mha", dropout=0.3)]
+    found = run(configs, settings)
+    assert found[0].epochs < max(one.epochs for one in found)
+    for one in found:
+        assert equal(one, run([one.config], settings)[0])
+
+
+def test_nothing_is_trained_longer_where_nothing_chooses() -> None:
+    assert epochs_tried([config()], LONGER.model_copy(update={"keep": "last"})) == [1]
+    rows = live()
+    assert train(rows, rows, "binary", 2, [config()], LONGER)[0].epochs == 1
+
+
+@pytest.mark.parametrize("reads", [3, 8, 14, 30, 60])
+def test_an_interrupted_longer_run_goes_on_where_it_was(tmp_path: Path, reads: int) -> None:
+    settings = LONGER.model_copy(update={"refit": True})
+    training, validation = live(), live(20, seed=1)
+    assert isinstance(training.source, LiveSource)
+    stopping = Examples(Interrupting(training.source, reads), training.targets)
+    with pytest.raises(Interrupted):
+        train(stopping, validation, "binary", 2, [config()], settings, checkpoint=tmp_path)
+    (resumed,) = train(training, validation, "binary", 2, [config()], settings, checkpoint=tmp_path)
+    assert resumed.epochs > 1
+    assert equal(resumed, run([config()], settings)[0])
+
+
+def test_what_an_older_run_without_longer_ones_left_goes_on(tmp_path: Path) -> None:
+    run([config()], SETTINGS, checkpoint=tmp_path)
+    longer = SETTINGS.model_copy(update={"longest": 3})
+    training = live()
+    assert isinstance(training.source, LiveSource)
+    untouchable = Examples(Interrupting(training.source, 0), training.targets)
+    (again,) = train(
+        untouchable, live(20, seed=1), "binary", 2, [config()], longer, checkpoint=tmp_path
+    )
+    assert equal(again, run([config()])[0])
+
+
+def test_the_progress_of_a_longer_run_is_a_stage_of_its_own() -> None:
+    stages: dict[str, int] = {}
+
+    def progress(stage: str, done: int, total: int, metric: float | None = None) -> None:
+        assert done <= total
+        stages[stage] = total
+
+    run([config()], LONGER.model_copy(update={"longest": 2}), progress=progress)
+    tokens = sum(live().source.lengths)
+    assert stages == {"train": tokens, "train, 2 epochs": 2 * tokens}
+
+
 @each_probe
 def test_a_live_pass_and_a_cache_train_the_same_probe(probe: str, tmp_path: Path) -> None:
     rows, targets = token_rows(40)
@@ -302,7 +372,7 @@ def test_few_rows_are_learnt_by_default() -> None:
         assert found is not None
         return found
 
-    assert accuracy(TrainSettings().for_few(60, 60)) > 0.9
+    assert accuracy(TrainSettings().for_rows(60, 60)) > 0.9
     assert accuracy(TrainSettings(epochs=4)) < 0.8
 
 

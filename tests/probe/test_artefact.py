@@ -484,9 +484,10 @@ def test_a_link_stays_a_link_and_what_it_points_to_is_replaced(folder: Path) -> 
     assert Artefact.load(folder).card == Artefact.load(link).card == artefact(seed=1).card
 
 
-def failing(times: int, real: Callable[..., Any]) -> Callable[..., Any]:
-    """A system call that finds the disk full the n-th time it is made."""
+def fill_disk(monkeypatch: pytest.MonkeyPatch, name: str, times: int) -> None:
+    """The n-th time that a system call is made it finds the disk full."""
     calls: list[int] = []
+    real = getattr(os, name)
 
     def call(*args: Any, **named: Any) -> Any:
         calls.append(1)
@@ -494,26 +495,28 @@ def failing(times: int, real: Callable[..., Any]) -> Callable[..., Any]:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(*args, **named)
 
-    return call
+    monkeypatch.setattr(os, name, call)
 
 
-@pytest.mark.parametrize("call", [("fsync", 1), ("fsync", 2), ("fsync", 3), ("rename", 1)])
+@pytest.mark.parametrize(
+    ("call", "times"), [("fsync", 1), ("fsync", 2), ("fsync", 3), ("rename", 1)]
+)
 def test_a_full_disk_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: tuple[str, int]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, times: int
 ) -> None:
-    name, times = call
-    monkeypatch.setattr(os, name, failing(times, getattr(os, name)))
+    fill_disk(monkeypatch, call, times)
     with pytest.raises(StorageError, match="No space left on device"):
         artefact().save(tmp_path / "p")
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("call", [("fsync", 1), ("fsync", 3), ("rename", 1), ("rename", 2)])
+@pytest.mark.parametrize(
+    ("call", "times"), [("fsync", 1), ("fsync", 3), ("rename", 1), ("rename", 2)]
+)
 def test_a_full_disk_leaves_the_old_probe_in_its_place(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, call: tuple[str, int]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, call: str, times: int
 ) -> None:
-    name, times = call
-    monkeypatch.setattr(os, name, failing(times, getattr(os, name)))
+    fill_disk(monkeypatch, call, times)
     with pytest.raises(StorageError, match="choose another path"):
         artefact(seed=1).save(folder)
     assert [entry.name for entry in folder.parent.iterdir()] == ["harm"]

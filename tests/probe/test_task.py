@@ -8,14 +8,7 @@ import jaxtyping
 import pytest
 import torch
 
-from pillion.probe.task import (
-    TASKS,
-    class_weights,
-    loss,
-    num_outputs,
-    probabilities,
-    verdict,
-)
+from pillion.probe.task import TASKS, class_weights, loss, num_outputs, probabilities, verdict
 
 LABELS = ("calm", "angry", "sad")
 

@@ -18,16 +18,7 @@ from pillion.runtime import ContinuousEngine, LanguageModel, PagedSettings, Requ
 from pillion.runtime.chunked_passes import FIRST_TOKENS, IDLE_TOKENS, LEAST_TOKENS, ChunkedPasses
 from pillion.runtime.classifier import RowClassifier
 from pillion.runtime.explanation import explain_row
-from tiny_models import (
-    all_artefacts,
-    full_states,
-    make_artefact,
-    offline,
-    probs_of,
-    random_ids,
-    tiny_model,
-    tiny_tokenizer,
-)
+from tiny_models import all_artefacts, full_states, make_artefact, off_by, random_ids, tiny_backend
 
 SMALL = PagedSettings(page_tokens=4, cache_tokens=1024, max_chunk_tokens=32, max_requests=4)
 EXACT = 1e-4
@@ -35,7 +26,7 @@ EXACT = 1e-4
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
 def backend(request: pytest.FixtureRequest) -> TransformersBackend:
-    return TransformersBackend(tiny_model(request.param), tiny_tokenizer(), "tiny")
+    return tiny_backend(request.param)
 
 
 def small(backend: Any) -> ChunkedPasses:
@@ -90,8 +81,7 @@ def test_texts_that_are_read_piece_by_piece_get_the_verdicts_that_they_get_alone
     for ids, verdicts in zip(rows, asyncio.run(use()), strict=True):
         states = full_states(backend, ids)
         for probe in served:
-            got = probs_of(verdicts[probe.name], probe)
-            assert (got - offline(probe, states)).abs().max() < EXACT, (probe.name, len(ids))
+            assert off_by(verdicts[probe.name], probe, states) < EXACT, (probe.name, len(ids))
 
 
 @pytest.mark.parametrize("kind", ["gate", "attention"])

@@ -12,14 +12,14 @@ from pillion.backends.fake import FakeBackend
 from pillion.backends.transformers import TransformersBackend
 from pillion.errors import ConfigError, DataError, MismatchError, RunError
 from pillion.runtime import ContinuousEngine, Finished, PagedSettings, Request, TokenEvent
-from tiny_models import hooks_of, make_artefact, random_ids, tiny_model, tiny_tokenizer
+from tiny_models import hooks_of, make_artefact, random_ids, tiny_backend
 
 SMALL = PagedSettings(page_tokens=4, cache_tokens=256, max_chunk_tokens=32)
 
 
 @pytest.fixture
 def backend() -> TransformersBackend:
-    return TransformersBackend(tiny_model(), tiny_tokenizer(), "tiny")
+    return tiny_backend()
 
 
 def run(engine: ContinuousEngine, use: Callable[[], Coroutine[Any, Any, Any]]) -> Any:

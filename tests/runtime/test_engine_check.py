@@ -37,15 +37,11 @@ class Counting(PlainEngine):
         async for event in super().submit(request):
             yield event
 
-    async def classify(
-        self,
-        rows: Sequence[Sequence[int]],
-        probes: Sequence[str] | None = None,
-        owner: str = "",
-        whole: bool = False,
+    async def _classify(
+        self, rows: Sequence[Sequence[int]], artefacts: Sequence[Artefact], owner: str
     ) -> list[dict[str, Any]]:
         self.texts.extend(rows)
-        return await super().classify(rows, probes, owner, whole)
+        return await super()._classify(rows, artefacts, owner)
 
 
 def trained(name: str, scope: Scope, seed: int) -> Artefact:

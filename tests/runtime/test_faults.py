@@ -11,7 +11,7 @@ import torch
 from pillion.backends.transformers import TransformersBackend
 from pillion.errors import RunError
 from pillion.runtime import ContinuousEngine, PagedSettings, Request, Sampling, TokenEvent
-from tiny_models import make_artefact, random_ids, tiny_model, tiny_tokenizer
+from tiny_models import make_artefact, random_ids, tiny_backend
 
 SMALL = PagedSettings(page_tokens=4, cache_tokens=512, max_chunk_tokens=64, max_requests=8)
 BAD = 95
@@ -19,7 +19,7 @@ BAD = 95
 
 @pytest.fixture
 def backend() -> TransformersBackend:
-    return TransformersBackend(tiny_model(), tiny_tokenizer(), "tiny")
+    return tiny_backend()
 
 
 def poison(backend: TransformersBackend) -> None:

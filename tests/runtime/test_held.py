@@ -33,8 +33,7 @@ from tiny_models import (
     offline,
     probs_of,
     random_ids,
-    tiny_model,
-    tiny_tokenizer,
+    tiny_backend,
 )
 
 TOKENS = 40
@@ -43,7 +42,7 @@ STATE = TOKENS * DIM * 4  # bytes of a layer of the tiny model
 
 @pytest.fixture
 def backend() -> TransformersBackend:
-    return TransformersBackend(tiny_model(), tiny_tokenizer(), "tiny")
+    return tiny_backend()
 
 
 @pytest.fixture

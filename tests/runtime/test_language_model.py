@@ -16,7 +16,7 @@ from pillion.errors import ConfigError, DataError, MismatchError
 from pillion.probe import Artefact
 from pillion.runtime import LanguageModel, Sampling, language_model, pad_batch
 from pillion.runtime.decoding import Detokenizer
-from tiny_models import distance, hooks_of, make_artefact, probs_of, tiny_model, tiny_tokenizer
+from tiny_models import distance, hooks_of, make_artefact, probs_of, tiny_backend
 
 TEXTS = ["A short one.", "b", "A much longer one, of many more words than the others.", "Hm? " * 9]
 
@@ -24,7 +24,7 @@ TEXTS = ["A short one.", "b", "A much longer one, of many more words than the ot
 def make(kind: str) -> LanguageModel:
     if kind == "fake":
         return LanguageModel(FakeBackend())
-    return LanguageModel(TransformersBackend(tiny_model(), tiny_tokenizer(), "tiny"))
+    return LanguageModel(tiny_backend())
 
 
 @pytest.fixture(params=["fake", "llama"])

@@ -8,14 +8,13 @@ import pytest
 import torch
 
 import pillion
-from chat_templates import VOCAB, chat_tokenizer
-from pillion.backends.transformers import TransformersBackend
+from chat_templates import chat_backend
 from pillion.core import as_conversation
 from pillion.errors import DataError
 from pillion.probe import Artefact
 from pillion.runtime import LanguageModel, attach, explain
 from pillion.train import TrainSettings
-from tiny_models import make_artefact, tiny_model
+from tiny_models import make_artefact
 
 MESSAGES: list[dict[str, Any]] = [
     {"role": "system", "content": "You are kind."},
@@ -26,9 +25,7 @@ TURNS = as_conversation(MESSAGES)
 
 @pytest.fixture
 def model() -> LanguageModel:
-    return LanguageModel(
-        TransformersBackend(tiny_model(vocab=VOCAB), chat_tokenizer("chatml"), "tiny")
-    )
+    return LanguageModel(chat_backend())
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from pillion.runtime import (
     Sampling,
     TokenEvent,
 )
-from tiny_models import distance, make_artefact, probs_of, tiny_model, tiny_tokenizer
+from tiny_models import distance, make_artefact, probs_of, tiny_backend
 
 PROMPTS = ("A short one.", "b", "A much longer one, of many more words than the others.")
 
@@ -29,7 +29,7 @@ PROMPTS = ("A short one.", "b", "A much longer one, of many more words than the 
 def backend_of(kind: str) -> Backend:
     if kind == "fake":
         return FakeBackend()
-    return TransformersBackend(tiny_model(), tiny_tokenizer(), "tiny")
+    return tiny_backend()
 
 
 @pytest.fixture(params=["fake", "llama"])

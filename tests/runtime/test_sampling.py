@@ -49,6 +49,13 @@ def test_a_low_temperature_takes_the_likeliest() -> None:
     assert set(draws(temperature=0.01).tolist()) == {0}
 
 
+def assert_shares_of(kept: set[int], tokens: Tensor) -> None:
+    """Those alone, the likeliest, are drawn, as often as they would be among each other."""
+    assert set(tokens.tolist()) == kept
+    wanted = PROBS.where(torch.arange(4) < len(kept), torch.zeros(()))
+    assert torch.allclose(shares(tokens), wanted / wanted.sum(), atol=0.03)
+
+
 @pytest.mark.parametrize(
     ("top_p", "kept"),
     [
@@ -61,11 +68,7 @@ def test_a_low_temperature_takes_the_likeliest() -> None:
     ],
 )
 def test_top_p_keeps_the_likeliest_that_together_reach_it(top_p: float, kept: set[int]) -> None:
-    tokens = draws(temperature=1.0, top_p=top_p)
-
-    assert set(tokens.tolist()) == kept
-    wanted = PROBS.where(torch.arange(4) < len(kept), torch.zeros(()))
-    assert torch.allclose(shares(tokens), wanted / wanted.sum(), atol=0.03)
+    assert_shares_of(kept, draws(temperature=1.0, top_p=top_p))
 
 
 def test_top_p_finds_the_likeliest_wherever_they_are() -> None:
@@ -79,11 +82,7 @@ def test_top_p_finds_the_likeliest_wherever_they_are() -> None:
     [(0.05, {0, 1, 2, 3}), (0.2, {0, 1, 2}), (0.5, {0, 1}), (0.7, {0}), (1.0, {0})],
 )
 def test_min_p_keeps_tokens_by_their_share_of_the_likeliest(min_p: float, kept: set[int]) -> None:
-    tokens = draws(temperature=1.0, min_p=min_p)
-
-    assert set(tokens.tolist()) == kept
-    wanted = PROBS.where(torch.arange(4) < len(kept), torch.zeros(()))
-    assert torch.allclose(shares(tokens), wanted / wanted.sum(), atol=0.03)
+    assert_shares_of(kept, draws(temperature=1.0, min_p=min_p))
 
 
 def test_top_p_counts_what_min_p_has_left() -> None:

@@ -19,7 +19,7 @@ from pillion.core import Verdict
 from pillion.errors import StateError
 from pillion.probe import Artefact
 from pillion.runtime import LanguageModel, attach, watch
-from tiny_models import make_artefact, probs_of, random_ids, tiny_model, tiny_tokenizer
+from tiny_models import make_artefact, probs_of, random_ids, tiny_backend, tiny_model
 
 THREADS = 8
 EXACT = 1e-4
@@ -30,7 +30,7 @@ TEXTS = [f"Text {'and more ' * (i % 5)}number {i}." for i in range(12)]
 def backend(request: pytest.FixtureRequest) -> Backend:
     if request.param == "fake":
         return FakeBackend()
-    return TransformersBackend(tiny_model(), tiny_tokenizer(), "tiny")
+    return tiny_backend()
 
 
 @pytest.fixture

@@ -11,15 +11,7 @@ from pillion.backends import Tool
 from pillion.backends.fake import FakeBackend
 from pillion.core import Conversation, Template, Tokens, Verdict
 from pillion.probe import Artefact
-from pillion.runtime import (
-    Engine,
-    EngineStats,
-    Event,
-    Finished,
-    PromptRead,
-    Request,
-    TokenEvent,
-)
+from pillion.runtime import Engine, EngineStats, Event, Finished, PromptRead, Request, TokenEvent
 from tiny_models import make_artefact
 
 
@@ -111,12 +103,8 @@ class ScriptedEngine(Engine):
         finally:
             self.closed.append(request.id)
 
-    async def classify(
-        self,
-        rows: Sequence[Sequence[int]],
-        probes: Sequence[str] | None = None,
-        owner: str = "",
-        whole: bool = False,
+    async def _classify(
+        self, rows: Sequence[Sequence[int]], artefacts: Sequence[Artefact], owner: str
     ) -> list[dict[str, Verdict]]:
         await asyncio.sleep(self.seconds)
         return [self.verdicts(self.prompt_score) for _ in rows]

@@ -13,7 +13,6 @@ from scripted import ScriptedEngine
 from starlette.testclient import TestClient
 
 from pillion.backends.paged import PagedSettings
-from pillion.backends.transformers import TransformersBackend
 from pillion.errors import ConfigError
 from pillion.runtime import ContinuousEngine
 from pillion.serve import Keys, load_keys
@@ -21,7 +20,7 @@ from pillion.serve.keys import Caller, Quota
 from pillion.serve.logs import JsonFormatter
 from pillion.serve.quotas import Account
 from pillion.serve.refusal import Refused
-from tiny_models import make_artefact, tiny_model, tiny_tokenizer
+from tiny_models import make_artefact, tiny_backend
 
 
 def keys(tmp_path: Path, text: str) -> Keys:
@@ -141,7 +140,7 @@ def test_a_key_learns_of_anothers_prompts_only_where_the_operator_shares_them(
     tmp_path: Path, share: Any
 ) -> None:
     """`cached_tokens` told one key how much of another's prompt it had guessed."""
-    backend = TransformersBackend(tiny_model(), tiny_tokenizer(), "tiny")
+    backend = tiny_backend()
     sizes = PagedSettings(page_tokens=4, cache_tokens=2048, max_chunk_tokens=64)
     engine = ContinuousEngine(backend, [make_artefact("p", backend.identity)], sizes)
     chosen = settings(keys=keys(tmp_path, "sk-a\nsk-b\n"), share_prefixes=share)

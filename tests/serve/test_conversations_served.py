@@ -10,14 +10,13 @@ import pytest
 from client import CHAT, COMPLETE, MODEL, application, refusal, settings
 from starlette.testclient import TestClient
 
-from chat_templates import VOCAB, chat_tokenizer
+from chat_templates import chat_backend
 from pillion.backends.fake import FakeBackend
-from pillion.backends.transformers import TransformersBackend
 from pillion.core import SCOPES, Scope, as_conversation
 from pillion.errors import ConfigError
 from pillion.runtime import ContinuousEngine, LanguageModel, PagedSettings, PlainEngine
 from pillion.serve import make_policies
-from tiny_models import full_states, make_artefact, tiny_model
+from tiny_models import full_states, make_artefact
 from tiny_models import offline as offline_of
 
 CLASSIFY, MODERATE, EXPLAIN = "/v1/classify", "/v1/moderations", "/v1/explain"
@@ -174,7 +173,7 @@ def test_a_policy_whose_probe_has_nothing_to_read_follows_fail(fail: str, reason
 
 def test_a_policy_on_what_a_tool_said_blocks_over_a_real_engine() -> None:
     """The verdict comes from the engine's own steps, before the answer begins."""
-    backend = TransformersBackend(tiny_model(vocab=VOCAB), chat_tokenizer("chatml"), "tiny")
+    backend = chat_backend()
     probe = make_artefact("t", backend.identity, template="chat", scope="tool")
     (alone,) = LanguageModel(backend).score([as_conversation(TALK)], [probe])
     score = alone["t"].probs["yes"]
@@ -195,7 +194,7 @@ def test_a_policy_on_what_a_tool_said_blocks_over_a_real_engine() -> None:
 
 
 def test_a_classified_answer_is_read_without_its_reasoning() -> None:
-    backend = TransformersBackend(tiny_model(vocab=VOCAB), chat_tokenizer("qwen3"), "tiny")
+    backend = chat_backend("qwen3")
     probe = make_artefact("r", backend.identity, template="chat", scope="response")
     asked, said = TALK[1], "<think>It is theirs.</think>Twelve."
     with application(PlainEngine(backend, [probe])) as client:

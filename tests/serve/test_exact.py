@@ -11,9 +11,8 @@ import pytest
 from client import CHAT, MODEL, listening, settings
 
 from pillion.backends.paged import PagedSettings
-from pillion.backends.transformers import TransformersBackend
 from pillion.runtime import ContinuousEngine, Generation, LanguageModel
-from tiny_models import make_artefact, tiny_model, tiny_tokenizer
+from tiny_models import make_artefact, tiny_backend
 
 SHARED = "Everybody begins with the same words, so that their pages are shared. "
 PROMPTS = [
@@ -68,7 +67,7 @@ async def load(url: str) -> list[tuple[Any, str]]:
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Generation]:
     """Every prompt by itself, by the plain computation."""
-    backend = TransformersBackend(tiny_model(), tiny_tokenizer(), "tiny")
+    backend = tiny_backend()
     lm = LanguageModel(backend)
     probes = [make_artefact(name, backend.identity, task=task) for name, task in PROBES.items()]
     return {text: lm.generate(text, probes, MAX_TOKENS) for text in PROMPTS}
@@ -78,7 +77,7 @@ PROBES = {"p": "binary", "q": "multiclass"}
 
 
 def test_verdicts_under_load_are_those_of_every_text_alone(alone: dict[str, Generation]) -> None:
-    backend = TransformersBackend(tiny_model(), tiny_tokenizer(), "tiny")
+    backend = tiny_backend()
     probes = [make_artefact(name, backend.identity, task=task) for name, task in PROBES.items()]
     sizes = PagedSettings(page_tokens=16, cache_tokens=2048, max_chunk_tokens=64, max_requests=8)
     with listening(ContinuousEngine(backend, probes, sizes), settings()) as url:

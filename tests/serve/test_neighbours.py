@@ -17,10 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pillion.backends.paged import PagedSettings
-from pillion.backends.transformers import TransformersBackend
 from pillion.runtime import ContinuousEngine, LanguageModel
 from pillion.serve import Limits
-from tiny_models import VOCAB, make_artefact, tiny_model, tiny_tokenizer
+from tiny_models import VOCAB, make_artefact, tiny_backend
 
 SIZES = PagedSettings(page_tokens=4, cache_tokens=1024, max_chunk_tokens=32, max_requests=4)
 GOOD = ("a stream that goes on and on", "another one, which is longer than the first")
@@ -67,7 +66,7 @@ class Neighbours:
 
 @pytest.fixture(scope="module")
 def beside() -> Generator[Neighbours]:
-    backend = TransformersBackend(tiny_model(), tiny_tokenizer(), "tiny")
+    backend = tiny_backend()
     probe = make_artefact("p", backend.identity)
     lm = LanguageModel(backend)
     alone = {text: lm.generate(text, [probe], TOKENS) for text in GOOD}

@@ -9,16 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from client import (
-    CHAT,
-    COMPLETE,
-    application,
-    ask,
-    chat,
-    refusal,
-    streamed,
-    text_of,
-)
+from client import CHAT, COMPLETE, application, ask, chat, refusal, streamed, text_of
 from made_policies import BLOCK, ESCALATE, RISING, ROUTE, STOP, WORDS, judge, policies
 from scripted import ScriptedEngine
 

@@ -11,10 +11,9 @@ import pytest
 from client import COMPLETE, MODEL, listening, settings
 
 from pillion.backends.paged import PagedSettings
-from pillion.backends.transformers import TransformersBackend
 from pillion.runtime import ContinuousEngine
 from pillion.serve import Settings, make_policies
-from tiny_models import make_artefact, random_ids, tiny_model, tiny_tokenizer
+from tiny_models import make_artefact, random_ids, tiny_backend
 
 PAGES = PagedSettings(page_tokens=4, cache_tokens=512, max_chunk_tokens=16, max_requests=4)
 PROMPT = random_ids(21, seed=3)
@@ -23,7 +22,7 @@ SLACK = 1e-4
 
 
 def engine() -> ContinuousEngine:
-    backend = TransformersBackend(tiny_model(), tiny_tokenizer(), "tiny")
+    backend = tiny_backend()
     return ContinuousEngine(backend, [make_artefact("p", backend.identity)], PAGES)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from engine_marks import mark_engine_tests
 from pillion.sglang.versions import SUPPORTED, is_supported, sglang_version
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -31,14 +32,6 @@ def address(chat: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.get_closest_marker("sglang") is None:
-            continue
-        item.add_marker(pytest.mark.filterwarnings("ignore"))
-        if not is_supported(sglang_version()):
-            found, wanted = sglang_version() or "none", " or ".join(SUPPORTED)
-            reason = (
-                f"needs SGLang {wanted}, found {found}: tests/sglang/install.sh makes an "
-                "environment"
-            )
-            item.add_marker(pytest.mark.skip(reason=reason))
+    version = sglang_version()
+    wanted = None if is_supported(version) else SUPPORTED
+    mark_engine_tests(items, "sglang", "SGLang", version, wanted)

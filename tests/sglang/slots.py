@@ -6,31 +6,18 @@ Random hidden states that depend on the text alone stand in for a model. Drives 
 
 from __future__ import annotations
 
-import functools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from page_cache import PageCache, states
 from pillion.probe import Artefact
 from pillion.riding.latest_logits import KEY
 from pillion.riding.turns import PromptTurns
 from pillion.sglang.adapter import Row, SglangStepReader
-
-
-@functools.cache
-def _state(layers: int, dim: int, text: tuple[int, ...]) -> Tensor:
-    noise = torch.Generator().manual_seed(hash(text) % 2**31)
-    return torch.randn(layers, dim, generator=noise)
-
-
-def states(num_layers: int, dim: int, tokens: Sequence[int]) -> Tensor:
-    """[layer, token, dim]: each of the text up to its token, as a causal model's would be."""
-    ends = range(1, len(tokens) + 1)
-    return torch.stack([_state(num_layers, dim, tuple(tokens[:n])) for n in ends], 1)
 
 
 @dataclass
@@ -64,9 +51,7 @@ class SlotEngine:
         self.shape, self.page, self.rng = shape, page, rng
         num_pages = 1600 // page
         self.reader = SglangStepReader(probes, torch.device("cpu"), torch.float32, num_pages, page)
-        self.free = list(range(1, num_pages))
-        self.owners = dict.fromkeys(range(num_pages), 0)
-        self.cached: dict[tuple[int, ...], int] = {}
+        self.pages = PageCache(num_pages)
         self.live: list[Request] = []
         self.told: dict[str, list[dict[str, Any]]] = {}
         self.hits = self.put_back = self.rewritten = 0
@@ -113,7 +98,7 @@ class SlotEngine:
             if place % self.page:
                 one.slots.append(one.slots[-1] + 1)
             else:
-                one.slots.append(self._take() * self.page)
+                one.slots.append(self.pages.take() * self.page)
         return begin, end
 
     def _end(self, one: Request, end: int, step: int) -> None:
@@ -123,10 +108,10 @@ class SlotEngine:
                 tuple(one.known[: (k + 1) * self.page]),
                 one.slots[k * self.page] // self.page,
             )
-            other = self.cached.setdefault(key, mine)
+            other = self.pages.cached.setdefault(key, mine)
             if other != mine:
-                self.owners[other] += 1
-                self._drop(mine)
+                self.pages.own(other)
+                self.pages.drop(mine)
                 begin = other * self.page
                 one.slots[k * self.page : (k + 1) * self.page] = range(begin, begin + self.page)
                 self.rewritten += 1
@@ -144,31 +129,15 @@ class SlotEngine:
         """Whole pages of the cache; one token at least is left to compute."""
         begin = 0
         while begin + self.page < len(one.known):
-            page = self.cached.get(tuple(one.known[: begin + self.page]))
+            page = self.pages.find(one.known[: begin + self.page])
             if page is None:
                 break
-            if page in self.free:
-                self.free.remove(page)
-            self.owners[page] += 1
             one.slots += range(page * self.page, (page + 1) * self.page)
             begin += self.page
             self.hits += 1
         return begin
 
-    def _take(self) -> int:
-        page = self.free.pop(0)
-        for key, value in list(self.cached.items()):
-            if value == page:
-                del self.cached[key]
-        self.owners[page] = 1
-        return page
-
-    def _drop(self, page: int) -> None:
-        self.owners[page] -= 1
-        if not self.owners[page]:
-            self.free.append(page)
-
     def _release(self, one: Request) -> None:
         for slot in one.slots[:: self.page]:
-            self._drop(slot // self.page)
+            self.pages.drop(slot // self.page)
         one.slots = []

@@ -24,13 +24,7 @@ from pillion.sglang.engine_proxy import EngineProxy
 from pillion.sglang.routes import PLAIN, READ, RouteFilter, is_open
 from pillion.sglang.run import options_of
 from pillion.sglang.settings import VARIABLE, SglangProbeSettings, settings_of
-from pillion.sglang.start import (
-    check_engine,
-    check_numbers,
-    check_pools,
-    check_probes,
-    footprint,
-)
+from pillion.sglang.start import check_engine, check_numbers, check_pools, check_probes, footprint
 from pillion.sglang.step import ATTRIBUTE, SECRET, step_of
 from pillion.sglang.taps import SglangTaps
 from pillion.sglang.versions import check_model, check_version

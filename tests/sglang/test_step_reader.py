@@ -6,8 +6,9 @@ import random
 
 import pytest
 import torch
-from slots import Request, SlotEngine, states
+from slots import Request, SlotEngine
 
+from page_cache import states
 from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, ModelIdentity, Segment, Tokens
 from pillion.probe import Artefact
 from pillion.riding.turns import PromptTurns

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
+from marked_rows import marked_rows
 from pillion.backends.fake import FakeBackend
 from pillion.errors import ConfigError
 from pillion.extract import LiveSource
@@ -54,12 +54,7 @@ def test_a_row_loses_at_each_depth_by_its_layers(task: Any) -> None:
 
 def examples(num_rows: int, seed: int) -> Examples:
     """Rows of bytes; one of them tells the label, and stands in half of the rows."""
-    random = np.random.default_rng(seed)
-    rows = [random.integers(0, 50, size=random.integers(2, 9)).tolist() for _ in range(num_rows)]
-    targets = np.arange(num_rows) % 2
-    for row, target in zip(rows, targets, strict=True):
-        if target:
-            row[random.integers(len(row))] = 100
+    rows, targets = marked_rows(num_rows, seed, tokens=(2, 9), marks=(100, 101))
     return Examples(LiveSource(FakeBackend(), rows, (0, 1, 2, 3)), targets)
 
 

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from marked_rows import marked_rows
 from pillion.backends.fake import FakeBackend
 from pillion.errors import ConfigError
 from pillion.extract import LiveSource
 from pillion.metrics import evaluate
 from pillion.train import Examples, ProbeConfig, Trained, TrainSettings, evaluate_source, train
-from pillion.train.prefixes import (
-    MAX_PREFIXES,
-    Prefixes,
-    drawn,
-    prefix_losses,
-    prefixes_there,
-)
+from pillion.train.prefixes import MAX_PREFIXES, Prefixes, drawn, prefix_losses, prefixes_there
 
 LAYERS = (0, 1, 3)
 
@@ -99,12 +93,7 @@ def test_labels_of_several_outputs_are_learnt_at_every_prefix() -> None:
 
 def rows(num_rows: int, seed: int) -> Examples:
     """Twelve bytes below 50; the positive half has one byte above, among its first three."""
-    random = np.random.default_rng(seed)
-    tokens = [random.integers(0, 50, size=random.integers(8, 13)).tolist() for _ in range(num_rows)]
-    targets = np.arange(num_rows) % 2
-    for row, target in zip(tokens, targets, strict=True):
-        if target:
-            row[random.integers(3)] = int(random.integers(100, 103))
+    tokens, targets = marked_rows(num_rows, seed, tokens=(8, 13), within=3)
     return Examples(LiveSource(FakeBackend(), tokens, LAYERS), targets)
 
 

@@ -21,28 +21,34 @@ def test_settings_out_of_range_or_unknown_are_refused(options: dict[str, Any]) -
 
 
 @pytest.mark.parametrize(
-    ("num_rows", "num_held", "epochs", "patience", "keep"),
+    ("num_rows", "num_held", "epochs", "patience", "keep", "longest"),
     [
-        (16_000, 2_000, 4, 3, "best"),
-        (800, 200, 4, 3, "best"),
-        (400, 50, 8, 3, "best"),
-        (400, 49, 8, 3, "last"),
-        (36, 12, 89, 22, "last"),
+        (16_000, 2_000, 4, 3, "best", 32),
+        (800, 200, 4, 3, "best", 32),
+        (400, 50, 8, 3, "best", 32),
+        (400, 49, 8, 3, "last", None),
+        (36, 12, 89, 22, "last", None),
     ],
 )
 def test_few_rows_are_gone_over_more_often_and_choose_no_epoch(
-    num_rows: int, num_held: int, epochs: int, patience: int, keep: str
+    num_rows: int, num_held: int, epochs: int, patience: int, keep: str, longest: int | None
 ) -> None:
-    settled = TrainSettings().for_few(num_rows, num_held)
+    settled = TrainSettings().for_rows(num_rows, num_held)
     assert (settled.epochs, settled.patience, settled.keep) == (epochs, patience, keep)
+    assert settled.longest == longest
+
+
+def test_the_last_epoch_asks_for_no_more_of_them() -> None:
+    settled = TrainSettings(keep="last").for_rows(16_000, 2_000)
+    assert (settled.keep, settled.longest) == ("last", None)
 
 
 def test_what_is_given_is_not_settled_otherwise() -> None:
     given = TrainSettings(epochs=2, batch_size=5, patience=1)
-    settled = given.for_few(36, 12)
+    settled = given.for_rows(36, 12)
     assert (settled.epochs, settled.batch_size, settled.patience) == (2, 5, 1)
     assert settled.keep == "best"
-    assert settled.for_few(16_000, 2_000) == settled
+    assert settled.for_rows(16_000, 2_000) == settled
 
 
 def test_an_unknown_probe_or_setting_is_refused_with_the_nearest_known() -> None:

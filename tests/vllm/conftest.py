@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from engine_marks import mark_engine_tests
 from pillion.vllm.versions import SUPPORTED, is_supported, vllm_version
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -58,14 +59,6 @@ def copies_of_probes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.get_closest_marker("vllm") is None:
-            continue
-        item.add_marker(pytest.mark.filterwarnings("ignore"))
-        if not is_supported(vllm_version()):
-            found = vllm_version() or "none"
-            wanted = " or ".join(SUPPORTED)
-            reason = (
-                f"needs vLLM {wanted}, found {found}: tests/vllm/install.sh makes an environment"
-            )
-            item.add_marker(pytest.mark.skip(reason=reason))
+    version = vllm_version()
+    wanted = None if is_supported(version) else SUPPORTED
+    mark_engine_tests(items, "vllm", "vLLM", version, wanted)

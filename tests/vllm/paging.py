@@ -6,7 +6,6 @@ depend on the text alone stand in for one. Drives a side cache as vLLM would.
 
 from __future__ import annotations
 
-import functools
 import random
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
+from page_cache import PageCache, states
 from pillion.core import Tokens
 from pillion.probe.group import Group
 from pillion.riding.report import Readout
@@ -37,18 +36,6 @@ class Request:
     is_back: bool = False
 
 
-@functools.cache
-def _state(layers: int, dim: int, text: tuple[int, ...]) -> Tensor:
-    noise = torch.Generator().manual_seed(hash(text) % 2**31)
-    return torch.randn(layers, dim, generator=noise)
-
-
-def states(num_layers: int, tokens: list[int], dim: int) -> Tensor:
-    """[layer, token, dim]: each of the text up to its token, as a causal model's would be."""
-    ends = range(1, len(tokens) + 1)
-    return torch.stack([_state(num_layers, dim, tuple(tokens[:n])) for n in ends], 1)
-
-
 class PagedEngine:
     """Runs requests through a side cache in random chunks.
 
@@ -68,9 +55,7 @@ class PagedEngine:
         self.num_layers = len(taps.needs.layers)
         pages = torch.full((num_blocks, taps.needs.page_numbers + 5), torch.nan)
         self.reader = VllmStepReader(taps, pages, block_tokens, max_requests=2)
-        self.free = list(range(1, num_blocks))
-        self.owners: dict[int, int] = {}
-        self.cached: dict[tuple[int, ...], int] = {}
+        self.blocks = PageCache(num_blocks)
         self.live: list[Request] = []
         self.finished: list[str] = []
         self.hits = self.preemptions = 0
@@ -131,7 +116,7 @@ class PagedEngine:
         hidden = [torch.full((self.num_layers, 3, self.dim), torch.nan)]  # padding, last
         slots = [-1, -1, -1]
         for request, span in work:
-            whole = states(self.num_layers, request.tokens[: span.end], self.dim)
+            whole = states(self.num_layers, self.dim, request.tokens[: span.end])
             hidden.insert(0, whole[:, span.begin :])
             slots[:0] = [
                 request.blocks[i // self.size] * self.size + i % self.size
@@ -152,12 +137,12 @@ class PagedEngine:
         begin = request.computed
         end = begin + self.rng.randint(1, min(request.known - begin, 40))
         while len(request.blocks) * self.size < end:
-            request.blocks.append(self._take())
+            request.blocks.append(self.blocks.take())
         request.computed, request.is_new, request.is_back = end, False, False
         if end == request.known:
             request.known = min(request.known + 1, len(request.tokens))
         for k in range(begin // self.size, end // self.size):
-            self.cached[tuple(request.tokens[: (k + 1) * self.size])] = request.blocks[k]
+            self.blocks.cached[tuple(request.tokens[: (k + 1) * self.size])] = request.blocks[k]
         own = request.blocks if starts else request.blocks[had:]
         prompt = request.prompt if starts else None
         return Span(request.id, begin, end, tuple(own), prompt, answering=request.answering)
@@ -166,27 +151,14 @@ class PagedEngine:
         """Whole blocks of the prefix cache; one token at least is left to compute."""
         request.computed = 0
         while request.computed + self.size < request.known:
-            block = self.cached.get(tuple(request.tokens[: request.computed + self.size]))
+            block = self.blocks.find(request.tokens[: request.computed + self.size])
             if block is None:
                 return
-            if block in self.free:
-                self.free.remove(block)
-            self.owners[block] = self.owners.get(block, 0) + 1
             request.blocks.append(block)
             request.computed += self.size
             self.hits += 1
 
-    def _take(self) -> int:
-        block = self.free.pop(0)
-        for key, value in list(self.cached.items()):
-            if value == block:
-                del self.cached[key]
-        self.owners[block] = 1
-        return block
-
     def _release(self, request: Request) -> None:
         for block in request.blocks:
-            self.owners[block] -= 1
-            if not self.owners[block]:
-                self.free.append(block)
+            self.blocks.drop(block)
         request.blocks = []

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from paging import PagedEngine, states
+from paging import PagedEngine
 
+from page_cache import states
 from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, ModelIdentity, Segment, Tokens
 from pillion.errors import ConfigError
 from pillion.probe import AGGREGATORS, Artefact
@@ -112,7 +113,7 @@ def expected(
         places = list(range(len(prompt), end)) if scope in ANSWER_SCOPES else []
     if not places:
         return None
-    every = states(LAYERS + 1, [*prompt, *answer], DIM)[:, places]
+    every = states(LAYERS + 1, DIM, [*prompt, *answer])[:, places]
     mask = torch.ones(1, len(places), dtype=torch.bool)
     return probe.network(every[list(probe.card.layers)][:, None], mask)[0].tolist()
 
@@ -160,7 +161,7 @@ def test_an_answer_that_runs_again_is_read_again(monkeypatch: pytest.MonkeyPatch
         engine.step()
     request = engine.live[0]
     engine._release(request)
-    engine.cached.clear()
+    engine.blocks.cached.clear()
     request.tokens[34:], request.is_back, request.known = [47, 48, 49], True, 35
     answer = request.tokens[10:]
     engine.run()

@@ -48,8 +48,9 @@ def test_the_document_names_the_versions_of_the_list() -> None:
 def test_the_tests_install_the_newest_of_the_list() -> None:
     """A shell script reads the list, which has one form for that: ascending, in one line."""
     assert sorted(SUPPORTED, key=lambda one: [*map(int, one.split("."))]) == list(SUPPORTED)
-    script = (ROOT / "tests" / "vllm" / "install.sh").read_text()
+    script = (ROOT / "tests" / "engine_environment.sh").read_text()
     found = re.search(r"sed -n '(.*)' \"\$supported\"", script)
-    assert found is not None and found[1] == r's/^SUPPORTED = .*"\(.*\)")$/\1/p'
+    assert found is not None
+    assert found[1] == r's/^SUPPORTED = .*"\([0-9.]*\)",\{0,1\})$/\1/p'
     listed = (ROOT / "src" / "pillion" / "vllm" / "versions.py").read_text()
-    assert re.findall(r'(?m)^SUPPORTED = .*"(.*)"\)$', listed) == [SUPPORTED[-1]]
+    assert re.findall(r'(?m)^SUPPORTED = .*"([0-9.]*)",?\)$', listed) == [SUPPORTED[-1]]

@@ -13,15 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from pillion.core import Scope, Text
-from pillion.data import (
-    Label,
-    LabelSpace,
-    Rows,
-    TableLayout,
-    read_rows,
-    said_in,
-    split_validation,
-)
+from pillion.data import Label, LabelSpace, Rows, TableLayout, read_rows, said_in, split_validation
 from pillion.data.labels import Task
 from pillion.errors import ConfigError, DataError, unknown_name
 from pillion_bench.suite import DataSpec

@@ -25,6 +25,13 @@ Tool = Mapping[str, Any]
 parameters (a JSON schema)."""
 
 
+Ids = Int[Tensor, "batch token"]
+"""Tokens of whole rows; what stands in the padding does not matter."""
+
+Mask = Bool[Tensor, "batch token"]
+"""Which positions of whole rows hold a token."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One forward pass of the model, as a watcher sees it begin.
@@ -217,11 +224,7 @@ class Backend(ABC):
         raise ConfigError(f"{type(self).__name__} cannot let texts leave early; turn exits off.")
 
     def run_early_exit(
-        self,
-        watcher: EarlyExitWatcher,
-        layers: Sequence[int],
-        token_ids: Int[Tensor, "batch token"],
-        mask: Bool[Tensor, "batch token"],
+        self, watcher: EarlyExitWatcher, layers: Sequence[int], token_ids: Ids, mask: Mask
     ) -> None:
         """Shows the watcher one pass over whole rows, which leave it when the watcher says so.
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pillion.backends.base import Backend, EarlyExitWatcher, Step, Tool, Watcher
+from pillion.backends.base import Backend, EarlyExitWatcher, Ids, Mask, Step, Tool, Watcher
 from pillion.backends.grammar import Grammars, Matcher
 from pillion.backends.watching import Passes, Watched
 from pillion.core import Conversation, ModelIdentity, Segment, Template, Tokens, Turn
@@ -171,11 +171,7 @@ class FakeBackend(Backend):
 
     @torch.inference_mode()
     def run_early_exit(
-        self,
-        watcher: EarlyExitWatcher,
-        layers: Sequence[int],
-        token_ids: Int[Tensor, "batch token"],
-        mask: Bool[Tensor, "batch token"],
+        self, watcher: EarlyExitWatcher, layers: Sequence[int], token_ids: Ids, mask: Mask
     ) -> None:
         """Runs whole rows, which leave as the watcher says; see `Backend.run_early_exit`."""
         with self._passes.lock, self.watch(watcher, layers):

@@ -9,8 +9,10 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
+
+from pillion.backends.shared_use import SharedUse
 
 METHOD = "_prefill"
 """With which a model's `generate` runs a prompt (transformers 5.23)."""
@@ -25,7 +27,7 @@ class Prefill:
 
     def __init__(self, owner: Any = None) -> None:
         self._owner = (lambda: None) if owner is None else weakref.ref(owner)
-        self._users, self._lock = 0, threading.Lock()
+        self._following = SharedUse(self._followed)
         # Thread -> positions in the KV cache when its prompt began to run; None before that.
         self._begun: dict[int, int | None] = {}
 
@@ -46,20 +48,18 @@ class Prefill:
     @contextmanager
     def followed(self) -> Generator[None]:
         """Inside, the model's prefill is known; leaves the model as it was."""
-        owner = self._owner()
-        if owner is None:
+        owner = self._owner()  # kept while it is followed
+        with nullcontext() if owner is None else self._following.held():
             yield
-            return
-        with self._lock:
-            self._users += 1
-            vars(owner).setdefault(METHOD, self._run)
+
+    @contextmanager
+    def _followed(self) -> Generator[None]:
+        owner = self._owner()
+        vars(owner).setdefault(METHOD, self._run)
         try:
             yield
         finally:
-            with self._lock:
-                self._users -= 1
-                if self._users == 0:
-                    del vars(owner)[METHOD]
+            del vars(owner)[METHOD]
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         owner, thread = self._owner(), threading.get_ident()

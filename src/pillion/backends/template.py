@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from pillion.core import Conversation, Role, Turn
-from pillion.core.conversation import Kind
+from pillion.core.conversation import Kind, TurnSpan
 from pillion.errors import ConfigError, DataError
 
 Render = Callable[[list[dict[str, Any]]], str]
@@ -30,23 +30,8 @@ _NAMES = ("id", "type", "tool_call_id")
 """What a message holds beside its words that templates compare, and that no user writes."""
 
 
-@dataclass(frozen=True)
-class RenderedSpan:
-    """Where a piece of a turn stands in the rendered text.
-
-    Attributes:
-        begin: its first character.
-        end: the character after its last.
-        role: of the turn.
-        turn: place of the turn in the conversation.
-        kind: what part of the turn it is.
-    """
-
-    begin: int
-    end: int
-    role: Role
-    turn: int
-    kind: Kind = "content"
+class RenderedSpan(TurnSpan):
+    """A run of characters of one turn, in the rendered text."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from pillion.backends.adapters import (
     fingerprint,
     unwrapped,
 )
-from pillion.backends.base import Backend, EarlyExitWatcher, Step, Tool, Watcher
+from pillion.backends.base import Backend, EarlyExitWatcher, Ids, Mask, Step, Tool, Watcher
 from pillion.backends.codec import Codec
 from pillion.backends.early_exit import RowDims, leaving, seen_to_leave
 from pillion.backends.grammar import Grammars, Matcher, guided_tokenizer
@@ -194,11 +194,7 @@ class TransformersBackend(Backend):
             )
 
     def run_early_exit(
-        self,
-        watcher: EarlyExitWatcher,
-        layers: Sequence[int],
-        token_ids: Int[Tensor, "batch token"],
-        mask: Bool[Tensor, "batch token"],
+        self, watcher: EarlyExitWatcher, layers: Sequence[int], token_ids: Ids, mask: Mask
     ) -> None:
         """Runs whole rows, which leave as the watcher says; see `Backend.run_early_exit`."""
         self.check_early_exit()
@@ -209,8 +205,8 @@ class TransformersBackend(Backend):
         self,
         watcher: EarlyExitWatcher,
         layers: Sequence[int],
-        token_ids: Int[Tensor, "batch token"],
-        mask: Bool[Tensor, "batch token"],
+        token_ids: Ids,
+        mask: Mask,
         dims: RowDims,
     ) -> None:
         with self._passes.lock, self.watch(watcher, layers):
@@ -372,9 +368,7 @@ class TransformersBackend(Backend):
         return router.module.register_forward_hook(after)
 
 
-def _to_the_left(
-    ids: Int[Tensor, "batch token"], mask: Bool[Tensor, "batch token"]
-) -> tuple[Int[Tensor, "batch token"], Bool[Tensor, "batch token"]]:
+def _to_the_left(ids: Ids, mask: Mask) -> tuple[Ids, Mask]:
     """The tokens of every row from its first place on, padding behind them."""
     order = (~mask).long().argsort(dim=1, stable=True)
     return ids.gather(1, order.to(ids.device)), mask.gather(1, order)

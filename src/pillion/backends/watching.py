@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pillion.backends.base import Step, Watcher
 from pillion.backends.routers import in_order
+from pillion.backends.shared_use import SharedUse
 from pillion.errors import StateError
 
 
@@ -61,32 +62,16 @@ def passes_of(model: object) -> Passes:
         return _PASSES.setdefault(model, Passes())
 
 
-class _CompileState:
-    """How many contexts of `uncompiled` are open, and what was set before the first."""
-
-    lock = threading.Lock()
-    count = 0
-    before: Any = None
+_UNCOMPILED = SharedUse(lambda: torch.compiler.set_stance("force_eager"))
 
 
-@contextmanager
-def uncompiled() -> Generator[None]:
+def uncompiled() -> AbstractContextManager[None]:
     """Inside, compiled functions run as they are written.
 
     What torch.compile has made of a model leaves out hooks that came later, and may be taken for
     another model of the class: passes would not be seen, without an error.
     """
-    with _CompileState.lock:
-        if _CompileState.count == 0:
-            _CompileState.before = torch.compiler.set_stance("force_eager")
-        _CompileState.count += 1
-    try:
-        yield
-    finally:
-        with _CompileState.lock:
-            _CompileState.count -= 1
-            if _CompileState.count == 0:
-                _CompileState.before.__exit__(None, None, None)
+    return _UNCOMPILED.held()
 
 
 class Watched:

@@ -87,9 +87,8 @@ class ShownOptions:
             raise ConfigError(
                 "--html, --label and --template-tokens go with --text; leave them out with --data."
             )
-        for path, option in ((self.png, "--png"), (self.html, "--html")):
-            if path is not None:
-                check_file(path, option)
+        check_file(self.png, "--png")
+        check_file(self.html, "--html")
 
 
 @app.command()

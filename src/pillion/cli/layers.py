@@ -12,14 +12,7 @@ import typer
 
 from pillion.cli.app import app, err, out, print_json
 from pillion.cli.failures import fitting, say_left_out
-from pillion.cli.options import (
-    EngineOptions,
-    Json,
-    Scoped,
-    Without,
-    Wrapping,
-    takes_options,
-)
+from pillion.cli.options import EngineOptions, Json, Scoped, Without, Wrapping, takes_options
 from pillion.cli.output import write_lines
 from pillion.cli.places import check_file
 from pillion.cli.progress import progress_bar
@@ -90,9 +83,8 @@ class StudyOptions:
     scope: Scoped = None
 
     def __post_init__(self) -> None:
-        for file, option in ((self.out_file, "--out"), (self.plot, "--plot")):
-            if file is not None:
-                check_file(file, option)
+        check_file(self.out_file, "--out")
+        check_file(self.plot, "--plot")
 
 
 @app.command()

@@ -41,12 +41,14 @@ def check_folder(folder: Path, option: str) -> None:
     _check_parents(folder / "inside", folder, option)
 
 
-def check_file(path: Path, option: str) -> None:
-    """Refuses a place where no file can be written.
+def check_file(path: Path | None, option: str) -> None:
+    """Refuses a place where no file can be written; None is no place.
 
     Raises:
         ConfigError: it is a folder, or its own folder is not there or cannot be written.
     """
+    if path is None:
+        return
     if path.is_dir():
         raise ConfigError(f"{option} {path} is a folder; give a file in it.")
     if not path.absolute().parent.exists():

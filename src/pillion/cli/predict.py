@@ -43,8 +43,7 @@ class AskedOptions:
     ] = None
 
     def __post_init__(self) -> None:
-        if self.out is not None:
-            check_file(self.out, "--out")
+        check_file(self.out, "--out")
         if (not self.text) == (self.input is None):
             raise ConfigError("Give either --text or --input, and not both.")
 

@@ -18,12 +18,7 @@ from pillion.cli.places import check_folder, check_probe_folder, work_folder
 from pillion.cli.progress import progress_bar
 from pillion.cli.rows import RowOptions
 from pillion.cli.sets import SetOptions, read_sets
-from pillion.cli.train_options import (
-    GridOptions,
-    LearningOptions,
-    ReadingOptions,
-    StateOptions,
-)
+from pillion.cli.train_options import GridOptions, LearningOptions, ReadingOptions, StateOptions
 from pillion.errors import ConfigError
 
 MAX_LABELS = 30

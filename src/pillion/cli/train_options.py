@@ -91,8 +91,9 @@ class LearningOptions:
     epochs: Annotated[
         int | None,
         typer.Option(
-            help=f"Passes over the rows, 1 to 1,000; default: {defaults.EPOCHS}, more below "
-            f"{defaults.VISITS // defaults.EPOCHS} rows."
+            help=f"Passes over the rows at most, 1 to 1,000; default: {defaults.EPOCHS}, more "
+            f"below {defaults.VISITS // defaults.EPOCHS} rows, and twice as many while the last is "
+            f"the best, up to {defaults.LONGEST}."
         ),
     ] = None
     batch_size: Annotated[

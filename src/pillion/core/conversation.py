@@ -71,11 +71,11 @@ TextLike = Text | Sequence[Turn | Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Segment:
-    """A run of tokens of one turn.
+class TurnSpan:
+    """Where a part of one turn stands.
 
     Attributes:
-        begin: place of its first token.
+        begin: place of its first token or character.
         end: place after its last one.
         role: of the speaker.
         turn: place of the turn in the conversation.
@@ -87,6 +87,10 @@ class Segment:
     role: Role
     turn: int
     kind: Kind = "content"
+
+
+class Segment(TurnSpan):
+    """A run of tokens of one turn."""
 
 
 class Tokens(tuple[int, ...]):

@@ -15,6 +15,8 @@ CONTEXTS: Final = "none"
 KIND: Final = "gate"
 TEMPLATE: Final = "chat"
 EPOCHS: Final = 4
+LONGEST: Final = 32
+"""Epochs at most, where a probe goes on for twice as many while its last epoch is its best."""
 FEW_ROWS: Final = 1000
 """Below this many training rows, batches of 32 leave too few steps to learn much."""
 VISITS: Final = 3200

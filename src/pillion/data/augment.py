@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from pillion.core import Scope, Text
 from pillion.data.changes import PERTURBATIONS, Perturbation
@@ -50,14 +49,7 @@ def augmented(
     chance.shuffle(dealt)
     made = (_changed(row, kind, scope, chance) for row, kind in zip(rows.texts, dealt, strict=True))
     copies = [new if fits(new) else old for new, old in zip(made, rows.texts, strict=True)]
-    return replace(
-        rows,
-        texts=(*rows.texts, *copies),
-        labels=rows.labels and rows.labels * 2,
-        origins=rows.origins and rows.origins * 2,
-        groups=rows.groups and rows.groups * 2,
-        set_ids=rows.set_ids and rows.set_ids * 2,
-    )
+    return rows.and_copies(copies)
 
 
 def check_kinds(kinds: Sequence[str]) -> None:

@@ -129,6 +129,21 @@ class Rows:
             set_ids=self.set_ids and tuple(self.set_ids[row] for row in ids),
         )
 
+    def and_copies(self, texts: Sequence[Text]) -> Rows:
+        """The rows and, after all of them, a copy of each that reads otherwise.
+
+        Args:
+            texts: of the copies, one a row.
+        """
+        return replace(
+            self,
+            texts=(*self.texts, *texts),
+            labels=self.labels and self.labels * 2,
+            origins=self.origins and self.origins * 2,
+            groups=self.groups and self.groups * 2,
+            set_ids=self.set_ids and self.set_ids * 2,
+        )
+
     def without(self, failed: Sequence[FailedRow]) -> Rows:
         """The other rows, where some failed later.
 

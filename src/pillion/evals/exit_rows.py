@@ -12,13 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 
-from pillion.evals.bands import (
-    DepthRows,
-    choose_bands,
-    cuts_as_bands,
-    likely_to_differ,
-    sides_of,
-)
+from pillion.evals.bands import DepthRows, choose_bands, cuts_as_bands, likely_to_differ, sides_of
 from pillion.evals.calibrate import Method, apply, fit_calibration
 from pillion.probe import Card
 from pillion.probe.calibration import Calibration

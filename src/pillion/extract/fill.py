@@ -14,15 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pillion.backends import Backend
-from pillion.cache import (
-    DTYPES,
-    CacheReader,
-    CacheSpec,
-    CacheWriter,
-    Shard,
-    ShardWriter,
-    Workspace,
-)
+from pillion.cache import DTYPES, CacheReader, CacheSpec, CacheWriter, Shard, ShardWriter, Workspace
 from pillion.core import Scope
 from pillion.errors import Interrupted
 from pillion.extract.beginnings import batches_by_beginning

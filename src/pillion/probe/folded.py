@@ -10,10 +10,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from pillion.probe.network import Fold, Network, State, Tap, running, scale_for, values_of
+from pillion.probe.tensors import Hidden, Logits, Mask, Scale, Values
 
 
 class Folded(Network):
@@ -30,9 +31,7 @@ class Folded(Network):
         """What is tapped: columns of each layer's own, and those that all layers share."""
 
     @abstractmethod
-    def summarise(
-        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
-    ) -> State:
+    def summarise(self, values: Values, mask: Mask) -> State:
         """See `Fold.summarise`."""
 
     @abstractmethod
@@ -40,24 +39,15 @@ class Folded(Network):
         """See `Fold.merge`."""
 
     @abstractmethod
-    def finish(self, state: State) -> Float[Tensor, "batch output"]:
+    def finish(self, state: State) -> Logits:
         """See `Fold.finish`."""
 
-    def forward(
-        self,
-        hidden: Float[Tensor, "layer batch token dim"],
-        mask: Bool[Tensor, "batch token"],
-        scale: Float[Tensor, "layer batch token"] | None = None,
-    ) -> Float[Tensor, "batch output"]:
+    def forward(self, hidden: Hidden, mask: Mask, scale: Scale | None = None) -> Logits:
         """Logits by the definition. Wide products run in the dtype of `hidden`, sums in fp32."""
         return self.finish(self.summarise(self._values(hidden, scale), mask))
 
     def prefix_votes(
-        self,
-        hidden: Float[Tensor, "layer batch token dim"],
-        mask: Bool[Tensor, "batch token"],
-        ends: Sequence[int],
-        scale: Float[Tensor, "layer batch token"] | None = None,
+        self, hidden: Hidden, mask: Mask, ends: Sequence[int], scale: Scale | None = None
     ) -> Float[Tensor, "member batch prefix output"]:
         """See `Network.prefix_votes`."""
         values = self._values(hidden, scale)
@@ -68,9 +58,7 @@ class Folded(Network):
         states = running(summarise, self.merge, ends)
         return torch.stack([self.finish(state) for state in states], dim=1)[None]
 
-    def _values(
-        self, hidden: Tensor, scale: Tensor | None
-    ) -> Float[Tensor, "layer batch token tap"]:
+    def _values(self, hidden: Tensor, scale: Tensor | None) -> Values:
         own, shared = self.columns()
         columns = torch.cat([own, shared.expand(len(hidden), -1, -1)], dim=2)
         return values_of(hidden, columns, scale_for(hidden, self.normalise, scale))
@@ -87,9 +75,7 @@ class OwnFold(Fold):
     network: Folded
 
     @torch.no_grad()
-    def summarise(
-        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
-    ) -> State:
+    def summarise(self, values: Values, mask: Mask) -> State:
         """As the network does."""
         return self.network.summarise(values.float(), mask)
 
@@ -99,7 +85,7 @@ class OwnFold(Fold):
         return self.network.merge(first, second)
 
     @torch.no_grad()
-    def finish(self, state: State) -> Float[Tensor, "batch output"]:
+    def finish(self, state: State) -> Logits:
         """As the network does. An empty row gives the logits of no token."""
         return self.network.finish(state)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -28,6 +28,7 @@ from pillion.probe.network import (
     values_of,
 )
 from pillion.probe.softmax import FLOOR
+from pillion.probe.tensors import Hidden, Logits, Mask, Scale, Scores, Values
 
 
 class GateSettings(NetworkSettings):
@@ -56,6 +57,7 @@ class Gate(Network):
     """
 
     depths = True
+    additive = True  # weighted means of tokens, then of layers, then a linear head
 
     def __init__(self, shape: Shape, settings: GateSettings) -> None:
         super().__init__()
@@ -75,20 +77,12 @@ class Gate(Network):
     def _bound(self, scores: Tensor) -> Tensor:
         return scores.tanh() if self.settings.tanh else scores
 
-    def forward(
-        self,
-        hidden: Float[Tensor, "layer batch token dim"],
-        mask: Bool[Tensor, "batch token"],
-        scale: Float[Tensor, "layer batch token"] | None = None,
-    ) -> Float[Tensor, "batch output"]:
+    def forward(self, hidden: Hidden, mask: Mask, scale: Scale | None = None) -> Logits:
         """Logits by the definition. Wide products run in the dtype of `hidden`, sums in fp32."""
         return self.votes(hidden, mask, scale).mean(0)
 
     def votes(
-        self,
-        hidden: Float[Tensor, "layer batch token dim"],
-        mask: Bool[Tensor, "batch token"],
-        scale: Float[Tensor, "layer batch token"] | None = None,
+        self, hidden: Hidden, mask: Mask, scale: Scale | None = None
     ) -> Float[Tensor, "member batch output"]:
         """The logits of each member; see `Network.votes`.
 
@@ -106,11 +100,7 @@ class Gate(Network):
         return pooled @ self.weight.view(members, -1, outputs) + self.bias
 
     def prefix_votes(
-        self,
-        hidden: Float[Tensor, "layer batch token dim"],
-        mask: Bool[Tensor, "batch token"],
-        ends: Sequence[int],
-        scale: Float[Tensor, "layer batch token"] | None = None,
+        self, hidden: Hidden, mask: Mask, ends: Sequence[int], scale: Scale | None = None
     ) -> Float[Tensor, "member batch prefix output"]:
         """See `Network.prefix_votes`: the classes are read of every token, as the tap does."""
         scores, content = self._by_token(hidden, scale)
@@ -122,11 +112,7 @@ class Gate(Network):
         return torch.stack([self._read_out(softmax.mean(state)) for state in states], dim=2)
 
     def depth_votes(
-        self,
-        hidden: Float[Tensor, "layer batch token dim"],
-        mask: Bool[Tensor, "batch token"],
-        depths: Sequence[int],
-        scale: Float[Tensor, "layer batch token"] | None = None,
+        self, hidden: Hidden, mask: Mask, depths: Sequence[int], scale: Scale | None = None
     ) -> Float[Tensor, "member batch depth output"]:
         """See `Network.depth_votes`: the layers' softmax is over the first ones."""
         pooled = softmax.mean(softmax.summarise(*self._by_token(hidden, scale), mask))
@@ -136,9 +122,7 @@ class Gate(Network):
         self,
         hidden: Float[Tensor, "layer batch token dim"],
         scale: Float[Tensor, "layer batch token"] | None,
-    ) -> tuple[
-        Float[Tensor, "layer batch token head"], Float[Tensor, "layer batch token head content"]
-    ]:
+    ) -> tuple[Scores, Float[Tensor, "layer batch token head content"]]:
         """Of each token and head: its score; layer score and classes."""
         heads = self.num_heads
         classes = self.weight.permute(1, 0, 2).flatten(1)
@@ -164,10 +148,7 @@ class Gate(Network):
         return values_of(hidden, columns, scale)
 
     @staticmethod
-    def _pool(
-        weights: Float[Tensor, "layer batch token head"],
-        hidden: Float[Tensor, "layer batch token dim"],
-    ) -> Float[Tensor, "batch head dim"]:
+    def _pool(weights: Scores, hidden: Hidden) -> Float[Tensor, "batch head dim"]:
         """The weighted sum of states, a layer at a time: all at once would copy them."""
         weights = weights.transpose(2, 3).to(hidden.dtype)
         pooled = (weights[0] @ hidden[0]).float()
@@ -176,21 +157,15 @@ class Gate(Network):
         return pooled
 
     def _weights(
-        self,
-        scores: Float[Tensor, "layer batch token column"],
-        mask: Bool[Tensor, "batch token"],
-    ) -> tuple[Float[Tensor, "layer batch token head"], Float[Tensor, "layer batch head"]]:
+        self, scores: Float[Tensor, "layer batch token column"], mask: Mask
+    ) -> tuple[Scores, Float[Tensor, "layer batch head"]]:
         """Of tokens and of layers, from every head's token scores and then its layer scores."""
         scores = scores.masked_fill(~mask[None, :, :, None], 0.0)
         own, of_layers = scores.chunk(2, dim=-1)
         weights = self._token_weights(self._bound(own), mask)
         return weights, self._bound((weights * of_layers).sum(2)).softmax(0)
 
-    def _token_weights(
-        self,
-        scores: Float[Tensor, "layer batch token head"],
-        mask: Bool[Tensor, "batch token"],
-    ) -> Float[Tensor, "layer batch token head"]:
+    def _token_weights(self, scores: Scores, mask: Mask) -> Scores:
         seen = mask[None, :, :, None]
         scores = scores.masked_fill(~seen, FLOOR)
         return scores.softmax(2) * seen
@@ -202,14 +177,9 @@ class Gate(Network):
         shared = torch.cat([self.layer_score.detach().T, classes], dim=1)
         return Tap(self.token_score.detach(), shared, self.settings.normalise)
 
-    @property
-    def additive(self) -> bool:
-        """True: a weighted mean of tokens, then of layers, then a linear head."""
-        return True
-
     @torch.no_grad()
     def contributions(
-        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
+        self, values: Values, mask: Mask
     ) -> Float[Tensor, "layer batch token output"]:
         """`sum_k b[k,l] a[k,l,t] (W[k] x[l,t])`, of token weights a and layer weights b."""
         heads = self.num_heads
@@ -222,8 +192,8 @@ class Gate(Network):
 
     @torch.no_grad()
     def attention(
-        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
-    ) -> tuple[Float[Tensor, "layer batch token head"], Float[Tensor, "layer batch head"]]:
+        self, values: Values, mask: Mask
+    ) -> tuple[Scores, Float[Tensor, "layer batch head"]]:
         """How much each head counts each token within its layer, and each layer in each row."""
         return self._weights(values[..., : 2 * self.num_heads].float(), mask)
 
@@ -256,9 +226,7 @@ class GateFold(Fold):
         # Column i's weighted sum sits at [head of i, i] of the product of all heads and columns.
         self.diagonal = self.head_of_column * len(head) + torch.arange(len(head), device=device)
 
-    def summarise(
-        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
-    ) -> State:
+    def summarise(self, values: Values, mask: Mask) -> State:
         """Maximum, denominator and weighted sums of one chunk."""
         if values.shape[2] == 1 and softmax.all_there(mask):
             return self.of_tokens(values[:, :, 0])
@@ -283,7 +251,7 @@ class GateFold(Fold):
         """Rescales both to the larger maximum and adds."""
         return softmax.merge(first, second, self.head_of_column)
 
-    def finish(self, state: State) -> Float[Tensor, "batch output"]:
+    def finish(self, state: State) -> Logits:
         """Divides, weighs layers, adds up heads. An empty row gives the bias."""
         mean = softmax.mean(state, self.head_of_column)
         scores = mean.index_select(2, self.score_columns)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -17,6 +17,7 @@ from pillion.core import Shape
 from pillion.probe import softmax
 from pillion.probe.folded import Folded
 from pillion.probe.network import NetworkSettings, State
+from pillion.probe.tensors import Logits, Mask, Values
 
 
 class GateMlpSettings(NetworkSettings):
@@ -64,9 +65,7 @@ class GateMlp(Folded):
         own = torch.cat([self.token_score, self.value], dim=2)
         return own, own.new_zeros(self.shape.dim, 0)
 
-    def summarise(
-        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
-    ) -> State:
+    def summarise(self, values: Values, mask: Mask) -> State:
         """Maximum and denominator a head, weighted sum a head and value."""
         scores, content = values.split([self.settings.num_heads, self.settings.width], dim=-1)
         return softmax.summarise(scores, content, mask)
@@ -75,7 +74,7 @@ class GateMlp(Folded):
         """The softmax of both."""
         return softmax.merge(first, second)
 
-    def finish(self, state: State) -> Float[Tensor, "batch output"]:
+    def finish(self, state: State) -> Logits:
         """Logits: token means, then layer weights, then the perceptron."""
         mixed = torch.einsum("lbhw,lh->bhw", softmax.mean(state), self.layer_score.softmax(0))
         units = F.dropout(F.gelu(mixed.flatten(1)), self.settings.dropout, self.training)

@@ -16,15 +16,8 @@ from torch import Tensor, nn
 
 from pillion.core import Shape
 from pillion.errors import ConfigError
-from pillion.probe.network import (
-    Fold,
-    Network,
-    NetworkSettings,
-    State,
-    Tap,
-    scale_for,
-    values_of,
-)
+from pillion.probe.network import Fold, Network, NetworkSettings, State, Tap, scale_for, values_of
+from pillion.probe.tensors import Hidden, Logits, Mask, Scale, Values
 
 
 class MhaSettings(NetworkSettings):
@@ -59,6 +52,7 @@ class Mha(Network):
     """
 
     streamable = False
+    additive = True  # attention weights given, all that follows is linear
 
     def __init__(self, shape: Shape, settings: MhaSettings) -> None:
         super().__init__()
@@ -77,38 +71,24 @@ class Mha(Network):
         self.weight = nn.Parameter(torch.randn(dim, shape.num_outputs) * 0.02)
         self.bias = nn.Parameter(torch.zeros(shape.num_outputs))
 
-    def forward(
-        self,
-        hidden: Float[Tensor, "layer batch token dim"],
-        mask: Bool[Tensor, "batch token"],
-        scale: Float[Tensor, "layer batch token"] | None = None,
-    ) -> Float[Tensor, "batch output"]:
+    def forward(self, hidden: Hidden, mask: Mask, scale: Scale | None = None) -> Logits:
         """Logits by the definition. Wide products run in the dtype of `hidden`, sums in fp32."""
         scale = scale_for(hidden, self.settings.normalise, scale)
         qkv = values_of(hidden, self.token_qkv, scale)
         return self.read_out(self.attend_tokens(qkv, mask), mask)
 
     def attend_tokens(
-        self,
-        qkv: Float[Tensor, "layer batch token tap"],
-        mask: Bool[Tensor, "batch token"],
-        num_queries: int | None = None,
+        self, qkv: Values, mask: Mask, num_queries: int | None = None
     ) -> Float[Tensor, "layer batch query width"]:
         """What tokens (the last `num_queries`, or all) gather from tokens in each layer."""
         return attend(qkv, mask, self.settings.num_heads, self.settings.causal, num_queries)
 
-    def read_out(
-        self,
-        attended: Float[Tensor, "layer batch token width"],
-        mask: Bool[Tensor, "batch token"],
-    ) -> Float[Tensor, "batch output"]:
+    def read_out(self, attended: Float[Tensor, "layer batch token width"], mask: Mask) -> Logits:
         """From attended tokens to logits."""
         share = mask.float() / mask.sum(1, keepdim=True).clamp(min=1)
         return self.from_pooled(torch.einsum("lbtw,bt->lbw", attended, share))
 
-    def from_pooled(
-        self, pooled: Float[Tensor, "layer batch width"]
-    ) -> Float[Tensor, "batch output"]:
+    def from_pooled(self, pooled: Float[Tensor, "layer batch width"]) -> Logits:
         """From means of attended tokens to logits: attention of the layers to each other, the head.
 
         The mean commutes with the output projection, which is applied once a layer.
@@ -125,14 +105,9 @@ class Mha(Network):
         none = self.token_qkv.detach().new_zeros(self.shape.dim, 0)
         return Tap(self.token_qkv.detach(), none, self.settings.normalise)
 
-    @property
-    def additive(self) -> bool:
-        """True: attention weights given, all that follows is linear."""
-        return True
-
     @torch.no_grad()
     def contributions(
-        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
+        self, values: Values, mask: Mask
     ) -> Float[Tensor, "layer batch token output"]:
         """A token's values times the attention it gets, through both projections to the classes."""
         heads, causal = self.settings.num_heads, self.settings.causal
@@ -172,9 +147,7 @@ class MhaFold(Fold):
 
     network: Mha
 
-    def summarise(
-        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
-    ) -> State:
+    def summarise(self, values: Values, mask: Mask) -> State:
         """The chunk's values and which of them are tokens."""
         seen = mask[None].expand(values.shape[0], -1, -1)
         return {"qkv": values.float().masked_fill(~seen[..., None], 0.0), "seen": seen}
@@ -184,7 +157,7 @@ class MhaFold(Fold):
         return {name: torch.cat([first[name], second[name]], dim=2) for name in first}
 
     @torch.no_grad()
-    def finish(self, state: State) -> Float[Tensor, "batch output"]:
+    def finish(self, state: State) -> Logits:
         """Attention of everything kept, then the read-out."""
         mask = state["seen"][0]
         return self.network.read_out(self.network.attend_tokens(state["qkv"], mask), mask)
@@ -198,20 +171,13 @@ class CausalMhaFold(Fold):
 
     network: CausalMha
 
-    def summarise(
-        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
-    ) -> State:
+    def summarise(self, values: Values, mask: Mask) -> State:
         """The chunk's values, which of them are tokens, and the sum of what they attended to."""
         seen = mask[None].expand(values.shape[0], -1, -1)
         qkv = values.float().masked_fill(~seen[..., None], 0.0)
         return {"qkv": qkv, "seen": seen, "sum": self._sum(qkv, mask, mask.shape[1])}
 
-    def _sum(
-        self,
-        qkv: Float[Tensor, "layer batch token tap"],
-        mask: Bool[Tensor, "batch token"],
-        num_queries: int,
-    ) -> Float[Tensor, "layer batch width"]:
+    def _sum(self, qkv: Values, mask: Mask, num_queries: int) -> Float[Tensor, "layer batch width"]:
         attended = self.network.attend_tokens(qkv, mask, num_queries)
         return torch.einsum("lbtw,bt->lbw", attended, mask[:, -num_queries:].float())
 
@@ -222,7 +188,7 @@ class CausalMhaFold(Fold):
         return both | {"sum": first["sum"] + late}
 
     @torch.no_grad()
-    def finish(self, state: State) -> Float[Tensor, "batch output"]:
+    def finish(self, state: State) -> Logits:
         """Mean of what was attended, then the read-out."""
         count = state["seen"].sum(2, keepdim=True).clamp(min=1)
         return self.network.from_pooled(state["sum"] / count)
@@ -232,11 +198,7 @@ Mha.fold_class, CausalMha.fold_class = MhaFold, CausalMhaFold
 
 
 def attend(
-    qkv: Float[Tensor, "layer batch token tap"],
-    mask: Bool[Tensor, "batch token"],
-    num_heads: int,
-    causal: bool,
-    num_queries: int | None = None,
+    qkv: Values, mask: Mask, num_heads: int, causal: bool, num_queries: int | None = None
 ) -> Float[Tensor, "layer batch query width"]:
     """Scaled dot-product attention in every layer at once; masked keys get no weight.
 
@@ -265,18 +227,11 @@ def attend(
 
 
 def attention_received(
-    qkv: Float[Tensor, "batch token tap"],
-    mask: Bool[Tensor, "batch token"],
-    num_heads: int,
-    causal: bool,
+    qkv: Float[Tensor, "batch token tap"], mask: Mask, num_heads: int, causal: bool
 ) -> Float[Tensor, "batch token head"]:
     """How much attention each token gets, the mean over the tokens that pay it; as `attend` pays.
 
-    Args:
-        qkv: queries, keys and values side by side, each as wide as the others.
-        mask: which positions hold a token.
-        num_heads: attention heads, side by side in each of the three.
-        causal: whether a position attends to itself and the ones before it only.
+    Arguments are those of `attend`, in one layer.
     """
     query, key, _ = (part.unflatten(-1, (num_heads, -1)) for part in qkv.chunk(3, dim=-1))
     scores = torch.einsum("bqhw,bthw->bhqt", query, key) / query.shape[-1] ** 0.5

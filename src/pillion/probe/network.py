@@ -15,11 +15,12 @@ from itertools import accumulate, pairwise
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pillion.core import Shape
 from pillion.core.strict import Strict
+from pillion.probe.tensors import Hidden, Logits, Mask, Scale, Values
 
 RMS_EPS = 1e-6
 """Added to a token's mean square before the root, so that an all-zero state stays finite."""
@@ -83,9 +84,7 @@ class Fold(ABC):
         self.columns = tuple(slice(end - size, end) for size, end in zip(sizes, ends, strict=True))
 
     @abstractmethod
-    def summarise(
-        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
-    ) -> State:
+    def summarise(self, values: Values, mask: Mask) -> State:
         """The state of one chunk of at least one token, in fp32 whatever the values' dtype.
 
         May be called for one layer at a time; stack with `join`. The state may share memory with
@@ -102,7 +101,7 @@ class Fold(ABC):
         """The state of two neighbouring chunks, `first` before `second`."""
 
     @abstractmethod
-    def finish(self, state: State) -> Float[Tensor, "batch output"]:
+    def finish(self, state: State) -> Logits:
         """Logits of everything folded so far, in fp32.
 
         On a state of all layers; where networks have `depths`, of the first layers too.
@@ -137,21 +136,18 @@ class Network(nn.Module, ABC):
         settings: the configuration it was made from.
         streamable: whether a new token costs the same however long the sequence is.
         depths: whether its first layers alone give logits, too; see `depth_votes`.
+        additive: whether the logits are a sum over tokens and layers, given the weights of both.
     """
 
     streamable: ClassVar[bool] = True
     depths: ClassVar[bool] = False
+    additive: ClassVar[bool] = False
     fold_class: ClassVar[type[Fold]]
 
     shape: Shape
 
     @abstractmethod
-    def forward(
-        self,
-        hidden: Float[Tensor, "layer batch token dim"],
-        mask: Bool[Tensor, "batch token"],
-        scale: Float[Tensor, "layer batch token"] | None = None,
-    ) -> Float[Tensor, "batch output"]:
+    def forward(self, hidden: Hidden, mask: Mask, scale: Scale | None = None) -> Logits:
         """Logits by the plain definition on whole sequences.
 
         Args:
@@ -162,10 +158,7 @@ class Network(nn.Module, ABC):
         """
 
     def votes(
-        self,
-        hidden: Float[Tensor, "layer batch token dim"],
-        mask: Bool[Tensor, "batch token"],
-        scale: Float[Tensor, "layer batch token"] | None = None,
+        self, hidden: Hidden, mask: Mask, scale: Scale | None = None
     ) -> Float[Tensor, "member batch output"]:
         """Logits that each learn from a loss of their own; their mean is what `forward` gives.
 
@@ -174,11 +167,7 @@ class Network(nn.Module, ABC):
         return self(hidden, mask, scale)[None]
 
     def prefix_votes(
-        self,
-        hidden: Float[Tensor, "layer batch token dim"],
-        mask: Bool[Tensor, "batch token"],
-        ends: Sequence[int],
-        scale: Float[Tensor, "layer batch token"] | None = None,
+        self, hidden: Hidden, mask: Mask, ends: Sequence[int], scale: Scale | None = None
     ) -> Float[Tensor, "member batch prefix output"]:
         """`votes` after the first tokens alone, once for each of several ends.
 
@@ -201,11 +190,7 @@ class Network(nn.Module, ABC):
         return torch.stack(list(each), dim=2)
 
     def depth_votes(
-        self,
-        hidden: Float[Tensor, "layer batch token dim"],
-        mask: Bool[Tensor, "batch token"],
-        depths: Sequence[int],
-        scale: Float[Tensor, "layer batch token"] | None = None,
+        self, hidden: Hidden, mask: Mask, depths: Sequence[int], scale: Scale | None = None
     ) -> Float[Tensor, "member batch depth output"]:
         """`votes` of the first layers alone, once for each of several numbers of layers.
 
@@ -232,13 +217,8 @@ class Network(nn.Module, ABC):
         """Networks with equal keys (and layers) can share one fold; by default each folds alone."""
         return (id(self),)
 
-    @property
-    def additive(self) -> bool:
-        """Whether the logits are a sum over tokens and layers, given the weights of both."""
-        return False
-
     def contributions(
-        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
+        self, values: Values, mask: Mask
     ) -> Float[Tensor, "layer batch token output"]:
         """What each token at each layer adds to the logits; only where `additive`.
 
@@ -272,9 +252,7 @@ def inverse_rms_of(norm: Float[Tensor, "*lead"], dim: int) -> Float[Tensor, "*le
     return torch.rsqrt(norm.square() / dim + RMS_EPS)
 
 
-def inverse_rms_by_layer(
-    hidden: Float[Tensor, "layer batch token dim"],
-) -> Float[Tensor, "layer batch token"]:
+def inverse_rms_by_layer(hidden: Hidden) -> Scale:
     """`inverse_rms`, on a processor a layer at a time: the fp32 copy then stays in its cache."""
     if hidden.device.type != "cpu":
         return inverse_rms(hidden)
@@ -292,10 +270,8 @@ def scale_for(hidden: Tensor, normalise: bool, scale: Tensor | None) -> Tensor |
 
 
 def values_of(
-    hidden: Float[Tensor, "layer batch token dim"],
-    columns: Float[Tensor, "layer dim tap"],
-    scale: Float[Tensor, "layer batch token"] | None,
-) -> Float[Tensor, "layer batch token tap"]:
+    hidden: Hidden, columns: Float[Tensor, "layer dim tap"], scale: Scale | None
+) -> Values:
     """Tapped values that learn: products in the dtype of the states, then fp32.
 
     Normalising is a scalar a token: it is applied to what is read, never to states.

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pillion.core import Shape
 from pillion.probe.network import Fold, Network, NetworkSettings, State, Tap, scale_for
+from pillion.probe.tensors import Hidden, Logits, Mask, Scale, Values
 
 
 class PoolingSettings(NetworkSettings):
@@ -34,6 +35,8 @@ class Pooling(Network):
     x is a state, or a normalised one.
     """
 
+    additive = True  # a mean of linear values
+
     settings: PoolingSettings
 
     def __init__(self, shape: Shape, settings: PoolingSettings) -> None:
@@ -51,12 +54,7 @@ class Pooling(Network):
         """The weights of each layer, or of all layers together."""
         return self.weight.view(-1, self.shape.dim, self.shape.num_outputs)
 
-    def forward(
-        self,
-        hidden: Float[Tensor, "layer batch token dim"],
-        mask: Bool[Tensor, "batch token"],
-        scale: Float[Tensor, "layer batch token"] | None = None,
-    ) -> Float[Tensor, "batch output"]:
+    def forward(self, hidden: Hidden, mask: Mask, scale: Scale | None = None) -> Logits:
         """Logits by the definition; an empty row gives the bias."""
         share = mask.float() / mask.sum(1, keepdim=True).clamp(min=1)
         scale = scale_for(hidden, self.settings.normalise, scale)
@@ -68,9 +66,7 @@ class Pooling(Network):
         ]
         return self.over_layers(torch.stack(means) @ self.head) + self.bias
 
-    def over_layers(
-        self, votes: Float[Tensor, "layer batch output"]
-    ) -> Float[Tensor, "batch output"]:
+    def over_layers(self, votes: Float[Tensor, "layer batch output"]) -> Logits:
         """Added up where each layer has a head, else their mean."""
         return votes.sum(0) if self.settings.by_layer else votes.mean(0)
 
@@ -81,13 +77,8 @@ class Pooling(Network):
         own, shared = (head, none[0]) if self.settings.by_layer else (none, head[0])
         return Tap(own, shared, self.settings.normalise)
 
-    @property
-    def additive(self) -> bool:
-        """True: a mean of linear values."""
-        return True
-
     def contributions(
-        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
+        self, values: Values, mask: Mask
     ) -> Float[Tensor, "layer batch token output"]:
         """`W x[l,t]`, divided by the number of tokens, and of layers that share a head."""
         sharing = 1 if self.settings.by_layer else len(values)
@@ -108,9 +99,7 @@ class PoolingFold(Fold):
         self.over_layers = networks[0].over_layers
         self.bias = torch.cat([n.bias.detach().float() for n in networks])
 
-    def summarise(
-        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
-    ) -> State:
+    def summarise(self, values: Values, mask: Mask) -> State:
         """Sum and count of one chunk."""
         seen = mask[None, :, :, None]
         count = mask.sum(1).float()[None, :, None].expand(values.shape[0], -1, 1)
@@ -121,7 +110,7 @@ class PoolingFold(Fold):
         """Adds the sums and counts of both."""
         return {name: first[name] + second[name] for name in first}
 
-    def finish(self, state: State) -> Float[Tensor, "batch output"]:
+    def finish(self, state: State) -> Logits:
         """Mean over tokens, then the layers; an empty row gives the bias."""
         return self.over_layers(state["sum"] / state["count"].clamp(min=1)) + self.bias
 

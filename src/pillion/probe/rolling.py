@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pillion.probe.network import State
 from pillion.probe.softmax import FLOOR
+from pillion.probe.tensors import Mask, Scores, Votes
 from pillion.probe.token_pools import TokenPool
 
 
@@ -38,12 +39,7 @@ class Rolling(TokenPool):
     def __init__(self, window: int) -> None:
         self.window = window
 
-    def summarise(
-        self,
-        scores: Float[Tensor, "layer batch token head"],
-        votes: Float[Tensor, "layer batch token head vote"],
-        mask: Bool[Tensor, "batch token"],
-    ) -> State:
+    def summarise(self, scores: Scores, votes: Votes, mask: Mask) -> State:
         """The largest mean of the chunk's own windows, and the rows at its ends."""
         # Padding before a token; only a processor may be asked without waiting for an answer.
         if mask.device.type != "cpu" or bool((mask[:, 1:] & ~mask[:, :-1]).any()):

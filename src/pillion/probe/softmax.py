@@ -11,15 +11,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pillion.probe.network import State
+from pillion.probe.tensors import Mask, Scores
 
 FLOOR = -1e30
 """Score of what must get no weight; finite, so that an empty row stays finite."""
 
 
 def summarise(
-    scores: Float[Tensor, "layer batch token head"],
+    scores: Scores,
     content: Float[Tensor, "layer batch token *content"],
-    mask: Bool[Tensor, "batch token"],
+    mask: Mask,
 ) -> State:
     """The state of one chunk.
 
@@ -36,12 +37,12 @@ def summarise(
 
 
 def weigh(
-    scores: Float[Tensor, "layer batch token head"],
+    scores: Scores,
     content: Float[Tensor, "layer batch token *content"],
     mask: Bool[Tensor, "batch token"],
 ) -> tuple[
     Float[Tensor, "layer batch head"],
-    Float[Tensor, "layer batch token head"],
+    Scores,
     Float[Tensor, "layer batch token *content"],
 ]:
     """Each head's largest score, weights relative to it, and content; both 0 where no token is."""
@@ -55,7 +56,7 @@ def weigh(
     return top, (scores - top[:, :, None]).exp() * seen, content.masked_fill(hidden, 0.0)
 
 
-def all_there(mask: Bool[Tensor, "batch token"]) -> bool:
+def all_there(mask: Mask) -> bool:
     """Whether every position holds a token, as far as it may be asked without waiting."""
     # An accelerator would have to answer: there every chunk takes the way with a mask.
     return mask.device.type == "cpu" and bool(mask.all())

@@ -9,11 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from pillion.probe import softmax
 from pillion.probe.network import State
+from pillion.probe.tensors import Mask, Scores, Votes
 
 SLOPE_TOKENS = 100
 """A slope is the change of a score over so many tokens: its size is then that of other weights."""
@@ -26,12 +27,7 @@ class TokenPool(ABC):
     """
 
     @abstractmethod
-    def summarise(
-        self,
-        scores: Float[Tensor, "layer batch token score"],
-        votes: Float[Tensor, "layer batch token head vote"],
-        mask: Bool[Tensor, "batch token"],
-    ) -> State:
+    def summarise(self, scores: Scores, votes: Votes, mask: Mask) -> State:
         """The state of one chunk; masked scores and votes may be anything."""
 
     @abstractmethod
@@ -46,7 +42,7 @@ class TokenPool(ABC):
 class Largest(TokenPool):
     """The largest vote of any token, for every head and class: MultiMax (arXiv 2601.11516)."""
 
-    def summarise(self, scores: Tensor, votes: Tensor, mask: Bool[Tensor, "batch token"]) -> State:
+    def summarise(self, scores: Tensor, votes: Tensor, mask: Mask) -> State:
         """The largest vote of each head and class in the chunk."""
         return {"max": votes.masked_fill(~mask[None, :, :, None, None], -torch.inf).amax(2)}
 
@@ -73,12 +69,7 @@ class AttentionPool(TokenPool):
     def __init__(self, slope: Float[Tensor, " head"] | None) -> None:
         self.slope = slope
 
-    def summarise(
-        self,
-        scores: Float[Tensor, "layer batch token head"],
-        votes: Tensor,
-        mask: Bool[Tensor, "batch token"],
-    ) -> State:
+    def summarise(self, scores: Scores, votes: Votes, mask: Mask) -> State:
         """The softmax of one chunk, and how many tokens it had if places count."""
         if self.slope is None:
             return softmax.summarise(scores, votes, mask)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -19,6 +19,7 @@ from pillion.core import Shape
 from pillion.probe.folded import Folded
 from pillion.probe.network import NetworkSettings, State
 from pillion.probe.rolling import Rolling
+from pillion.probe.tensors import Logits, Mask, Values
 from pillion.probe.token_pools import AttentionPool, Largest, TokenPool
 
 
@@ -79,9 +80,7 @@ class Vote(Folded):
         none = self.weight.new_zeros(self.shape.num_layers, self.shape.dim, 0)
         return self.token_score if self.settings.scored else none, self.weight[0].flatten(1)
 
-    def summarise(
-        self, values: Float[Tensor, "layer batch token tap"], mask: Bool[Tensor, "batch token"]
-    ) -> State:
+    def summarise(self, values: Values, mask: Mask) -> State:
         """Of one chunk, what the pool keeps."""
         heads = self.settings.num_heads
         num_scores = heads if self.settings.scored else 0
@@ -92,7 +91,7 @@ class Vote(Folded):
         """The state of both chunks together."""
         return self._pool().merge(first, second)
 
-    def finish(self, state: State) -> Float[Tensor, "batch output"]:
+    def finish(self, state: State) -> Logits:
         """What was pooled, over layers, summed over heads. An empty row gives the bias."""
         pooled = self._pool().pooled(state)
         each = torch.einsum("lbhc,lh->bhc", pooled, self.layer_score.softmax(0))

@@ -10,11 +10,7 @@ from pillion.runtime.canaries import Checked, check_canaries, with_canaries
 from pillion.runtime.continuous_engine import ContinuousEngine
 from pillion.runtime.decoding import decode_steps
 from pillion.runtime.encoding import encode_rows, sift_rows, usual_template
-from pillion.runtime.engine import (
-    Engine,
-    EngineStats,
-    Request,
-)
+from pillion.runtime.engine import Engine, EngineStats, Request
 from pillion.runtime.engine_check import check_engine
 from pillion.runtime.engines import ENGINES, load_engine
 from pillion.runtime.exits import ExitReading

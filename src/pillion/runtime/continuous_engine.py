@@ -7,35 +7,21 @@ read goes to the event loop once a step. Knows no HTTP.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 
 from pillion.backends import Backend
 from pillion.backends.paged import EngineRequest, PagedSettings, SampledToken
-from pillion.core import (
-    Event,
-    Finished,
-    PromptRead,
-    TokenEvent,
-    Tokens,
-    Verdict,
-    as_tokens,
-)
+from pillion.core import Event, Finished, PromptRead, TokenEvent, Tokens, Verdict, as_tokens
 from pillion.errors import ConfigError, PillionError, RunError, StateError
 from pillion.probe import Artefact
+from pillion.runtime.backend_engine import BackendEngine
 from pillion.runtime.chunked_passes import ChunkedPasses
 from pillion.runtime.classifier import RowClassifier
 from pillion.runtime.decoding import Detokenizer
-from pillion.runtime.engine import (
-    Engine,
-    EngineStats,
-    Request,
-    check_room,
-    check_rows,
-    chosen,
-)
+from pillion.runtime.engine import EngineStats, Request, check_room
 from pillion.runtime.explanation import Explanation, explain_row
 from pillion.runtime.language_model import LanguageModel
 from pillion.runtime.paged_reading import PagedReading
@@ -65,7 +51,7 @@ class RunningRequest:
     inbox: asyncio.Queue[StepOutput] = field(default_factory=lambda: asyncio.Queue[StepOutput]())
 
 
-class ContinuousEngine(Engine):
+class ContinuousEngine(BackendEngine):
     """transformers' continuous batching with probes; see `Engine`.
 
     Args:
@@ -93,9 +79,7 @@ class ContinuousEngine(Engine):
                 f"Continuous batching needs a model of transformers, got {backend.identity.name!r};"
                 " serve that one with PlainEngine."
             )
-        self.backend = backend
-        self.codec, self.identity, self.end_ids = backend, backend.identity, backend.end_ids
-        self.vocab_size, self._unchanged = backend.vocab_size, backend.unchanged()
+        super().__init__(backend)
         self._batching = ContinuousBatching(backend, settings or PagedSettings(), self._deliver)
         self._passes = ChunkedPasses(backend, self._batching.alone, self._batching.step_seconds)
         self._classifier, self._explaining = RowClassifier(self._passes), asyncio.Lock()
@@ -111,16 +95,6 @@ class ContinuousEngine(Engine):
         except PillionError:
             self._batching.close()
             raise
-
-    @property
-    def probes(self) -> Mapping[str, Artefact]:
-        """The probes that ride now, by name."""
-        return dict(self._probes)
-
-    @property
-    def dtype(self) -> str:
-        """That the backend computes in."""
-        return str(self.backend.dtype).removeprefix("torch.")
 
     @property
     def window_tokens(self) -> int:
@@ -174,29 +148,14 @@ class ContinuousEngine(Engine):
         finally:
             self._finish(engine_request.request, running, over)
 
-    def check_grammar(self, grammar: str) -> None:
-        """Returns if answers can follow a grammar; see `Engine.check_grammar`."""
-        self.backend.matcher(grammar)
-
-    async def classify(
-        self,
-        rows: Sequence[Sequence[int]],
-        probes: Sequence[str] | None = None,
-        owner: str = "",
-        whole: bool = False,
+    async def _classify(
+        self, rows: Sequence[Sequence[int]], artefacts: Sequence[Artefact], owner: str
     ) -> list[dict[str, Verdict]]:
-        """Verdicts of token rows; see `Engine.classify`. Calls that wait run together."""
-        artefacts = chosen(self._probes, probes)
-        check_rows(rows, self.identity.context_tokens, self.vocab_size)
-        if not artefacts or not rows:
-            return [{} for _ in rows]
-        artefacts = [one.whole for one in artefacts] if whole else artefacts
+        """Between two steps; calls that wait run together."""
         return await self._classifier.classify(rows, artefacts, owner)
 
-    async def explain(self, row: Tokens, probe: str) -> Explanation:
-        """Why a verdict is what it is; between two steps. See `Engine.explain`."""
-        (artefact,) = chosen(self._probes, [probe])
-        check_rows([row], self.identity.context_tokens, self.vocab_size)
+    async def _explain(self, row: Tokens, artefact: Artefact) -> Explanation:
+        """Between two steps."""
         model = LanguageModel(self.backend)
         async with self._explaining:  # one at a time: it is dear, and its memory too
             return await asyncio.to_thread(lambda: explain_row(model, artefact, row, self._passes))
@@ -358,14 +317,6 @@ class ContinuousEngine(Engine):
             self._readings = [*self._readings, reading]
         self._probes, self._reading = named, reading
         self._batching.watch(self._readings)
-
-    def _checked(self, probes: Sequence[Artefact]) -> dict[str, Artefact]:
-        self._unchanged()
-        for artefact in probes:
-            artefact.check(self.identity)
-        if any(artefact.card.exit for artefact in probes):
-            self.backend.check_early_exit()  # a look at what was found out, from the second time on
-        return {artefact.name: artefact for artefact in probes}
 
     def _check_leaving(self) -> None:
         """Finds out whether texts can leave this model's passes, between two steps."""

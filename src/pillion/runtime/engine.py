@@ -140,7 +140,11 @@ class Engine(ABC):
             "model by transformers."
         )
 
-    @abstractmethod
+    @property
+    def longest_row(self) -> int:
+        """Tokens that a text to classify may have."""
+        return self.identity.context_tokens
+
     async def classify(
         self,
         rows: Sequence[Sequence[int]],
@@ -158,7 +162,24 @@ class Engine(ABC):
             probes: names of those to read; None for all.
             owner: of the call; owners take turns where their calls wait for each other.
             whole: read every row to the last layer all the same.
+
+        Raises:
+            ConfigError: an unknown probe, listing the known ones.
+            DataError: a text that is empty, too long, or of tokens that the model has not.
         """
+        artefacts = chosen(self.probes, probes)
+        check_rows(rows, self.longest_row, self.vocab_size)
+        if not artefacts or not rows:
+            return [{} for _ in rows]
+        return await self._classify(
+            rows, [a.whole for a in artefacts] if whole else artefacts, owner
+        )
+
+    @abstractmethod
+    async def _classify(
+        self, rows: Sequence[Sequence[int]], artefacts: Sequence[Artefact], owner: str
+    ) -> list[dict[str, Verdict]]:
+        """`classify` of rows that fit, by the probes themselves; one or more of either."""
 
     async def explain(self, row: Tokens, probe: str) -> Explanation:
         """What each token and layer of a row added to a probe's logits.

@@ -92,14 +92,7 @@ def place_rows(
     placed = texts_in_context(backend, rows.texts, drawn)
     if placing != "both":
         return replace(rows, texts=tuple(placed))
-    return replace(
-        rows,
-        texts=(*rows.texts, *placed),
-        labels=rows.labels and rows.labels * 2,
-        origins=rows.origins and rows.origins * 2,
-        groups=rows.groups and rows.groups * 2,
-        set_ids=rows.set_ids and rows.set_ids * 2,
-    )
+    return rows.and_copies(placed)
 
 
 def texts_in_context(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -23,15 +23,9 @@ from pillion.core import Event, TokenEvent, Tokens, Verdict, as_tokens
 from pillion.core.batching import batches_by_length
 from pillion.errors import RunError
 from pillion.probe import Artefact
+from pillion.runtime.backend_engine import BackendEngine
 from pillion.runtime.decoding import answer_events
-from pillion.runtime.engine import (
-    Engine,
-    EngineStats,
-    Request,
-    check_room,
-    check_rows,
-    chosen,
-)
+from pillion.runtime.engine import EngineStats, Request, check_room
 from pillion.runtime.exits import may_leave, score_leaving
 from pillion.runtime.explanation import Explanation, explain_row
 from pillion.runtime.language_model import SCORING_TOKENS, LanguageModel
@@ -42,7 +36,7 @@ from pillion.runtime.sampling import LogprobSampler
 T = TypeVar("T")
 
 
-class PlainEngine(Engine):
+class PlainEngine(BackendEngine):
     """Serves a backend without batching; see `Engine`.
 
     Steps run in one thread, so the event loop stays free and requests take turns.
@@ -56,23 +50,11 @@ class PlainEngine(Engine):
     """
 
     def __init__(self, backend: Backend, probes: Sequence[Artefact] = ()) -> None:
-        self.backend = backend
-        self.codec, self.identity, self.end_ids = backend, backend.identity, backend.end_ids
-        self.vocab_size, self._unchanged = backend.vocab_size, backend.unchanged()
+        super().__init__(backend)
         self._probes = self._checked(probes)
         self._stats, self._counting = EngineStats(), threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._closed = False
-
-    @property
-    def probes(self) -> Mapping[str, Artefact]:
-        """The probes that ride now, by name."""
-        return dict(self._probes)
-
-    @property
-    def dtype(self) -> str:
-        """That the backend computes in."""
-        return str(self.backend.dtype).removeprefix("torch.")
 
     async def start(self) -> None:
         """Does nothing: the model is there."""
@@ -92,23 +74,10 @@ class PlainEngine(Engine):
         finally:
             self._count(**({"running": -1} if began else {"waiting": -1}))
 
-    def check_grammar(self, grammar: str) -> None:
-        """Returns if answers can follow a grammar; see `Engine.check_grammar`."""
-        self.backend.matcher(grammar)
-
-    async def classify(
-        self,
-        rows: Sequence[Sequence[int]],
-        probes: Sequence[str] | None = None,
-        owner: str = "",
-        whole: bool = False,
+    async def _classify(
+        self, rows: Sequence[Sequence[int]], artefacts: Sequence[Artefact], owner: str
     ) -> list[dict[str, Verdict]]:
-        """Verdicts of token rows; see `Engine.classify`. The backend may run every block."""
-        artefacts = chosen(self._probes, probes)
-        artefacts = [one.whole for one in artefacts] if whole else artefacts
-        check_rows(rows, self.identity.context_tokens, self.vocab_size)
-        if not artefacts:
-            return [{} for _ in rows]
+        """Batch by batch; the backend may run every block."""
         out: list[dict[str, Verdict]] = [{} for _ in rows]
         for batch in batches_by_length([len(row) for row in rows], SCORING_TOKENS):
             found = await self._run(lambda b=batch: self._score([rows[i] for i in b], artefacts))
@@ -116,10 +85,7 @@ class PlainEngine(Engine):
                 out[row] = verdicts
         return out
 
-    async def explain(self, row: Tokens, probe: str) -> Explanation:
-        """Why a verdict is what it is; see `Engine.explain`."""
-        (artefact,) = chosen(self._probes, [probe])
-        check_rows([row], self.identity.context_tokens, self.vocab_size)
+    async def _explain(self, row: Tokens, artefact: Artefact) -> Explanation:
         model = LanguageModel(self.backend)
         return await self._run(lambda: explain_row(model, artefact, row))
 
@@ -147,14 +113,6 @@ class PlainEngine(Engine):
             return step()
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, unchanged)
-
-    def _checked(self, probes: Sequence[Artefact]) -> dict[str, Artefact]:
-        self._unchanged()
-        for artefact in probes:
-            artefact.check(self.identity)
-        if any(artefact.card.exit for artefact in probes):
-            self.backend.check_early_exit()
-        return {artefact.name: artefact for artefact in probes}
 
     def _count(self, **changes: int | float) -> None:
         with self._counting:

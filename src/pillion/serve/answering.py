@@ -15,14 +15,7 @@ from typing import Any, Literal
 
 from pillion.core import Scope, Verdict, absences
 from pillion.errors import PillionError
-from pillion.policies import (
-    JudgeReply,
-    Policy,
-    PolicyOutcome,
-    decide,
-    fails_closed,
-    hold_back,
-)
+from pillion.policies import JudgeReply, Policy, PolicyOutcome, decide, fails_closed, hold_back
 from pillion.runtime import Event, Finished, PromptRead, Request, Sampling, TokenEvent
 from pillion.serve.answers import (
     ChoiceDelta,

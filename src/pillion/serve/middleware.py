@@ -212,18 +212,16 @@ def _limited(receive: Receive, headers: Headers, limits: Limits) -> Receive:
 
 
 def _too_slow(seconds: float) -> Refused:
-    return Refused(
-        408,
-        f"The body did not come within {seconds:g} seconds; send it at once.",
-        "body_too_slow",
-        headers={"Connection": "close"},
-    )
+    why = f"The body did not come within {seconds:g} seconds; send it at once."
+    return _hung_up(408, why, "body_too_slow")
 
 
 def _too_large(limit: int) -> Refused:
-    return Refused(
-        413,
-        f"The body is larger than {limit:,} bytes; send less at once.",
-        "body_too_large",
-        headers={"Connection": "close"},
+    return _hung_up(
+        413, f"The body is larger than {limit:,} bytes; send less at once.", "body_too_large"
     )
+
+
+def _hung_up(status: int, why: str, code: str) -> Refused:
+    """A refusal that ends the connection: the rest of the body is not read."""
+    return Refused(status, why, code, headers={"Connection": "close"})

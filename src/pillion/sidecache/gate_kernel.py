@@ -17,6 +17,48 @@ FIELDS = tl.constexpr(17)
 
 
 @triton.jit
+def tanh(x):
+    """Triton has none of its own."""
+    return 2.0 / (1.0 + tl.exp(-2.0 * x)) - 1.0
+
+
+@triton.jit
+def shares(top, score):
+    """The higher of two scores, and what both count once it is subtracted."""
+    now = tl.maximum(top, score)
+    return now, tl.exp(top - now), tl.exp(score - now)
+
+
+@triton.jit
+def merge(piece, at, token, held, written, FLOOR: tl.constexpr):
+    """A token's values into a piece of one layer, in memory; `GateFold.merge` of two pieces.
+
+    Args:
+        piece: where it is.
+        at: where in it highest scores, sums of weights, weighed scores of layers and weighed values
+            of labels are.
+        token: its scores, scores of layers and values of labels.
+        held: heads, and labels of them, of which the piece holds anything.
+        written: those that are written.
+        FLOOR: less than any score.
+
+    Returns:
+        The sums: of weights, of scores of layers, of values of labels.
+    """
+    score, of_layer, of_class = token
+    now, before, new = shares(tl.load(piece + at[0], mask=held[0], other=FLOOR), score)
+    weight = tl.load(piece + at[1], mask=held[0], other=0.0) * before + new
+    layer = tl.load(piece + at[2], mask=held[0], other=0.0) * before + of_layer * new
+    label = tl.load(piece + at[3], mask=held[1], other=0.0) * before[:, None]
+    label += of_class * new[:, None]
+    tl.store(piece + at[0], now, mask=written[0])
+    tl.store(piece + at[1], weight, mask=written[0])
+    tl.store(piece + at[2], layer, mask=written[0])
+    tl.store(piece + at[3], label, mask=written[1])
+    return weight, layer, label
+
+
+@triton.jit
 def gates(
     units,  # annotations are Triton's: it looks their names up
     numbers,
@@ -74,50 +116,25 @@ def gates(
             own = value + layer * by_layer
             score = tl.load(own + head + each, mask=is_head, other=0.0)
             if bounded != 0:
-                score = 2.0 / (1.0 + tl.exp(-2.0 * score)) - 1.0
+                score = tanh(score)
             of_layer = tl.load(own + all_heads + column + each, mask=is_head, other=0.0)
             of_class = tl.load(own + all_heads + classes, mask=is_class, other=0.0)
 
             at_head = layer * all_heads + head + each
-            at_sum = 2 * num_layers * all_heads + layer * all_columns
             at_weight = num_layers * all_heads + at_head
-            top = tl.load(row + at_head, mask=is_head, other=0.0)
-            weight = tl.load(row + at_weight, mask=is_head, other=0.0)
-            layers = tl.load(row + at_sum + column + each, mask=is_head, other=0.0)
-            sums = tl.load(row + at_sum + classes, mask=is_class, other=0.0)
-            now = tl.maximum(top, score)
-            before, new = tl.exp(top - now), tl.exp(score - now)
-            weight = weight * before + new
-            layers = layers * before + of_layer * new
-            sums = sums * before[:, None] + of_class * new[:, None]
-            tl.store(row + at_head, now, mask=is_head)
-            tl.store(row + at_weight, weight, mask=is_head)
-            tl.store(row + at_sum + column + each, layers, mask=is_head)
-            tl.store(row + at_sum + classes, sums, mask=is_class)
-
+            at_sum = 2 * num_layers * all_heads + layer * all_columns
+            at = at_head, at_weight, at_sum + column + each, at_sum + classes
+            token, written = (score, of_layer, of_class), (is_head, is_class)
+            weight, layers, sums = merge(row, at, token, written, written, FLOOR)
             if place >= 0:
-                top = tl.load(page + at_head, mask=of_answer, other=FLOOR)
-                kept = tl.load(page + at_weight, mask=of_answer, other=0.0)
-                of_page = tl.load(page + at_sum + column + each, mask=of_answer, other=0.0)
-                in_page = tl.load(page + at_sum + classes, mask=has_class, other=0.0)
-                now = tl.maximum(top, score)
-                before, new = tl.exp(top - now), tl.exp(score - now)
-                tl.store(page + at_head, now, mask=is_head)
-                tl.store(page + at_weight, kept * before + new, mask=is_head)
-                of_page = of_page * before + of_layer * new
-                tl.store(page + at_sum + column + each, of_page, mask=is_head)
-                in_page = in_page * before[:, None] + of_class * new[:, None]
-                tl.store(page + at_sum + classes, in_page, mask=is_class)
-
+                merge(page, at, token, (of_answer, has_class), written, FLOOR)
             weight = tl.maximum(weight, 1.1754943508222875e-38)
             layers = layers / weight
             if bounded != 0:
-                layers = 2.0 / (1.0 + tl.exp(-2.0 * layers)) - 1.0
-            now = tl.maximum(highest, layers)
-            before, new = tl.exp(highest - now), tl.exp(layers - now)
+                layers = tanh(layers)
+            highest, before, new = shares(highest, layers)
             total = total * before + new
             mixed = mixed * before[:, None] + (sums / weight[:, None]) * new[:, None]
-            highest = now
         mixed = tl.where(is_class, mixed / total[:, None], 0.0)
         logits = tl.sum(mixed, 0) + tl.load(bias + label, mask=label < labels, other=0.0)
         place_of_logits = out_at + answer * outputs + tl.load(unit + 16)

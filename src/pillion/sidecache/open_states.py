@@ -16,10 +16,10 @@ from pillion.core import Scope
 from pillion.probe.network import State, pick
 from pillion.sidecache.folds import Folds, reduce_rows
 from pillion.sidecache.pages import Pages
-from pillion.sidecache.pieces import DecodePlan, summary
+from pillion.sidecache.pieces import DecodePlan, OpenPart, summary
 from pillion.sidecache.step_values import StepValues
 from pillion.sidecache.tracked import DecodeBatch, Numbers
-from pillion.sidecache.turn_map import TurnMap, TurnPiece, ones
+from pillion.sidecache.turn_map import TurnPiece, ones
 from pillion.sidecache.upload import upload
 
 NONE, NEXT = -1, -2
@@ -53,30 +53,9 @@ class OpenStates:
         """The row's next token begins a page."""
         self._answers[row] = NEXT
 
-    def take(
-        self,
-        row: int,
-        page: int,
-        values: StepValues,
-        first: int,
-        begin: int,
-        end: int,
-        turns: TurnMap,
-    ) -> State | None:
-        """Reads neighbouring tokens of one page.
-
-        Args:
-            row: of their request.
-            page: the engine's number.
-            values: of the step.
-            first: place in the step of the request's first token, if it were there.
-            begin: position of the first of them.
-            end: position behind the last.
-            turns: of the request.
-
-        Returns:
-            The state of those that the scope reads; None for none.
-        """
+    def take(self, part: OpenPart, values: StepValues) -> State | None:
+        """Reads tokens of a step into their page; the state of those that the scope reads."""
+        row, page, first, begin, end, turns = part
         index, offset = divmod(begin, self._size)
         bits = ones(end - begin) << offset
         if not offset and self._scope != "all":

@@ -15,10 +15,10 @@ from pillion.core import Scope
 from pillion.probe.network import State
 from pillion.sidecache.folds import Folds
 from pillion.sidecache.pages import Pages
-from pillion.sidecache.pieces import DecodePlan, summary
+from pillion.sidecache.pieces import DecodePlan, OpenPart, summary
 from pillion.sidecache.step_values import StepValues
 from pillion.sidecache.tracked import DecodeBatch, Numbers
-from pillion.sidecache.turn_map import TurnMap, TurnPiece
+from pillion.sidecache.turn_map import TurnPiece
 from pillion.sidecache.upload import upload
 
 
@@ -54,17 +54,9 @@ class OpenValues:
     def turn_page(self, row: int) -> None:
         """Nothing: values lie in their row."""
 
-    def take(
-        self,
-        row: int,
-        page: int,
-        values: StepValues,
-        first: int,
-        begin: int,
-        end: int,
-        turns: TurnMap,
-    ) -> State | None:
-        """Reads neighbouring tokens of one page; see `OpenStates.take`."""
+    def take(self, part: OpenPart, values: StepValues) -> State | None:
+        """Reads tokens of a step into their row; see `OpenStates.take`."""
+        row, page, first, begin, end, turns = part
         (index, offset), state = divmod(begin, self._size), None
         if turns.bits(self._scope, begin, end, every_turn=True):
             own = values.between(first + begin, first + end)

@@ -20,7 +20,7 @@ from pillion.sidecache.folds import Folds, reduce_rows
 from pillion.sidecache.open_states import OpenStates
 from pillion.sidecache.open_values import OpenValues
 from pillion.sidecache.pages import Pages
-from pillion.sidecache.pieces import DecodePlan, summary
+from pillion.sidecache.pieces import DecodePlan, OpenPart, summary
 from pillion.sidecache.step_values import StepValues
 from pillion.sidecache.tracked import DecodeBatch, Numbers
 from pillion.sidecache.turn_map import TurnMap
@@ -221,7 +221,7 @@ class PagedGroup:
         if self.scope == "response":  # which keeps none
             return self._read(chunk, begin, end, turns)
         first = chunk.first - chunk.start
-        return self._open.take(row, page, self.values, first, begin, end, turns)
+        return self._open.take(OpenPart(row, page, first, begin, end, turns), self.values)
 
     def _keep_full(
         self, chunk: Chunk, head: int, body: int, pages: Sequence[int], turns: TurnMap

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from pillion.probe.network import Fold, State
+from pillion.probe.tensors import Values
 from pillion.sidecache.tracked import Numbers
-from pillion.sidecache.turn_map import ones
+from pillion.sidecache.turn_map import TurnMap, ones
 from pillion.sidecache.upload import upload
 
 
@@ -36,11 +37,27 @@ class DecodePlan(NamedTuple):
     begins: Numbers | list[int]
 
 
-def summary(
-    fold: Fold,
-    values: Float[Tensor, "layer batch token tap"],
-    bits: Sequence[int] | None = None,
-) -> State:
+class OpenPart(NamedTuple):
+    """Neighbouring tokens of one request in one open page.
+
+    Attributes:
+        row: of the request.
+        page: the engine's number.
+        first: place in the step of the request's first token, if it were there.
+        begin: position of the first of them.
+        end: position behind the last.
+        turns: of the request.
+    """
+
+    row: int
+    page: int
+    first: int
+    begin: int
+    end: int
+    turns: TurnMap
+
+
+def summary(fold: Fold, values: Values, bits: Sequence[int] | None = None) -> State:
     """Folds rows of values; of each, the tokens of its bits."""
     batch, tokens = values.shape[1:3]
     mask = torch.ones(batch, tokens, dtype=torch.bool, device=values.device)

@@ -22,7 +22,8 @@ from pillion.metrics import evaluate, leading_metric
 from pillion.probe.task import Task, num_outputs, probabilities
 from pillion.train.closed import MOST_ROWS, PROBE, solve
 from pillion.train.evaluate import evaluate_networks, validate
-from pillion.train.loop import Examples, Trained, together, train
+from pillion.train.examples import Examples, together
+from pillion.train.loop import Trained, train
 from pillion.train.settings import ProbeConfig, TrainSettings
 
 FOLDS = 3
@@ -132,7 +133,7 @@ class _AutoTraining:
         (probs,) = evaluate_networks([part.network], self.validation.source, self.task)
         curve = [validate(self.task, probs, torch.as_tensor(self.validation.targets))]
         config = ProbeConfig(probe=PROBE)
-        trained = Trained(config, whole.network, part.network, curve, 1, 0.0, solved=True)
+        trained = Trained(config, whole.network, part.network, curve, 1, 1, 0.0, solved=True)
         return Chosen(trained, facts | {"penalty": whole.penalty})
 
     @property
@@ -156,16 +157,20 @@ class _AutoTraining:
         self, training: Examples, held: Examples, configs: list[ProbeConfig], name: str
     ) -> list[Trained]:
         rows = self.settings.rows_a_step(len(training.targets))
-        refit = name == "all" and len(training.targets) + len(held.targets) <= MOST_ROWS
+        settings = self.settings.for_rows(len(training.targets), len(held.targets))
+        if name == "all":
+            refit = len(training.targets) + len(held.targets) <= MOST_ROWS
+            settings = settings.model_copy(update={"refit": settings.refit or refit})
+        else:
+            # Folds compare probes; five times as many runs of more epochs would change little.
+            settings = settings.model_copy(update={"longest": None})
         return train(
             training,
             held,
             self.task,
             self.num_labels,
             [config.at_batch(rows) for config in configs],
-            self.settings.for_few(len(training.targets), len(held.targets)).model_copy(
-                update={"refit": self.settings.refit or refit}
-            ),
+            settings,
             self.progress,
             checkpoint=self.checkpoint and self.checkpoint / name,
             device=self.device,

@@ -43,6 +43,8 @@ class TrainSettings(_SentenceErrors):
 
     Attributes:
         epochs: passes over the training rows, at most.
+        longest: a configuration whose last epoch is its best is trained anew for twice as many
+            epochs, up to this, and keeps whichever scores better; None: for `epochs` alone.
         batch_size: rows a step; None: 32, or 8 where there are few rows and so would be few steps.
         warmup: share of all steps in which the learning rate rises; a cosine to 0 follows.
         patience: epochs without a better validation score after which a configuration stops.
@@ -62,6 +64,7 @@ class TrainSettings(_SentenceErrors):
     """
 
     epochs: int = Field(default=defaults.EPOCHS, ge=1, le=1000)
+    longest: int | None = Field(default=None, ge=1, le=1000)
     batch_size: int | None = Field(default=None, ge=1)
     warmup: float = Field(default=0.1, ge=0, lt=1)
     patience: int = Field(default=3, ge=1)
@@ -78,11 +81,13 @@ class TrainSettings(_SentenceErrors):
         is_few = num_rows < defaults.FEW_ROWS
         return self.batch_size or (defaults.STEP_ROWS_OF_FEW if is_few else defaults.STEP_ROWS)
 
-    def for_few(self, num_rows: int, num_held: int) -> TrainSettings:
-        """Where no number of epochs is given and rows are few: as many as read `VISITS` rows.
+    def for_rows(self, num_rows: int, num_held: int) -> TrainSettings:
+        """Where no number of epochs is given: how many suit the rows.
 
-        Fewer validation rows than `ROWS_THAT_CHOOSE` choose no epoch: the last one counts.
-        (`VISITS` is of `pillion.core.defaults`.)
+        Few rows are gone over as often as reads `VISITS` of them. Validation rows then say whether
+        more epochs are better, up to `LONGEST`; fewer of them than `ROWS_THAT_CHOOSE` choose
+        neither that nor the best epoch: the last one counts. (`VISITS` and `LONGEST` are of
+        `pillion.core.defaults`.)
 
         Args:
             num_rows: to learn from.
@@ -91,9 +96,12 @@ class TrainSettings(_SentenceErrors):
         if "epochs" in self.model_fields_set:
             return self
         epochs = max(self.epochs, -(-defaults.VISITS // num_rows))
+        is_given = "keep" in self.model_fields_set
+        keep = self.keep if is_given or num_held >= ROWS_THAT_CHOOSE else "last"
         usual = {
             "patience": max(self.patience, epochs // 4),
-            "keep": "last" if num_held < ROWS_THAT_CHOOSE else "best",
+            "keep": keep,
+            "longest": defaults.LONGEST if keep == "best" else None,
         }
         usual = {name: own for name, own in usual.items() if name not in self.model_fields_set}
         return self.model_copy(update={"epochs": epochs, **usual})

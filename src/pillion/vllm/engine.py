@@ -37,14 +37,7 @@ from pillion.riding.report import LogitsByProbe
 from pillion.riding.turns import turns_args
 from pillion.riding.verdicts import verdicts_by_name
 from pillion.runtime.decoding import Detokenizer
-from pillion.runtime.engine import (
-    Engine,
-    EngineStats,
-    Request,
-    check_room,
-    check_rows,
-    chosen,
-)
+from pillion.runtime.engine import Engine, EngineStats, Request, check_room
 from pillion.runtime.sampling import Sampling
 from pillion.vllm.inbox import Inbox
 from pillion.vllm.logprobs import logprobs, logs
@@ -181,17 +174,15 @@ class VllmEngine(Engine):
             self._inbox.drop(request.id)
             self._count(**({"running": -1} if began else {"waiting": -1}))
 
-    async def classify(
-        self,
-        rows: Sequence[Sequence[int]],
-        probes: Sequence[str] | None = None,
-        owner: str = "",
-        whole: bool = False,
+    @property
+    def longest_row(self) -> int:
+        """VLLM has no pass without a sampled token, which needs a place as well."""
+        return self.identity.context_tokens - 1
+
+    async def _classify(
+        self, rows: Sequence[Sequence[int]], artefacts: Sequence[Artefact], owner: str
     ) -> list[dict[str, Verdict]]:
-        """Verdicts of token rows; see `Engine.classify`. vLLM runs every block all the same."""
-        artefacts = chosen(self._probes, probes)
-        # vLLM has no pass without a sampled token, which needs a place as well.
-        check_rows(rows, self.identity.context_tokens - 1, self.vocab_size)
+        """Each in a request of its own; vLLM runs every block."""
         found = await asyncio.gather(*(self._read(row, answering=False) for row in rows))
         return [{a.name: v[a.name] for a in artefacts if a.name in v} for v in found]
 

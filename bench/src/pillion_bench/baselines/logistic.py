@@ -17,15 +17,7 @@ from scipy.special import expit, softmax
 
 from pillion.data.labels import Task
 from pillion_bench.baselines.newton import Features, Rows, Solution, principal_axes, solve
-from pillion_bench.choice import (
-    Quality,
-    best_of,
-    is_at_edge,
-    judges,
-    quality,
-    together,
-    widened,
-)
+from pillion_bench.choice import Quality, best_of, is_at_edge, judges, quality, together, widened
 from pillion_bench.problem import columns
 
 STRENGTHS = (1.0, 10.0, 100.0)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from pillion.core import Shape
+from pillion.core import Shape, defaults
 from pillion.extract import StateSource
 from pillion.probe import Artefact, build, make_settings
 from pillion.runtime import Reading, watch
@@ -32,8 +32,6 @@ from pillion_bench.baselines.base import (
 from pillion_bench.choice import Quality, quality, together
 from pillion_bench.problem import Part
 from pillion_bench.suite import checked
-
-LONGEST = 32
 
 
 class ProbeSettings(Settings):
@@ -58,7 +56,7 @@ class ProbeSettings(Settings):
     weight_decay: float = Field(default=0.5, ge=0)
     layers: tuple[int, ...] | None = None
     train: dict[str, Any] = Field(default_factory=dict[str, Any])
-    longest: int = Field(default=LONGEST, ge=1)
+    longest: int = Field(default=defaults.LONGEST, ge=1)
     grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict[str, tuple[Any, ...]])
 
 
@@ -97,14 +95,14 @@ class ProbeMethod(Method):
         """The same configuration with its seeds, trained for the number of epochs that is best."""
         runs: dict[int, list[Trained]] = {}
         epochs = self.training.epochs
-        while not runs or (_wants_more(runs[max(runs)], max(runs)) and epochs <= self.longest):
+        while not runs or (_wants_more(runs[max(runs)]) and epochs <= self.longest):
             runs[epochs] = self._train(place, configs, epochs)
             epochs *= 2
         found = {count: together(self._qualities(place, run)) for count, run in runs.items()}
         best = max(found, key=lambda count: found[count].rank)
         tried = {str(count): one.facts for count, one in found.items()}
-        at_edge = best == max(runs) and _wants_more(runs[best], best)
-        return runs[best], {"epochs": best, "epochs_tried": tried, "at_edge": at_edge}
+        at_edge = best == max(runs) and _wants_more(runs[best])
+        return runs[best], {"epochs_tried": tried, "at_edge": at_edge}
 
     @property
     def longest(self) -> int:
@@ -221,9 +219,9 @@ class ProbeMethod(Method):
         )
 
 
-def _wants_more(run: Sequence[Trained], epochs: int) -> bool:
+def _wants_more(run: Sequence[Trained]) -> bool:
     """Whether the last epoch is the best of half of the seeds or more."""
-    return 2 * sum(one.best_epoch == epochs for one in run) >= len(run)
+    return 2 * sum(one.best_epoch == one.epochs for one in run) >= len(run)
 
 
 def _log_loss(trained: Trained) -> float:
@@ -239,6 +237,7 @@ def _described(trained: Trained) -> dict[str, Any]:
         "settings": make_settings(config.probe, **config.settings).model_dump(),
         "learning_rate": config.rate,
         "weight_decay": config.weight_decay,
+        "epochs": trained.epochs,
         "best_epoch": trained.best_epoch,
         "log_loss": _log_loss(trained),
         "train_seconds": round(trained.seconds, 1),

@@ -70,18 +70,25 @@ class StudyOptions:
     layers: Layers = None
     template: Wrapping = None
     scope: Annotated[
-        Scope, typer.Option(help="Whose words are read, by probes and by methods of texts.")
-    ] = "all"
+        Scope | None,
+        typer.Option(
+            help="Whose words are read, by probes and by methods of texts; default: the last "
+            "user's turn, the answer of answered prompts, all of raw texts."
+        ),
+    ] = None
     cache: Annotated[
         Path | None,
         typer.Option(help="Keep hidden states of train and test here, as train --cache does."),
     ] = None
 
-    def settings(self, template: Template, num_layers: int, on_too_long: OnTooLong) -> RealSettings:
+    def settings(
+        self, template: Template, scope: Scope, num_layers: int, on_too_long: OnTooLong
+    ) -> RealSettings:
         """Those of the study.
 
         Args:
             template: how texts are wrapped, where the model had a word in it.
+            scope: whose words are read, where the rows had one.
             num_layers: of the model.
             on_too_long: what happens to a text beyond the context window.
 
@@ -93,7 +100,7 @@ class StudyOptions:
         return RealSettings(
             config=self.config(),
             template=template,
-            scope=self.scope,
+            scope=scope,
             layers=parse_layers(self.layers, num_layers),
             on_too_long=on_too_long,
             positive=self.positive,
@@ -134,6 +141,7 @@ def real(
     learnt from the same rows about the test, other sources, the same texts written otherwise, and
     short texts inside long ones. Stopped by Ctrl-C, the same command goes on where it was.
     """
+    from pillion.fit import default_scope
     from pillion.report.page import write_report
     from pillion.runtime import usual_template
     from pillion_bench.real.study import study
@@ -152,11 +160,12 @@ def real(
     model, long = engine.load(), engine.on_too_long
     backend = model.backend
     wrapping = usual_template(backend.identity, asked.template, err.print)
+    scope = asked.scope or default_scope(rows[0].texts, wrapping)
     if how.skip_bad_rows:
-        rows = [fitting(one, backend, wrapping, long, asked.scope, True) for one in rows]
+        rows = [fitting(one, backend, wrapping, long, scope, True) for one in rows]
         for one, part in zip(rows, (".train", ".test"), strict=True):
             say_left_out(one, out_file, part)
-    settings = asked.settings(wrapping, backend.identity.num_layers, long)
+    settings = asked.settings(wrapping, scope, backend.identity.num_layers, long)
     with work_folder(out_file) as work, progress_bar() as bar:
         found = study(model, rows[0], rows[1], others, work, settings, bar, err.print)
     write_lines([json_line(found)], out_file)

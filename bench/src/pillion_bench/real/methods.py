@@ -99,11 +99,11 @@ def train_probes(place: Workplace, settings: RealSettings, say: Callable[[str], 
 
 
 def _probe_settings(settings: RealSettings, rows: int, held: int) -> dict[str, Any]:
-    """Of the method `probe`: as many epochs as `pillion train` takes, and no more tried."""
+    """Of the method `probe`: as many epochs as `pillion train` takes."""
     config = settings.config
     return {
         **config.model_dump(include={"probe", "settings", "learning_rate", "weight_decay"}),
-        "train": settings.train.for_few(rows, held).model_dump(),
+        "train": settings.train.for_rows(rows, held).model_dump(),
         "longest": 1,
     }
 

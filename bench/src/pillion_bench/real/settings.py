@@ -54,7 +54,7 @@ class RealSettings:
     config: ProbeConfig = field(default_factory=ProbeConfig)
     train: TrainSettings = field(default_factory=TrainSettings)
     template: Template = "chat"
-    scope: Scope = "all"
+    scope: Scope = "last-user"
     layers: tuple[int, ...] | None = None
     on_too_long: OnTooLong = "error"
     positive: str | None = None

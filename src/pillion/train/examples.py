@@ -1,0 +1,62 @@
+"""Rows with what they are to teach: hidden states, targets, weights.
+
+Does not know probes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from pillion.errors import DataError
+from pillion.extract import JoinedRows, StateSource
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows to learn from or to validate on.
+
+    Attributes:
+        source: their hidden states.
+        targets: as `LabelSpace.encode` gives them.
+        weights: what each row counts in the loss, 1 on average; None where all count the same.
+        goals: probabilities that the loss compares with, of the shape of binary or multi-label
+            targets; None: the targets themselves. Thresholds and metrics are of targets alone.
+    """
+
+    source: StateSource
+    targets: Shaped[np.ndarray, "row ..."]
+    weights: Float[np.ndarray, " row"] | None = None
+    goals: Float[np.ndarray, "row ..."] | None = None
+
+    @property
+    def wanted(self) -> Shaped[np.ndarray, "row ..."]:
+        """What the loss compares with."""
+        return self.targets if self.goals is None else self.goals
+
+    def __post_init__(self) -> None:
+        if len(self.targets) != len(self.source.lengths) or not len(self.targets):
+            raise DataError(
+                f"Got {len(self.targets)} labels for {len(self.source.lengths)} rows; give one a "
+                "row, and at least one row."
+            )
+
+
+def together(training: Examples, validation: Examples) -> Examples:
+    """The rows of both, one after the other."""
+    has_goals = training.goals is not None or validation.goals is not None
+    return Examples(
+        JoinedRows(training.source, validation.source),
+        np.concatenate([training.targets, validation.targets]),
+        _joined_weights(training, validation),
+        np.concatenate([training.wanted, validation.wanted]) if has_goals else None,
+    )
+
+
+def _joined_weights(*sides: Examples) -> Float[np.ndarray, " row"] | None:
+    if all(one.weights is None for one in sides):
+        return None
+    each = [np.ones(len(one.targets)) if one.weights is None else one.weights for one in sides]
+    return np.concatenate(each)
