@@ -81,7 +81,7 @@ def test_few_frames_stand_between_a_verb_and_the_arithmetic(
     rows.write_text("\n".join(["text,label", *lines]))
     learning = "--data", rows, "--template", "raw", "--probe", "gate", "--epochs", 1
     found = ways("train", *learning, "--out", probe, *model)
-    assert len(found["loss"]) == len(found["votes"]) == 7, found
+    assert len(found["loss"]) == len(found["votes"]) == 8, found
     for count in WORDS:
         found = ways("predict", "--probe", probe, "--text", "day " * count, *model)
         tapped = "own_values" if count == 1 else "products"
