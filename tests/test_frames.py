@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ WORDS = 1, 30, 240
 def way_from(verb: str) -> list[str]:
     """The package's functions between a verb and the caller of this one."""
     names: list[str] = []
-    frame = sys._getframe(2)
-    while frame.f_back is not None:
+    frame = inspect.currentframe()
+    frame = frame and frame.f_back and frame.f_back.f_back
+    while frame is not None:
         file, name = frame.f_code.co_filename, frame.f_code.co_name
         if file == str(PACKAGE / "cli" / f"{verb}.py") and name == verb:
             return names[::-1]
