@@ -78,6 +78,23 @@ class Interrupting(LiveSource):
         return super().read_batch(row_ids, workspace)
 
 
+def interrupted(reads: int) -> Examples:
+    """`live`, where Ctrl-C is pressed behind so many reads."""
+    rows = live()
+    assert isinstance(rows.source, LiveSource)
+    return Examples(Interrupting(rows.source, reads), rows.targets)
+
+
+def resumed(
+    folder: Path, reads: int, configs: Sequence[ProbeConfig], settings: TrainSettings = SETTINGS
+) -> list[Trained]:
+    """`run`, the second time: Ctrl-C has ended the first one behind so many reads."""
+    stopping, held = interrupted(reads), live(20, seed=1)
+    with pytest.raises(Interrupted, match="the same command resumes it"):
+        train(stopping, held, "binary", 2, configs, settings, checkpoint=folder)
+    return run(configs, settings, checkpoint=folder)
+
+
 @each_probe
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(probe: str) -> None:
     first, again, other = (run([config(probe, seed)])[0] for seed in (0, 0, 1))
@@ -118,13 +135,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     tmp_path: Path, reads: int
 ) -> None:
     configs = [config(), config("mha", dropout=0.3)]
-    training, validation = live(), live(20, seed=1)
-    assert isinstance(training.source, LiveSource)
-    stopping = Examples(Interrupting(training.source, reads), training.targets)
-    with pytest.raises(Interrupted, match="the same command resumes it"):
-        train(stopping, validation, "binary", 2, configs, SETTINGS, checkpoint=tmp_path)
-    resumed = train(training, validation, "binary", 2, configs, SETTINGS, checkpoint=tmp_path)
-    for one, other in zip(resumed, run(configs), strict=True):
+    for one, other in zip(resumed(tmp_path, reads, configs), run(configs), strict=True):
         assert equal(one, other)
         assert one.curve == other.curve
         assert one.best_epoch == other.best_epoch
@@ -132,11 +143,8 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     first = run([config()], checkpoint=tmp_path)[0]
-    training = live()
-    assert isinstance(training.source, LiveSource)
-    untouchable = Examples(Interrupting(training.source, 0), training.targets)
     again = train(
-        untouchable, live(20, seed=1), "binary", 2, [config()], SETTINGS, checkpoint=tmp_path
+        interrupted(0), live(20, seed=1), "binary", 2, [config()], SETTINGS, checkpoint=tmp_path
     )
     assert equal(first, again[0])
 
@@ -155,11 +163,8 @@ def test_a_broken_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_interruption_without_a_checkpoint_says_that_nothing_was_kept() -> None:
-    training = live()
-    assert isinstance(training.source, LiveSource)
-    stopping = Examples(Interrupting(training.source, 2), training.targets)
     with pytest.raises(Interrupted, match="nothing was kept"):
-        train(stopping, live(20), "binary", 2, [config()], SETTINGS)
+        train(interrupted(2), live(20), "binary", 2, [config()], SETTINGS)
 
 
 def test_a_refit_learns_from_validation_rows_too_and_says_of_them_what_it_said_before() -> None:
@@ -192,13 +197,8 @@ def test_a_refit_is_a_training_on_all_rows_for_as_many_epochs_as_were_best() -> 
 @pytest.mark.parametrize("reads", [3, 16, 21, 30])
 def test_an_interrupted_refit_goes_on_where_it_was(tmp_path: Path, reads: int) -> None:
     refit = SETTINGS.model_copy(update={"refit": True})
-    training, validation = live(), live(20, seed=1)
-    assert isinstance(training.source, LiveSource)
-    stopping = Examples(Interrupting(training.source, reads), training.targets)
-    with pytest.raises(Interrupted):
-        train(stopping, validation, "binary", 2, [config()], refit, checkpoint=tmp_path)
-    (resumed,) = train(training, validation, "binary", 2, [config()], refit, checkpoint=tmp_path)
-    assert equal(resumed, run([config()], refit)[0])
+    (again,) = resumed(tmp_path, reads, [config()], refit)
+    assert equal(again, run([config()], refit)[0])
 
 
 def test_nothing_is_fitted_again_where_no_row_was_held_out() -> None:
@@ -256,14 +256,9 @@ def test_nothing_is_trained_longer_where_nothing_chooses() -> None:
 @pytest.mark.parametrize("reads", [3, 8, 14, 30, 60])
 def test_an_interrupted_longer_run_goes_on_where_it_was(tmp_path: Path, reads: int) -> None:
     settings = LONGER.model_copy(update={"refit": True})
-    training, validation = live(), live(20, seed=1)
-    assert isinstance(training.source, LiveSource)
-    stopping = Examples(Interrupting(training.source, reads), training.targets)
-    with pytest.raises(Interrupted):
-        train(stopping, validation, "binary", 2, [config()], settings, checkpoint=tmp_path)
-    (resumed,) = train(training, validation, "binary", 2, [config()], settings, checkpoint=tmp_path)
-    assert resumed.epochs > 1
-    assert equal(resumed, run([config()], settings)[0])
+    (again,) = resumed(tmp_path, reads, [config()], settings)
+    assert again.epochs > 1
+    assert equal(again, run([config()], settings)[0])
 
 
 def test_what_an_older_run_without_longer_ones_left_goes_on(tmp_path: Path) -> None:
