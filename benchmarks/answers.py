@@ -199,7 +199,7 @@ def measured(
             test = test.some(range(min(len(test), data.rows or len(test))))
             counted = part_of(backend, test, data, cache / "test", caches)
             used.append(data_entry(DATA / _test(data), "test"))
-        said = everyone(backend, training, held, counted, range(options.seeds))
+        said = all_methods(backend, training, held, counted, range(options.seeds))
     lines = [line for one in said for line in numbers(one, said[0], counted.targets)]
     for line in lines:
         print(name, line, flush=True)
@@ -259,7 +259,7 @@ def words(backend: Backend, row: Tokens) -> str:
     return backend.decode([row[place] for part in row.ranges("response") for place in part])
 
 
-def everyone(
+def all_methods(
     backend: Backend, training: Part, held: Part, counted: Part, seeds: Sequence[int]
 ) -> list[Said]:
     """All methods; the gate that learns from uniform prefixes, the default, comes first."""
@@ -380,33 +380,33 @@ def auprc(scores: np.ndarray, targets: np.ndarray) -> float:
 
 def numbers(one: Said, best: Said, targets: np.ndarray) -> list[dict[str, Any]]:
     """AUPRC of whole rows and of beginnings, the difference to the first, and what a stop gives."""
-    who = {"method": one.method, "seed": one.seed}
+    facts = {"method": one.method, "seed": one.seed}
     whole = interval(auprc, one.scores, targets)
     assert whole is not None
     lines: list[dict[str, Any]] = [
-        {**who, "metric": "auprc", "value": whole.estimate, "interval": [whole.low, whole.high]}
+        {**facts, "metric": "auprc", "value": whole.estimate, "interval": [whole.low, whole.high]}
     ]
     if one.method != best.method:
         gain = paired_interval(auprc, best.scores, one.scores, targets)
         assert gain is not None
         lines.append(
-            {**who, "metric": "gate_minus_method_auprc", "value": gain.estimate}
+            {**facts, "metric": "gate_minus_method_auprc", "value": gain.estimate}
             | {"interval": [gain.low, gain.high]}
         )
     if one.running is None:
         return lines
     lines += [
-        {**who, "metric": "auprc_after", "tokens": count}
+        {**facts, "metric": "auprc_after", "tokens": count}
         | {"value": auprc(after(one.running, count), targets)}
         for count in TOKENS
     ]
     lines.append(
-        {**who, "metric": "auprc_of_largest", "value": auprc(largest(one.running), targets)}
+        {**facts, "metric": "auprc_of_largest", "value": auprc(largest(one.running), targets)}
     )
     if one.line is not None:
         found = detection(one.running, targets, one.line)
         lines += [
-            {**who, "metric": name, "value": value, "threshold": one.line}
+            {**facts, "metric": name, "value": value, "threshold": one.line}
             for name, value in found.items()
         ]
     return lines

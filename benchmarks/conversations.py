@@ -217,7 +217,7 @@ def trained(run: Run, way: str) -> tuple[list[Fitted], Clock]:
 def measure(run: Run) -> Iterator[list[dict[str, Any]]]:
     """Every way in every context: the mean over seeds, and how it stands to alone."""
     probes: dict[str, list[Fitted]] = {}
-    for way in WAYS:  # states of every token serve those who read some of them
+    for way in WAYS:  # states of every token serve the ways that read some of them
         if way in run.options.ways:
             probes[way], clock = trained(run, way)
             facts = {"data": run.name, "way": way}

@@ -145,7 +145,7 @@ def throughput(times: list[tuple[float, float]]) -> dict[str, Any]:
 
 
 def rows(count: int, tokens: int, seed: int) -> list[Tokens]:
-    """Random tokens."""
+    """Rows of `tokens` random token ids each."""
     noise = torch.Generator().manual_seed(seed)
     return [
         Tokens(row) for row in torch.randint(5, 10_000, (count, tokens), generator=noise).tolist()

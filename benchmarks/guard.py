@@ -64,7 +64,7 @@ class Guarded:
             await self.guard.classify([[*request.token_ids, *answer]], self.artefacts)
 
     def stats(self) -> EngineStats:
-        """Of the engine."""
+        """Counts of the engine that is guarded."""
         return self.engine.stats()
 
 

@@ -73,7 +73,7 @@ def middle(rows: Sequence[LayerRow]) -> int:
 
 
 def last(rows: Sequence[LayerRow]) -> int:
-    """The last layer."""
+    """The last layer, whatever was measured."""
     return rows[-1].layer
 
 

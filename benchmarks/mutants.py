@@ -247,7 +247,7 @@ def write(scores: list[Score], seed: int, settings: dict[str, Any]) -> None:
 
 
 def rows_of(scores: list[Score]) -> list[dict[str, Any]]:
-    """The numbers of a result file: shares of all and of each part, then who survived."""
+    """The numbers of a result file: shares of all and of each part, then the survivors."""
     from pillion.metrics.curves import wilson
 
     known = [score for score in scores if score.run]

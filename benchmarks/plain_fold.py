@@ -128,7 +128,7 @@ class PlainSide:
         del self.said[request]
 
     def begin(self, step: PagedStep) -> None:
-        """A step begins."""
+        """A step begins: every group learns its chunks."""
         self._chunks = step.chunks
         for one in self.groups:
             one.begin(step.chunks)

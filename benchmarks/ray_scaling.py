@@ -2,7 +2,7 @@
 
     python -m benchmarks.ray_scaling [--rows 1000] [--rounds 3]
 
-Both crews live through all rounds on a cluster of this machine; a round fills a cache by each of
+Both pools live through all rounds on a cluster of this machine; a round fills a cache by each of
 the three. What a lost worker and a lost driver cost is measured beside it: the start of a worker
 up to its first answer, the tokenising of texts, the reading of kept shards.
 """
@@ -28,7 +28,7 @@ import pillion.extract.fill
 from benchmarks.result_file import DATA, data_entry, write_result
 from pillion.backends import load_backend
 from pillion.cache import CacheSpec, CacheWriter
-from pillion.cluster import Crew, Tokenise, connect, extract_on, plan_on, tokenise_on
+from pillion.cluster import Tokenise, WorkerPool, connect, extract_on, plan_on, tokenise_on
 from pillion.data import read_rows
 from pillion.extract import cache_spec, encode, extract
 from pillion.metrics import interval
@@ -48,7 +48,7 @@ def small_spec(*arguments: Any) -> CacheSpec:
 
 
 def start_cluster() -> Any:
-    """Two nodes; a core of each counts twice, as the crews work in turns."""
+    """Two nodes; a core of each counts twice, as the pools work in turns."""
     settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
     os.environ |= settings | {"RAY_worker_niceness": "0"}
     from ray.cluster_utils import Cluster
@@ -84,12 +84,12 @@ def measure_in(work: Path, ray: Any, options: argparse.Namespace) -> None:
     path = DATA / "emotion" / "train.parquet"
     texts = read_rows(path).texts
     some = texts[: options.rows]
-    crews = {number: Crew(ray, options.model, workers=number) for number in (1, 2)}
+    pools = {number: WorkerPool(ray, options.model, workers=number) for number in (1, 2)}
     # A worker's start and the loading of its model, nothing else.
-    starts = [seconds(lambda: crews[1].maker)]
+    starts = [seconds(lambda: pools[1].maker)]
     pq.write_table(pa.table({"text": list(some)}), work / "rows.parquet")
-    plan = plan_on(crews[2], str(work / "rows.parquet"), None, None, work)
-    tokens_there = tokenise_on(crews[2], plan, Tokenise(work / "tokens", "raw", "error", "all"))
+    plan = plan_on(pools[2], str(work / "rows.parquet"), None, None, work)
+    tokens_there = tokenise_on(pools[2], plan, Tokenise(work / "tokens", "raw", "error", "all"))
     backend = load_backend(options.model)
     encoded = encode(backend, some, "raw")
     layers = range(encoded.identity.num_layers + 1)
@@ -101,7 +101,7 @@ def measure_in(work: Path, ray: Any, options: argparse.Namespace) -> None:
         with tempfile.TemporaryDirectory() as folder:
             cache = Path(folder) / "cache"
             if number:
-                return seconds(lambda: extract_on(crews[number], tokens_there, spec, cache))
+                return seconds(lambda: extract_on(pools[number], tokens_there, spec, cache))
             rows = encoded.token_ids
             return seconds(lambda: extract(backend, rows, layers, cache, "benchmark").close())
 

@@ -155,7 +155,7 @@ class Client:
                     self.seen.faults.append(f"{kind}: {type(error).__name__} {error}")
 
     async def chat(self, text: str) -> None:
-        """A whole answer."""
+        """Asks for a whole answer, and checks its verdicts."""
         answer = await self._post("chat", CHAT, self._body(text))
         if answer is not None:
             self._check(text, answer["verdicts"], answer["choices"][0]["message"]["content"])

@@ -114,7 +114,7 @@ def test_rows_of_prompt_and_response_are_one_text_to_methods_and_turns_to_the_mo
 def test_rows_with_labels_that_nobody_judged_are_refused(tmp_path: Path) -> None:
     rows = [{"text": "x", "label": {"a": 1, "b": None}}, {"text": "y", "label": {"b": 1}}]
     (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    with pytest.raises(DataError, match="labels that nobody judged"):
+    with pytest.raises(DataError, match="labels that were not judged"):
         open_problem("holes", DataSpec(train="r.jsonl", test="r.jsonl"), tmp_path, locked=True)
 
 

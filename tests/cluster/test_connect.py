@@ -28,7 +28,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def silent_server() -> Iterator[int]:
-    """The port of somebody who answers, but does not speak Ray's protocol."""
+    """The port of a server that answers, but does not speak Ray's protocol."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
@@ -51,7 +51,7 @@ def silent_server() -> Iterator[int]:
 class TestWithRay:
     """These need the package, but no cluster."""
 
-    def test_nobody_at_an_address_is_said_at_once(self) -> None:
+    def test_an_address_without_a_server_is_said_at_once(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
         sentence = refusal(f"127.0.0.1:{port}")

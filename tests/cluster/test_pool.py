@@ -10,9 +10,9 @@ import pytest
 
 from pillion.backends import Backend
 from pillion.cache import CacheSpec
-from pillion.cluster import Crew, Tally
+from pillion.cluster import Tally, WorkerPool
 from pillion.cluster.extract import _cut
-from pillion.cluster.worker import Done, version
+from pillion.cluster.worker import FinishedUnit, version
 from pillion.errors import DataError, Interrupted, MismatchError, PillionError, RunError, of_kind
 
 
@@ -45,7 +45,7 @@ class FakeRay:
         self.cores, self.dies = cores, dies
         self.started, self.killed = 0, 0
         self.version = version()
-        self.dead: set[int] = set()  # workers that died while nobody looked
+        self.dead: set[int] = set()  # workers that died unseen
 
     def cluster_resources(self) -> dict[str, float]:
         return {"CPU": float(self.cores)}
@@ -73,11 +73,11 @@ class FakeRay:
             raise Lost("the worker was dead")
         return self.version
 
-    def _work(self, number: int, job: Any, unit: Any) -> Done:
+    def _work(self, number: int, job: Any, unit: Any) -> FinishedUnit:
         if number in self.dead or self.dies(number, unit):
             raise Lost("the worker died")
         value, tokens = job(None, unit)
-        return Done(value, tokens, 1.0, f"worker-{number}")
+        return FinishedUnit(value, tokens, 1.0, f"worker-{number}")
 
     def wait(self, answers: list[Answer], num_returns: int, timeout: float | None) -> Any:
         return [answers[0]], answers[1:]
@@ -95,7 +95,7 @@ def double(_: Backend | None, unit: int) -> tuple[int, int]:
 
 def run(ray: FakeRay, num_units: int) -> tuple[list[int], Tally]:
     tally, values = Tally(), list[int]()
-    for done in Crew(ray, "fake").run(double, range(num_units)):
+    for done in WorkerPool(ray, "fake").run(double, range(num_units)):
         tally.add(done)
         values.append(done.value)
     return values, tally
@@ -124,10 +124,10 @@ def test_a_unit_that_kills_every_worker_ends_the_run() -> None:
 def test_idle_workers_of_a_lost_node_are_not_held_against_a_unit() -> None:
     """A unit was given up after four workers that had died before, with their node."""
     ray = FakeRay(cores=6)
-    crew = Crew(ray, "fake")
-    assert len(list(crew.run(double, range(6)))) == 6
+    pool = WorkerPool(ray, "fake")
+    assert len(list(pool.run(double, range(6)))) == 6
     ray.dead = {1, 2, 3, 4, 5, 6}
-    assert [done.value for done in crew.run(double, [7])] == [14]
+    assert [done.value for done in pool.run(double, [7])] == [14]
     assert ray.started == 7
 
 
@@ -204,5 +204,5 @@ def test_an_error_of_the_work_ends_the_run_and_is_not_taken_for_a_lost_worker() 
 
     ray = FakeRay(cores=1)
     with pytest.raises(RunError, match=r"A worker failed \(ValueError: the work is wrong\)"):
-        list(Crew(ray, "fake").run(fail, range(3)))
+        list(WorkerPool(ray, "fake").run(fail, range(3)))
     assert ray.started == 1 and ray.killed == 0

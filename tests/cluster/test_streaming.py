@@ -18,16 +18,16 @@ from pillion.backends import Backend
 from pillion.backends.fake import FakeBackend
 from pillion.cache import CacheReader, CacheSpec
 from pillion.cluster import (
-    Crew,
     ReadAndScore,
     Tally,
     Tokenise,
+    WorkerPool,
     extract_on,
     plan_on,
     predict_on,
     tokenise_on,
 )
-from pillion.cluster.worker import Done
+from pillion.cluster.worker import FinishedUnit
 from pillion.core import Scope, Template
 from pillion.core.lines import failed_line, json_line
 from pillion.data import SlicePlan, read_texts
@@ -39,8 +39,8 @@ from tiny_models import make_artefact
 TEMPLATES: list[tuple[Template, Scope]] = [("raw", "all"), ("chat", "last-user")]
 
 
-class OneWorker(Crew):
-    """A crew that works here, and notes which units it was given."""
+class OneWorker(WorkerPool):
+    """A pool without processes; notes which units it was given."""
 
     def __init__(self, backend: Backend | None = None, most: int = 10**9) -> None:
         super().__init__(None, "fake", workers=2)
@@ -51,13 +51,13 @@ class OneWorker(Crew):
     def maker(self) -> Maker:
         return Maker.of(self.backend)
 
-    def run(self, job: Any, units: Sequence[Any]) -> Iterator[Done]:
+    def run(self, job: Any, units: Sequence[Any]) -> Iterator[FinishedUnit]:
         for unit in reversed(units):  # workers end in any order
             if len(self.units) == self.most:
                 raise KilledError
             self.units.append(unit)
             value, tokens = job(self.backend, unit)
-            yield Done(value, tokens, 1.0, "worker")
+            yield FinishedUnit(value, tokens, 1.0, "worker")
 
 
 class KilledError(Exception):
@@ -82,7 +82,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def planned(workers: Crew, source: Path, tmp_path: Path) -> SlicePlan:
+def planned(workers: WorkerPool, source: Path, tmp_path: Path) -> SlicePlan:
     plan = plan_on(workers, str(source), None, None, tmp_path / "work")
     assert len(plan.slices) > 8
     return plan
@@ -147,7 +147,7 @@ def test_what_a_killed_driver_has_kept_is_not_read_again(source: Path, tmp_path:
     with pytest.raises(KilledError):
         predict_on(OneWorker(most=4), plan, work, tmp_path / "work", Tally())
     again = OneWorker()
-    # Files of lines were gone through before: nobody does so again, not for a first one either.
+    # Files of lines were gone through before, and none is gone through again.
     plan = planned(again, source, tmp_path)
     only = tmp_path / "work"
     for workers in (OneWorker(), again):

@@ -25,7 +25,7 @@ from pillion.labelling import (
     ServerJudge,
     label_texts,
 )
-from pillion.policies import Judge as Server
+from pillion.policies import JudgeServer as Server
 from pillion.probe import Artefact
 from pillion.runtime import LanguageModel
 from pillion.serve.upstream import UpstreamError, read_probability

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from pillion.backends import Backend
 from pillion.backends.fake import FakeBackend
 from pillion.core.lines import as_line, json_line
 from pillion.errors import Interrupted, StorageError
@@ -83,13 +82,13 @@ def test_kept_shards_are_not_scored_again(
     kept[0].unlink()
     kept[1].write_text(kept[1].read_text()[:-1])  # not whole: its last line has no end
     scored: list[int] = []
-    lines = ScoreJob.lines
+    score_rows = LanguageModel.score_rows
 
-    def counted(job: ScoreJob, backend: Backend, rows: list[list[int]], *more: Any) -> list[str]:
+    def counted(model: LanguageModel, rows: list[list[int]], *more: Any) -> list[Any]:
         scored.append(len(rows))
-        return lines(job, backend, rows, *more)
+        return score_rows(model, rows, *more)
 
-    monkeypatch.setattr(ScoreJob, "lines", counted)
+    monkeypatch.setattr(LanguageModel, "score_rows", counted)
     assert lines_of(job, rows, tmp_path / "work") == whole
     shards = {shard.name: shard for shard in cut(rows, job.key(FakeBackend().identity))}
     assert scored == [len(shards[path.name].row_ids) for path in kept[:2]]
@@ -114,10 +113,10 @@ def test_progress_counts_what_is_kept_as_done(
 def test_an_interrupted_run_says_how_it_is_finished(
     job: ScoreJob, rows: list[list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(*_: object) -> list[str]:
+    def stopped(*_: object) -> list[Any]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ScoreJob, "lines", stopped)
+    monkeypatch.setattr(LanguageModel, "score_rows", stopped)
     with pytest.raises(Interrupted, match="run the same command again"):
         score(FakeBackend(), job, rows, LineStore(tmp_path / "work"))
     with pytest.raises(Interrupted, match="nothing is kept"):
@@ -146,11 +145,13 @@ def test_rows_are_batched_with_those_of_their_block_of_a_file_alone(
     rows = [[1] * length for length in (3, 1, 2, 9, 5, 7, 4, 0, 8, 6)]
     scored: list[list[int]] = []
 
-    def noted(_: ScoreJob, backend: Backend, rows: list[list[int]], *more: Any) -> list[str]:
-        scored.append([len(row) for row in rows])
-        return ["{}"] * len(rows)
+    score_rows = LanguageModel.score_rows
 
-    monkeypatch.setattr(ScoreJob, "lines", noted)
+    def noted(model: LanguageModel, rows: list[list[int]], *more: Any) -> list[Any]:
+        scored.append([len(row) for row in rows])
+        return score_rows(model, rows, *more)
+
+    monkeypatch.setattr(LanguageModel, "score_rows", noted)
     lines = score(FakeBackend(), job, rows, LineStore(None), counts=[6, 4])
     assert scored == [[3, 1, 2, 9], [5, 7], [4, 8, 6]]
     assert [row for row, line in enumerate(lines) if line is None] == [7]

@@ -117,7 +117,7 @@ class Opened:
         return json.loads(bodies[-1])["messages"]
 
     def close(self) -> None:
-        """It may not have complained nor have asked anybody else."""
+        """It may not have complained nor have sent a request elsewhere."""
         self.page.close()
         # A refusal is told by the browser itself as well.
         faults = [one for one in self.said if not one.startswith("Failed to load resource")]

@@ -23,7 +23,7 @@ from pillion.sglang.adapter import SglangStepReader
 from pillion.sglang.engine_proxy import EngineProxy
 from pillion.sglang.routes import PLAIN, READ, RouteFilter, is_open
 from pillion.sglang.run import options_of
-from pillion.sglang.settings import VARIABLE, ProbeSettings, settings_of
+from pillion.sglang.settings import VARIABLE, SglangProbeSettings, settings_of
 from pillion.sglang.start import check_engine, check_numbers, check_pools, check_probes, footprint
 from pillion.sglang.step import ATTRIBUTE, SECRET, step_of
 from pillion.sglang.taps import SglangTaps
@@ -41,17 +41,19 @@ def made(scope: str = "all", probe: str = "gate", **others: Any) -> Artefact:
 
 
 def test_settings_go_through_the_environment() -> None:
-    settings = ProbeSettings.of(["a/safety", "b/intent"], "LlamaForCausalLM", reasoning=(1, 2))
+    settings = SglangProbeSettings.of(
+        ["a/safety", "b/intent"], "LlamaForCausalLM", reasoning=(1, 2)
+    )
     assert settings_of(settings.variables()) == settings
     assert list(settings.probes) == ["safety", "intent"]
-    assert settings.secret != ProbeSettings.of(["a"], "LlamaForCausalLM").secret
+    assert settings.secret != SglangProbeSettings.of(["a"], "LlamaForCausalLM").secret
     assert settings_of({}) is None
     with pytest.raises(ConfigError, match="architectur"):
         settings_of({VARIABLE: '{"probes": {"a": "a"}, "architectur": "x"}'})
     with pytest.raises(ConfigError, match=r"must differ; got a, a\."):
-        ProbeSettings.of(["x/a", "y/a"], "LlamaForCausalLM")
+        SglangProbeSettings.of(["x/a", "y/a"], "LlamaForCausalLM")
     with pytest.raises(ConfigError, match="Got no probe"):
-        ProbeSettings.of([], "LlamaForCausalLM")
+        SglangProbeSettings.of([], "LlamaForCausalLM")
 
 
 def test_other_versions_and_models_are_refused_by_name() -> None:
@@ -203,7 +205,7 @@ def test_a_cache_of_several_pools_is_refused() -> None:
 
 
 def test_what_it_costs_is_said_and_pages_of_one_token_are_called_dear() -> None:
-    settings = ProbeSettings.of(["a"], "LlamaForCausalLM")
+    settings = SglangProbeSettings.of(["a"], "LlamaForCausalLM")
     for page in (1, 16):
         reader = SglangStepReader([made()], torch.device("cpu"), torch.float32, 64 // page, page)
         said = footprint(reader, settings, page, 64 // page)

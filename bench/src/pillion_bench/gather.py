@@ -1,4 +1,4 @@
-"""Pooled states of rows that somebody reads: what is asked for later needs no second pass.
+"""Pooled states of rows that are being read: what is asked for later needs no second pass.
 
 Knows sources of states, no labels.
 """

@@ -171,7 +171,7 @@ def open_problem(name: str, spec: DataSpec, root: Path, *, locked: bool) -> Prob
             raise DataError(f"{read.path}: {error}") from error
     if any(np.isnan(own).any() for own in ids.values()):
         raise DataError(
-            f"{name}: some rows have labels that nobody judged, which not every method can leave "
+            f"{name}: some rows have labels that were not judged, which not every method can leave "
             "out; give rows that are judged on every label."
         )
     groups = _groups(rows["train"], spec)

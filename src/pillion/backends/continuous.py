@@ -385,7 +385,7 @@ class ContinuousBatching:
             watcher.start(step)
 
     def _check(self) -> None:
-        """Everybody in a step ends if it runs other adapters than those before it."""
+        """All requests of a step end if it runs other adapters than the steps before it."""
         self._faults.torn = True
         self._unchanged()
         self._faults.torn = False

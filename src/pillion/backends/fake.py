@@ -128,7 +128,7 @@ class FakeBackend(Backend):
         return hidden.float() @ self.embeddings.T
 
     def new_cache(self) -> object:
-        """An empty cache."""
+        """A cache of no row and no token yet; see `Backend.new_cache`."""
         return FakeCache()
 
     def fork(self, cache: object, num_rows: int) -> object:
@@ -159,7 +159,8 @@ class FakeBackend(Backend):
                     token_ids, seen, past, self._highest(cache is None or watched_only, logits)
                 )
                 for one in self._passes.watched:
-                    one.end(cache, self._passes)
+                    if one.passing:
+                        one.end(cache, self._passes)
             finally:
                 for one in self._passes.watched:
                     one.fail()

@@ -33,7 +33,7 @@ class Scheduler(FIFOScheduler):
     preemptions = 0
 
     def reset(self) -> None:
-        """Forgets all requests."""
+        """Forgets all requests, and which of them are suspected or cleared of a fault."""
         super().reset()
         self.suspects: dict[str, int] = {}
         self.cleared: set[str] = set()

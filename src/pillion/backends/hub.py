@@ -23,7 +23,7 @@ def may_have(model: str) -> bool:
             return True
         get_hf_file_metadata(hf_hub_url(model, CONFIG))
     except errors.HfHubHTTPError as error:
-        return error.response.status_code < 500  # why it has none is told by whoever loads it
+        return error.response.status_code < 500  # loading the model says why the hub has none
     except (errors.HTTPError, OSError):  # pyright: ignore[reportPrivateImportUsage]
         return False
     except errors.HFValidationError:

@@ -96,7 +96,7 @@ class PagedWatcher(Protocol):
         ...
 
     def start(self, step: PagedStep) -> None:
-        """A step begins."""
+        """A step of the engine begins: which tokens of which requests it runs."""
         ...
 
     def see(self, layer: int, hidden: Float[Tensor, "1 token dim"]) -> None:

@@ -19,7 +19,7 @@ METHOD = "_prefill"
 
 
 class Prefill:
-    """Follows a model's own prefill for as long as anyone watches the model.
+    """Follows a model's own prefill for as long as the model has a watcher.
 
     Args:
         owner: the module that generates; held weakly, as it is kept there. None if none does.
@@ -74,7 +74,7 @@ class Prefill:
         return Prefill(memo[id(self._owner())])
 
 
-_NOBODY = Prefill()
+_NONE = Prefill()
 _PREFILLS: weakref.WeakKeyDictionary[object, Prefill] = weakref.WeakKeyDictionary()
 _MAKING = threading.Lock()
 
@@ -83,6 +83,6 @@ def prefill_of(model: Any) -> Prefill:
     """The prefill of a model, or of that in a wrapper; one object a model."""
     owner = next((one for one in model.modules() if hasattr(type(one), METHOD)), None)
     if owner is None:
-        return _NOBODY
+        return _NONE
     with _MAKING:
         return _PREFILLS.setdefault(owner, Prefill(owner))

@@ -321,7 +321,7 @@ class TransformersBackend(Backend):
         finally:
             handle.remove()
         for one in mine:
-            one.finish(None)
+            one.end(None, self._passes)
 
     @cached_property
     def _loops(self) -> bool:
@@ -410,7 +410,7 @@ class _LastLayer:
 
 
 # torch adds a hook in several steps: a pass that another thread runs meanwhile may call it without
-# its keyword arguments. Such a pass is no one's own.
+# its keyword arguments. Such a pass belongs to no watcher.
 
 
 def _starter(

@@ -171,27 +171,21 @@ class Watched:
             )
         self._routed[layer] = state(self._shape)
 
-    def finish(self, cache: object | None) -> None:
-        """Shows what routers gave, and that a pass is over.
+    def end(self, cache: object | None, passes: Passes) -> None:
+        """A pass that it was shown is over: shows what routers gave, and that no more comes.
+
+        Args:
+            cache: that holds the tokens of the pass; None where none does.
+            passes: of the model.
 
         Raises:
             StateError: a router that is read gave nothing.
         """
+        self._thread = None
         for layer, state in in_order(self._routers, self._routed):
             self.watcher.see(layer, state)
         self._routed = {}
         self.watcher.end(cache)
-
-    def end(self, cache: object | None, passes: Passes) -> None:
-        """A pass that it was shown is over, and this cache holds its tokens.
-
-        Raises:
-            StateError: a router that is read gave nothing.
-        """
-        if not self.passing:
-            return
-        self._thread = None
-        self.finish(cache)
         if cache is not None:
             passes.counted[cache] = self._tokens
             self._follower.follow(cache)
@@ -210,7 +204,7 @@ class _CacheFollower:
     """Tells the watcher when beam search moves the rows of a KV cache.
 
     The engine moves them between passes, where no hook sees it: the cache's own methods are wrapped
-    for as long as anyone watches it.
+    for as long as a watcher watches it.
     """
 
     def __init__(self, watcher: Watcher) -> None:

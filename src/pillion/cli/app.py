@@ -107,10 +107,10 @@ QUIET = ContextVar("QUIET", default=False)
 def pillion(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error; goes with any verb.")
+        bool, typer.Option("--debug", help="Show the traceback of an error; works with any verb.")
     ] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", help="Tell of no progress; goes with any verb.")
+        bool, typer.Option("--quiet", help="Show no progress; works with any verb.")
     ] = False,
 ) -> None:
     """Labels from the hidden states of the LLM that is already running.
@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         _fail("Interrupted.", Interrupted.exit_code, debug)
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`): nobody is left to tell.
+        # The reader of our output has gone (`| head`), so no sentence can be shown.
         _drop_output()
         sys.exit(1)
     except Exception as error:

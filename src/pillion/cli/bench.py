@@ -35,7 +35,7 @@ class BenchVerbs(OnceEach):
 
 bench = typer.Typer(
     cls=BenchVerbs,
-    help="Measure methods against each other, into result files.",
+    help="Compare methods by measuring them, into result files.",
     no_args_is_help=True,
     rich_markup_mode=None,  # as of the whole program: they are built apart from it
 )
@@ -44,4 +44,4 @@ app.add_typer(bench, name="bench")
 
 @bench.callback()
 def group() -> None:
-    """Measure methods against each other, into result files."""
+    """Compare methods by measuring them, into result files."""

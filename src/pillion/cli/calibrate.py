@@ -54,9 +54,9 @@ def calibrate(
 ) -> None:
     """Calibrate a probe and choose where it decides.
 
-    Fits the calibration on labelled texts, keeps it where log-loss and Brier score of left-out rows
-    are better for it, and chooses thresholds, a band to abstain in and prediction sets as asked.
-    All of it is kept on the probe's card, and predict, generate and serve go by it. Without a wish
+    Fits the calibration on labelled texts, keeps it only if it improves log-loss and Brier score of
+    left-out rows, and chooses thresholds, a band to abstain in and prediction sets as asked. The
+    probe's card keeps all of it, and predict, generate and serve follow the card. Without an option
     for thresholds the decisions stay as they are.
     """
     from pillion.data import contexts_of

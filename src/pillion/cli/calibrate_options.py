@@ -37,10 +37,10 @@ class WishOptions:
         float | None, typer.Option(metavar="SHARE", help="Threshold of this precision.")
     ] = None
     cost_fp: Annotated[
-        float | None, typer.Option(metavar="COST", help="Of a wrong label; with --cost-fn.")
+        float | None, typer.Option(metavar="COST", help="Cost of a wrong label; with --cost-fn.")
     ] = None
     cost_fn: Annotated[
-        float | None, typer.Option(metavar="COST", help="Of a missed label; with --cost-fp.")
+        float | None, typer.Option(metavar="COST", help="Cost of a missed label; with --cost-fp.")
     ] = None
     abstain: Annotated[
         str | None,
@@ -62,13 +62,14 @@ class WishOptions:
         float | None,
         typer.Option(
             metavar="COST",
-            help="Of handing an undecided text on; with --cost-fp it chooses the band.",
+            help="Cost of handing on an undecided text; with --cost-fp it chooses the band.",
         ),
     ] = None
     coverage: Annotated[
         float | None,
         typer.Option(
-            metavar="SHARE", help="Add sets of labels that hold the true one this often, as 0.9."
+            metavar="SHARE",
+            help="Add sets of labels that hold the true one this often, such as 0.9.",
         ),
     ] = None
     exit: Annotated[
@@ -87,7 +88,7 @@ class WishOptions:
             help="With --exit: so many depths in a row that decide alike let a text leave too.",
         ),
     ] = None
-    seed: Annotated[int, typer.Option(min=0, max=SEED_MAX, help="Of folds and resamples.")] = 0
+    seed: Annotated[int, typer.Option(min=0, max=SEED_MAX, help="Seed of folds and resamples.")] = 0
 
     def settings(self) -> CalibrationSettings:
         """What is wanted of the decisions.

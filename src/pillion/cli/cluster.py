@@ -16,7 +16,7 @@ from pillion.cli.rows import TextOptions
 from pillion.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pillion.cluster import Crew
+    from pillion.cluster import WorkerPool
     from pillion.data import SlicePlan
 
 
@@ -44,7 +44,7 @@ class ClusterOptions:
 
 
 @contextmanager
-def open_crew(cluster: ClusterOptions, engine: EngineOptions) -> Generator[Crew | None]:
+def open_pool(cluster: ClusterOptions, engine: EngineOptions) -> Generator[WorkerPool | None]:
     """The workers of a cluster, or None where no address is given.
 
     Raises:
@@ -55,25 +55,25 @@ def open_crew(cluster: ClusterOptions, engine: EngineOptions) -> Generator[Crew 
             raise ConfigError("--ray-workers counts the workers of a cluster; give --ray too.")
         yield None
         return
-    from pillion.cluster import Crew, connect
+    from pillion.cluster import WorkerPool, connect
 
     with connect(cluster.ray) as ray:
         model, workers = (engine.model, engine.computed, engine.device), cluster.ray_workers
-        yield Crew(ray, *model, workers, say=err.print)
+        yield WorkerPool(ray, *model, workers, say=err.print)
 
 
-def planned(crew: Crew, source: str, how: TextOptions, work: Path) -> SlicePlan:
+def planned(pool: WorkerPool, source: str, how: TextOptions, work: Path) -> SlicePlan:
     """How the workers will read a source; what was found out of it is said.
 
     Args:
-        crew: the workers.
+        pool: of workers.
         source: of the rows.
-        how: they are read.
+        how: which columns are read, and how.
         work: folder for what the plan keeps.
     """
     from pillion.cluster import plan_on
 
-    plan = plan_on(crew, source, how.text_column, how.layout(), work)
+    plan = plan_on(pool, source, how.text_column, how.layout(), work)
     for note in plan.notes:
         err.print(note)
     return plan

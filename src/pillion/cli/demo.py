@@ -65,7 +65,7 @@ def demo(model: Model = defaults.MODEL, as_json: Json = False) -> None:
 
 @dataclass
 class Clock:
-    """Seconds a stage."""
+    """Measures the seconds that each stage of the demo takes, as a context manager."""
 
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     stage: str = ""

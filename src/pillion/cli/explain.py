@@ -34,7 +34,7 @@ FOR, AGAINST = (31, 95, 168), (196, 84, 28)
 
 @dataclass(frozen=True, kw_only=True)
 class AskedOptions:
-    """What is explained."""
+    """What is explained: a text, a conversation, or labelled rows."""
 
     text: Annotated[str | None, typer.Option(help="One text to explain the verdict of.")] = None
     messages: Annotated[
@@ -171,9 +171,9 @@ def _show(found: Explanation, label: str, template: bool) -> None:
         out.print(f"  the template's tokens added {hidden:+.3f} of it (--template-tokens)")
     out.print()
     most = float(np.abs(by_token[places]).max(initial=0.0))
-    for who, part in parts_of(found, template):
+    for title, part in parts_of(found, template):
         line = heat_line(found.tokens[part], by_token[part], most)
-        out.print(Text(f"{who:<10} ", "bold") + line if who else line)
+        out.print(Text(f"{title:<10} ", "bold") + line if title else line)
     out.print(f"\nlayers {found.layers[0]} to {found.layers[-1]}  {bars(by_layer)}")
     for token in sorted(places, key=lambda place: -abs(by_token[place]))[:TOP_TOKENS]:
         name = found.tokens[token] or f"⟨{found.token_ids[token]}⟩"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pillion.cli.app import app, err, out, print_json
-from pillion.cli.cluster import ClusterOptions, open_crew, planned, show_rates
+from pillion.cli.cluster import ClusterOptions, open_pool, planned, show_rates
 from pillion.cli.failures import all_failed, check_some_left, finish, write_failed
 from pillion.cli.layers import parse_layers
 from pillion.cli.options import (
@@ -31,7 +31,7 @@ from pillion.errors import DataError
 
 if TYPE_CHECKING:
     from pillion.cache import CacheSpec
-    from pillion.cluster import Crew
+    from pillion.cluster import WorkerPool
     from pillion.data import SlicePlan, Texts
 
 FAILED_NAME = "failed.jsonl"
@@ -71,9 +71,9 @@ def extract(
     listed in failed.jsonl in the folder, and the exit code is then 1.
     """
     check_folder(out_folder, "--out")
-    with open_crew(cluster, engine) as crew, progress_bar() as bar:
+    with open_pool(cluster, engine) as pool, progress_bar() as bar:
         asked = _Asked(data, out_folder, how, reading, engine, bar)
-        done = _here(asked) if crew is None else _on_cluster(asked, crew)
+        done = _here(asked) if pool is None else _on_cluster(asked, pool)
         write_failed(done.failed, done.rows, out_folder / FAILED_NAME)
     _show(done.spec, out_folder, len(done.failed), done.rates, as_json)
     where = f"their reasons are in {out_folder / FAILED_NAME}"
@@ -127,24 +127,24 @@ def _here(asked: _Asked) -> _Done:
         return _Done(reader.spec, texts, failed)
 
 
-def _on_cluster(asked: _Asked, crew: Crew) -> _Done:
+def _on_cluster(asked: _Asked, pool: WorkerPool) -> _Done:
     """The workers of a cluster do the work; no text comes here but those of the first slice."""
     from pillion.cluster import Tally, Tokenise, extract_on, tokenise_on
     from pillion.extract import size_sentence
     from pillion.fit import default_scope
 
     work, reading = asked.out.absolute() / WORK_NAME, asked.reading
-    plan = planned(crew, asked.data, asked.how, work)
+    plan = planned(pool, asked.data, asked.how, work)
     # The model is not here: its workers refuse a chat where it has no template for one.
     template: Template = reading.template or "chat"
     first = [one for one in plan.slices[0].read()[0] if one]
     read = reading.scope or default_scope(first, template)
     tokenise = Tokenise(work, template, asked.engine.on_too_long, read)
-    tokens = tokenise_on(crew, plan, tokenise, asked.bar)
+    tokens = tokenise_on(pool, plan, tokenise, asked.bar)
     if reading.scope is None and read != (all_read := scope_of_ends(tokens.ends, template)):
         # The first slice was not like the others.
         read, tokenise = all_read, replace(tokenise, scope=all_read)
-        tokens = tokenise_on(crew, plan, tokenise, asked.bar)
+        tokens = tokenise_on(pool, plan, tokenise, asked.bar)
     try:
         check_some_left(tokens.failed, plan)
     except DataError:
@@ -153,7 +153,7 @@ def _on_cluster(asked: _Asked, crew: Crew) -> _Done:
     spec = tokens.spec(_layers(reading.layers, tokens.identity.num_layers), read)
     err.print(size_sentence(spec))
     tally = Tally()
-    extract_on(crew, tokens, spec, asked.cache, asked.bar, tally)
+    extract_on(pool, tokens, spec, asked.cache, asked.bar, tally)
     clear(work)
     return _Done(spec, plan, tokens.failed, tally.rates())
 

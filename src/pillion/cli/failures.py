@@ -62,7 +62,7 @@ def fitting(
         template: how texts are wrapped.
         on_too_long: what happens to a text beyond the context window.
         scope: whose words will be read.
-        skip: whether rows may be left out; otherwise whoever encodes them raises.
+        skip: whether rows may be left out; otherwise encoding them raises.
 
     Raises:
         DataError: not a single row is left.

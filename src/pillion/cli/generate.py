@@ -28,7 +28,7 @@ class AnswerOptions:
     top_p: Annotated[
         float, typer.Option(help="Draw from the likeliest tokens of this total probability.")
     ] = defaults.TOP_P
-    seed: Annotated[int, typer.Option(min=0, max=SEED_MAX, help="Of the draws.")] = 0
+    seed: Annotated[int, typer.Option(min=0, max=SEED_MAX, help="Seed of the draws.")] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +67,9 @@ def generate(
     engine: Annotated[EngineOptions, Without("on_too_long")],
     as_json: Json = False,
 ) -> None:
-    """Answer a prompt or turns, with verdicts from the same passes.
+    """Answer a prompt or a conversation, with verdicts from the same passes.
 
-    The verdicts of the prompt come first, of the turns that each probe reads. Under each line of
+    Verdicts on the prompt come first, each on the turns that its probe reads. Under each line of
     the answer stands a bar for every token: the running probability of a label of the answer.
     """
     from pillion.cli.streaming import show_answer

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pillion.labelling import Judge
 
 SOFT_LABELS = "soft_labels"
-"""Column that is written; whoever reads rows knows it by this name."""
+"""Column that is written; verbs that read rows know it by this name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class JudgeOptions:
             "probe or classifier has.",
         ),
     ] = None
-    judge_model: Annotated[str | None, typer.Option(help="As the server calls its model.")] = None
+    judge_model: Annotated[str | None, typer.Option(help="Name of the model at the server.")] = None
     question: Annotated[
         str | None,
         typer.Option(
@@ -51,7 +51,7 @@ class JudgeOptions:
         str | None, typer.Option(help="Environment variable that holds the server's key.")
     ] = None
     parallel: Annotated[
-        int, typer.Option(min=1, help="Requests to the server that are under way at once.")
+        int, typer.Option(min=1, help="Requests that the server works on at once.")
     ] = defaults.PARALLEL
 
     @property
@@ -88,12 +88,15 @@ def label(
     from pillion.labelling import Journal, label_texts
 
     check_file(out, "--out")
-    who = _judge(judge, asked, engine)
+    labeller = _judge(judge, asked, engine)
     texts = how.texts(data)
     work = out.absolute().with_name(f".{out.name}.work")
     with progress_bar("rows") as bar:
         answers = label_texts(
-            who, texts.texts, Journal(work, who.key), lambda done, all_: bar("label", done, all_)
+            labeller,
+            texts.texts,
+            Journal(work, labeller.key),
+            lambda done, all_: bar("label", done, all_),
         )
     told = [one for one in answers if one is not None]
     failed = all_failed(
@@ -106,15 +109,20 @@ def label(
     if not failed:
         clear(work)
     if as_json:
-        facts = {"out": str(out), "labels": who.labels, "rows": len(kept), "failed": len(failed)}
+        facts = {
+            "out": str(out),
+            "labels": labeller.labels,
+            "rows": len(kept),
+            "failed": len(failed),
+        }
         print_json(facts)
     else:
-        console.print(f"{len(kept):,} rows with {', '.join(who.labels)} in {out}.")
+        console.print(f"{len(kept):,} rows with {', '.join(labeller.labels)} in {out}.")
     finish(failed, texts, f"their reasons are in {side_file}", how.skip_bad_rows)
 
 
 def _judge(judge: str, asked: JudgeOptions, engine: EngineOptions) -> Judge:
-    """Who labels."""
+    """The judge that an address, a folder or a model names."""
     if judge.startswith(("http://", "https://")):
         return _server(judge, asked)
     if any(one is not None for one in (asked.judge_model, asked.question, asked.api_key_env)):
@@ -128,7 +136,7 @@ def _server(url: str, asked: JudgeOptions) -> Judge:
     from pydantic import ValidationError
 
     from pillion.labelling import ServerJudge
-    from pillion.policies import Judge as Server
+    from pillion.policies import JudgeServer as Server
 
     model, question, labels = asked.judge_model, asked.question, asked.named
     if model is None:

@@ -36,7 +36,7 @@ Model = Annotated[
 ]
 Dtype = Annotated[
     Literal["auto", "bfloat16", "float16", "float32"],
-    typer.Option(help="Of the model's weights; auto is the one they are stored in."),
+    typer.Option(help="Data type of the model's weights; auto: as they are stored."),
 ]
 Exact = Annotated[
     bool,
@@ -130,7 +130,7 @@ class EngineOptions:
         return [] if self.model == defaults.MODEL else ["--model", self.model]
 
     def load(self) -> LanguageModel:
-        """The language model."""
+        """The language model, loaded onto the device, ready to read probes."""
         from pillion.runtime import LanguageModel
 
         return LanguageModel.load(self.model, self.computed, self.device)

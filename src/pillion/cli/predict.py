@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pillion.cli.app import app, err
-from pillion.cli.cluster import ClusterOptions, open_crew, planned, show_rates
+from pillion.cli.cluster import ClusterOptions, open_pool, planned, show_rates
 from pillion.cli.failures import all_failed, check_some_left, finish, write_failed
 from pillion.cli.options import SOURCES, EngineOptions, Probes, takes_options
 from pillion.cli.output import check_text, write_lines
@@ -25,7 +25,7 @@ from pillion.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from pillion.backends import Backend
-    from pillion.cluster import Crew
+    from pillion.cluster import WorkerPool
     from pillion.data import SlicePlan, Texts
     from pillion.scoring import ScoreJob
 
@@ -104,13 +104,13 @@ def predict(
     from pillion.scoring import ScoreJob
 
     with ExitStack() as stack:
-        with open_crew(cluster, engine) as crew, progress_bar() as bar:
+        with open_pool(cluster, engine) as pool, progress_bar() as bar:
             probes = [resolve(folder) for folder in probe]
             chosen = tuple(one.whole if wishes.no_exit else one for one in probes)
             job = ScoreJob(chosen, engine.allow_mismatch)
             wrapping = template or job.artefacts[0].card.template
             wanted = _Wanted(job, asked, how, wrapping, engine, wishes.check, bar)
-            done = _here(wanted) if crew is None else _on_cluster(wanted, crew, stack)
+            done = _here(wanted) if pool is None else _on_cluster(wanted, pool, stack)
         write_lines(done.lines, asked.out)
         _finish(done, asked, how.skip_bad_rows)
 
@@ -195,7 +195,7 @@ def _say_foreign(texts: Texts, job: ScoreJob) -> None:
 
 
 def _check(backend: Backend, job: ScoreJob) -> None:
-    """Returns if the probes say what they said at training; notes on those who cannot tell."""
+    """Returns if the probes say what they said at training; notes which ones have no canaries."""
     from pillion.runtime import LanguageModel, check_canaries
 
     for found in check_canaries(LanguageModel(backend), job.artefacts, job.allow_mismatch):
@@ -203,12 +203,12 @@ def _check(backend: Backend, job: ScoreJob) -> None:
             err.print(found.note)
 
 
-def _on_cluster(wanted: _Wanted, crew: Crew, stack: ExitStack) -> _Done:
+def _on_cluster(wanted: _Wanted, pool: WorkerPool, stack: ExitStack) -> _Done:
     """The workers of a cluster do the work; no text comes here.
 
     Args:
-        wanted: what is wanted; `check` nobody can: each worker has a model of its own.
-        crew: who works.
+        wanted: what is wanted; `check` is refused, since each worker has a model of its own.
+        pool: of workers.
         stack: holds what is printed until it is.
     """
     from pillion.cluster import ReadAndScore, Tally, predict_on
@@ -219,10 +219,10 @@ def _on_cluster(wanted: _Wanted, crew: Crew, stack: ExitStack) -> _Done:
         raise ConfigError("--check runs the probes on this machine, and --ray on others; drop one.")
     work = asked.work or Path(stack.enter_context(TemporaryDirectory()))
     texts = _given(asked.text)
-    plan = hold(texts) if texts else planned(crew, asked.input or "", wanted.how, work)
+    plan = hold(texts) if texts else planned(pool, asked.input or "", wanted.how, work)
     tally, long = Tally(), wanted.engine.on_too_long
     job = ReadAndScore(wanted.job, wanted.template, long, wanted.scopes)
-    lines = predict_on(crew, plan, job, work, tally, wanted.bar)
+    lines = predict_on(pool, plan, job, work, tally, wanted.bar)
     show_rates(tally.rates())
     try:
         check_some_left(lines.failed(), plan)

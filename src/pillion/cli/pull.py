@@ -19,7 +19,9 @@ def pull(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for the probe.")],
     sha256: Annotated[
         str | None,
-        typer.Option(metavar="HEX", help="Take this very probe: the hash that push printed."),
+        typer.Option(
+            metavar="HEX", help="Take no probe but that of this hash, which push printed."
+        ),
     ] = None,
     replace: Replace = False,
     as_json: Json = False,

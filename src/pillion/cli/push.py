@@ -36,7 +36,7 @@ def push(
     ] = None,
     replace: Replace = False,
     public: Annotated[
-        bool, typer.Option("--public", help="A repository that is made for it is open to all.")
+        bool, typer.Option("--public", help="If a repository is made for it, make that one public.")
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -37,9 +37,9 @@ def report(
     ] = None,
     examples: Annotated[
         int,
-        typer.Option(min=0, help="Texts of each kind to show, behind a click; 0 keeps all out."),
+        typer.Option(min=0, help="Texts of each kind to show, behind a click; 0 shows none."),
     ] = 8,
-    title: Annotated[str, typer.Option(help="Of the page.")] = "pillion report",
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "pillion report",
     how: RowOptions,
     engine: Annotated[EngineOptions, Without("exact")],
     as_json: Json = False,

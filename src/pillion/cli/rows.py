@@ -23,7 +23,7 @@ TextColumn = Annotated[
     str | None,
     typer.Option(
         "--text-column",
-        help="Column of the texts; default: text, else that of a conversation, which is said.",
+        help="Column of the texts; default: text, or one of conversations, as a note says.",
     ),
 ]
 MessagesColumn = Annotated[
@@ -48,7 +48,7 @@ LabelColumns = Annotated[
     typer.Option(
         "--label-columns",
         metavar="A,B,C",
-        help="Columns of zeros and ones instead, one a label; an empty cell: nobody judged.",
+        help="Columns of zeros and ones instead, one a label; an empty cell: not judged.",
     ),
 ]
 SoftColumn = Annotated[
@@ -74,11 +74,13 @@ MultiLabel = Annotated[
 ]
 Delimiter = Annotated[
     str | None,
-    typer.Option("--delimiter", help="Between the fields of CSV files; default: found, and said."),
+    typer.Option(
+        "--delimiter", help="Between the fields of CSV files; default: detected; a note says which."
+    ),
 ]
 Encoding = Annotated[
     str | None,
-    typer.Option("--encoding", help="Of CSV and JSON Lines files; default: UTF-8, or found."),
+    typer.Option("--encoding", help="Of CSV and JSON Lines files; default: UTF-8, or detected."),
 ]
 SkipBadRows = Annotated[
     bool,

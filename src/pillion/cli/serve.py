@@ -33,7 +33,7 @@ def serve(
     computing: Annotated[EngineOptions, Without("model", "on_too_long", "allow_mismatch")],
     as_json: Json = False,
 ) -> None:
-    """Serve the model and its probes like OpenAI's API.
+    """Serve the model and its probes through an API like OpenAI's.
 
     Answers of /v1/chat/completions and /v1/completions carry verdicts on the prompt and on the
     response, in a stream with every chunk. Also: /v1/classify, /classify, /v1/moderations,

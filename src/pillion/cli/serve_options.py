@@ -30,7 +30,9 @@ class RiderOptions:
     ] = None
     policy: Annotated[
         Path | None,
-        typer.Option(help="What follows from verdicts: a YAML or TOML file (docs/serve.md)."),
+        typer.Option(
+            help="File of policies, YAML or TOML: what follows from verdicts (docs/serve.md)."
+        ),
     ] = None
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only log what the policies would do.")
@@ -43,7 +45,7 @@ class RiderOptions:
         return Policies() if self.policy is None else read_policies(self.policy)
 
     def artefacts(self) -> list[Artefact]:
-        """The probes, loaded."""
+        """The probes of `--probe`, loaded from their folders; none where it is not given."""
         return [_probe(one) for one in self.probe or []]
 
 
@@ -54,13 +56,13 @@ class AccessOptions:
     host: Annotated[str, typer.Option(help="Address to listen at.")] = defaults.HOST
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = defaults.PORT
     engine: Annotated[
-        str, typer.Option(metavar="NAME", help="What runs the model: transformers or vllm.")
+        str, typer.Option(metavar="NAME", help="Engine that runs the model: transformers or vllm.")
     ] = defaults.ENGINE
     name: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="What clients call the model; default: as --model. May be repeated.",
+            help="Name of the model for clients; default: as --model. May be repeated.",
         ),
     ] = None
     api_key_file: Annotated[
@@ -80,7 +82,7 @@ class AccessOptions:
     ] = None
 
     def keys(self) -> Keys:
-        """Who may ask."""
+        """Keys of the file and the environment; empty where there are none."""
         from pillion.serve import load_keys
 
         return load_keys(self.api_key_file, os.environ)
@@ -156,7 +158,7 @@ class ConductOptions:
         str,
         typer.Option(
             metavar="off|key|all",
-            help="Whose cached prefixes a prompt may begin with: nobody's, the same key's, all.",
+            help="Whose cached prefixes a prompt may reuse: none, the same key's, all.",
         ),
     ] = defaults.SHARE_PREFIXES
     check: Annotated[

@@ -34,7 +34,7 @@ class SetOptions:
         typer.Option(
             metavar="[SET=]PATH",
             help="Rows that choose epoch and threshold; default: a tenth of --data, or a fifth "
-            f"below {defaults.FEW_ROWS:,} rows. With several sets: of which set they are.",
+            f"below {defaults.FEW_ROWS:,} rows. With several sets, SET names theirs.",
         ),
     ] = None
     maps: Annotated[
@@ -50,7 +50,7 @@ class SetOptions:
         typer.Option(
             "--weight",
             metavar="SET=SHARE",
-            help="Share of a set in the loss, 0 to 1; default: what its rows make of it.",
+            help="Share of a set in the loss, 0 to 1; default: the share of its rows.",
         ),
     ] = None
 

@@ -30,7 +30,7 @@ def sglang(
     from pillion.core import ANSWER_SCOPES
     from pillion.runtime import resolve
     from pillion.sglang.run import options_of, run
-    from pillion.sglang.settings import ProbeSettings
+    from pillion.sglang.settings import SglangProbeSettings
     from pillion.sglang.start import check_probes
     from pillion.sglang.versions import check_model, check_version, sglang_version
 
@@ -47,7 +47,7 @@ def sglang(
     of_answers = any(a.card.scope in ANSWER_SCOPES and a.card.scope != "all" for a in artefacts)
     reasoning = checkpoint.codec.reasoning_ids if of_answers else None
     architecture = checkpoint.architectures[0]
-    settings = ProbeSettings.of(probe, architecture, allow_mismatch, reasoning)
+    settings = SglangProbeSettings.of(probe, architecture, allow_mismatch, reasoning)
     options = options_of(checkpoint.folder, checkpoint.dtype, context.args)
     names = list(settings.probes)
     run(checkpoint, artefacts, settings, options, lambda url: _say(url, model, names, as_json))

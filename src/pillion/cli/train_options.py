@@ -31,13 +31,14 @@ class GridOptions:
             "--kind",
             "--probe",
             metavar="NAME",
-            help=f"Of probe: {defaults.KIND} (default), gate-mlp, gate-paper, attention, multimax, "
-            "rolling, concat, mha, mha-causal or pooling; or auto, which chooses. This and the "
-            "next three may be repeated: every combination is trained.",
+            help=f"Kind of probe: {defaults.KIND} (default), gate-mlp, gate-paper, attention, "
+            "multimax, rolling, concat, mha, mha-causal or pooling; or auto, which chooses. This "
+            "and the next three may be repeated: every combination is trained.",
         ),
     ] = None
     heads: Annotated[
-        list[int] | None, typer.Option(metavar="N", help="Heads, of a probe that has several.")
+        list[int] | None,
+        typer.Option(metavar="N", help="Number of heads, for a probe that has several."),
     ] = None
     lr: Annotated[
         list[float] | None,
@@ -45,7 +46,9 @@ class GridOptions:
     ] = None
     seed: Annotated[
         list[int] | None,
-        typer.Option(metavar="N", min=0, max=SEED_MAX, help="Of the initial weights; default: 0."),
+        typer.Option(
+            metavar="N", min=0, max=SEED_MAX, help="Seed of the initial weights; default: 0."
+        ),
     ] = None
     settings: Annotated[
         list[str] | None,
@@ -107,14 +110,14 @@ class LearningOptions:
         bool,
         typer.Option(
             "--refit",
-            help="Learn once more, from the validation rows too, for as many epochs as were best.",
+            help="Train again, on the validation rows too, for the best number of epochs.",
         ),
     ] = False
     prefixes: Annotated[
         Literal["none", "uniform", "softmax"] | None,
         typer.Option(
-            help="Learn from prefixes of each row, too, weighed alike or by the softmax of their "
-            "scores; default: uniform for probes of responses, else none."
+            help="Learn from prefixes of each row, too, weighted equally or by the softmax of "
+            "their scores; default: uniform for probes of responses, else none."
         ),
     ] = None
 

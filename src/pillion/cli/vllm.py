@@ -19,14 +19,15 @@ from pillion.errors import ConfigError
 def vllm(
     model: Annotated[
         str,
-        typer.Argument(help="What vllm serve is given: a folder, a downloaded hub name, embedded."),
+        typer.Argument(help="Model for vllm serve: a folder, a downloaded hub name, embedded."),
     ],
     probe: Probes,
     out_file: Annotated[
-        Path, typer.Option("--out", help="Where the options go; vLLM wants a name in .yaml.")
+        Path,
+        typer.Option("--out", help="File for the options; vLLM needs a name that ends in .yaml."),
     ] = Path("pillion.yaml"),
     policy: Annotated[
-        Path | None, typer.Option(help="File of policies (block, stop, annotate), as serve has it.")
+        Path | None, typer.Option(help="File of policies (block, stop, annotate), as for serve.")
     ] = None,
     dtype: Dtype = defaults.DTYPE,
     allow_mismatch: AllowMismatch = False,

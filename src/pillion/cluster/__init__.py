@@ -8,16 +8,16 @@ is left of a run that was killed is finished by the same call. Workers run the f
 from pillion.cluster.connect import connect
 from pillion.cluster.extract import extract_on
 from pillion.cluster.plan import plan_on
-from pillion.cluster.pool import Crew
+from pillion.cluster.pool import WorkerPool
 from pillion.cluster.predict import ReadAndScore, predict_on
 from pillion.cluster.tally import Tally
 from pillion.cluster.tokens import Tokenise, tokenise_on
 
 __all__ = [
-    "Crew",
     "ReadAndScore",
     "Tally",
     "Tokenise",
+    "WorkerPool",
     "connect",
     "extract_on",
     "plan_on",

@@ -33,7 +33,7 @@ def connect(address: str) -> Generator[Any]:
         address: `auto` for the cluster that this machine is part of, or `HOST:PORT` of its head.
 
     Raises:
-        ConfigError: Ray is not installed, the address is none, or nobody answers there.
+        ConfigError: Ray is not installed, the address is none, or no server answers there.
     """
     if importlib.util.find_spec("ray") is None:
         raise ConfigError("A Ray cluster needs the ray package; run `pip install pillion[ray]`.")
@@ -56,7 +56,7 @@ def connect(address: str) -> Generator[Any]:
 
 
 def _check_answer(address: str) -> None:
-    """Returns if someone who speaks Ray's protocol listens; Ray itself waits two minutes for it."""
+    """Returns if a server of Ray's protocol listens; Ray itself waits two minutes for it."""
     host, _, port = address.rpartition(":")
     if address.startswith("ray://"):
         raise ConfigError(

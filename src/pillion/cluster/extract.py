@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pillion.backends import Backend
 from pillion.cache import CacheSpec, CacheWriter, Shard, ShardWriter, Written, is_of
-from pillion.cluster.pool import Crew
+from pillion.cluster.pool import WorkerPool
 from pillion.cluster.tally import Tally
 from pillion.cluster.tokens import TokenFile, Tokenised
 from pillion.core import Tokens
@@ -29,7 +29,7 @@ KEPT_SHARDS = 16
 
 
 def extract_on(
-    crew: Crew,
+    pool: WorkerPool,
     tokens: Tokenised,
     spec: CacheSpec,
     path: str | os.PathLike[str],
@@ -39,12 +39,12 @@ def extract_on(
     """The hidden states of all rows, on disk; what an earlier run left there is kept.
 
     Args:
-        crew: who works.
+        pool: of workers.
         tokens: of `tokenise_on`.
         spec: of these tokens.
         path: folder of the cache, under the same name on all nodes.
         progress: told of every unit.
-        tally: told of every unit, and who did it.
+        tally: told of every unit and its worker.
 
     Raises:
         StorageError: another cache lies there, the disk is full, or a node does not see it.
@@ -61,15 +61,15 @@ def extract_on(
             return
         missing, total = writer.missing(), sum(spec.lengths)
         if missing:
-            crew.maker.meet(folder)
+            pool.maker.meet(folder)
         done_tokens = total - num_tokens(missing)
-        units = [_unit(shards, tokens) for shards in _cut(missing, crew.num_workers)]
+        units = [_unit(shards, tokens) for shards in _cut(missing, pool.num_workers)]
         kept = sorted({*range(len(spec.shards))} - {shard.shard_id for shard in missing})
         # What earlier runs left is read once more for the manifest: by all workers, not by one.
         for start in range(0, len(kept), KEPT_SHARDS):
             some = tuple(spec.shards[one] for one in kept[start : start + KEPT_SHARDS])
             units.append(_Unit(some, ()))
-        for done in crew.run(_FillJob(folder, without_rows), units):
+        for done in pool.run(_FillJob(folder, without_rows), units):
             for shard_id, written in done.value.items():
                 writer.shards.note(spec.shards[shard_id], written)
             if done.tokens:  # reading what was kept is no measure of a worker

@@ -13,22 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from pillion.backends import Backend
-from pillion.cluster.pool import Crew
+from pillion.cluster.pool import WorkerPool
 from pillion.data import Scan, Scanned, SlicePlan, TableLayout, plan_slices
 from pillion.scoring import keep
 
 
 def plan_on(
-    crew: Crew, source: str, text_column: str | None, layout: TableLayout | None, work: Path
+    pool: WorkerPool, source: str, text_column: str | None, layout: TableLayout | None, work: Path
 ) -> SlicePlan:
     """The slices of a source; see `data.plan_slices`.
 
     Args:
-        crew: goes through files of lines.
+        pool: its workers read through files of lines.
         source: as in `plan_slices`.
         text_column: column of the texts; None to find it.
         layout: other columns, and how the table is written.
-        work: folder that keeps what was found, so that nobody goes through a file again.
+        work: folder that keeps what was found, so that no file is gone through twice.
 
     Raises:
         DataError: a file that cannot be used.
@@ -39,7 +39,7 @@ def plan_on(
     def scan_all(scans: list[Scan]) -> Iterator[Scanned]:
         places = [work / f"scan-{_name(scan)}.json" for scan in scans]
         missing = [n for n, place in enumerate(places) if not place.exists()]
-        for done in crew.run(_scan, [(n, scans[n]) for n in missing]):
+        for done in pool.run(_scan, [(n, scans[n]) for n in missing]):
             place, found = done.value
             keep(places[place], json.dumps(asdict(found)).encode())
         return (Scanned.from_json(json.loads(place.read_bytes())) for place in places)

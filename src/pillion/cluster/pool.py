@@ -13,7 +13,7 @@ from typing import Any
 
 from pillion.backends import Backend
 from pillion.cluster.same_model import check_same
-from pillion.cluster.worker import Done, Job, Trouble, Worker, version
+from pillion.cluster.worker import FinishedUnit, UnitJob, Worker, WorkerError, version
 from pillion.errors import MismatchError, PillionError, RunError, of_kind
 from pillion.extract import Maker, check_samples
 
@@ -28,8 +28,8 @@ START_SECONDS = 300.0
 
 
 @dataclass(eq=False)
-class Crew:
-    """The workers of a cluster; they keep their models from one run to the next.
+class WorkerPool:
+    """The workers of a cluster, which keep their models from one run to the next.
 
     Attributes:
         ray: the module, connected to a cluster.
@@ -48,7 +48,7 @@ class Crew:
     say: Callable[[str], object] = lambda _: None
     _first: Maker | None = None
     _idle: list[Any] = field(default_factory=list[Any])
-    # Ray's promise of a first answer -> the worker who gives it, and whether it is a new one.
+    # Ray's promise of a first answer -> the worker that gives it, and whether it is a new one.
     _starting: dict[Any, tuple[Any, bool]] = field(default_factory=dict[Any, tuple[Any, bool]])
     _num_failed_starts: int = 0
 
@@ -75,7 +75,7 @@ class Crew:
         """How many workers the cluster is asked for."""
         return self.workers or max(1, int(self._num("GPU" if self.uses_gpus else "CPU")))
 
-    def run(self, job: Job, units: Sequence[Any]) -> Iterator[Done]:
+    def run(self, job: UnitJob, units: Sequence[Any]) -> Iterator[FinishedUnit]:
         """The results of all units, as they are finished.
 
         Args:
@@ -92,14 +92,14 @@ class Crew:
         running: dict[Any, tuple[Any, int]] = {}
         lost: Counter[int] = Counter()
         while waiting or running:
-            self._hire(min(self.num_workers, len(waiting) + len(running)) - len(running))
+            self._start_workers(min(self.num_workers, len(waiting) + len(running)) - len(running))
             while waiting and self._idle:
                 worker, unit = self._idle.pop(0), waiting.popleft()
                 # In a list, so that Ray does not unpack the job at every call.
                 running[worker.work.remote([shared], units[unit])] = (worker, unit)
             answer = self._wait([*self._starting, *running], may_take_long=bool(running))
             if answer in self._starting:
-                self._welcome(answer)
+                self._add_started(answer)
                 continue
             worker, unit = running.pop(answer)
             done = self._result(answer, worker)
@@ -109,7 +109,7 @@ class Crew:
                 continue
             waiting.appendleft(unit)
             lost[unit] += 1
-            self._call_the_roll()
+            self._check_workers()
             self.say("A worker was lost; what it had goes to another one.")
             if lost[unit] == MOST_ATTEMPTS:
                 raise RunError(
@@ -121,7 +121,7 @@ class Crew:
     def _num(self, resource: str) -> float:
         return float(self.ray.cluster_resources().get(resource, 0))
 
-    def _hire(self, num_wanted: int) -> None:
+    def _start_workers(self, num_wanted: int) -> None:
         """Asks for workers until as many are idle or on their way as are wanted."""
         resources = {"num_cpus": 1, "num_gpus": 1 if self.uses_gpus else 0}
         remote = self.ray.remote(Worker).options(**resources)
@@ -129,8 +129,8 @@ class Crew:
             worker = remote.remote(self.model, self.dtype, self.device)
             self._starting[worker.version.remote()] = (worker, True)
 
-    def _call_the_roll(self) -> None:
-        """Who idles may have been lost together with a worker: it has to answer first."""
+    def _check_workers(self) -> None:
+        """An idle worker may have been lost with another: it has to answer first."""
         for worker in self._idle:
             self._starting[worker.version.remote()] = (worker, False)
         self._idle.clear()
@@ -146,8 +146,8 @@ class Crew:
             )
         return ready[0]
 
-    def _welcome(self, answer: Any) -> None:
-        """A worker has started, or died of it."""
+    def _add_started(self, answer: Any) -> None:
+        """Takes in a worker that has started, or notes that it died."""
         worker, is_new = self._starting.pop(answer)
         try:
             theirs = self.ray.get(answer)
@@ -167,18 +167,18 @@ class Crew:
         self._num_failed_starts = 0
         self._idle.append(worker)
 
-    def _result(self, answer: Any, worker: Any) -> Done | None:
+    def _result(self, answer: Any, worker: Any) -> FinishedUnit | None:
         """A unit's result; None if its worker was lost."""
         errors = self.ray.exceptions
         try:
-            result: Done | Trouble = self.ray.get(answer)
+            result: FinishedUnit | WorkerError = self.ray.get(answer)
         except errors.RayTaskError as error:
             raise RunError(f"A worker failed ({_last_line(error)}).") from error
         except errors.RayError:
             # It may be cut off and alive: two that work on the same unit would be one too many.
             self.ray.kill(worker)
             return None
-        if isinstance(result, Trouble):
+        if isinstance(result, WorkerError):
             raise _error(result)
         if result.maker is not None:
             self._first = self._first or result.maker
@@ -188,12 +188,12 @@ class Crew:
 
 
 def _nothing(backend: Backend, unit: None) -> tuple[None, int]:
-    """The job of whoever only wants to know the workers."""
+    """A job without work, to learn which workers there are."""
     return None, 0
 
 
-def _error(trouble: Trouble) -> PillionError:
-    return of_kind(trouble.kind)(f"Worker {trouble.worker}: {trouble.message}")
+def _error(error_reply: WorkerError) -> PillionError:
+    return of_kind(error_reply.kind)(f"Worker {error_reply.worker}: {error_reply.message}")
 
 
 def _last_line(error: Exception) -> str:

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from pillion.backends import Backend
-from pillion.cluster.pool import Crew
+from pillion.cluster.pool import WorkerPool
 from pillion.cluster.tally import Tally
 from pillion.core import FailedRow, OnTooLong, Scope, Template
 from pillion.core.lines import failed_line, json_line
 from pillion.data import Slice, SlicePlan
 from pillion.errors import Interrupted
 from pillion.extract import Progress, silent
-from pillion.runtime import sift_rows
+from pillion.runtime import LanguageModel, sift_rows
 from pillion.scoring import ScoreJob, blocks, keep
 
 
@@ -63,7 +63,7 @@ class ReadAndScore:
         job: what becomes of its rows.
         template: how a text is wrapped.
         on_too_long: whether a longer text fails or is cut.
-        scopes: whose words a row must hold.
+        scopes: of which a row must hold words.
     """
 
     job: ScoreJob
@@ -77,13 +77,16 @@ class ReadAndScore:
         texts, failed = piece.read()
         rows, unfit = sift_rows(backend, texts, self.template, self.on_too_long, self.scopes)
         reasons = {one.row: one.reason for one in (*failed, *unfit)}
-        lines = [""] * len(rows)
+        lines, model, job = [""] * len(rows), LanguageModel(backend), self.job
         for row, reason in reasons.items():
             lines[row - 1] = json_line(failed_line(reason))
         for block in blocks([len(rows)]):
             filled = [row for row in block if len(rows[row])]
-            found = self.job.lines(backend, [rows[row] for row in filled]) if filled else ()
-            for row, line in zip(filled, found, strict=True):
+            if not filled:
+                continue
+            some = [rows[row] for row in filled]
+            verdicts = model.score_rows(some, job.artefacts, allow_mismatch=job.allow_mismatch)
+            for row, line in zip(filled, job.lines(verdicts), strict=True):
                 lines[row] = line
         tokens = sum(map(len, rows))
         head = json.dumps({"tokens": tokens, "failed": sorted(reasons.items())})
@@ -101,7 +104,7 @@ class ReadAndScore:
 
 
 def predict_on(
-    crew: Crew,
+    pool: WorkerPool,
     plan: SlicePlan,
     work: ReadAndScore,
     folder: Path,
@@ -111,11 +114,11 @@ def predict_on(
     """The lines of all rows; slices that an earlier run has finished are not read again.
 
     Args:
-        crew: who works.
+        pool: of workers.
         plan: the slices.
         work: what is done with each.
         folder: of finished slices.
-        tally: told of every slice, and who scored it.
+        tally: told of every slice and its worker.
         progress: told how many tokens are done, and how many all slices may have.
 
     Raises:
@@ -127,7 +130,7 @@ def predict_on(
         RunError: workers were lost over and over again.
         Interrupted: by Ctrl-C; what is done is kept.
     """
-    maker = crew.maker
+    maker = pool.maker
     for artefact in work.job.artefacts:  # what a worker warns of stays there
         artefact.check(maker.identity, work.job.allow_mismatch)
     maker.meet(folder)
@@ -137,7 +140,7 @@ def predict_on(
     all_rows = sum(plan.slices[number].num_rows for number in missing)
     done_rows = done_tokens = 0
     try:
-        for done in crew.run(work, [(number, plan.slices[number]) for number in missing]):
+        for done in pool.run(work, [(number, plan.slices[number]) for number in missing]):
             number, content = done.value
             keep(places[number], content)
             tally.add(done)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pillion.cluster.worker import Done
+from pillion.cluster.worker import FinishedUnit
 
 
 @dataclass
@@ -19,7 +19,7 @@ class Tally:
     tokens: dict[str, int] = field(default_factory=dict[str, int])
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
-    def add(self, done: Done) -> None:
+    def add(self, done: FinishedUnit) -> None:
         """A unit is finished."""
         self.tokens[done.worker] = self.tokens.get(done.worker, 0) + done.tokens
         self.seconds[done.worker] = self.seconds.get(done.worker, 0.0) + done.seconds

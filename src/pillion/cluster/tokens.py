@@ -19,7 +19,7 @@ import numpy as np
 
 from pillion.backends import Backend
 from pillion.cache import SHARD_BYTES, CacheSpec, SegmentFacts, replacing
-from pillion.cluster.pool import Crew
+from pillion.cluster.pool import WorkerPool
 from pillion.core import (
     FailedRow,
     Kind,
@@ -38,10 +38,10 @@ from pillion.extract import Progress, cache_spec, key_of_model, segment_bytes, s
 from pillion.runtime import sift_rows
 
 Facts = tuple[SegmentFacts, ...]
-"""Whose words a row's tokens are."""
+"""The turns of a row's tokens."""
 
 
-class Kinds(Sequence[Facts]):
+class SegmentTable(Sequence[Facts]):
     """The segments of many rows: few kinds, and a number a row.
 
     Args:
@@ -55,13 +55,13 @@ class Kinds(Sequence[Facts]):
         self.places: array[int] = array("i", places)
 
     def add(self, kind: Facts) -> None:
-        """One more row."""
+        """Adds the segments of one more row."""
         if kind not in self._known:
             self._known[kind] = len(self.kinds)
             self.kinds.append(kind)
         self.places.append(self._known[kind])
 
-    def extend(self, other: Kinds) -> None:
+    def extend(self, other: SegmentTable) -> None:
         """The rows of another."""
         own = len(self.places)
         for kind in other.kinds:
@@ -91,20 +91,20 @@ class TokenFile:
 
     Attributes:
         failed: rows that could not be used (from 1 in the slice), and why.
-        ends: who speaks last in its rows.
+        ends: role of the last turn of its rows.
         lengths: tokens of each row, int32.
-        segments: whose words they are.
+        segments: their turns.
         kept: tokens of the scope of each row, int32.
-        kept_segments: whose words these are.
+        kept_segments: the turns of these.
         ids: of all rows, one after the other, int32.
     """
 
     failed: list[tuple[int, str]]
     ends: list[Role]
     lengths: np.ndarray
-    segments: Kinds
+    segments: SegmentTable
     kept: np.ndarray
-    kept_segments: Kinds
+    kept_segments: SegmentTable
     ids: np.ndarray
 
     def write(self, path: Path) -> None:
@@ -149,9 +149,9 @@ class TokenFile:
             [(row, reason) for row, reason in head["failed"]],
             head["ends"],
             lengths,
-            Kinds(_kinds(head["segments"]), segments.tolist()),
+            SegmentTable(_kinds(head["segments"]), segments.tolist()),
             kept,
-            Kinds(_kinds(head["kept_segments"]), kept_segments.tolist()),
+            SegmentTable(_kinds(head["kept_segments"]), kept_segments.tolist()),
             numbers[4 * rows :],
         )
 
@@ -196,9 +196,9 @@ class Tokenised:
         places: files of the slices, in order.
         starts: first row of each, and the number of all rows.
         lengths: tokens of the scope of each row.
-        segments: whose words they are.
+        segments: their turns.
         failed: rows that could not be used, in order.
-        ends: who speaks last in the rows.
+        ends: role of the last turn of the rows.
     """
 
     identity: ModelIdentity
@@ -206,7 +206,7 @@ class Tokenised:
     places: list[Path]
     starts: array[int] = field(default_factory=lambda: array("q", [0]))
     lengths: array[int] = field(default_factory=lambda: array("i"))
-    segments: Kinds = field(default_factory=Kinds)
+    segments: SegmentTable = field(default_factory=SegmentTable)
     failed: list[FailedRow] = field(default_factory=list[FailedRow])
     ends: set[Role] = field(default_factory=set[Role])
 
@@ -241,7 +241,7 @@ class Tokenise:
         folder: of the files.
         template: how a text is wrapped.
         on_too_long: whether a longer text fails or is cut.
-        scope: whose words are kept; a row without them fails.
+        scope: which turns are kept; a row without them fails.
     """
 
     folder: Path
@@ -261,7 +261,7 @@ class Tokenise:
         rows, unfit = sift_rows(backend, texts, self.template, self.on_too_long, [self.scope])
         reasons = {one.row: one.reason for one in (*failed, *unfit)}
         spec = cache_spec(backend.identity, (0,), "", rows, self.scope)
-        segments, kept = Kinds(), Kinds()
+        segments, kept = SegmentTable(), SegmentTable()
         for row, tokens in enumerate(rows):
             segments.add(tuple(astuple(segment) for segment in tokens.segments))
             kept.add(spec.segments[row] if spec.segments else ())
@@ -288,12 +288,12 @@ def _facts(identity: ModelIdentity) -> list[Any]:
 
 
 def tokenise_on(
-    crew: Crew, plan: SlicePlan, work: Tokenise, progress: Progress = silent
+    pool: WorkerPool, plan: SlicePlan, work: Tokenise, progress: Progress = silent
 ) -> Tokenised:
     """Token ids of every row that fits the model, on disk.
 
     Args:
-        crew: who works.
+        pool: of workers.
         plan: the slices.
         work: what is done with each.
         progress: told how many tokens are done, and how many all slices may have.
@@ -303,7 +303,7 @@ def tokenise_on(
         DataError: a slice cannot be read.
         MismatchError: workers have different models under the same name.
     """
-    identity = crew.maker.identity
+    identity = pool.maker.identity
     work.folder.mkdir(parents=True, exist_ok=True)
     places = [work.place(identity, piece) for piece in plan.slices]
     units = [
@@ -312,7 +312,7 @@ def tokenise_on(
         if not place.exists()
     ]
     all_rows, done_rows, done_tokens = sum(piece.num_rows for _, piece in units), 0, 0
-    for done in crew.run(work, units):
+    for done in pool.run(work, units):
         done_rows, done_tokens = done_rows + done.value, done_tokens + done.tokens
         progress("encode", done_tokens, done_tokens * all_rows // max(1, done_rows))
     return _collected(identity, work, places)

@@ -1,7 +1,7 @@
 """The process on a node: one model, one thread, and whatever job it is given.
 
-Promises that an error which pillion raises on purpose arrives as itself. Does not know who gives
-the units, or how many workers there are.
+Promises that an error which pillion raises on purpose arrives as itself. Does not know where
+units come from, or how many workers there are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pillion.extract import Maker
 
 
 @runtime_checkable
-class Job(Protocol):
+class UnitJob(Protocol):
     """What a worker does with a unit; a worker keeps it, and what it has opened, between units."""
 
     def __call__(self, backend: Backend, unit: Any) -> tuple[Any, int]:
@@ -27,7 +27,7 @@ class Job(Protocol):
 
 
 @dataclass(frozen=True)
-class Done:
+class FinishedUnit:
     """A finished unit.
 
     Attributes:
@@ -46,13 +46,13 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Trouble:
+class WorkerError:
     """An error that a worker raised on purpose.
 
     Attributes:
         kind: name of its class in `pillion.errors`.
         message: its sentence.
-        worker: as in `Done`.
+        worker: as in `FinishedUnit`.
     """
 
     kind: str
@@ -72,13 +72,13 @@ class Worker:
     def __init__(self, model: str, dtype: str, device: str) -> None:
         self.names = (model, dtype, device)
         self.backend: Backend | None = None
-        self.job: tuple[Any, Job] | None = None
+        self.job: tuple[Any, UnitJob] | None = None
 
     def version(self) -> str:
         """Of pillion on this node; the first answer of a worker that has started."""
         return version()
 
-    def work(self, shared: list[Any], unit: Any) -> Done | Trouble:
+    def work(self, shared: list[Any], unit: Any) -> FinishedUnit | WorkerError:
         """Does a unit.
 
         Args:
@@ -93,11 +93,11 @@ class Worker:
                 maker = Maker.of(self.backend)
             begin = time.perf_counter()
             value, tokens = self._take(shared[0])(self.backend, unit)
-            return Done(value, tokens, time.perf_counter() - begin, _address(), maker)
+            return FinishedUnit(value, tokens, time.perf_counter() - begin, _address(), maker)
         except PillionError as error:
-            return Trouble(type(error).__name__, str(error), _address())
+            return WorkerError(type(error).__name__, str(error), _address())
 
-    def _take(self, reference: Any) -> Job:
+    def _take(self, reference: Any) -> UnitJob:
         if self.job is None or self.job[0] != reference:
             import ray
 

@@ -171,7 +171,7 @@ def scope_of_ends(ends: Collection[Role], template: Template) -> Scope:
     """Whose words are read unless a scope is named: the answer's where every row ends with one.
 
     Args:
-        ends: who speaks last, of each row.
+        ends: role of the last turn of each row.
         template: how rows are wrapped; a raw text has no turns, and is read as a whole.
     """
     if template == "raw":

@@ -37,7 +37,7 @@ class Slice(Protocol):
 
     @property
     def num_rows(self) -> int:
-        """Number of rows."""
+        """Rows of the slice, with those that cannot be read."""
         ...
 
     @property

@@ -68,8 +68,8 @@ class TableLayout:
             raise ConfigError("Label columns hold labels of rows, not of turns; give one of them.")
         if self.soft and (self.label_columns or self.turn_labels or self.multi_label is False):
             raise ConfigError(
-                "Probabilities stand in one column, of any number of labels a row; leave out what "
-                "is said of other labels."
+                "Probabilities stand in one column, of any number of labels a row; leave out the "
+                "settings of other labels."
             )
         if self.messages_column and (self.prompt_column or self.response_column):
             raise ConfigError("Rows are messages, or prompt and response; name columns of one.")

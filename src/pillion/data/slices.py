@@ -159,7 +159,7 @@ class HeldSlice:
 
     @property
     def num_rows(self) -> int:
-        """Number of rows."""
+        """Texts that are held, with those that failed."""
         return len(self.texts)
 
     @property

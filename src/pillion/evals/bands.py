@@ -72,7 +72,7 @@ def cuts_as_bands(
 ) -> tuple[Band, ...]:
     """The bands outside of which rows leave that are less unsure than the cuts.
 
-    A side that nobody leaves by has the cut minus infinity.
+    A side by which no row leaves has the cut minus infinity.
     """
     cuts = np.where(np.isfinite(cuts), cuts, 0.0)
     if task == "binary":
@@ -105,7 +105,7 @@ def likely_to_differ(sides: Sides, differs: Bool[np.ndarray, " row"]) -> Float[n
 def choose_bands(rows: DepthRows, price: float) -> list[Float[np.ndarray, " side"]]:
     """The cuts of every depth that save most layers, less the price of what likely differs.
 
-    Of a side that nobody leaves by, minus infinity.
+    A side by which no row leaves has the cut minus infinity.
     """
     cuts = [np.full(len(one), -np.inf) for one in rows.sides]
     for _ in range(MOST_ROUNDS):

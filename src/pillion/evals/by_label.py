@@ -33,7 +33,7 @@ def by_label(
     Args:
         card: of the probe.
         probs: of the rows.
-        targets: label ids, or 0/1 a label for a multi-label probe; NaN where nobody judged.
+        targets: label ids, or 0/1 a label for a multi-label probe; NaN where it was not judged.
         seed: of the draws.
     """
     names = card.labels[1:] if card.task == "binary" else card.labels

@@ -1,7 +1,7 @@
 """A probe's calibration, thresholds, bands and conformal sets, chosen on labelled rows.
 
 Promises a revised artefact and what was found, as JSON values: every number with the rows that it
-came from. Rows that the probe was trained on make it look better than it is; who calls must bring
+came from. Rows that the probe was trained on make it look better than it is; the caller must bring
 others (`pillion.evals.scoring.own_rows`). Does not know the command line.
 """
 

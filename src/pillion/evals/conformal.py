@@ -52,11 +52,11 @@ class _Rows(ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, X: Any) -> Any:
-        """The rows."""
+        """The probabilities that were put in, unchanged; shape (row, class)."""
         return X
 
     def predict(self, X: Any) -> Any:
-        """The likeliest class."""
+        """The id of the likeliest class of each row."""
         return X.argmax(axis=1)
 
 
@@ -78,7 +78,7 @@ def _lac(task: Task, probs: np.ndarray, targets: np.ndarray, coverage: float) ->
 def _recall(probs: np.ndarray, targets: np.ndarray, coverage: float) -> float:
     from mapie.risk_control import MultiLabelClassificationController
 
-    # Recall asks after the labels that a row has; those that nobody judged are not among them.
+    # Recall asks after the labels that a row has; those that were not judged are not among them.
     targets = np.nan_to_num(targets)
     labelled = targets.sum(axis=1) > 0
     if not labelled.any():

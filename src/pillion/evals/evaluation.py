@@ -108,7 +108,7 @@ def evaluation(
 
 
 def _as_json(targets: np.ndarray) -> Any:
-    """Whole numbers; null where nobody judged."""
+    """Whole numbers; null where a label was not judged."""
     if targets.ndim == 1:
         return targets.astype(int).tolist()
     return [[None if np.isnan(one) else int(one) for one in row] for row in targets]

@@ -42,7 +42,7 @@ class Operating:
             without the label, between the two the probe abstains. Goes with `target_fpr`.
         cost_fp: of labelling a row wrongly. Goes with `cost_fn`.
         cost_fn: of missing a label.
-        cost_escalation: of handing a row to whoever decides in the probe's place.
+        cost_escalation: of handing a row on to what decides in the probe's place.
         abstain_share: share of the rows that is handed on, those nearest to their threshold.
         abstain_band: probabilities in which the probe abstains, for all labels.
 
@@ -82,8 +82,8 @@ class Operating:
             raise ConfigError("abstain and target-fnr both choose the band; give one of them.")
         if self.cost_escalation is not None and self.cost_fp is None and not self.band_rules:
             raise ConfigError(
-                "cost-escalation is the price of handing a text on, and nothing says when one "
-                "is; give cost-fp and cost-fn, or a band to abstain in."
+                "cost-escalation is the price of handing a text on, but no rule hands one on; "
+                "give cost-fp and cost-fn, or a band to abstain in."
             )
 
     @property

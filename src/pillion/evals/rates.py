@@ -63,7 +63,7 @@ def describe_escalation(
 ) -> dict[str, Any] | None:
     """The share of rows that are handed on, how the others are decided, and what both cost.
 
-    Costs are a row of all rows; whoever decides in the probe's place is taken to be right. None
+    Costs are a row of all rows; what decides in the probe's place is taken to be right. None
     without bands. Arguments are those of `describe_thresholds`.
     """
     if bands is None:
@@ -143,7 +143,7 @@ def _error_costs(
     assert wanted.cost_fp is not None and wanted.cost_fn is not None
     costs = np.zeros(len(probs))
     each = zip(thresholds, probs.T, targets.reshape(probs.shape).T, strict=True)
-    for line, scores, truth in each:  # where nobody judged, truth is NaN and costs nothing
+    for line, scores, truth in each:  # a label that was not judged is NaN and costs nothing
         chosen = scores >= line
         costs += wanted.cost_fp * (chosen & (truth == 0))
         costs += wanted.cost_fn * (~chosen & (truth == 1))

@@ -25,7 +25,7 @@ def check_wishes(
 
     Args:
         card: of the probe.
-        targets: label ids, or 0/1 a label for a multi-label probe; NaN where nobody judged.
+        targets: label ids, or 0/1 a label for a multi-label probe; NaN where it was not judged.
         method: of calibration.
         wanted: thresholds and bands.
 

@@ -10,7 +10,7 @@ import httpx
 from pillion.core import Text, defaults
 from pillion.data import flat_text
 from pillion.labelling.base import Judge, JudgeAnswer, check_labels, digest, in_full
-from pillion.policies import Judge as Server
+from pillion.policies import JudgeServer as Server
 from pillion.policies import Policies
 from pillion.serve.upstream import UpstreamError, Upstreams
 

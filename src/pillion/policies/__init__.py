@@ -5,12 +5,19 @@ Knows probes by their cards; asks, sends and logs nothing. Every server follows 
 
 from pillion.policies.actions import JudgeReply, Policy, Route, TextPart
 from pillion.policies.decide import ALLOW, PolicyOutcome, decide, fails_closed, hold_back
-from pillion.policies.policy import Judge, Policies, Upstream, api_key, make_policies, read_policies
+from pillion.policies.policy import (
+    JudgeServer,
+    Policies,
+    Upstream,
+    api_key,
+    make_policies,
+    read_policies,
+)
 
 __all__ = [
     "ALLOW",
-    "Judge",
     "JudgeReply",
+    "JudgeServer",
     "Policies",
     "Policy",
     "PolicyOutcome",

@@ -188,7 +188,7 @@ class Stop(_Crossing, _Holding):
 
 
 class Route(_Crossing, _Failing):
-    """Another server answers."""
+    """Another server answers a prompt for which the verdict acts."""
 
     server_kind = "upstream"
 

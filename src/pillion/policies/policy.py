@@ -38,7 +38,7 @@ class Upstream(Typed):
     seconds: Annotated[float, Field(gt=0)] = 30.0
 
 
-class Judge(Upstream):
+class JudgeServer(Upstream):
     """An upstream that is asked whether a label applies.
 
     Attributes:
@@ -64,7 +64,7 @@ class Policies(Typed):
 
     policies: tuple[Policy, ...] = ()
     upstreams: dict[str, Upstream] = Field(default_factory=dict[str, Upstream])
-    judges: dict[str, Judge] = Field(default_factory=dict[str, Judge])
+    judges: dict[str, JudgeServer] = Field(default_factory=dict[str, JudgeServer])
 
     def of(self, part: TextPart) -> tuple[Policy, ...]:
         """Those that look at a prompt, or at a response."""
@@ -127,7 +127,7 @@ def make_policies(content: Mapping[str, Any]) -> Policies:
     facts: dict[str, Any] = {
         "policies": tuple(_policy(one, f"policies[{i}]") for i, one in enumerate(listed)),
         "upstreams": _named(content, "upstreams", Upstream),
-        "judges": _named(content, "judges", Judge),
+        "judges": _named(content, "judges", JudgeServer),
     }
     found = Policies(**facts)
     for i, policy in enumerate(found.policies):

@@ -131,41 +131,32 @@ class Group:
         self._beside[:, :width] = self.own[index]
         return self._beside
 
-    def all_values(
-        self, hidden: Float[Tensor, "layer batch chunk dim"], first: int = 0
-    ) -> Float[Tensor, "layer batch chunk tap"]:
-        """Values of several layers at once, in fp32: a handful of operations for a decoding step.
-
-        Args:
-            hidden: their states.
-            first: index of the first of them in `layers`; the others follow it there.
-        """
-        layers, batch, chunk, dim = hidden.shape
-        states = hidden.to(self.dtype).view(layers, batch * chunk, dim)
-        own = torch.bmm(states, self.own[first : first + layers])
-        common = states.view(-1, dim) @ self.common
-        values = torch.cat([own, common.view(layers, batch * chunk, -1)], -1).float()
-        values = values.view(layers, batch, chunk, -1)
-        if self.normalise:
-            many = batch * chunk > FEW_TOKENS or hidden.device.type != "cpu"
-            scale = inverse_rms_by_layer(hidden) if many else inverse_rms(hidden.float())
-            values *= scale[..., None]
-        return values
-
     def own_values(
         self, layers: tuple[int, ...], every: Float[Tensor, "seen batch chunk dim"]
     ) -> tuple[tuple[int, ...], Float[Tensor, "layer batch chunk tap"]] | None:
         """Those of several layers that this group reads, and their values; None if it reads none.
 
+        Values are in fp32, of all layers at once: a handful of operations for a decoding step.
+
         Args:
-            layers: neighbours among those that are read by anyone, ascending.
+            layers: neighbours among those that some group reads, ascending.
             every: their states.
         """
-        own = tuple(layer for layer in layers if layer in self.layers)
-        if not own:
+        read = tuple(layer for layer in layers if layer in self.layers)
+        if not read:
             return None
-        hidden = every if own == layers else every[[layers.index(layer) for layer in own]]
-        return own, self.all_values(hidden, self.layers.index(own[0]))
+        hidden = every if read == layers else every[[layers.index(layer) for layer in read]]
+        first, (count, batch, chunk, dim) = self.layers.index(read[0]), hidden.shape
+        states = hidden.to(self.dtype).view(count, batch * chunk, dim)
+        own = torch.bmm(states, self.own[first : first + count])
+        common = states.view(-1, dim) @ self.common
+        values = torch.cat([own, common.view(count, batch * chunk, -1)], -1).float()
+        values = values.view(count, batch, chunk, -1)
+        if self.normalise:
+            many = batch * chunk > FEW_TOKENS or hidden.device.type != "cpu"
+            scale = inverse_rms_by_layer(hidden) if many else inverse_rms(hidden.float())
+            values *= scale[..., None]
+        return read, values
 
     def logits(self, state: State) -> list[Float[Tensor, "batch output"]]:
         """Logits of each probe of the group."""

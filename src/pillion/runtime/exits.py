@@ -97,7 +97,7 @@ class ExitReading:
         self._probs: list[dict[str, list[float]]] = [{} for _ in rows]
 
     def start(self, step: Step) -> None:
-        """A pass begins."""
+        """A pass begins: makes the masks of the scopes that are read; every row is open."""
         device, mask = step.mask.device, step.mask
         some = {one.scope for one in self.groups if one.scope != "all"}
         wanted: list[Scope] = [scope for scope in SCOPES if scope in some]
@@ -113,7 +113,7 @@ class ExitReading:
         self._states: list[State | None] = [None] * len(self.groups)
 
     def see(self, layer: int, hidden: Float[Tensor, "batch token dim"]) -> None:
-        """Taps a layer."""
+        """Taps a layer's states for each group that reads it."""
         hidden = hidden.detach()
         scale: Tensor | None = None
         for one, new in zip(self.groups, self._new, strict=True):

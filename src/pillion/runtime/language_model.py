@@ -7,8 +7,8 @@ after it. Knows no engine's insides and no HTTP.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from pillion.backends import Backend, load_backend
 from pillion.core import (
@@ -124,46 +124,38 @@ class LanguageModel:
             progress: called with the tokens done so far, and all of them.
             allow_mismatch: only warn of probes trained on other weights or another template.
         """
-        out: list[dict[str, Verdict]] = [{} for _ in rows]
-        total, done = sum(map(len, rows)), 0
         artefacts = [resolve(probe) for probe in several(probes)]
-        with self._scorer(artefacts, allow_mismatch) as read:
-            for batch in score_batches([len(row) for row in rows]):
-                some = [as_tokens(rows[i]) for i in batch]
-                for row, verdicts in zip(batch, read(some), strict=True):
+        if may_leave(artefacts):
+            return self._score_leaving(rows, artefacts, progress, allow_mismatch)
+        out: list[dict[str, Verdict]] = [{} for _ in rows]
+        with watch(self.backend, artefacts, allow_mismatch) as reading:
+            for batch, some in _batches(rows, progress):
+                reading.expect(some)
+                self.backend.forward(*pad_batch(some))
+                for row, verdicts in zip(batch, reading.verdicts(), strict=True):
                     out[row] = verdicts
-                done += sum(map(len, some))
-                if progress:
-                    progress(done, total)
         return out
 
-    @contextmanager
-    def _scorer(
-        self, artefacts: Sequence[Artefact], allow_mismatch: bool
-    ) -> Generator[Callable[[Sequence[Tokens]], list[dict[str, Verdict]]]]:
-        """Reads batches of whole rows."""
+    def _score_leaving(
+        self,
+        rows: Sequence[Sequence[int]],
+        artefacts: Sequence[Artefact],
+        progress: Callable[[int, int], None] | None,
+        allow_mismatch: bool,
+    ) -> list[dict[str, Verdict]]:
+        """As `score_rows`, of rows that leave the pass where their probes have decided."""
         backend = self.backend
-        if may_leave(artefacts):
-            for artefact in artefacts:
-                checked(backend, artefact, allow_mismatch)
-            backend.check_early_exit()
-            groups = group(artefacts, backend.device, backend.dtype)
-
-            def leaving(rows: Sequence[Tokens]) -> list[dict[str, Verdict]]:
-                reading = ExitReading(groups, rows, backend.reasoning_ids)
-                backend.run_early_exit(reading, reading.layers, *pad_batch(rows))
-                return reading.verdicts()
-
-            yield leaving
-            return
-        with watch(backend, artefacts, allow_mismatch) as reading:
-
-            def whole(rows: Sequence[Tokens]) -> list[dict[str, Verdict]]:
-                reading.expect(rows)
-                backend.forward(*pad_batch(rows))
-                return reading.verdicts()
-
-            yield whole
+        for artefact in artefacts:
+            checked(backend, artefact, allow_mismatch)
+        backend.check_early_exit()
+        groups = group(artefacts, backend.device, backend.dtype)
+        out: list[dict[str, Verdict]] = [{} for _ in rows]
+        for batch, some in _batches(rows, progress):
+            reading = ExitReading(groups, some, backend.reasoning_ids)
+            backend.run_early_exit(reading, reading.layers, *pad_batch(some))
+            for row, verdicts in zip(batch, reading.verdicts(), strict=True):
+                out[row] = verdicts
+        return out
 
     def check(self, probe: ProbeLike) -> Checked:
         """Runs the canaries on a probe's card: whether it says here what it said at training.
@@ -253,3 +245,16 @@ def score_batches(lengths: Sequence[int]) -> list[list[int]]:
     into the same batches again: where a batch is scored does not change its verdicts.
     """
     return batches_by_length(lengths, SCORING_TOKENS)
+
+
+def _batches(
+    rows: Sequence[Sequence[int]], progress: Callable[[int, int], None] | None
+) -> Iterator[tuple[list[int], list[Tokens]]]:
+    """Batches of rows, each with the places of its rows; progress is told when one is done."""
+    total, done = sum(map(len, rows)), 0
+    for batch in score_batches([len(row) for row in rows]):
+        some = [as_tokens(rows[place]) for place in batch]
+        yield batch, some
+        done += sum(map(len, some))
+        if progress:
+            progress(done, total)

@@ -68,7 +68,7 @@ class PagedReading:
         self._held = HeldLayers(device, HELD_STEP_TOKENS)
 
     def start(self, step: PagedStep) -> None:
-        """A step begins."""
+        """A step begins: drops what the last one held, and tells the side cache."""
         begin = time.perf_counter()
         self._num_tokens = len(step.slots)
         self._held.clear()

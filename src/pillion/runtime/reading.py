@@ -8,8 +8,9 @@ caches in turn are exact. Knows no engine.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,7 +20,7 @@ from pillion.backends import Step
 from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Scope, TextLike, Tokens, Verdict
 from pillion.errors import ConfigError, StateError
 from pillion.probe import Artefact
-from pillion.probe.group import MOST_CHOSEN, Group, group
+from pillion.probe.group import MOST_CHOSEN, group
 from pillion.probe.network import State, first_layers, inverse_rms, inverse_rms_of, join
 from pillion.runtime.held import HeldLayers
 from pillion.runtime.padding import pad_batch
@@ -35,6 +36,8 @@ FOLDED_TOKENS = 512
 """Chunks up to this many tokens (all rows) keep the values of all layers, a few megabytes, and fold
 them in one go; a longer chunk folds each layer where it is seen. (On a CPU; see `HeldLayers`.)"""
 
+Tapped = tuple[int, tuple[int, ...], Float[Tensor, "layer batch chunk tap"]]
+"""A group's number, some of its layers and their values."""
 
 _NO_STEP = Step(torch.zeros(0, 0, dtype=torch.bool), None, 0)
 
@@ -141,7 +144,8 @@ class Reading:
         hidden = hidden.detach()
         if self._held.holds(self._step.mask.numel()):
             if self._held.add(layer, hidden):
-                self._fold_held()
+                for group_id, layers, values in self._held_values():
+                    self._fold(group_id, layers, values)
             return
         busy = [
             (i, one, place[layer])
@@ -171,9 +175,8 @@ class Reading:
         """
         if self._passing:
             return
-        if self._held:
-            self._fold_held()
-        self._fold_products()
+        for group_id, layers, values in chain(self._held_values(), self._normalised()):
+            self._fold(group_id, layers, values)
         self._check()
         new = tuple(join(states) if states else None for states in self._folded)
         self._values, self._folded, self._norms = [], [], None
@@ -458,17 +461,19 @@ class Reading:
             return last.ids is step.ids
         return torch.equal(last.ids, step.ids[:, :-1])
 
-    def _fold_held(self) -> None:
-        """Taps and folds all layers that are held at once."""
+    def _held_values(self) -> Iterator[Tapped]:
+        """Taps all layers that are held at once."""
+        if not self._held:
+            return
         layers, every = self._held.take()
         for i, one in enumerate(self.groups):
             if i in self._idle:
                 continue
             if (found := one.own_values(layers, every)) is not None:
-                self._fold(i, *found)
+                yield i, *found
 
-    def _fold_products(self) -> None:
-        """Normalises and folds what was tapped layer by layer: the fewest operations a layer."""
+    def _normalised(self) -> Iterator[Tapped]:
+        """Normalises what was tapped layer by layer: the fewest operations a layer."""
         scale: Tensor | None = None  # as above
         for i, (one, values) in enumerate(zip(self.groups, self._values, strict=True)):
             if values is None:
@@ -479,7 +484,7 @@ class Reading:
                     scale = inverse_rms_of(self._norms, one.own.shape[1])
                 rows = [self._row[layer] for layer in one.layers]
                 values *= (scale if len(rows) == len(scale) else scale[rows])[..., None]
-            self._fold(i, one.layers, values)
+            yield i, one.layers, values
 
     def _fold(
         self, group_id: int, layers: tuple[int, ...], values: Float[Tensor, "layer batch chunk tap"]
@@ -488,12 +493,10 @@ class Reading:
         self._sums.append((layers, self._chosen or self._packed, values.sum(-1)))
         if values.device.type == "cpu":
             self._check()
-        self._folded[group_id].append(self._summarise(self.groups[group_id], values))
-
-    def _summarise(self, one: Group, values: Float[Tensor, "layer batch chunk tap"]) -> State:
-        if (places := self._chosen or self._packed) is not None:
+        one, places = self.groups[group_id], self._chosen or self._packed
+        if places is not None:
             values = places.spread(values)
-        return one.fold.summarise(values, self._masks[one.scope])
+        self._folded[group_id].append(one.fold.summarise(values, self._masks[one.scope]))
 
     def _check(self) -> None:
         """A state that is not finite makes the sum of its token's values so.

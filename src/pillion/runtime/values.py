@@ -45,7 +45,7 @@ class ValueKeeper:
             self._kept, self.mask = [[]], mask
 
     def see(self, layer: int, hidden: Float[Tensor, "batch chunk dim"]) -> None:
-        """Taps a layer."""
+        """Keeps what a layer's states give: tapped values, or the states themselves in fp32."""
         if self._wide:
             self._kept[-1].append(hidden.detach().float()[None])
         else:

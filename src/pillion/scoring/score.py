@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
 from pillion.backends import Backend
-from pillion.core import ModelIdentity
+from pillion.core import ModelIdentity, Verdict
 from pillion.core.lines import as_line, json_line
 from pillion.errors import Interrupted
 from pillion.extract import Maker, Progress, silent
@@ -23,7 +23,7 @@ Rows = Sequence[Sequence[int]]
 
 @dataclass(frozen=True, eq=False)
 class ScoreJob:
-    """From rows to their lines; the same function here and on a cluster.
+    """What becomes of rows; the same here and on a cluster.
 
     Attributes:
         artefacts: the probes, read in one pass.
@@ -33,24 +33,13 @@ class ScoreJob:
     artefacts: tuple[Artefact, ...]
     allow_mismatch: bool = False
 
-    def lines(
-        self, backend: Backend, rows: Rows, progress: Callable[[int, int], None] | None = None
-    ) -> list[str]:
+    def lines(self, verdicts: Sequence[Mapping[str, Verdict]]) -> list[str]:
         """One line a row.
 
         Args:
-            backend: the model.
-            rows: that are batched together, with one token or more each.
-            progress: called with the tokens done so far, and all of these rows'.
-
-        Raises:
-            MismatchError: a probe belongs to another model.
-            StateError: a hidden state is not finite.
+            verdicts: of every row, by the names of the probes.
         """
         multilabel = {a.name for a in self.artefacts if a.card.task == "multilabel"}
-        verdicts = LanguageModel(backend).score_rows(
-            rows, self.artefacts, progress, self.allow_mismatch
-        )
         return [json_line(as_line(row, multilabel)) for row in verdicts]
 
     def key(self, identity: ModelIdentity) -> str:
@@ -96,14 +85,16 @@ def score(
             _place(lines, shard, kept)
     missing_tokens = sum(len(token_ids[row]) for shard in missing for row in shard.row_ids)
     done = total - missing_tokens
+    model = LanguageModel(backend)
     try:
         if missing and store.folder is not None:
             Maker.of(backend).meet(store.folder)
         for shard in missing:
             found: list[str] = []
             for rows in _parts(shard):
-                some = [token_ids[row] for row in rows]
-                found += job.lines(backend, some, partial(_tell, progress, done, total))
+                some, tell = [token_ids[row] for row in rows], partial(_tell, progress, done, total)
+                verdicts = model.score_rows(some, job.artefacts, tell, job.allow_mismatch)
+                found += job.lines(verdicts)
                 done += sum(map(len, some))
             store.put(shard, found)
             _place(lines, shard, found)

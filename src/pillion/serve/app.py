@@ -83,7 +83,7 @@ def _add_plain_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> JSONResponse:
-        """One model."""
+        """The model that is served, if the name is its own."""
         service.check_model(name)
         return JSONResponse(_model(name))
 
@@ -105,12 +105,12 @@ def _add_plain_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        """Numbers for Prometheus."""
+        """Counters and histograms in the text format of Prometheus."""
         return PlainTextResponse(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        """The page."""
+        """The chat page: one file of HTML."""
         if not PAGE.is_file():
             raise Refused(404, "This installation has no page.", "not_found")
         return FileResponse(PAGE, headers=_PAGE_HEADERS)

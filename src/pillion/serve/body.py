@@ -141,7 +141,7 @@ class BodyRoute(APIRoute):
     """A route whose body is parsed in a thread."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler."""
+        """The handler of the route, which parses bodies beside the event loop."""
         handle = super().get_route_handler()
 
         async def aside(request: Request) -> Response:

@@ -24,7 +24,7 @@ from pillion.serve.turns import encode_text, num_chars, turns_of
 
 
 def explain_routes(service: Service) -> APIRouter:
-    """The one route."""
+    """`POST /v1/explain`, as a router."""
     routes = APIRouter(route_class=BodyRoute)
 
     @routes.post("/v1/explain")

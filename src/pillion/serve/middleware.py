@@ -27,7 +27,7 @@ from pillion.serve.tracing import request_span
 OPEN_PATHS = ("/", "/health", "/ready", "/metrics", "/openapi.json")
 """Answered without a key: they say nothing of texts."""
 
-UNAUTHENTICATED = Caller("anybody")
+UNAUTHENTICATED = Caller("anonymous")
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _LOOPBACK_HOST = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", re.IGNORECASE)

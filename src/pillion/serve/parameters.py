@@ -38,7 +38,7 @@ class Neutral:
         return no_info_plain_validator_function(self._check)
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
-        """The values."""
+        """Shows the values that are taken as an enumeration."""
         return {"enum": [None, *self.values]}
 
     def _check(self, got: Any) -> Any:

@@ -60,7 +60,7 @@ def probe_routes(service: Service) -> APIRouter:
 
     @routes.delete("/v1/probes/{name}")
     async def unload(name: str, request: Request) -> JSONResponse:
-        """Unloads a probe."""
+        """Unloads a probe; refused with 409 if a policy needs it."""
         check_admin(request)
         async with service.changing:
             riding = _riding(service, name)

@@ -54,7 +54,7 @@ class _Item(StrictBody):
 
 
 class InputMessage(_Item):
-    """A turn."""
+    """A turn of the conversation: its role and its words."""
 
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]

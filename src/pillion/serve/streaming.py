@@ -40,7 +40,7 @@ class EventStream(EventSourceResponse):
         self._stack = stack
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends the stream."""
+        """Sends the stream until it ends or its client goes; then releases what it held."""
         try:
             await super().__call__(scope, receive, send)
         except SendTimeoutError:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import httpx
 
 from pillion.errors import RunError
-from pillion.policies import Judge, JudgeReply, Policies, Upstream, api_key
+from pillion.policies import JudgeReply, JudgeServer, Policies, Upstream, api_key
 
 LOGPROBS = {"logprobs": True, "top_logprobs": 20}
 """Asks for the words that a judge might have begun with; 20 is OpenAI's most."""
@@ -99,7 +99,7 @@ class Upstreams:
                 or status in (429, *range(500, 600)),
             ) from error
 
-    async def _judged(self, judge: Judge, body: Mapping[str, Any]) -> httpx.Response:
+    async def _judged(self, judge: JudgeServer, body: Mapping[str, Any]) -> httpx.Response:
         return await self._client.post(
             f"{judge.url.rstrip('/')}/chat/completions",
             json=body,
@@ -158,7 +158,7 @@ class Upstreams:
             raise UpstreamError(f"Upstream {name!r} broke off before the end of its answer.")
 
 
-def judge_request(judge: Judge, label: str, text: str) -> dict[str, Any]:
+def judge_request(judge: JudgeServer, label: str, text: str) -> dict[str, Any]:
     """What a judge is sent."""
     return {
         "model": judge.model,

@@ -3,6 +3,6 @@
 Nothing here imports SGLang until it is used. Knows no HTTP server but SGLang's own.
 """
 
-from pillion.sglang.settings import ProbeSettings, settings_of
+from pillion.sglang.settings import SglangProbeSettings, settings_of
 
-__all__ = ["ProbeSettings", "settings_of"]
+__all__ = ["SglangProbeSettings", "settings_of"]

@@ -19,13 +19,13 @@ from pillion.errors import ConfigError
 from pillion.riding.latest_logits import KEY
 from pillion.sglang.adapter import SglangStepReader
 from pillion.sglang.engine_proxy import engine_proxy
-from pillion.sglang.settings import ProbeSettings, settings_of
+from pillion.sglang.settings import SglangProbeSettings, settings_of
 from pillion.sglang.start import check_engine, check_pools, footprint
 from pillion.sglang.step import ATTRIBUTE, step_of
 
 
 @cache
-def _settings() -> ProbeSettings:
+def _settings() -> SglangProbeSettings:
     found = settings_of(os.environ)
     assert found is not None, "hooks are registered only where there are settings"
     return found

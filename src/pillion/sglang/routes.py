@@ -42,7 +42,7 @@ class RouteFilter:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Handles one request."""
+        """Passes a request on if its route is open; refuses others and websockets."""
         if scope["type"] == "http" and not is_open(scope["method"], scope["path"]):
             await _refuse(send, scope["path"])
         elif scope["type"] == "websocket":

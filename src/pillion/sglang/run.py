@@ -13,7 +13,7 @@ from pillion.backends.checkpoint import Checkpoint
 from pillion.errors import ConfigError
 from pillion.probe import Artefact
 from pillion.sglang.routes import RouteFilter
-from pillion.sglang.settings import ProbeSettings
+from pillion.sglang.settings import SglangProbeSettings
 from pillion.sglang.start import GRAPHS_OFF, PAGE_TOKENS, check_engine, check_numbers
 
 
@@ -47,7 +47,7 @@ def options_of(folder: Path, dtype: str, given: Sequence[str]) -> list[str]:
 def run(
     checkpoint: Checkpoint,
     artefacts: Sequence[Artefact],
-    settings: ProbeSettings,
+    settings: SglangProbeSettings,
     options: Sequence[str],
     say: Callable[[str], None],
 ) -> None:
@@ -101,7 +101,7 @@ def run(
             kill_process_tree(os.getpid(), include_parent=False)
 
 
-def _check(chosen: Any, checkpoint: Checkpoint, settings: ProbeSettings) -> None:
+def _check(chosen: Any, checkpoint: Checkpoint, settings: SglangProbeSettings) -> None:
     """Returns if SGLang is to run the model that was read, as probes ride."""
     if os.environ.get("SGLANG_RUST_SERVER", "").lower() in ("1", "true"):
         raise ConfigError("SGLANG_RUST_SERVER is set, whose answers carry no verdicts; unset it.")

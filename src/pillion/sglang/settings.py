@@ -25,7 +25,7 @@ MODELS_VARIABLE = "SGLANG_EXTERNAL_MODEL_PACKAGE"
 MODELS_PACKAGE = "pillion.sglang.models"
 
 
-class ProbeSettings(RidingProbes):
+class SglangProbeSettings(RidingProbes):
     """Settings of the probes that ride, beside those of `RidingProbes`.
 
     Attributes:
@@ -43,7 +43,7 @@ class ProbeSettings(RidingProbes):
         architecture: str,
         allow_mismatch: bool = False,
         reasoning: tuple[int, int] | None = None,
-    ) -> ProbeSettings:
+    ) -> SglangProbeSettings:
         """Settings for probes that are named after their folders.
 
         Raises:
@@ -64,7 +64,7 @@ class ProbeSettings(RidingProbes):
         return {VARIABLE: self.model_dump_json(), MODELS_VARIABLE: MODELS_PACKAGE}
 
 
-def settings_of(environ: Mapping[str, str]) -> ProbeSettings | None:
+def settings_of(environ: Mapping[str, str]) -> SglangProbeSettings | None:
     """The settings in an environment; None where no probe rides.
 
     Raises:
@@ -73,8 +73,8 @@ def settings_of(environ: Mapping[str, str]) -> ProbeSettings | None:
     if not (told := environ.get(VARIABLE)):
         return None
     try:
-        return ProbeSettings.model_validate_json(told)
+        return SglangProbeSettings.model_validate_json(told)
     except ValidationError as error:
-        known = ProbeSettings.model_fields
+        known = SglangProbeSettings.model_fields
         said = sentence(error, VARIABLE, f"key of {VARIABLE}:", known)
         raise ConfigError(said) from error

@@ -10,7 +10,7 @@ from pillion.errors import ConfigError
 from pillion.probe import Artefact
 from pillion.probe.group import check_names
 from pillion.sglang.adapter import SglangStepReader
-from pillion.sglang.settings import ProbeSettings
+from pillion.sglang.settings import SglangProbeSettings
 
 PAGE_TOKENS = 16
 """Slots of a page, where nothing else is asked for: SGLang's own default is 1, a state a token."""
@@ -148,7 +148,7 @@ def check_pools(runner: Any) -> None:
 
 
 def footprint(
-    reader: SglangStepReader, settings: ProbeSettings, page_tokens: int, num_pages: int
+    reader: SglangStepReader, settings: SglangProbeSettings, page_tokens: int, num_pages: int
 ) -> str:
     """What riding costs in memory, in a sentence."""
     held, slots = reader.reading.side.held_bytes, page_tokens * num_pages

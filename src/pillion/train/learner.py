@@ -58,31 +58,24 @@ class MicroBatch:
     def losses(
         self, network: Network, task: Task, weights: Float[Tensor, " label"]
     ) -> Float[Tensor, "member batch"]:
-        """What every row and member of a network has to learn."""
-        found = self._of_all_depths(network, task, weights)
-        return found if self.row_weights is None else found * self.row_weights
+        """What every row and member of a network has to learn.
 
-    def _of_all_depths(
-        self, network: Network, task: Task, weights: Float[Tensor, " label"]
-    ) -> Float[Tensor, "member batch"]:
-        if not self.depths:
-            return self._of_all_layers(network, task, weights)
-        votes = network.depth_votes(self.hidden, self.mask, self.depths, self.scale)
-        found = depth_losses(task, votes, self.targets, weights, self.depths)
-        if self.prefixes is None:
-            return found
-        return (found + self._of_all_layers(network, task, weights)) / 2
-
-    def _of_all_layers(
-        self, network: Network, task: Task, weights: Float[Tensor, " label"]
-    ) -> Float[Tensor, "member batch"]:
-        if self.prefixes is None:
+        Depths and prefixes count by half each where both are learnt; whole rows where neither is.
+        """
+        found: list[Tensor] = []
+        if self.depths:
+            votes = network.depth_votes(self.hidden, self.mask, self.depths, self.scale)
+            found.append(depth_losses(task, votes, self.targets, weights, self.depths))
+        if self.prefixes is not None:
+            ends = self.prefixes.within(self.mask.shape[1])
+            votes = network.prefix_votes(self.hidden, self.mask, ends, self.scale)
+            there, weighing = prefixes_there(self.mask, ends), self.prefixes.weighing
+            found.append(prefix_losses(task, votes, self.targets, weights, there, weighing))
+        if not found:
             votes = network.votes(self.hidden, self.mask, self.scale)
-            return torch.stack([loss(task, vote, self.targets, weights) for vote in votes])
-        ends = self.prefixes.within(self.mask.shape[1])
-        votes = network.prefix_votes(self.hidden, self.mask, ends, self.scale)
-        there = prefixes_there(self.mask, ends)
-        return prefix_losses(task, votes, self.targets, weights, there, self.prefixes.weighing)
+            found.append(torch.stack([loss(task, vote, self.targets, weights) for vote in votes]))
+        mean = found[0] if len(found) == 1 else (found[0] + found[1]) / 2
+        return mean if self.row_weights is None else mean * self.row_weights
 
 
 @dataclass

@@ -160,7 +160,9 @@ class _Runs:
         longest = settings.longest if can_choose else None
         epochs, wanted = settings.epochs, list(range(len(self.configs)))
         while wanted:
-            tried = self._learnt(dict.fromkeys(wanted, 0), training, validation, epochs)
+            run = self._begun(dict.fromkeys(wanted, 0), training, validation, epochs)
+            learners = run.finish(self.progress, *self._place("train", epochs))
+            tried = {at: _Learnt(one, epochs) for at, one in zip(wanted, learners, strict=True)}
             worth = [
                 at for at, one in tried.items() if one.is_short and one.beats(found.get(at), WORTH)
             ]
@@ -176,13 +178,15 @@ class _Runs:
             own = {
                 at: one.learner.best_epoch for at, one in enumerate(chosen) if one.epochs == epochs
             }
-            found |= self._learnt(own, every, None, epochs)
+            run = self._begun(own, every, None, epochs)
+            learners = run.finish(self.progress, *self._place("refit", epochs))
+            found |= {at: _Learnt(one, epochs) for at, one in zip(own, learners, strict=True)}
         return [found[at] for at in range(len(chosen))]
 
-    def _learnt(
+    def _begun(
         self, stops: Mapping[int, int], rows: Examples, held: Examples | None, epochs: int
-    ) -> dict[int, _Learnt]:
-        """Some configurations after a run of so many epochs.
+    ) -> TrainingRun:
+        """A run of so many epochs with some configurations, before its first.
 
         Args:
             stops: by their place: the epoch after which each stops; what `held` says where given.
@@ -193,19 +197,14 @@ class _Runs:
         settings = self.settings.model_copy(update={"epochs": epochs})
         learners = [Learner.start(self.configs[at], self.shape, self.device) for at in stops]
         ends = () if held else tuple(stops.values())
-        run = TrainingRun(
+        return TrainingRun(
             *(rows, held, self.task, self.num_labels, settings, learners, self.device, ends)
         )
-        is_first = epochs == self.settings.epochs
-        name = "train" if held else "refit"
-        stage = name if is_first else f"{name}, {epochs} epochs"
-        run.finish(self.progress, self._folder(name, epochs, is_first), stage)
-        for learner in learners:
-            learner.average.load_state_dict(learner.best)
-        return {at: _Learnt(one, epochs) for at, one in zip(stops, learners, strict=True)}
 
-    def _folder(self, name: str, epochs: int, is_first: bool) -> Path | None:
-        """Where a run leaves what it goes on from."""
+    def _place(self, name: str, epochs: int) -> tuple[Path | None, str]:
+        """Where a run leaves what it goes on from, and the stage that `progress` is told."""
+        is_first = epochs == self.settings.epochs
+        stage = name if is_first else f"{name}, {epochs} epochs"
         if self.folder is None or (is_first and name == "train"):
-            return self.folder
-        return self.folder / (name if is_first else f"{name}-{epochs}")
+            return self.folder, stage
+        return self.folder / (name if is_first else f"{name}-{epochs}"), stage

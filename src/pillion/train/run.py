@@ -59,8 +59,8 @@ class TrainingRun:
         self.depths = counts_of(settings.depths, training.source.layers)
         self.steps_an_epoch = -(-len(training.targets) // self.batch_size)
 
-    def finish(self, progress: Progress, folder: Path | None, stage: str) -> None:
-        """All epochs that are still to do.
+    def finish(self, progress: Progress, folder: Path | None, stage: str) -> list[Learner]:
+        """The learners, with their best weights, after all epochs that are still to do.
 
         Args:
             progress: told of every step.
@@ -75,6 +75,9 @@ class TrainingRun:
             epoch += 1
             if folder:
                 save_checkpoint(folder, identity, epoch, self.learners)
+        for learner in self.learners:
+            learner.average.load_state_dict(learner.best)
+        return self.learners
 
     def _active(self) -> list[Learner]:
         if self.validation is None:

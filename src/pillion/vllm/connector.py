@@ -104,7 +104,7 @@ class PillionConnector(KVConnectorBase_V1):
         """Nothing: prefixes come from vLLM's own cache."""
 
     def wait_for_layer_load(self, layer_name: str) -> None:
-        """Nothing."""
+        """Nothing: no layer is loaded from outside."""
 
     def save_kv_layer(self, layer_name: str, kv_layer: Any, attn_metadata: Any, **_: Any) -> None:
         """Nothing: the forward pass has tapped what is needed."""
@@ -150,7 +150,7 @@ class PillionConnector(KVConnectorBase_V1):
     def get_num_new_matched_tokens(
         self, request: Any, num_computed_tokens: int
     ) -> tuple[int | None, bool]:
-        """None from outside."""
+        """No token is ever loaded from outside."""
         return 0, False
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:

@@ -49,7 +49,7 @@ class Inbox:
         return self._messages.setdefault(request, Messages())
 
     def drop(self, request: str) -> None:
-        """Forgets a request."""
+        """Forgets a request, and what came for it."""
         self._messages.pop(request, None)
 
     def stats(self) -> dict[str, float]:

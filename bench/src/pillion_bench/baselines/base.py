@@ -111,7 +111,7 @@ Logits = Float[Tensor, "batch vocab"]
 
 @dataclass(frozen=True)
 class Serving:
-    """What a method adds while a text is served, for whoever measures its time.
+    """What a method adds while a text is served, to measure its time.
 
     Weights may be untrained where time does not depend on them.
 

@@ -153,12 +153,12 @@ class Guard:
 
     @property
     def num_parameters(self) -> int:
-        """Numbers in it."""
+        """Count of the model's weights."""
         return sum(p.numel() for p in self.model.parameters())
 
     @property
     def weights_bytes(self) -> int:
-        """Bytes of them."""
+        """Bytes of the model's weights."""
         return sum(p.numel() * p.element_size() for p in self.model.parameters())
 
     def encode(self, part: Part) -> list[list[int]]:
@@ -166,13 +166,13 @@ class Guard:
         return [self._encode(text) for text in part.texts]
 
     def logits(self, rows: list[Sequence[int]]) -> Float[Tensor, "row output"]:
-        """Of rows of token ids."""
+        """Logits of rows of token ids."""
         ids, mask = (one.to(self.model.device) for one in pad(rows))
         return self.model(input_ids=ids, attention_mask=mask.long()).logits
 
     @torch.inference_mode()
     def ask(self, text: str) -> Float[Tensor, "row output"]:
-        """Of one text."""
+        """Logits of one text."""
         return self.logits([self._encode(text)])
 
     def _encode(self, text: str) -> list[int]:

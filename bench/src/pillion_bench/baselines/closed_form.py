@@ -44,7 +44,7 @@ class ClosedForm(ABC):
 
     @abstractmethod
     def scores(self, states: Pooled) -> Scores:
-        """Higher is likelier."""
+        """A score for each row and output: the higher, the likelier."""
 
 
 class DifferenceOfMeans(ClosedForm):

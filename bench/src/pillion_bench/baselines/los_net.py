@@ -246,7 +246,7 @@ class Encoder(nn.Module):
         self.head = nn.Linear(how.dim, num_outputs)
 
     def forward(self, rows: Sequence[Signature]) -> Float[Tensor, "batch output"]:
-        """Logits of texts."""
+        """Logits of texts, given what the language model gave at each of their tokens."""
         longest = max(len(row.top) for row in rows)
         padding = torch.ones(len(rows), longest + 1, dtype=torch.bool)
         lines: list[Tensor] = []

@@ -43,7 +43,7 @@ class Solution:
     steps: int
 
     def logits(self, features: Features) -> Float[np.ndarray, "row output"]:
-        """Of every row."""
+        """Logits of rows of features."""
         return features @ self.weights + self.bias
 
 

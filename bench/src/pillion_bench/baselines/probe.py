@@ -106,7 +106,7 @@ class ProbeMethod(Method):
 
     @property
     def longest(self) -> int:
-        """Epochs at most."""
+        """Epochs after which training ends at the latest."""
         return max(self.settings.longest, self.training.epochs)
 
     def _qualities(self, place: Workplace, trained: list[Trained]) -> list[Quality]:

@@ -54,7 +54,7 @@ class Prompting(Method):
 
     @property
     def seeded(self) -> bool:
-        """Examples are drawn."""
+        """Whether the seed counts: it draws the examples of the prompt."""
         return self.settings.shots > 0
 
     def why_not(self, problem: Problem, backend: Backend) -> str | None:

@@ -118,7 +118,7 @@ class Length(TextMethod):
     role: ClassVar[Role] = "control"
 
     def featurisers(self, texts: Sequence[str]) -> dict[str, Featurise]:
-        """Needs no fitting."""
+        """Logarithms of the counts of characters and words; nothing is fitted."""
         return {"length": _lengths}
 
 
