@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from pillion.backends import load_backend
+from pillion.backends.encoders import load_classifier
 from pillion.core.arithmetic import fast_dtype
+from pillion.errors import ConfigError
 from tiny_models import tiny_model, tiny_tokenizer
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -70,6 +72,17 @@ def test_a_hub_that_does_not_answer_is_asked_once(tmp_path: Path) -> None:
         )
     assert "Model 'no/such' could not be loaded" in done.stderr
     assert len([one for one in tries if b"/no/such/resolve/" in one]) == 1
+
+
+@pytest.mark.parametrize("place", ["/none/such", "./none", "~/none", "a/b/c"])
+def test_a_place_that_is_not_there_is_said_to_be_missing_and_no_bad_name_of_a_hub(
+    place: str,
+) -> None:
+    """The hub's library told of repository ids and a `repo_type`, to who mistyped a folder."""
+    with pytest.raises(ConfigError, match=r"could not be loaded .there is no such folder or file"):
+        load_backend(place)
+    with pytest.raises(ConfigError, match=r"could not be loaded .there is no such folder or file"):
+        load_classifier(place)
 
 
 def _hang_up(hub: socket.socket, tries: list[bytes]) -> None:

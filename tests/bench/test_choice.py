@@ -9,11 +9,16 @@ import pytest
 
 from pillion_bench.baselines.logistic import Goal, fit_logistic
 from pillion_bench.choice import (
+    FEW_ROWS,
+    FOLDS,
     MOST_STEPS,
+    WORTH,
     Quality,
     best_of,
     folds,
     is_at_edge,
+    judges,
+    log_loss,
     quality,
     together,
     widened,
@@ -93,3 +98,53 @@ def test_few_validation_rows_choose_by_folds_and_the_spread_is_said(
     assert facts["chosen_by"].startswith("auprc of ")
     whole = fit_logistic(parts[0], parts[0], Goal("binary", 1, "auprc"), (model.strength,))
     np.testing.assert_allclose(model.predict(parts[1][0]), whole.predict(parts[1][0]), atol=2e-3)
+
+
+def test_of_equals_the_smallest_value_is_the_best_and_an_undefined_score_is_the_worst() -> None:
+    same = Quality(0.5, 1.0)
+    assert best_of({10.0: same, 0.1: same, 1.0: same}) == 0.1
+    assert best_of({1.0: Quality(-math.inf, 0.1), 2.0: Quality(0.0, 9.0)}) == 2.0
+    assert best_of({1.0: Quality(0.5, 1.0), 2.0: Quality(0.5, 0.9)}) == 2.0
+
+
+@pytest.mark.parametrize(("gain", "steps"), [(2 * WORTH, MOST_STEPS), (WORTH / 2, 1)])
+def test_a_step_beyond_an_edge_is_worth_a_fall_of_log_loss(gain: float, steps: int) -> None:
+    losses = iter(1 - gain * n for n in range(99))
+    tried = widened((1.0, 10.0), lambda _: Quality(1.0, next(losses)))
+    assert len(tried) == 2 + steps
+
+
+def test_folds_without_a_score_have_no_spread_nor_has_one_set_of_rows() -> None:
+    assert together([Quality(0.5, 1.0)]).spread is None
+    undefined = together([Quality(-math.inf, 1.0), Quality(0.5, 3.0)])
+    assert undefined.spread is None and undefined.score == -math.inf and undefined.log_loss == 2.0
+    assert Quality(0.123456, 0.98765).facts == {"score": 0.1235, "log_loss": 0.9877}
+    assert Quality(0.5, 1.0, 0.01).facts == {"score": 0.5, "spread": 0.01, "log_loss": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("held", "rounds"), [(FOLDS - 1, 1), (FOLDS, FOLDS), (FEW_ROWS - 1, FOLDS), (FEW_ROWS, 1)]
+)
+def test_rows_are_judged_by_folds_where_they_are_few_but_enough_for_them(
+    held: int, rounds: int
+) -> None:
+    found = judges(100, held)
+    assert len(found) == rounds
+    if rounds == 1:
+        learn, judged = found[0]
+        assert learn.tolist() == list(range(100))
+        assert judged.tolist() == list(range(100, 100 + held))
+    else:
+        assert sorted(np.concatenate([rows for _, rows in found])) == list(range(100 + held))
+
+
+def test_log_loss_is_in_nats_a_row_or_decision_and_finite_for_the_surest_mistake() -> None:
+    probs = np.array([[0.25, 0.75], [0.5, 0.5]])
+    assert log_loss(probs, np.array([1, 0]), "multiclass") == pytest.approx(
+        -(math.log(0.75) + math.log(0.5)) / 2
+    )
+    marks = np.array([[0.0, 1.0], [1.0, 0.0]])
+    assert log_loss(probs, marks, "multilabel") == pytest.approx(
+        -(2 * math.log(0.75) + 2 * math.log(0.5)) / 4
+    )
+    assert log_loss(np.array([[0.0]]), np.array([1]), "binary") == pytest.approx(-math.log(1e-7))

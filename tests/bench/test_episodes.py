@@ -10,7 +10,7 @@ import pytest
 from mood import problem_of
 
 from pillion.data import LabelSpace
-from pillion.errors import DataError
+from pillion.errors import ConfigError, DataError
 from pillion_bench.episodes import EpisodeSettings, episode_problem
 from pillion_bench.problem import Problem
 
@@ -92,3 +92,25 @@ def test_more_rows_than_a_label_has_are_refused_by_its_name(problem: Problem) ->
     fewest = NAMES[int(np.bincount(problem.train.targets).argmin())]
     with pytest.raises(DataError, match=f"Label '{fewest}' has .* wants 60 of each label"):
         episode_problem(problem, EpisodeSettings(shots=(2, 60)), 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        ({"count": 1}, "Got 1 episodes; give two or more"),
+        ({"shots": ()}, r"Got \(\) rows a label"),
+        ({"shots": (4, 1)}, "one row teaches and one chooses"),
+        ({"ways": 1}, "Got 1 labels an episode; give two or more"),
+    ],
+)
+def test_episodes_that_would_say_nothing_are_refused(facts: dict[str, object], why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        EpisodeSettings(**facts)  # type: ignore[arg-type]
+
+
+def test_more_labels_than_there_are_or_than_have_the_rows_are_refused(problem: Problem) -> None:
+    with pytest.raises(ConfigError, match="wants 4 labels and there are 3"):
+        episode_problem(problem, EpisodeSettings(shots=(2,), ways=4), 2, 0)
+    most = int(np.bincount(problem.train.targets).max())
+    with pytest.raises(DataError, match=f"Only 1 labels have {most} training rows.*wants 2 such"):
+        episode_problem(problem, EpisodeSettings(shots=(most,), ways=2), most, 0)

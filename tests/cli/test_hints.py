@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from program import Refused, Run, two_classes, write_rows
 
+import pillion_bench.cli  # noqa: F401  # `pillion bench` asks for its verbs when it is run
 from pillion import LanguageModel, Probe
 from pillion.backends.fake import FakeBackend
 from pillion.cli.app import hint

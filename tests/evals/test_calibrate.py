@@ -327,6 +327,12 @@ def test_log_loss_is_that_of_scikit_learn_and_no_surer_than_the_rows() -> None:
     assert log_loss(np.ones((6, 1)), six, "binary") == pytest.approx(-np.log(1 / 8) / 6)
 
 
+def test_the_log_loss_of_the_surest_right_rows_is_zero_and_not_minus_zero() -> None:
+    """`calibrate` printed a log-loss of -0.0000."""
+    sure = log_loss(np.ones((3, 1)), np.ones(3), "binary")
+    assert sure == 0 and np.copysign(1, sure) == 1
+
+
 @pytest.mark.parametrize(
     ("task", "targets", "method", "words"),
     [

@@ -66,12 +66,19 @@ def answers(judge: Judge, *texts: Text) -> list[JudgeAnswer]:
         (says("No, it does not"), 0.0),
         (says("yes", ("Y", 0.9), ("N", 0.1)), 1.0),
         (says("perhaps", ("perhaps", 0.9), ("yes", 0.1)), None),
+        (says("Not sure"), None),
+        (says("Nothing in it is."), None),
+        (says("yesterday"), None),
+        (says("Yes/No"), None),
+        (says("**Yes**, it is"), 1.0),
+        (says(' "no"'), 0.0),
         ({"choices": []}, None),
         ({"choices": [{"message": {"content": "no"}, "logprobs": None}]}, 0.0),
         ({"choices": [{"message": {"content": "no"}, "logprobs": {"content": [3]}}]}, 0.0),
     ],
 )
 def test_an_answer_is_read_by_its_first_word(body: Any, probability: float | None) -> None:
+    """`Not sure` was taken for a no: a judge in doubt then let a text through."""
     found = read_probability(body)
     assert found == (probability if probability is None else pytest.approx(probability))
 

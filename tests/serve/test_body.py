@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from client import CHAT, COMPLETE, MODEL, application, chat, listening, refusal
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
@@ -43,6 +43,7 @@ def count(content: object, depth: int = 1) -> tuple[int, int, int]:
     )
 
 
+@settings(deadline=None)
 @given(JSON, st.booleans(), st.integers(1, 9))
 def test_a_scan_counts_what_the_parser_finds_wherever_it_is_cut(
     content: object, ascii: bool, size: int
@@ -67,6 +68,34 @@ def test_a_body_that_is_no_object_is_told_what_it_is(
 ) -> None:
     answer = client.post(CHAT, content=sent, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400 and words in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ({"Content-Type": "application/x-www-form-urlencoded"}, "'application/x-www-form-urlenc"),
+        ({"Content-Type": "text/plain; charset=utf-8"}, "came as 'text/plain; charset=utf-8'"),
+        ({"Content-Type": "text/json"}, "came as 'text/json'"),
+        ({}, "came without a Content-Type"),
+    ],
+)
+def test_json_under_another_content_type_is_told_the_header_and_not_that_it_is_no_json(
+    client: TestClient, header: dict[str, str], words: str
+) -> None:
+    """`curl -d` sends JSON as a form unless told otherwise; that body is a JSON object."""
+    answer = client.post(CHAT, content=json.dumps(chat()), headers=header)
+    said = answer.json()["error"]
+    assert answer.status_code == 400 and said["code"] == "invalid_content_type"
+    assert words in said["message"] and "'Content-Type: application/json'" in said["message"]
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "Application/JSON; charset=utf-8", "application/x+json"]
+)
+def test_every_name_of_json_is_taken_for_it(client: TestClient, content_type: str) -> None:
+    body, headers = json.dumps(chat(max_tokens=1)), {"Content-Type": content_type}
+    assert client.post(CHAT, content=body, headers=headers).status_code == 200
+    assert client.post(CHAT, content=b"[]", headers=headers).status_code == 400
 
 
 def test_another_method_than_a_route_has_is_told_which(client: TestClient) -> None:

@@ -265,10 +265,14 @@ def test_parameters_that_are_not_honoured_are_refused_by_name(
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "less than or equal to 20"),
         ({"stream_options": {"include_usage": True}}, None, "only for streams"),
         ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage", "Unknown"),
-        ({"messages": []}, "messages", "at least 1 item"),
-        ({"messages": "hi"}, "messages", "valid list"),
-        ({"messages": [{"role": "boss", "content": "x"}]}, "messages.0.role", "match pattern"),
-        ({"messages": [{"role": "user"}]}, "messages.0.content", "required"),
+        ({"messages": []}, "messages", "messages should have at least 1 item, not 0."),
+        ({"messages": "hi"}, "messages", "messages should be a valid list."),
+        (
+            {"messages": [{"role": "boss", "content": "x"}]},
+            "messages.0.role",
+            "should be 'system', 'developer', 'user', 'assistant' or 'tool'.",
+        ),
+        ({"messages": [{"role": "user"}]}, "messages.0.content", "is missing, and required"),
         ({"messages": [{"role": "user", "content": None}]}, "messages.0.content", "valid string"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},

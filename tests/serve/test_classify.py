@@ -82,6 +82,14 @@ def test_many_texts_have_a_limit() -> None:
             assert "No probe is loaded" in refusal(client, path, {"input": "a"})["message"]
 
 
+def test_a_text_that_does_not_fit_is_named_with_what_to_do(client: TestClient) -> None:
+    said = refusal(client, CLASSIFY, {"input": ["a", "x" * 600], "template": "raw"})
+    assert said["code"] == "context_length_exceeded" and said["param"] == "input"
+    assert said["message"] == "Text 2 has 600 tokens, this model takes 1 to 512; shorten it."
+    empty = refusal(client, CLASSIFY, {"input": "", "template": "raw"})
+    assert empty["message"].endswith("this model takes 1 to 512; fill it.")
+
+
 @pytest.mark.parametrize(("score", "flagged"), [(0.9, True), (0.2, False)])
 def test_a_moderation_flags_the_positive_label(score: float, flagged: bool) -> None:
     with application(ScriptedEngine(prompt_score=score)) as client:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pillion.serve.stops import StopFinder
@@ -26,6 +26,7 @@ def plain(text: str, stops: list[str]) -> tuple[str, bool]:
     return text, False
 
 
+@settings(deadline=None)
 @given(st.text("ab", max_size=12), st.lists(WORD, max_size=4), st.data())
 def test_what_is_said_does_not_depend_on_where_the_text_is_cut(
     text: str, stops: list[str], data: st.DataObject

@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from pillion.backends.hub import may_have
+from pillion.backends.hub import may_have, why_not
 from pillion.backends.loading import quiet
 from pillion.errors import ConfigError
 
@@ -74,9 +74,9 @@ def _load(kind: Any, name: str, **options: Any) -> tuple[Any, Any]:
                 name, local_files_only=local, dtype=torch.float32, **options
             )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        first_line = str(error).strip().split("\n")[0]
+        why = why_not(name, error)
         raise ConfigError(
-            f"Encoder {name!r} could not be loaded ({first_line}); give the folder of an encoder "
+            f"Encoder {name!r} could not be loaded ({why}); give the folder of an encoder "
             "of transformers, or a hub name that can be reached."
         ) from error
     return model.eval(), tokenizer

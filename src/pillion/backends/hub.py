@@ -3,6 +3,10 @@
 Knows the hub's library, not how a model is loaded.
 """
 
+from __future__ import annotations
+
+import os
+
 CONFIG = "config.json"
 """The file that every model has."""
 
@@ -25,3 +29,16 @@ def may_have(model: str) -> bool:
     except errors.HFValidationError:
         pass  # no name of a model; likewise
     return True
+
+
+def why_not(model: str, error: Exception) -> str:
+    """Why a model could not be loaded: a place that is not there, or the error's first line."""
+    from huggingface_hub import errors
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(model)
+    except errors.HFValidationError:  # then it was meant as a place
+        if not os.path.exists(model):
+            return "there is no such folder or file"
+    return str(error).strip().split("\n")[0]

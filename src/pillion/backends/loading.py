@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from pillion.backends.embedded import local_folder
-from pillion.backends.hub import may_have
+from pillion.backends.hub import may_have, why_not
 from pillion.backends.transformers import TransformersBackend
 from pillion.core.arithmetic import fast_dtype
 from pillion.core.memory import keep_freed_memory
@@ -48,9 +48,9 @@ def load_transformers(
                 path, dtype=computed, local_files_only=local
             )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        first_line = str(error).strip().split("\n")[0]
+        why = why_not(model, error)
         raise ConfigError(
-            f"Model {model!r} could not be loaded ({first_line}); give the folder of a causal LM "
+            f"Model {model!r} could not be loaded ({why}); give the folder of a causal LM "
             "of transformers, a GGUF file, a hub name that can be reached, or no name, which is "
             "the embedded model."
         ) from error

@@ -43,6 +43,14 @@ class Verdict:
         """The label to act on, or `abstain`. A label may have that name: `abstained` tells."""
         return ABSTAIN if self.abstained else self.label
 
+    @property
+    def scores(self) -> Mapping[str, float]:
+        """Probabilities that do not follow from others: of a binary probe the positive label's."""
+        if self.threshold is None:
+            return self.probs
+        *_, positive = self.probs
+        return {positive: self.probs[positive]}
+
 
 def verdict_json(verdict: Verdict, multilabel: bool = False) -> dict[str, Any]:
     """A verdict as JSON: `label` (a list for a multi-label probe), `probs`, `threshold`.

@@ -25,4 +25,4 @@ def log_loss(
     else:
         truth = targets.reshape(probs.shape)
         true = np.where(truth, probs, 1 - probs)[~np.isnan(truth)]
-    return float(-np.log(np.maximum(true, least)).mean())
+    return float(0.0 - np.log(np.maximum(true, least)).mean())  # never -0.0

@@ -14,18 +14,17 @@ def number(value: Any, digits: int = 3) -> str:
         return UNDEFINED
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
+    return f"{value:,}" if isinstance(value, int) else f"{_rounded(value, digits):.{digits}f}"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
     """A share as a percentage."""
-    return UNDEFINED if value is None else f"{value:.{digits}%}"
+    return UNDEFINED if value is None else f"{_rounded(value, digits + 2):.{digits}%}"
 
 
 def spread(interval: Sequence[float] | None, digits: int = 3) -> str:
     """An interval; empty if there is none."""
-    # Zero is added after rounding: nothing is written as -0.000.
-    return " to ".join(f"{round(end, digits) + 0.0:.{digits}f}" for end in interval or ())
+    return " to ".join(f"{_rounded(end, digits):.{digits}f}" for end in interval or ())
 
 
 def compact(value: float | int | None, unit: str = "") -> str:
@@ -34,8 +33,14 @@ def compact(value: float | int | None, unit: str = "") -> str:
         return UNDEFINED
     size, step = float(value), ""
     for step in ("", "k", "M", "G", "T"):
-        if abs(size) < 1000 or step == "T":
+        # What three digits would write as a thousand is one of the next step.
+        if abs(size) < 999.5 or step == "T":
             break
         size /= 1000
-    shown = f"{size:.0f}" if not step and size == int(size) else f"{size:.3g}"
+    shown = f"{size:.0f}" if abs(size) >= 100 or size == int(size) else f"{size:.3g}"
     return f"{shown} {step}{unit}".rstrip()
+
+
+def _rounded(value: float, digits: int) -> float:
+    """Zero is added after rounding: nothing is written as -0.000."""
+    return round(value, digits) + 0.0

@@ -45,7 +45,13 @@ def _flattened(entry: Mapping[str, Any], prefix: str = "") -> list[tuple[str, An
             found += _flattened(value, f"{name}.")
         elif isinstance(value, list):
             if len(value) <= 4 and all(isinstance(v, int | float) for v in value):
-                found.append((prefix + name, " to ".join(f"{v:.4g}" for v in value)))
+                found.append((prefix + name, " to ".join(map(_shown, value))))
         elif not isinstance(value, dict):
             found.append((prefix + name, value))
     return found
+
+
+def _shown(value: float | int) -> str:
+    """Four digits, and all of a whole or large number: none is written as a power of ten."""
+    whole = isinstance(value, int) or abs(value) >= 10_000
+    return f"{value:,.0f}" if whole else f"{value:.4g}"

@@ -33,9 +33,7 @@ def count_verdicts(part: str, verdicts: Mapping[str, Verdict]) -> None:
     for name, verdict in verdicts.items():
         for label in verdict.labels:
             VERDICTS.labels(name, part, label).inc()
-        # Of two labels the second is the positive one, and the first says the same.
-        scored = list(verdict.probs.items())
-        for label, prob in scored[-1:] if len(scored) == 2 else scored:
+        for label, prob in verdict.scores.items():
             SCORES.labels(name, part, label).observe(prob)
 
 

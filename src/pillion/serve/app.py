@@ -15,35 +15,14 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from pillion.errors import unknown_name
 from pillion.runtime import Engine
+from pillion.serve.body_faults import BODIES, body_refusal
 from pillion.serve.classify import classify_routes
 from pillion.serve.explain import explain_routes
 from pillion.serve.generate import generate_routes
 from pillion.serve.middleware import RequestMiddleware, refusal_response
 from pillion.serve.probes import probe_routes
 from pillion.serve.refusal import Refused
-from pillion.serve.requests import (
-    ChatRequest,
-    ClassificationRequest,
-    ClassifyRequest,
-    CompletionRequest,
-    ExplainRequest,
-    Function,
-    Message,
-    ModerationRequest,
-    ProbeRequest,
-    StreamOptions,
-    SwapRequest,
-    ToolBody,
-    VerdictOptions,
-)
-from pillion.serve.response_bodies import (
-    FunctionTool,
-    ResponsesRequest,
-    ResponseTextOptions,
-    TextFormat,
-)
 from pillion.serve.service import Service
 from pillion.serve.settings import Settings
 
@@ -56,17 +35,6 @@ _PAGE_HEADERS = {
     "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-}
-_BODIES: dict[str, type[Any]] = {
-    "/v1/chat/completions": ChatRequest,
-    "/v1/completions": CompletionRequest,
-    "/v1/responses": ResponsesRequest,
-    "/v1/moderations": ModerationRequest,
-    "/v1/classify": ClassifyRequest,
-    "/classify": ClassificationRequest,
-    "/v1/explain": ExplainRequest,
-    "/v1/probes": ProbeRequest,
-    "/v1/probes/{name}": SwapRequest,
 }
 
 
@@ -148,7 +116,7 @@ def _add_plain_routes(app: FastAPI, service: Service) -> None:
         return FileResponse(PAGE, headers=_PAGE_HEADERS)
 
 
-ROUTES = (*_BODIES, "/v1/models", "/health", "/ready", "/metrics")
+ROUTES = (*BODIES, "/v1/models", "/health", "/ready", "/metrics")
 _NO_ROUTE = "This server has no such route; it answers"
 
 
@@ -171,46 +139,8 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 
 async def _refuse_body(request: Request, error: Exception) -> Response:
-    """What is wrong with a body, in OpenAI's shape: its first fault, by the parameter's name."""
+    """What is wrong with a body, in OpenAI's shape."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    # Of a choice between types pydantic tells the type too, which is no parameter.
-    path = [str(part) for part in first["loc"][1:] if "[" not in str(part)]
-    kind, param = first["type"], ".".join(path) or None
-    if kind == "json_invalid":
-        why = first.get("ctx", {}).get("error", "unknown")
-        message = (
-            f"The body is no JSON at character {first['loc'][-1]} ({why}); send a JSON object."
-        )
-        return refusal_response(Refused(400, message, "invalid_json"))
-    if not path:  # the body as a whole
-        empty = kind == "missing"
-        message = f"The body {'is empty' if empty else 'is no JSON object'}; send a JSON object."
-        code = "missing_parameter" if empty else "invalid_value"
-        if empty or kind in ("model_attributes_type", "dict_type"):
-            return refusal_response(Refused(400, message, code))
-    if kind == "extra_forbidden":
-        route = getattr(request.scope.get("route"), "path", "")
-        message = str(unknown_name("parameter", path[-1][:80], _known(route, path[:-1])))
-        return refusal_response(Refused(400, message, "unknown_parameter", param))
-    message = f"{param or 'The body'}: {first['msg'].removeprefix('Value error, ')}."
-    code = {"missing": "missing_parameter", "unsupported": "unsupported_parameter"}.get(
-        kind, "invalid_value"
-    )
-    return refusal_response(Refused(400, message, code, param))
-
-
-def _known(route: str, parents: list[str]) -> list[str]:
-    """Parameters that a body has at a place."""
-    inner: dict[str, type[Any]] = {
-        "messages": Message,
-        "stream_options": StreamOptions,
-        "pillion": VerdictOptions,
-        "tools": ToolBody,
-        "function": Function,
-    }
-    if route == "/v1/responses":
-        inner = {"tools": FunctionTool, "text": ResponseTextOptions, "format": TextFormat}
-    places = [name for name in parents if not name.isdigit()]
-    kind = inner.get(places[-1]) if places else _BODIES.get(route)
-    return list(kind.model_fields) if kind else []
+    route = getattr(request.scope.get("route"), "path", "")
+    content_type = request.headers.get("content-type", "")
+    return refusal_response(body_refusal(route, content_type, error.errors()[0]))

@@ -233,7 +233,10 @@ async def _read(
     service.check_chars([num_chars(text) for text in texts], "input")
     if len(texts) > (most := service.settings.limits.texts):
         raise Refused(
-            400, f"Got {len(texts):,} texts, this server takes {most:,}.", "invalid_value", "input"
+            400,
+            f"Got {len(texts):,} texts, this server takes {most:,}; send fewer at once.",
+            "invalid_value",
+            "input",
         )
     probes = service.engine.probes
     ways: dict[Template, list[str]] = {}
@@ -288,7 +291,8 @@ def check_rows(service: Service, ids: Sequence[Tokens]) -> Sequence[Tokens]:
         if not 0 < len(row) <= window:
             raise Refused(
                 400,
-                f"Text {i + 1} has {len(row):,} tokens, this model takes 1 to {window:,}.",
+                f"Text {i + 1} has {len(row):,} tokens, this model takes 1 to {window:,}; "
+                f"{'shorten' if row else 'fill'} it.",
                 "context_length_exceeded",
                 "input",
             )

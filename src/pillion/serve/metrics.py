@@ -76,9 +76,7 @@ class Metrics:
         for name, verdict in verdicts.items():
             for label in verdict.labels:
                 self.verdicts.labels(name, part, label).inc()
-            # Of two labels the second is the positive one, and the first says the same.
-            scored = list(verdict.probs.items())
-            for label, prob in scored[-1:] if len(scored) == 2 else scored:
+            for label, prob in verdict.scores.items():
                 self.scores.labels(name, part, label).observe(prob)
 
     def text(self) -> bytes:

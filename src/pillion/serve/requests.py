@@ -60,7 +60,7 @@ class MessageCall(StrictBody):
 class Message(StrictBody):
     """One turn of a conversation. An answer of ours may be sent back as it came."""
 
-    role: Annotated[str, Field(pattern="^(system|developer|user|assistant|tool)$")]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content
     tool_call_id: CallId | None = None
     name: Annotated[str | None, Field(max_length=64)] = None

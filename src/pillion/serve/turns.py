@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from pillion.backends import Coder
-from pillion.core import Conversation, Role, Template, Text, Tokens, Turn
+from pillion.core import Conversation, Template, Text, Tokens, Turn
 from pillion.errors import DataError
 from pillion.runtime import Engine
 from pillion.runtime.encoding import tokens_of
@@ -63,7 +63,7 @@ def encode_text(engine: Engine, text: Text, template: Template) -> Tokens:
 
 
 def _turn(message: Message) -> Turn:
-    role = "system" if message.role == "developer" else cast("Role", message.role)
+    role = "system" if message.role == "developer" else message.role
     more: dict[str, Any] = {}
     if message.tool_call_id is not None:
         more["tool_call_id"] = message.tool_call_id

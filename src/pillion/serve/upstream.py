@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
@@ -17,6 +18,8 @@ from pillion.policies import Judge, JudgeReply, Policies, Upstream, api_key
 
 LOGPROBS = {"logprobs": True, "top_logprobs": 20}
 """Asks for the words that a judge might have begun with; 20 is OpenAI's most."""
+_YES_OR_NO = re.compile(r"[\s\"'*]*(yes|no)(?![\w/])", re.IGNORECASE)
+"""Quotes and stars stand around a word that is set off."""
 
 
 class UpstreamError(RunError):
@@ -169,14 +172,13 @@ def judge_request(judge: Judge, label: str, text: str) -> dict[str, Any]:
 
 
 def read_answer(body: Any) -> JudgeReply:
-    """What a judge's answer begins with: yes or no."""
+    """The first word of a judge's answer: yes or no; `Not sure` and `Nothing` are neither."""
     try:
-        said = str(body["choices"][0]["message"]["content"]).strip().lower()
+        said = str(body["choices"][0]["message"]["content"])
     except (KeyError, IndexError, TypeError):
         return "failed"
-    if said.startswith("yes"):
-        return "yes"
-    return "no" if said.startswith("no") else "failed"
+    found = _YES_OR_NO.match(said)
+    return "failed" if found is None else cast("JudgeReply", found[1].lower())
 
 
 def read_probability(body: Any) -> float | None:
