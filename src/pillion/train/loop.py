@@ -25,7 +25,6 @@ from pillion.train.prefixes import check_weighing
 from pillion.train.run import TrainingRun
 from pillion.train.settings import ProbeConfig, TrainSettings, require_configs
 
-
 WORTH = 0.01
 """Share by which a run of twice as many epochs lowers the loss, if one of more is to follow."""
 
