@@ -98,6 +98,13 @@ def test_how_sure_a_probe_is_does_not_count_in_its_score(task: Task) -> None:
     assert score(other) < 1.1 * score(plain)
 
 
+def test_how_sure_a_probe_of_probabilities_is_counts() -> None:
+    goals, targets = torch.tensor([0.7, 0.3] * 20), torch.tensor([1, 0] * 20)
+    near, surer = torch.tensor([[0.68], [0.32]] * 20), torch.tensor([[0.97], [0.03]] * 20)
+    scores = [score(validate("binary", said, targets, goals)) for said in (near, surer)]
+    assert scores[0] > scores[1]
+
+
 def test_a_refinement_leaves_out_what_was_not_judged() -> None:
     targets = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, float("nan")]])
     probs = torch.tensor([[0.9, 0.2], [0.3, 0.7], [0.6, 0.5]])

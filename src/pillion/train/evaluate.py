@@ -86,7 +86,8 @@ def validate(
     """All metrics of `pillion.metrics.evaluate`, `log_loss` and `refinement` (nats a decision).
 
     The refinement is the log-loss that is left at the best temperature: what no calibration mends.
-    Rows of a single label choose no temperature: theirs is the log-loss.
+    Rows of a single label choose no temperature, and probabilities want to be said as they are:
+    theirs is the log-loss.
 
     Args:
         task: what targets mean.
@@ -97,8 +98,8 @@ def validate(
     found = evaluate(probs.numpy(), targets.cpu().numpy(), task)
     wanted = targets if goals is None else goals
     losses = [_log_loss(task, some, wanted) for some in _sharpened(task, probs.double())]
-    has_labels = len(targets[~targets.isnan()].unique()) > 1
-    return {**found, "log_loss": losses[0], "refinement": min(losses) if has_labels else losses[0]}
+    mends = goals is None and len(targets[~targets.isnan()].unique()) > 1
+    return {**found, "log_loss": losses[0], "refinement": min(losses) if mends else losses[0]}
 
 
 def score(metrics: dict[str, float | None]) -> float:

@@ -140,7 +140,8 @@ class TrainingRun:
         networks = [one.average for one in learners]
         probs = evaluate_networks(networks, self.validation.source, self.task)
         targets = torch.as_tensor(self.validation.targets)
-        goals = torch.as_tensor(self.validation.wanted)
+        own = self.validation.goals
+        goals = None if own is None else torch.as_tensor(own)
         for learner, found in zip(learners, probs, strict=True):
             metrics = validate(self.task, found, targets, goals)
             metrics["loss"] = learner.loss_sum / self.steps_an_epoch
