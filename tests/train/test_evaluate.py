@@ -80,8 +80,8 @@ def test_rows_of_a_single_label_are_scored_by_the_log_loss() -> None:
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])
-def test_how_sure_a_probe_is_does_not_count_in_its_score(task: Task) -> None:
-    """Only how well it tells labels apart does, which scaled logits do as well."""
+def test_a_probe_that_is_too_sure_scores_as_well_as_one_that_is_not(task: Task) -> None:
+    """How well it tells labels apart counts, which scaled logits do as well."""
     outputs = {"binary": 1, "multiclass": 4, "multilabel": 3}[task]
     random = torch.Generator().manual_seed(0)
     logits = torch.randn(200, outputs, generator=random)
@@ -91,11 +91,22 @@ def test_how_sure_a_probe_is_does_not_count_in_its_score(task: Task) -> None:
     def measured(scale: float, said: torch.Tensor = logits) -> dict[str, float | None]:
         return validate(task, probabilities(task, said * scale), targets)
 
-    plain, surer, other = measured(1.0), measured(4.0), measured(1.0, logits + noise.flip(0))
-    assert score(surer) == pytest.approx(score(plain), rel=2e-3)
-    assert surer["log_loss"] != pytest.approx(plain["log_loss"], rel=0.1)
-    assert -score(plain) <= (plain["log_loss"] or 0.0)
-    assert score(other) < 1.1 * score(plain)
+    sure, surer, other = measured(2.0), measured(5.0), measured(5.0, logits + noise.flip(0))
+    assert score(surer) == pytest.approx(score(sure), rel=2e-3)
+    assert surer["log_loss"] != pytest.approx(sure["log_loss"], rel=0.1)
+    assert score(other) < 1.1 * score(sure)
+    assert score(measured(0.3)) < 1.01 * score(sure)
+
+
+def test_of_probes_that_tell_all_rows_apart_the_surer_one_scores_higher() -> None:
+    targets = torch.tensor([0, 1] * 20)
+    scores = [
+        score(
+            validate("binary", torch.sigmoid(torch.tensor([[-1.0], [1.0]] * 20) * scale), targets)
+        )
+        for scale in (0.5, 1.0, 3.0)
+    ]
+    assert scores == sorted(scores) and len(set(scores)) == 3
 
 
 def test_how_sure_a_probe_of_probabilities_is_counts() -> None:

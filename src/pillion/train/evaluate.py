@@ -85,7 +85,8 @@ def validate(
 ) -> dict[str, float | None]:
     """All metrics of `pillion.metrics.evaluate`, `log_loss` and `refinement` (nats a decision).
 
-    The refinement is the log-loss that is left at the best temperature: what no calibration mends.
+    The refinement is the log-loss that is left at the best temperature from 1 on: what does not
+    come of being too sure.
     Rows of a single label choose no temperature, and probabilities want to be said as they are:
     theirs is the log-loss.
 
@@ -97,13 +98,13 @@ def validate(
     """
     found = evaluate(probs.numpy(), targets.cpu().numpy(), task)
     wanted = targets if goals is None else goals
-    losses = [_log_loss(task, some, wanted) for some in _sharpened(task, probs.double())]
+    losses = [_log_loss(task, some, wanted) for some in _softened(task, probs.double())]
     mends = goals is None and len(targets[~targets.isnan()].unique()) > 1
     return {**found, "log_loss": losses[0], "refinement": min(losses) if mends else losses[0]}
 
 
 def score(metrics: dict[str, float | None]) -> float:
-    """What the best epoch is chosen by: minus the refinement (Berta et al. 2025, arXiv 2501.19195).
+    """What the best epoch is chosen by: minus the refinement, after Berta et al. 2025 (2501.19195).
 
     No threshold touches it, and it is defined where validation holds a single label. The log-loss
     itself also counts how sure a probe is, which grows with every epoch while it still learns to
@@ -147,12 +148,14 @@ def _can_tell(targets: Shaped[np.ndarray, "row ..."], times: int) -> bool:
     return bool(np.minimum(positives, judged - positives).min() >= times * MIN_ROWS_A_SIDE)
 
 
-SCALES = np.geomspace(1 / 20, 20, 61)
-"""What logits are multiplied by in search of the best temperature."""
+SCALES = np.geomspace(1 / 20, 1, 31)[:-1]
+"""What logits are multiplied by in search of the best temperature. None is above 1: a probe that is
+less sure than it could be has more to learn, and one that tells all rows apart would have nothing
+that is better than its first epoch."""
 
 
-def _sharpened(task: Task, probs: Float[Tensor, "row output"]) -> Iterator[Tensor]:
-    """The probabilities as they are, then at every scale of their logits."""
+def _softened(task: Task, probs: Float[Tensor, "row output"]) -> Iterator[Tensor]:
+    """The probabilities as they are, then less and less sure."""
     safe = probs.clamp(1e-7, 1 - 1e-7)
     logits = safe.log() if task == "multiclass" else safe.logit()
     yield probs
