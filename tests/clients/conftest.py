@@ -57,14 +57,16 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
 
 
 def train_probes(folder: Path) -> None:
-    """Trains on pairs of texts that differ in one word."""
+    """Trains on pairs of texts that differ in one word; for so long that probes are sure of them."""
     from pillion import LanguageModel, Probe
+    from pillion.train import TrainSettings
 
     words = [(frame, word) for frame in FRAMES for word in HARMLESS]
     texts = [frame.format(one) for frame, word in words for one in ("bomb", word)]
     labels = ["unsafe", "safe"] * len(words)
     model = LanguageModel.load(str(folder / "model"))
     for name, scope in (("safety", "last-user"), ("answer", "all")):
-        probe = Probe(model=model, name=name, scope=scope, learning_rate=0.02)
+        how = TrainSettings(epochs=4)
+        probe = Probe(model=model, name=name, scope=scope, learning_rate=0.02, train=how)
         probe.fit(texts, labels, validation=(texts, labels))
         probe.save(folder / name)
