@@ -57,7 +57,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
 
 
 def train_probes(folder: Path) -> None:
-    """Trains on pairs of texts that differ in one word; for so long that probes are sure of them."""
+    """Trains on pairs of texts that differ in one word, until probes are sure of them."""
     from pillion import LanguageModel, Probe
     from pillion.train import TrainSettings
 
