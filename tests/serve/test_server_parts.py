@@ -12,7 +12,7 @@ import pytest
 
 from pillion.core import Turn, Verdict
 from pillion.errors import ArtefactError, ConfigError, MismatchError, PillionError, StateError
-from pillion.policies import Judge, Upstream
+from pillion.policies import JudgeServer, Upstream
 from pillion.runtime import EngineStats
 from pillion.serve import load_keys
 from pillion.serve.body_faults import BODIES, body_refusal
@@ -360,7 +360,7 @@ def test_calls_count_as_characters_and_stand_in_a_transcript() -> None:
 
 
 def test_a_judge_is_sent_the_question_of_its_label_and_the_text_and_nothing_else() -> None:
-    judge = Judge(url="http://j/v1", model="big", question="Is it {label}? {x}", max_tokens=3)
+    judge = JudgeServer(url="http://j/v1", model="big", question="Is it {label}? {x}", max_tokens=3)
     body = judge_request(judge, "toxic", "a {label}")
     assert body["messages"] == [
         {"role": "system", "content": "Is it toxic? {x}"},
