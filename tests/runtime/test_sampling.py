@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pillion.errors import ConfigError
 from pillion.runtime import Sampler, Sampling
+from pillion.runtime.sampling import MIN_REPETITION_PENALTY
 
 PROBS = torch.tensor([0.5, 0.3, 0.15, 0.05])
 LOGITS = PROBS.log()
@@ -141,6 +142,13 @@ def test_penalties_and_bias_are_those_written_out(facts: dict[str, float]) -> No
     assert answers != [list(row) for row in zip(*(plain(s).tolist() for s in steps), strict=True)]
 
 
+def test_the_least_repetition_penalty_leaves_the_likeliest() -> None:
+    logits = torch.tensor([[90.0, 100.0, 60.0, 110.0]])
+    for temperature in (0.0, 1.0):
+        how = Sampling(temperature, repetition_penalty=MIN_REPETITION_PENALTY)
+        assert Sampler(how, torch.device("cpu"), [0, 1, 2])(logits).item() == 1
+
+
 def test_barred_tokens_stay_barred() -> None:
     how = Sampling(1.0, logit_bias=((0, 100.0),), repetition_penalty=0.5, presence_penalty=-2.0)
     logits = torch.tensor([[-torch.inf, 0.0]])
@@ -176,6 +184,7 @@ def test_an_impossible_temperature_is_refused(temperature: float) -> None:
         ("presence_penalty", 2.1),
         ("frequency_penalty", math.nan),
         ("repetition_penalty", 0.0),
+        ("repetition_penalty", 5e-324),
         ("repetition_penalty", math.inf),
         ("logit_bias", ((1, math.nan),)),
         ("logit_bias", ((1, 101.0),)),

@@ -252,7 +252,7 @@ def test_parameters_that_are_not_honoured_are_refused_by_name(
         ({"min_p": -0.1}, "min_p", "greater than or equal to 0"),
         ({"presence_penalty": 2.1}, "presence_penalty", "less than or equal to 2"),
         ({"frequency_penalty": "1"}, "frequency_penalty", "valid number"),
-        ({"repetition_penalty": 0}, "repetition_penalty", "greater than 0"),
+        ({"repetition_penalty": 0}, "repetition_penalty", "greater than or equal to"),
         ({"logit_bias": {"258": 1}}, "logit_bias", "token id 258 is none of this model's"),
         ({"logit_bias": {"1": 101}}, "logit_bias", "from -100 to 100"),
         ({"logit_bias": {"1": True}}, "logit_bias", "token ids, each with a number"),

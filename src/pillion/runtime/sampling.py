@@ -16,6 +16,8 @@ from pillion.errors import ConfigError
 
 TINY = torch.finfo(torch.float32).tiny
 """The least temperature that logits can be divided by; there it is as good as 0."""
+MIN_REPETITION_PENALTY = 1e-6
+"""The least that leaves divided logits finite, and so in the order that they had, in fp32."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,10 @@ class Sampling:
         for name in ("presence_penalty", "frequency_penalty"):
             if not -2 <= (got := getattr(self, name)) <= 2:
                 raise ConfigError(f"{name} is {got}; it must be from -2 to 2.")
-        if not 0 < self.repetition_penalty <= 2:
+        if not MIN_REPETITION_PENALTY <= self.repetition_penalty <= 2:
             raise ConfigError(
-                f"repetition_penalty is {self.repetition_penalty}; it must be above 0 and at most "
-                "2, and 1 asks for nothing."
+                f"repetition_penalty is {self.repetition_penalty}; it must be from "
+                f"{MIN_REPETITION_PENALTY} to 2, and 1 asks for nothing."
             )
         for token, bias in self.logit_bias:
             if not -100 <= bias <= 100:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from pillion.core import Template
+from pillion.runtime.sampling import MIN_REPETITION_PENALTY
 from pillion.serve.parameters import (
     Arguments,
     Biases,
@@ -164,7 +165,7 @@ class _Sampled(StrictBody):
     min_p: Annotated[float | None, Field(ge=0, le=1)] = None
     frequency_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
     presence_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
-    repetition_penalty: Annotated[float | None, Field(gt=0, le=2)] = None
+    repetition_penalty: Annotated[float | None, Field(ge=MIN_REPETITION_PENALTY, le=2)] = None
     logit_bias: Biases = {}
     seed: Annotated[int | None, Field(ge=-INT64, lt=INT64)] = None
     stop: Stops = []
