@@ -1,7 +1,7 @@
 """Every method on every data set of a suite: `pillion bench accuracy`, into `results/` and docs.
 
     python -m benchmarks.accuracy [toxicchat] [--suite FILE] [--run FOLDER] [--states FOLDER]
-    python -m benchmarks.accuracy --locked
+    python -m benchmarks.accuracy --locked [--model FILE.gguf]
 
 The first is for development: it reads no test row, writes `accuracy-NAME-validation.json` and
 prints tables. The second is run once a release, on a commit: it reads the test rows, writes
@@ -31,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", nargs="*", help="data sets of the suite; all by default")
     parser.add_argument("--suite", default=DEFAULT)
+    parser.add_argument("--model", help="another language model than the suite's")
     parser.add_argument("--methods", nargs="*", default=[], help="all by default")
     parser.add_argument("--run", type=Path, help="keep the cells of the run here")
     parser.add_argument("--states", type=Path, help="keep hidden states here")
@@ -49,7 +50,10 @@ def main() -> None:
             times=options.times,
             locked=options.locked,
         )
-        found = bench_accuracy(load_suite(options.suite), settings)
+        suite = load_suite(options.suite)
+        if options.model:
+            suite = suite.model_copy(update={"model": options.model})
+        found = bench_accuracy(suite, settings)
         written = [keep(read_result(path)) for path in found]
     if options.locked:
         return write_accuracy_page(written, PAGE)
