@@ -108,7 +108,9 @@ def main() -> None:
         tokens = encode_rows(backend, rows.texts, "chat")
         kept_states(backend, tokens, kept, folder / "train", "chat", "error").reader.close()
         with CacheReader(folder / "train", layers) as reader:
-            said = out_of_fold(CachedSource(reader), targets, options.folds)
+            source = CachedSource(reader)
+            ways = {name: (source, way) for name, way in WAYS.items()}
+            said = out_of_fold(ways, targets, options.folds)
     settings = {
         "model": "embedded",
         "probe": "gate",
@@ -124,19 +126,20 @@ def main() -> None:
     write_result("levers-validation", results, seed=0, settings=settings, data=data)
 
 
-def out_of_fold(source: StateSource, targets: np.ndarray, folds: int) -> dict[str, Probs]:
-    """What each way says of every row, by networks that have not seen it."""
-
-    def some(row_ids: np.ndarray) -> Examples:
-        return Examples(SelectedRows(source, row_ids), targets[row_ids])
-
+def out_of_fold(
+    ways: Mapping[str, tuple[StateSource, Way]], targets: np.ndarray, folds: int
+) -> dict[str, Probs]:
+    """What each way says of every row that it learns from, by networks that have not seen it."""
     found: dict[str, Probs] = {}
     splits = StratifiedKFold(folds, shuffle=True, random_state=0)
     for rest, held in splits.split(np.zeros(len(targets)), targets):
         learn, choose = (rest[part] for part in split_validation(targets[rest], CHOOSING))
-        for name, way in WAYS.items():
-            networks = way(some(learn), some(choose))
-            probs = evaluate_networks(networks, some(held).source, "binary")
+        for name, (source, way) in ways.items():
+            rows, choosing = (
+                Examples(SelectedRows(source, part), targets[part]) for part in (learn, choose)
+            )
+            networks = way(rows, choosing)
+            probs = evaluate_networks(networks, SelectedRows(source, held), "binary")
             own = found.setdefault(name, np.zeros((len(targets), len(networks))))
             own[held] = torch.cat(list(probs), 1).cpu().numpy()
             print(name, len(held), flush=True)
