@@ -67,7 +67,7 @@ def generate(
     engine: Annotated[EngineOptions, Without("on_too_long")],
     as_json: Json = False,
 ) -> None:
-    """Answer a prompt or a conversation, with verdicts from the same passes.
+    """Answer a prompt or a chat, with verdicts from the same passes.
 
     Verdicts on the prompt come first, each on the turns that its probe reads. Under each line of
     the answer stands a bar for every token: the running probability of a label of the answer.
