@@ -11,7 +11,7 @@ from pillion.backends.transformers import TransformersBackend
 from pillion.cache import CacheReader
 from pillion.core import Turn, as_conversation
 from pillion.data import Contexts, DataSet, Rows, TableLayout, in_context, join_sets
-from pillion.errors import DataError, MismatchError
+from pillion.errors import ConfigError, DataError, MismatchError
 from pillion.fit import FitSettings, Fitted, fit
 from pillion.probe import Artefact
 from pillion.runtime import LanguageModel
@@ -300,6 +300,27 @@ def test_probabilities_of_many_labels_are_learnt_too(model: LanguageModel, tmp_p
     }
     assert said["fine"]["a"] == pytest.approx(0.8, abs=0.1)
     assert said["poor"]["a"] == pytest.approx(0.4, abs=0.1)
+
+
+def test_auto_refuses_probabilities_of_validation_rows_too(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    """They were taken for plain labels, in silence."""
+    texts, cells = ["a mess", "a day"] * 4, [{"poor": 0.7, "fine": 0.3}, {"poor": 0.3, "fine": 0.7}]
+    held = Rows.of(texts, cells * 4, "held.jsonl", TableLayout(soft=True))
+    with pytest.raises(ConfigError, match="nor probabilities as labels"):
+        fit_rows(model, tmp_path, rows(), held, None, (ProbeConfig(probe="auto"),))
+
+
+def test_what_a_live_run_of_another_model_left_is_refused(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    """No states lie on disk, whose key would tell: the other model's probe was taken for this's."""
+    settings = FitSettings(live=True, layers=(0, 2), train=TrainSettings(epochs=1))
+    fit_rows(model, tmp_path, rows(), settings=settings)
+    fit_rows(model, tmp_path, rows(), settings=settings)
+    with pytest.raises(ConfigError, match="is of another model"):
+        fit_rows(LanguageModel(FakeBackend(seed=1)), tmp_path, rows(), settings=settings)
 
 
 def test_changed_copies_are_learnt_from_and_not_counted(

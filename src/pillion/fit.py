@@ -52,6 +52,7 @@ from pillion.extract import (
     SelectedRows,
     StateSource,
     by_beginning,
+    cache_key,
     kept_states,
     silent,
 )
@@ -264,10 +265,10 @@ def _trained(
     settled = settings.for_rows(len(training.targets), len(held_out.targets))
     task, num_labels, checkpoint = space.task, len(space.names), reader.work / "checkpoint"
     if configs[0].probe == AUTO:
-        _check_auto(training)
+        _check_auto(training, held_out)
         found = choose_probe(
             *(training, held_out, task, num_labels, settings, configs[0].seed),
-            *(reader.progress, checkpoint, device),
+            *(reader.progress, checkpoint, device, reader.states_key),
         )
         return [found.trained], {"auto": found.facts}, settled
     rows_a_step = settled.rows_a_step(len(training.targets))
@@ -276,13 +277,14 @@ def _trained(
         *(training, held_out, task, num_labels, every, settled, reader.progress),
         checkpoint=checkpoint,
         device=device,
+        states=reader.states_key,
     )
     return trained, {}, settled
 
 
-def _check_auto(training: Examples) -> None:
+def _check_auto(*parts: Examples) -> None:
     """Refuses what closed forms and neighbours do not know."""
-    if training.weights is not None or training.goals is not None:
+    if any(one.weights is not None or one.goals is not None for one in parts):
         raise ConfigError(
             "Probe 'auto' compares probes that know neither weights of sets nor probabilities as "
             "labels; name a probe."
@@ -305,6 +307,12 @@ class _Reader:
     progress: Progress
     say: Say
     opened: ExitStack
+    keys: list[str] = field(default_factory=list[str])
+
+    @property
+    def states_key(self) -> str:
+        """What the states that were asked for depend on: model, template and tokens."""
+        return " ".join(self.keys)
 
     def encode(self, rows: Rows) -> list[Tokens]:
         how = self.settings
@@ -340,6 +348,8 @@ class _Reader:
 
     def source(self, tokens: Sequence[Tokens], name: str) -> StateSource:
         backend, layers = self.model.backend, _layers(self.model, self.settings)
+        template, on_too_long = self.settings.template, self.settings.on_too_long
+        self.keys.append(cache_key(backend.identity, template, on_too_long, tokens))
         if self.settings.live:
             return LiveSource(backend, tokens, layers, _scope(self.settings))
         folder = (self.settings.cache or self.work) / name
@@ -351,8 +361,8 @@ class _Reader:
             [tokens[row] for row in order],
             layers,
             folder,
-            self.settings.template,
-            self.settings.on_too_long,
+            template,
+            on_too_long,
             self.progress,
             self.say,
             _scope(self.settings),

@@ -13,7 +13,7 @@ import torch
 from marked_rows import marked_rows
 from pillion.backends.fake import FakeBackend
 from pillion.cache import Workspace
-from pillion.core import Shape
+from pillion.core import Shape, defaults
 from pillion.errors import ConfigError, DataError, Interrupted, StateError, StorageError
 from pillion.extract import CachedSource, LiveSource, StateSource, extract
 from pillion.extract.source import Batch
@@ -21,6 +21,7 @@ from pillion.metrics import evaluate
 from pillion.probe import AGGREGATORS, Network
 from pillion.probe.task import Task
 from pillion.train import Examples, ProbeConfig, Trained, TrainSettings, evaluate_source, train
+from pillion.train import run as training_run
 from pillion.train.evaluate import validate
 from pillion.train.learner import Learner, MicroBatch
 from pillion.train.order import epoch_batches
@@ -155,6 +156,27 @@ def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         run([config(seed=1)], checkpoint=tmp_path)
 
 
+def test_a_checkpoint_whose_epochs_another_criterion_chose_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its best epoch was the other's, in silence."""
+    monkeypatch.setattr(training_run, "CRITERION", "log_loss")
+    run([config()], checkpoint=tmp_path / "best")
+    last = SETTINGS.model_copy(update={"keep": "last"})
+    kept = run([config()], last, checkpoint=tmp_path / "last")[0]
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="another version of pillion"):
+        run([config()], checkpoint=tmp_path / "best")
+    assert equal(kept, run([config()], last, checkpoint=tmp_path / "last")[0])
+
+
+def test_a_checkpoint_of_other_states_of_the_same_rows_is_refused(tmp_path: Path) -> None:
+    run([config()], checkpoint=tmp_path, states="one")
+    run([config()], checkpoint=tmp_path, states="one")
+    with pytest.raises(ConfigError, match="of another model"):
+        run([config()], checkpoint=tmp_path, states="other")
+
+
 def test_a_broken_checkpoint_is_refused(tmp_path: Path) -> None:
     run([config()], checkpoint=tmp_path)
     (tmp_path / "training.safetensors").write_bytes(b"no tensors")
@@ -192,6 +214,17 @@ def test_a_refit_is_a_training_on_all_rows_for_as_many_epochs_as_were_best() -> 
     assert plain.best_epoch == 2
     for name, weight in plain.network.state_dict().items():
         torch.testing.assert_close(again.network.state_dict()[name], weight, rtol=1e-2, atol=1e-3)
+
+
+def test_a_refit_keeps_the_rows_a_step_that_the_rate_is_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All rows together may be no longer few: steps of 32 would come at the rate of steps of 8."""
+    monkeypatch.setattr(defaults, "FEW_ROWS", 50)
+    usual = SETTINGS.model_copy(update={"refit": True, "batch_size": None})
+    given = usual.model_copy(update={"batch_size": defaults.STEP_ROWS_OF_FEW})
+    assert usual.rows_a_step(40) == given.batch_size != usual.rows_a_step(60)
+    assert equal(run([config()], usual)[0], run([config()], given)[0])
 
 
 @pytest.mark.parametrize("reads", [3, 16, 21, 30])

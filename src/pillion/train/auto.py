@@ -54,6 +54,7 @@ def choose_probe(
     progress: Progress = silent,
     checkpoint: Path | None = None,
     device: torch.device | str = "cpu",
+    states: str = "",
 ) -> Chosen:
     """The candidate that is best on rows that it has not seen, learnt from all of them.
 
@@ -72,6 +73,7 @@ def choose_probe(
         progress: told of every step.
         checkpoint: folder for what an interrupted run leaves; stays until the caller deletes it.
         device: where gates are trained.
+        states: see `train`.
 
     Raises:
         StateError: a loss is not finite.
@@ -79,7 +81,8 @@ def choose_probe(
     """
     settings = settings or TrainSettings()
     run = _AutoTraining(
-        *(training, validation, task, num_labels, settings, seed, progress, checkpoint, device)
+        *(training, validation, task, num_labels, settings, seed, progress, checkpoint, device),
+        states=states,
     )
     every = training if validation is training else together(training, validation)
     plain = settings.class_weights == "none" and settings.prefixes in (None, "none")
@@ -100,6 +103,7 @@ class _AutoTraining:
     progress: Progress
     checkpoint: Path | None
     device: torch.device | str
+    states: str
 
     def by_validation(self) -> Chosen:
         """Gates alone, by the validation rows."""
@@ -174,6 +178,7 @@ class _AutoTraining:
             self.progress,
             checkpoint=self.checkpoint and self.checkpoint / name,
             device=self.device,
+            states=self.states,
         )
 
     def _quality(

@@ -61,8 +61,9 @@ def load_checkpoint(folder: Path, run: str, learners: Sequence[Learner]) -> int:
     state, tensors = _read(path)
     if state["run"] != run:
         raise ConfigError(
-            f"The unfinished training in {folder} is of other data, settings or configurations; "
-            "repeat its command to finish it, or delete the folder."
+            f"The unfinished training in {folder} is of another model, of other data, settings or "
+            "configurations, or of another version of pillion; repeat its command to finish it, or "
+            "delete the folder."
         )
     for place, (learner, counts) in enumerate(zip(learners, state["learners"], strict=True)):
         for name in _COUNTS:

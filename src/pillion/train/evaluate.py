@@ -25,6 +25,9 @@ from pillion.train.reading import read_batches
 
 EVALUATION_TOKENS = 2048
 
+CRITERION = "refinement"
+"""What `score` is of: checkpoints and records of older runs may be of another."""
+
 MIN_ROWS_A_SIDE = 50
 """Rows with and without a label below which its best threshold is chance: 0.5 stays."""
 
@@ -110,9 +113,9 @@ def score(metrics: dict[str, float | None]) -> float:
     itself also counts how sure a probe is, which grows with every epoch while it still learns to
     tell labels apart (`docs/log.md`, "Epochs by what calibration cannot mend").
     """
-    refinement = metrics["refinement"]
-    assert refinement is not None
-    return -refinement
+    lost = metrics[CRITERION]
+    assert lost is not None
+    return -lost
 
 
 def choose_thresholds(

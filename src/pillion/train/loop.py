@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -65,6 +65,7 @@ def train(
     progress: Progress = silent,
     checkpoint: str | os.PathLike[str] | None = None,
     device: torch.device | str = "cpu",
+    states: str = "",
 ) -> list[Trained]:
     """Every configuration, trained side by side while each batch of states is read once.
 
@@ -78,6 +79,8 @@ def train(
         progress: told of every step: as stage `train`, of runs of more epochs, and of `refit`.
         checkpoint: folder for what an interrupted run leaves; stays until the caller deletes it.
         device: where the probes are trained.
+        states: what hidden states depend on, as a hash that a checkpoint has to agree in; empty
+            where the folder itself is of one model and one set of texts.
 
     Raises:
         ConfigError: no configuration, prefixes that do not fit the task, depths that do not fit
@@ -92,13 +95,16 @@ def train(
         check_depths(config.probe)
     shape = Shape(len(training.source.layers), training.source.dim, num_outputs(task, num_labels))
     folder, place = Path(checkpoint) if checkpoint is not None else None, torch.device(device)
-    runs = _Runs(configs, task, num_labels, settings, shape, place, progress, folder)
+    runs = _Runs(configs, task, num_labels, settings, shape, place, progress, folder, states)
     # What is dropped is drawn anew each step; the caller's random state is left as it was.
     with torch.random.fork_rng(devices=[]):
         try:
             chosen = last = runs.chosen(training, validation)
             if settings.refit and validation is not training:
-                last = runs.again(together(training, validation), chosen)
+                # Rates are for steps of so many rows, and more rows do not make a step larger.
+                size = {"batch_size": settings.rows_a_step(len(training.targets))}
+                again = replace(runs, settings=settings.model_copy(update=size))
+                last = again.again(together(training, validation), chosen)
         except KeyboardInterrupt as error:
             kept = "the same command resumes it" if checkpoint is not None else "nothing was kept"
             raise Interrupted(f"Training was interrupted; {kept}.") from error
@@ -147,6 +153,7 @@ class _Runs:
     device: torch.device
     progress: Progress
     folder: Path | None
+    states: str
 
     def chosen(self, training: Examples, validation: Examples) -> list[_Learnt]:
         """Every configuration, after as many epochs as suit it.
@@ -197,7 +204,8 @@ class _Runs:
         learners = [Learner.start(self.configs[at], self.shape, self.device) for at in stops]
         ends = () if held else tuple(stops.values())
         return TrainingRun(
-            *(rows, held, self.task, self.num_labels, settings, learners, self.device, ends)
+            *(rows, held, self.task, self.num_labels, settings, learners, self.device, ends),
+            states=self.states,
         )
 
     def _place(self, name: str, epochs: int) -> tuple[Path | None, str]:

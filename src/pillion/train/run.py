@@ -18,7 +18,7 @@ from pillion.extract import Progress
 from pillion.probe.task import Task, class_weights
 from pillion.train.checkpoint import load_checkpoint, save_checkpoint
 from pillion.train.depths import counts_of
-from pillion.train.evaluate import evaluate_networks, score, shared_scale, validate
+from pillion.train.evaluate import CRITERION, evaluate_networks, score, shared_scale, validate
 from pillion.train.examples import Examples
 from pillion.train.learner import Learner, MicroBatch, learning_rate
 from pillion.train.order import epoch_batches, parts
@@ -43,8 +43,10 @@ class TrainingRun:
         learners: list[Learner],
         device: torch.device,
         epochs: Sequence[int] = (),
+        states: str = "",
     ) -> None:
         self.training, self.validation, self.epochs = training, validation, epochs
+        self.states = states
         self.task: Task = task
         self.settings, self.learners, self.device = settings, learners, device
         self.targets = torch.as_tensor(training.targets).to(device)
@@ -159,6 +161,10 @@ class TrainingRun:
             "dim": self.training.source.dim,
             "epochs": list(self.epochs),
         }
+        if self.validation is not None and self.settings.keep == "best":
+            facts["criterion"] = CRITERION
+        if self.states:
+            facts["states"] = self.states
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for examples in filter(None, (self.training, self.validation)):
             digest.update(np.asarray(examples.source.lengths, dtype=np.int64).tobytes())
