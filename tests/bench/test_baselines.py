@@ -19,6 +19,7 @@ from pillion.backends.fake import FakeBackend
 from pillion.backends.transformers import TransformersBackend
 from pillion.errors import ConvergenceError
 from pillion.extract import LiveSource, pooled_source
+from pillion.train import CRITERION
 from pillion_bench.baselines import METHODS, lasso, make_method
 from pillion_bench.baselines.logistic import Goal, fit_logistic, refit
 from pillion_bench.baselines.los_net import signature
@@ -149,6 +150,26 @@ def test_a_grid_is_chosen_from_by_validation_alone(tmp_path: Path, opened: ExitS
     assert first.chosen["learning_rate"] == best["learning_rate"]
     assert first.chosen["learning_rate"] == second.chosen["learning_rate"] == 0.03
     assert second.chosen["settings"] == first.chosen["settings"]
+
+
+def test_a_grid_of_as_many_as_there_are_seeds_is_no_unfinished_run_of_them(
+    tmp_path: Path, opened: ExitStack
+) -> None:
+    """Both left what they went on from in one folder, and the second refused the first's."""
+    place = place_of(tmp_path, opened, problem_of(tmp_path))
+    settings = {"train": {"epochs": 1}, "longest": 1, "grid": {"learning_rate": [1e-5, 0.03]}}
+    first, second = make_method("probe", settings, "gate").fit(place, [0, 1])
+    assert len(first.chosen["tried"]) == 2
+    assert first.chosen["learning_rate"] == second.chosen["learning_rate"]
+
+
+@pytest.mark.parametrize("kind", ["probe", "auto"])
+def test_a_probe_names_what_its_epochs_are_chosen_by_where_they_are(kind: str) -> None:
+    assert make_method(kind, {}, kind).rules == {"epochs_by": CRITERION}
+    assert not make_method(kind, {"train": {"keep": "last"}}, kind).rules
+    control = make_method("shuffled", {"of": kind}, "control")
+    assert control.rules == {"epochs_by": CRITERION}
+    assert not make_method("shuffled", {}, "control").rules
 
 
 # --- formulas

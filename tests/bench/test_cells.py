@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,13 @@ from mood import place_of, problem_of
 
 from pillion.backends.fake import FakeBackend
 from pillion.errors import ConvergenceError
-from pillion_bench.baselines import Method, Outcome, Workplace, ask_together
+from pillion_bench.accuracy import RunSettings, bench_accuracy
+from pillion_bench.baselines import METHODS, Method, Outcome, Workplace, ask_together
 from pillion_bench.baselines.base import Serving, Settings
-from pillion_bench.cells import Entry, digest, fitted_cells, unused_cell
+from pillion_bench.cells import Entry, digest, fitted_cells, times_digest, unused_cell
 from pillion_bench.problem import Part, Problem
+from pillion_bench.run_folder import digest_of
+from pillion_bench.suite import MethodSpec, Suite
 from pillion_bench.times import WARM_TEXTS, Clock, measure_times
 
 
@@ -93,6 +97,59 @@ def test_a_digest_is_of_everything_that_numbers_depend_on_and_not_of_a_name(
         digest(entry(), problem, FakeBackend(seed=1), 0),
     ]
     assert len({same, *others}) == 1 + len(others)
+
+
+class ByRule(Guess):
+    """Chooses by something that is no setting."""
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        return {"epochs_by": "a criterion"}
+
+
+def test_a_digest_is_of_the_rules_that_code_chooses_by_but_not_that_of_times(
+    problem: Problem,
+) -> None:
+    """A cell of the log-loss was taken for one of the refinement."""
+    backend, identity = FakeBackend(), FakeBackend().identity
+    plain, ruled = entry(), entry(method=ByRule(Dial()))
+    assert digest(plain, problem, backend, 0) != digest(ruled, problem, backend, 0)
+    assert times_digest(plain, problem, backend) == times_digest(ruled, problem, backend)
+    older = digest_of(
+        {
+            "data": problem.spec.identity,
+            "locked": True,
+            "files": problem.files,
+            "kind": "guess",
+            "settings": {"turn": 0.0},
+            "seed": 0,
+            "model": [identity.weights_sha256, identity.template_sha256, identity.dtype],
+        }
+    )
+    assert digest(plain, problem, backend, 0) == older, "cells without such rules still hold"
+    assert times_digest(plain, problem, backend) == older
+
+
+@pytest.mark.parametrize("is_one_choice", [False, True])
+def test_seeds_that_choose_together_are_fitted_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_one_choice: bool
+) -> None:
+    """Of a later seed alone another number of epochs could be best than of all."""
+    fitted: list[Sequence[int]] = []
+
+    class Noted(Guess):
+        def fit(self, place: Workplace, seeds: Sequence[int]) -> Iterable[Outcome]:
+            fitted.append(seeds)
+            return super().fit(place, seeds)
+
+    monkeypatch.setattr(Noted, "is_one_choice", is_one_choice)
+    monkeypatch.setitem(METHODS, "noted", Noted)
+    spec = problem_of(tmp_path).spec
+    settings = RunSettings(tmp_path, tmp_path / "run", times=0, say=lambda _: None)
+    suite = Suite(model="fake", data={"mood": spec}, methods={"noted": MethodSpec(kind="noted")})
+    for seeds in ((0,), (0, 1), (0, 1)):
+        bench_accuracy(suite.model_copy(update={"seeds": seeds}), settings)
+    assert fitted == [[0], [0, 1] if is_one_choice else [1]]
 
 
 def test_every_seed_has_a_cell_of_its_own_digest_and_probabilities_within_0_and_1(

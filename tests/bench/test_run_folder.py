@@ -71,6 +71,23 @@ def test_the_probabilities_are_written_before_what_says_that_they_are_whole(
     assert written == [".safetensors", ".json"]
 
 
+def test_a_cell_whose_successor_was_not_finished_is_not_there(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its facts stood beside the other's probabilities."""
+    kept(folder)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_folder, "write_json", interrupted)
+    other = Cell({"digest": "other"}, {"validation": 1 - PROBS["validation"]})
+    with pytest.raises(KeyboardInterrupt):
+        folder.keep_cell("mood", "gate", 0, other)
+    assert folder.cell("mood", "gate", 0, "d") is None
+    assert folder.cell("mood", "gate", 0, "other") is None
+
+
 def test_a_method_that_could_not_be_used_has_a_cell_without_probabilities(
     folder: RunFolder,
 ) -> None:

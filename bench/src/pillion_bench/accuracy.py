@@ -16,7 +16,7 @@ from pillion.core import Scope
 from pillion.errors import Interrupted, unknown_name
 from pillion.extract import Progress, silent
 from pillion_bench.baselines import Workplace, make_method
-from pillion_bench.cells import Entry, digest, fitted_cells, unused_cell
+from pillion_bench.cells import Entry, digest, fitted_cells, times_digest, unused_cell
 from pillion_bench.episodes import EpisodeSettings
 from pillion_bench.episodic import episode_cells, summarise_episodes
 from pillion_bench.problem import Problem, open_problem
@@ -178,6 +178,8 @@ def _cells(run: _Run, entry: Entry) -> list[Cell]:
             found[seed] = known
     missing = [seed for seed in entry.seeds if seed not in found]
     if missing and run.is_asked(entry):
+        if entry.method.is_one_choice:
+            missing = [*entry.seeds]
         for seed, cell in zip(missing, _made(run, entry, missing, reason), strict=True):
             found[seed] = cell
             folder.keep_cell(data, entry.name, seed, cell)
@@ -205,7 +207,7 @@ def _times(run: _Run, entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     clock: Clock | None = None
     for entry in entries:
-        made_from = digest(entry, run.problem, run.backend, 0)
+        made_from = times_digest(entry, run.problem, run.backend)
         known = run.folder.times(data, entry.name, made_from)
         wanted = settings.times and run.is_asked(entry)
         if known is None and wanted and entry.method.why_not(run.problem, run.backend) is None:

@@ -49,18 +49,26 @@ class Entry:
 
 def digest(entry: Entry, problem: Problem, backend: Backend, seed: int) -> str:
     """What a cell is made from, as a hash (hex)."""
+    facts, rules = _made_from(entry, problem, backend, seed), entry.method.rules
+    return digest_of(facts | ({"rules": rules} if rules else {}))
+
+
+def times_digest(entry: Entry, problem: Problem, backend: Backend) -> str:
+    """What a method's time is measured of, as a hash (hex): how it learns is no part of it."""
+    return digest_of(_made_from(entry, problem, backend, 0))
+
+
+def _made_from(entry: Entry, problem: Problem, backend: Backend, seed: int) -> dict[str, Any]:
     identity = backend.identity
-    return digest_of(
-        {
-            "data": problem.spec.identity,
-            "locked": problem.test is not None,
-            "files": problem.files,
-            "kind": entry.kind,
-            "settings": entry.method.settings.model_dump(),
-            "seed": seed,
-            "model": [identity.weights_sha256, identity.template_sha256, identity.dtype],
-        }
-    )
+    return {
+        "data": problem.spec.identity,
+        "locked": problem.test is not None,
+        "files": problem.files,
+        "kind": entry.kind,
+        "settings": entry.method.settings.model_dump(),
+        "seed": seed,
+        "model": [identity.weights_sha256, identity.template_sha256, identity.dtype],
+    }
 
 
 def fitted_cells(entry: Entry, place: Workplace, digests: Mapping[int, str]) -> list[Cell]:

@@ -18,6 +18,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -73,10 +74,14 @@ class RunFolder:
     def keep_cell(self, data: str, method: str, seed: int, cell: Cell) -> None:
         """Writes a cell, probabilities first: its JSON says that it is whole.
 
+        An older cell's JSON goes before: it would say so of these probabilities.
+
         Raises:
             StorageError: it cannot be written.
         """
         path = self._cell(data, method, seed)
+        with suppress(OSError):  # what cannot be deleted cannot be replaced either, and is told
+            path.unlink()
         if cell.probs:
             replace_file(path.with_suffix(".safetensors"), save(dict(cell.probs)))
         write_json(path, cell.facts)

@@ -17,7 +17,7 @@ from pillion_bench.baselines.base import (
     Settings,
     Workplace,
 )
-from pillion_bench.baselines.probe import ProbeMethod, ProbeSettings
+from pillion_bench.baselines.probe import ProbeMethod, ProbeSettings, epoch_rules
 from pillion_bench.suite import checked
 
 
@@ -45,6 +45,11 @@ class AutoMethod(Method):
     def seeded(self) -> bool:
         """See `Method.seeded`."""
         return True
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """See `Method.rules`."""
+        return epoch_rules(self.training)
 
     def fit(self, place: Workplace, seeds: Sequence[int]) -> Iterable[Outcome]:
         """See `Method.fit`."""

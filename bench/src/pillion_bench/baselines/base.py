@@ -146,6 +146,16 @@ class Method(ABC):
         """Whether there is chance in it, so that seeds differ."""
         return False
 
+    @property
+    def rules(self) -> dict[str, Any]:
+        """By what it chooses, where that is no setting and was another in older versions."""
+        return {}
+
+    @property
+    def is_one_choice(self) -> bool:
+        """Whether all its seeds choose together, so that one of them alone would be another."""
+        return False
+
     def why_not(self, problem: Problem, backend: Backend) -> str | None:
         """Why it cannot be used on these rows or this machine, in a sentence; None if it can."""
         return None

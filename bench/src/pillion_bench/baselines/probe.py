@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -18,7 +19,7 @@ from pillion.core import Shape, defaults
 from pillion.extract import StateSource
 from pillion.probe import Artefact, build, make_settings
 from pillion.runtime import Reading, watch
-from pillion.train import Examples, ProbeConfig, Trained, TrainSettings, train
+from pillion.train import CRITERION, Examples, ProbeConfig, Trained, TrainSettings, train
 from pillion_bench.baselines.base import (
     Method,
     OfNetwork,
@@ -76,11 +77,22 @@ class ProbeMethod(Method):
         """See `Method.seeded`."""
         return True
 
+    @property
+    def rules(self) -> dict[str, Any]:
+        """See `Method.rules`: how epochs are chosen, where they are."""
+        return epoch_rules(self.training)
+
+    @property
+    def is_one_choice(self) -> bool:
+        """See `Method.is_one_choice`: of the grid, and of how many epochs there are."""
+        return True
+
     def fit(self, place: Workplace, seeds: Sequence[int]) -> Iterable[Outcome]:
         """See `Method.fit`; all that is trained at a time shares one read of the states."""
         config, facts = self.configs[0], dict[str, Any]()
         if len(self.configs) > 1:
-            tried = self._train(place, [self._seeded(one, seeds[0]) for one in self.configs])
+            grid = replace(place, folder=place.folder / "grid")
+            tried = self._train(grid, [self._seeded(one, seeds[0]) for one in self.configs])
             found = self._qualities(place, tried)
             config = self.configs[max(range(len(tried)), key=lambda at: found[at].rank)]
             facts["tried"] = [
@@ -217,6 +229,11 @@ class ProbeMethod(Method):
             training={},
             metrics={},
         )
+
+
+def epoch_rules(training: TrainSettings) -> dict[str, Any]:
+    """What `Method.rules` says of a training: by what its best epoch is chosen, if it is."""
+    return {"epochs_by": CRITERION} if training.keep == "best" else {}
 
 
 def _wants_more(run: Sequence[Trained]) -> bool:

@@ -46,6 +46,11 @@ class Shuffled(Method):
         """See `Method.seeded`."""
         return True
 
+    @property
+    def rules(self) -> dict[str, Any]:
+        """Those of the method."""
+        return self.method.rules
+
     def why_not(self, problem: Problem, backend: Backend) -> str | None:
         """Whatever keeps the method from being used."""
         return self.method.why_not(problem, backend)
