@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold
 
 from benchmarks.accuracy import run_folder
 from benchmarks.result_file import DATA, data_entry, write_result
 from pillion.backends import load_backend
 from pillion.cache import CacheReader, read_spec
+from pillion.core import Text
 from pillion.data import LabelSpace, read_rows, split_validation
 from pillion.extract import CachedSource, SelectedRows, StateSource, encode_rows, kept_states
 from pillion.metrics import evaluate, interval
@@ -110,7 +111,7 @@ def main() -> None:
         with CacheReader(folder / "train", layers) as reader:
             source = CachedSource(reader)
             ways = {name: (source, way) for name, way in WAYS.items()}
-            said = out_of_fold(ways, targets, options.folds)
+            said = out_of_fold(ways, targets, rows.texts, options.folds)
     settings = {
         "model": "embedded",
         "probe": "gate",
@@ -127,13 +128,22 @@ def main() -> None:
 
 
 def out_of_fold(
-    ways: Mapping[str, tuple[StateSource, Way]], targets: np.ndarray, folds: int
+    ways: Mapping[str, tuple[StateSource, Way]],
+    targets: np.ndarray,
+    texts: Sequence[Text],
+    folds: int,
 ) -> dict[str, Probs]:
-    """What each way says of every row that it learns from, by networks that have not seen it."""
+    """What each way says of every row that it learns from, by networks that have not seen its text.
+
+    Rows of one text, but for case and white space, stay together.
+    """
     found: dict[str, Probs] = {}
-    splits = StratifiedKFold(folds, shuffle=True, random_state=0)
-    for rest, held in splits.split(np.zeros(len(targets)), targets):
-        learn, choose = (rest[part] for part in split_validation(targets[rest], CHOOSING))
+    plain = [" ".join(str(text).casefold().split()) for text in texts]
+    alike = np.unique(plain, return_inverse=True)[1]
+    splits = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
+    for rest, held in splits.split(np.zeros(len(targets)), targets, alike):
+        parts = split_validation(targets[rest], CHOOSING, groups=alike[rest])
+        learn, choose = (rest[part] for part in parts)
         for name, (source, way) in ways.items():
             rows, choosing = (
                 Examples(SelectedRows(source, part), targets[part]) for part in (learn, choose)

@@ -5,9 +5,11 @@
 
 Development only: rows of a training file, dealt into folds. Every way reads the same rows, each
 with words of its own behind it, and trains the same gates; what a way says of the rows that are
-held out is put together and measured as one. The words are a question, or a sentence that one word
-would end (PromptEOL, Jiang et al. 2023, arXiv 2307.16645); words without a meaning are the control,
-since more tokens alone are more layers of thought.
+held out is put together and measured as one. Many of SST-2's phrases are parts of others, which
+folds do not keep together: its numbers compare ways, and are none of unseen sentences. The words
+are a question, or a sentence that one word would end (PromptEOL, Jiang et al. 2023, arXiv
+2307.16645); words without a meaning are the control, since more tokens alone are more layers of
+thought.
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ def main() -> None:
             name: (states(backend, rows, chosen.template, suffix, folder / name, opened), trained)
             for name, suffix in chosen.suffixes.items()
         }
-        said = out_of_fold(ways, targets, options.folds)
+        said = out_of_fold(ways, targets, rows.texts, options.folds)
     settings = {
         "model": options.name or defaults.MODEL,
         "probe": "gate",
