@@ -61,7 +61,7 @@ def test_costs_are_such_as_can_be_added_and_compared(cost: float) -> None:
     """Two of 1e308 were infinite together: a share of 0 in the place of one half."""
     for name in ("cost_fp", "cost_fn", "cost_escalation"):
         with pytest.raises(ConfigError, match="only their ratios count"):
-            Operating(**{"cost_fp": 1, "cost_fn": 1, "cost_escalation": 0.1, name: cost})
+            Operating(**{"cost_fp": 1.0, "cost_fn": 1.0, "cost_escalation": 0.1, name: cost})
 
 
 def test_only_the_ratio_of_costs_counts_at_both_ends_of_their_range() -> None:

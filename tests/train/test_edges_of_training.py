@@ -63,7 +63,7 @@ def test_weights_that_the_last_step_has_lost_are_told(rate: float, keep: Any, re
     """No loss looks at them any more; the sentence was one of probabilities from 0 to 1."""
     config = ProbeConfig().model_copy(update={"learning_rate": rate})  # as a decay could make it
     settings = ONE_STEP.model_copy(update={"keep": keep, "refit": refit})
-    with pytest.raises(StateError, match="seed 0.*not finite.*lower the learn"):
+    with pytest.raises(StateError, match=r"seed 0.*not finite.*lower the learn"):
         run(config, settings)
 
 

@@ -21,7 +21,13 @@ from pillion.core import defaults
 from pillion.errors import ConfigError, DataError
 from pillion.evals.comparison import compare
 from pillion.evals.conformal import fit_conformal
-from pillion.evals.operating import LEAST_SHARE, Operating, check_seed, choose_bands, choose_thresholds
+from pillion.evals.operating import (
+    LEAST_SHARE,
+    Operating,
+    check_seed,
+    choose_bands,
+    choose_thresholds,
+)
 from pillion.evals.rates import describe_escalation, describe_thresholds
 from pillion.evals.wishes import check_wishes
 from pillion.metrics import evaluate

@@ -46,7 +46,9 @@ class Place:
     def __post_init__(self) -> None:
         for name in ("drain_seconds", "notice_seconds"):
             if not 0 <= (seconds := getattr(self, name)) < math.inf:
-                raise ConfigError(f"{name} is {seconds}; give a finite number of seconds, 0 or more.")
+                raise ConfigError(
+                    f"{name} is {seconds}; give a finite number of seconds, 0 or more."
+                )
 
 
 def check_place(place: Place, settings: Settings) -> None:
