@@ -220,6 +220,7 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
                     learner.accumulate(part, task, weights, step)
                     learner.step(learning_rate(step, epochs * steps_an_epoch, warmup=0.1))
                     step += 1
+        learner.check_weights()
         return learner.average
 
     def _class_weights(self, ids: np.ndarray) -> Float[Tensor, " label"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,10 +134,12 @@ class LimitOptions:
         """What one request may take.
 
         Raises:
-            ConfigError: nothing at all.
+            ConfigError: nothing at all, or a size without end.
         """
         from pillion.serve import Limits
 
+        if not math.isfinite(self.max_body_mb):
+            raise ConfigError(f"--max-body-mb is {self.max_body_mb}; give a number of megabytes.")
         return Limits(
             body_bytes=round(self.max_body_mb * 1e6),
             prompt_chars=self.max_prompt_chars,

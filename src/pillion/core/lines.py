@@ -1,4 +1,4 @@
-"""Lines of JSON, one a row: verdicts, or why there are none."""
+"""Lines of JSON, one a row: verdicts, or why there are none; and what can stand in one."""
 
 from __future__ import annotations
 
@@ -34,3 +34,18 @@ def json_line(value: Any) -> str:
     """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     return text.translate({ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"})
+
+
+def is_json(value: Any) -> bool:
+    """Whether a value can be sent as JSON.
+
+    NaN and infinity cannot, nor half of a surrogate pair, nor what lies too deep.
+
+    Args:
+        value: as `json.loads` gives it, which lets all of these pass.
+    """
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -108,7 +108,7 @@ def _conversation(cell: Any) -> Conversation | UnusableCell:
 
 
 def _checked(turns: Conversation) -> Conversation | UnusableCell:
-    if any(_is_broken(turn.content) for turn in turns):
+    if any(_is_broken(turn.content) or not _is_writable(turn.more) for turn in turns):
         return UnusableCell("a turn with half a surrogate pair", "repair {}")
     return turns
 
@@ -127,6 +127,15 @@ def is_blank(value: Any) -> bool:
 
 def _is_no_string(value: Any) -> bool:
     return not isinstance(value, str)
+
+
+def _is_writable(more: Mapping[str, Any]) -> bool:
+    """Whether a chat template can write what a turn holds beside its words, such as calls."""
+    try:
+        json.dumps(dict(more), ensure_ascii=False, skipkeys=True, default=str).encode()
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _is_broken(text: str) -> bool:

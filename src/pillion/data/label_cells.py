@@ -78,7 +78,7 @@ def soft_fault(cell: Any) -> UnusableCell | None:
 def _probability(value: Any) -> float | None:
     try:
         found = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return found if 0 <= found <= 1 else None
 

@@ -21,7 +21,13 @@ from pillion.core import defaults
 from pillion.errors import ConfigError, DataError
 from pillion.evals.comparison import compare
 from pillion.evals.conformal import fit_conformal
-from pillion.evals.operating import Operating, choose_bands, choose_thresholds
+from pillion.evals.operating import (
+    LEAST_SHARE,
+    Operating,
+    check_seed,
+    choose_bands,
+    choose_thresholds,
+)
 from pillion.evals.rates import describe_escalation, describe_thresholds
 from pillion.evals.wishes import check_wishes
 from pillion.metrics import evaluate
@@ -57,10 +63,11 @@ class CalibrationSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.coverage is not None and not 0 < self.coverage < 1:
+        if self.coverage is not None and not LEAST_SHARE <= self.coverage < 1:
             raise ConfigError(
                 f"The coverage is {self.coverage:g}; give a share between 0 and 1, such as 0.9."
             )
+        check_seed(self.seed)
 
 
 def raw_artefact(artefact: Artefact) -> Artefact:

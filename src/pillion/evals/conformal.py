@@ -31,11 +31,12 @@ def fit_conformal(task: Task, probs: np.ndarray, targets: np.ndarray, coverage: 
         return Conformal(
             method="recall", coverage=coverage, limit=_recall(probs, targets, coverage)
         )
-    needed = int(np.ceil(coverage / (1 - coverage) - 1e-9))
+    # MAPIE's own condition on both sides; beside its rounding of a share below one half.
+    needed = int(np.ceil(max(1 / (1 - coverage) - 1e-9, 1 / coverage + 1e-9)))
     if len(targets) < needed:
         raise DataError(
             f"A coverage of {coverage:g} takes {needed} rows or more, got {len(targets)}; give "
-            "more rows, or a lower coverage."
+            f"more rows, or a {'lower' if coverage > 0.5 else 'higher'} coverage."
         )
     return Conformal(method="lac", coverage=coverage, limit=_lac(task, probs, targets, coverage))
 

@@ -22,6 +22,7 @@ from pillion.errors import ConfigError, DataError
 from pillion.evals.bands import PRICES
 from pillion.evals.calibrate import Method
 from pillion.evals.exit_rows import FittedDepths, FullDepth, Left, decisions_of, simulate
+from pillion.evals.operating import LEAST_SHARE, check_seed
 from pillion.metrics import evaluate
 from pillion.probe import Artefact, Card
 from pillion.probe.exit import Exit
@@ -49,13 +50,14 @@ class ExitWish:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
+        if not LEAST_SHARE <= self.share < 1:
             raise ConfigError(
                 f"The share of decisions that may differ is {self.share:g}; give one between 0 and "
                 "1, such as 0.01."
             )
         if self.patience is not None and self.patience < 2:
             raise ConfigError(f"The patience is {self.patience}; give 2 depths or more.")
+        check_seed(self.seed)
 
 
 def check_exit(card: Card, wish: ExitWish, num_rows: int, coverage: float | None) -> None:

@@ -25,6 +25,13 @@ from pillion.probe.task import Task
 RULES = ("best_f1", "target_fpr", "target_precision", "cost_fp")
 SHARES = ("target_fpr", "target_fnr", "target_precision", "abstain_share")
 COSTS = ("cost_fp", "cost_fn", "cost_escalation")
+LEAST_SHARE = 1e-9
+"""No rows could show a smaller one."""
+SHARE_RANGE = LEAST_SHARE, float(np.nextafter(1, 0))
+A_SHARE = f"a share between 0 and 1, of {LEAST_SHARE:g} or more"
+COST_RANGE = 1e-6, 1e6
+"""Sums of costs stay finite, and all their ratios are told apart."""
+A_COST = "a cost above 0, from {:g} to {:g}: only their ratios count".format(*COST_RANGE)
 NEVER = 1.0
 """The threshold of a multi-class label that the rows allow none."""
 
@@ -62,9 +69,9 @@ class Operating:
 
     def __post_init__(self) -> None:
         for name in SHARES:
-            _check(name, getattr(self, name), 1.0, "a share between 0 and 1")
+            _check(name, getattr(self, name), *SHARE_RANGE, A_SHARE)
         for name in COSTS:
-            _check(name, getattr(self, name), np.inf, "a cost above 0")
+            _check(name, getattr(self, name), *COST_RANGE, A_COST)
         low, high = self.abstain_band or (0, 1)
         if not 0 <= low <= high <= 1:
             raise ConfigError(
@@ -285,8 +292,18 @@ def why_none(wanted: Operating, name: str, num_rows: int, lower: bool = False) -
     )
 
 
-def _check(name: str, value: float | None, below: float, wanted: str) -> None:
-    if value is not None and not 0 < value < below:
+def check_seed(seed: int) -> None:
+    """Returns if folds and resamples can be drawn with a seed.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"The seed is {seed}; give a whole number from 0 to {2**32 - 1}.")
+
+
+def _check(name: str, value: float | None, least: float, most: float, wanted: str) -> None:
+    if value is not None and not least <= value <= most:
         raise ConfigError(f"{_option(name)} is {value:g}; give {wanted}.")
 
 

@@ -14,6 +14,10 @@ from pillion.metrics.calibration import fit_platt
 MIN_PROB = 1e-7
 """Probabilities nearer to 0 or 1 than this are taken as this far away: fp32 tells no more."""
 
+LEAST_SPREAD = 1e-5
+"""Logits nearer to each other than this are the same to the fit of a curve, which ends where it
+began: at a slope that means nothing."""
+
 
 def to_logits(probs: Float[np.ndarray, " *shape"]) -> Float[np.ndarray, " *shape"]:
     """`log(p / (1 - p))` in float64."""
@@ -110,16 +114,18 @@ class _LogisticCurve:
     @classmethod
     def through(cls, probs: np.ndarray, targets: np.ndarray) -> _LogisticCurve | None:
         """None without rows of both sides, or where those with the label score no higher."""
-        if not targets.any() or targets.all():
+        logits = to_logits(probs)
+        if not targets.any() or targets.all() or np.ptp(logits) < LEAST_SPREAD:
             return None
-        scale, offset = fit_platt(to_logits(probs), targets)
+        scale, offset = fit_platt(logits, targets)
         return cls(scale, offset) if scale > 0 else None
 
     def levels(self, probs: np.ndarray) -> np.ndarray:
         return _sigmoid(self.scale * to_logits(probs) + self.offset)
 
     def threshold(self, level: float) -> float:
-        logit = float(to_logits(np.array([level]))[0])
+        # Not by `to_logits`: a level is no probability of fp32, and costs may ask for 1e-12.
+        logit = np.log(level) - np.log1p(-level)
         return float(_sigmoid(np.array([(logit - self.offset) / self.scale]))[0])
 
 

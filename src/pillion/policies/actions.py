@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, field_validator
 
 from pillion.core import Verdict
+from pillion.core.lines import is_json
 from pillion.core.strict import Strict
 from pillion.probe import Card
 
@@ -24,6 +25,13 @@ class Typed(Strict):
     """A record of the file, whose values have to be of their type as they are written."""
 
     model_config = ConfigDict(strict=True)
+
+    @field_validator("*")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        if isinstance(value, str) and not is_json(value):
+            raise ValueError("half of a surrogate pair is no character; write the whole one")
+        return value
 
 
 class Policy(Typed):

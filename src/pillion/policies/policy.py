@@ -9,6 +9,7 @@ import json
 import os
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -156,7 +157,7 @@ def api_key(server: Upstream) -> str | None:
     """The key of an upstream or judge.
 
     Raises:
-        ConfigError: its environment variable is not set.
+        ConfigError: its environment variable is not set, or to what no header can hold.
     """
     if server.api_key_env is None:
         return None
@@ -165,6 +166,11 @@ def api_key(server: Upstream) -> str | None:
         raise ConfigError(
             f"{server.url} wants the key in the environment variable {server.api_key_env}, which "
             "is not set; set it, or leave api_key_env out."
+        )
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ConfigError(
+            f"The key in the environment variable {server.api_key_env} holds a space, the end of a "
+            "line or a letter beyond ASCII, which no request can carry; set it to the key alone."
         )
     return key
 
@@ -178,7 +184,7 @@ def _parse(path: Path) -> Any:
         ".yaml": ("YAML", load_yaml),
         ".yml": ("YAML", load_yaml),
         ".toml": ("TOML", tomllib.loads),
-        ".json": ("JSON", json.loads),
+        ".json": ("JSON", partial(json.loads, object_pairs_hook=_once)),
     }
     kind, parse = kinds.get(path.suffix, ("", None))
     if parse is None:
@@ -189,6 +195,16 @@ def _parse(path: Path) -> Any:
         return parse(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is no {kind}: {error}.") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, each of whose keys stands once, as YAML and TOML have it."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands there twice")
+    return found
 
 
 def _policy(content: Any, where: str) -> Policy:

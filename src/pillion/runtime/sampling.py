@@ -55,6 +55,8 @@ class Sampling:
         for name in ("presence_penalty", "frequency_penalty"):
             if not -2 <= (got := getattr(self, name)) <= 2:
                 raise ConfigError(f"{name} is {got}; it must be from -2 to 2.")
+        if not -(2**63) <= self.seed < 2**63:
+            raise ConfigError(f"seed is {self.seed}; it must fit into 64 bits.")
         if not MIN_REPETITION_PENALTY <= self.repetition_penalty <= 2:
             raise ConfigError(
                 f"repetition_penalty is {self.repetition_penalty}; it must be from "

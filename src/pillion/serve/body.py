@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -108,9 +109,22 @@ def parse(body: bytes) -> Any:
 
     Raises:
         JSONDecodeError: it is none.
-        Refused: 400, half of a surrogate pair: no text, and it fits into no answer.
+        Refused: 400, bytes that are no UTF-8, a number that is too long to be read, or half of a
+            surrogate pair: no text, and it fits into no answer.
     """
-    content = json.loads(body)
+    try:
+        # In UTF-8 alone, strictly: json reads UTF-16 too, whose bytes `JsonCounts` cannot count,
+        # and lets bytes pass that spell half of a surrogate pair.
+        content = json.loads(body.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        why = f"The body is no UTF-8 at byte {error.start}; send JSON in UTF-8."
+        raise Refused(400, why, "invalid_json") from error
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:  # what Python says of whole numbers of more digits
+        digits = sys.get_int_max_str_digits()
+        why = f"A number of the body has more than {digits:,} digits; send a shorter one."
+        raise Refused(400, why, "invalid_value") from error
     # Only an escape can spell one.
     if b"\\u" in body and not _is_text(content):
         raise Refused(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -19,6 +20,7 @@ Role = Literal["user", "admin"]
 """`admin` may also load, unload and swap probes."""
 
 USER_VARIABLE, ADMIN_VARIABLE = "PILLION_API_KEYS", "PILLION_ADMIN_KEYS"
+_COUNT = re.compile(r"0{0,9}[1-9][0-9]{0,14}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -97,8 +99,8 @@ def load_keys(path: Path | None, environment: Mapping[str, str]) -> Keys:
         environment: `PILLION_API_KEYS` and `PILLION_ADMIN_KEYS`, separated by commas.
 
     Raises:
-        ConfigError: a file that cannot be read, holds no key, has a line of another form, or one
-            name with two quotas.
+        ConfigError: a file that cannot be read, holds no key, has a line of another form, a key
+            that no request can carry, or one name with two quotas.
     """
     found = list(_of_environment(environment))
     if path is not None:
@@ -118,6 +120,7 @@ def _of_environment(environment: Mapping[str, str]) -> Iterable[tuple[str, Calle
     for name, role in roles:
         for key in environment.get(name, "").split(","):
             if key.strip():
+                _check_key(key.strip(), name)
                 yield key.strip(), Caller(_name(key.strip()), role)
 
 
@@ -139,6 +142,10 @@ def _of_file(path: Path) -> Iterable[tuple[str, Caller]]:
 def _caller(words: Sequence[str], where: str) -> Caller:
     """The caller of a line's words: its key first."""
     key, *others = words
+    _check_key(key, where)
+    said = Counter(word.partition("=")[0] for word in others)
+    if twice := [what for what, times in said.items() if times > 1]:
+        raise ConfigError(f"{where}: {twice[0][:40]!r} stands there twice; give it once.")
     role: Role = "user"
     name, limits, choose = _name(key), dict[str, int](), False
     known = ["admin", "choose", "name", *(one.name for one in fields(Quota))]
@@ -157,11 +164,26 @@ def _caller(words: Sequence[str], where: str) -> Caller:
             if not _NAME.fullmatch(value):
                 raise ConfigError(f"{where}: name={value[:80]} is no name; letters and digits are.")
             name = value
-        elif not (value.isascii() and value.isdigit() and int(value[:15]) > 0):
-            raise ConfigError(f"{where}: {word[:80]} is no number above 0.")
+        elif not _COUNT.fullmatch(value):
+            raise ConfigError(
+                f"{where}: {word[:80]} is no number above 0 of at most 15 digits; give one."
+            )
         else:
             limits[what] = int(value)
     return Caller(name, role, Quota(**limits), choose)
+
+
+def _check_key(key: str, where: str) -> None:
+    """Returns if a request can carry a key.
+
+    Raises:
+        ConfigError: the place of one that none can.
+    """
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(
+            f"{where}: a key holds a character beyond those of ASCII, which no request can carry; "
+            "give another key."
+        )
 
 
 def _name(key: str) -> str:

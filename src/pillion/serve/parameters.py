@@ -9,9 +9,12 @@ import json
 from collections.abc import Collection
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, StrictStr, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, StrictStr, WithJsonSchema
 from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import no_info_plain_validator_function
+
+from pillion.core.lines import is_json
+from pillion.serve.body import MOST_DEPTH
 
 STOP_CHARS = 256
 """Of a stop string: every token is compared with all beginnings of it."""
@@ -128,19 +131,43 @@ def _biases(given: Any) -> Any:
         raise fault(f"an object of up to {BIASES} token ids, each with a number, is wanted")
     if any(not -100 <= value <= 100 for value in given.values()):
         raise fault("every number must be from -100 to 100")
-    return {int(key): float(value) for key, value in given.items()}
+    found = {int(key): float(value) for key, value in given.items()}
+    if len(found) < len(given):
+        raise fault("a token id stands there twice, as in 7 and 07; give it once")
+    return found
 
 
 def _object(text: Any) -> Any:
     """Arguments of a call: OpenAI sends them as the text of a JSON object."""
     try:
-        found = json.loads(text, parse_constant=float) if isinstance(text, str) else None
-        json.dumps(found, allow_nan=False)
+        found = json.loads(text) if isinstance(text, str) else None
     except (ValueError, RecursionError):
         found = None
-    if not isinstance(found, dict):
+    # Inside of a string, escapes and levels have passed all checks of the body.
+    if not isinstance(found, dict) or not is_json(found):
         raise fault("the text of a JSON object is wanted")
+    if _is_deeper(found, MOST_DEPTH):
+        raise fault(f"an object of at most {MOST_DEPTH} levels of lists and objects is wanted")
     return text
+
+
+def _is_deeper(value: Any, most: int) -> bool:
+    """Whether lists and objects lie in each other more than so many levels deep."""
+    level = [value]
+    for _ in range(most):
+        level = [inner for one in level for inner in _inside(one) if isinstance(inner, dict | list)]
+    return bool(level)
+
+
+def _inside(value: Any) -> Collection[Any]:
+    return value.values() if isinstance(value, dict) else value
+
+
+def _sendable(value: Any) -> Any:
+    """An object of the client's own, which goes to templates, other servers and back to it."""
+    if not is_json(value):
+        raise fault("JSON has no NaN and no infinity; give numbers that are finite")
+    return value
 
 
 _TEXT = {"type": "string"}
@@ -215,4 +242,5 @@ Biases = Annotated[
     ),
 ]
 Arguments = Annotated[StrictStr, BeforeValidator(_object)]
+JsonObject = Annotated[dict[str, Any], AfterValidator(_sendable)]
 Nothing = Annotated[Any, Neutral()]

@@ -19,6 +19,7 @@ from pillion.serve.parameters import (
     CallId,
     Content,
     Inputs,
+    JsonObject,
     Neutral,
     Nothing,
     Prompts,
@@ -90,7 +91,7 @@ class Function(StrictBody):
 
     name: ToolName
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: JsonObject | None = None
     strict: bool | None = None
 
 
@@ -119,7 +120,7 @@ class JsonSchema(StrictBody):
 
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
     description: str | None = None
-    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    schema_: Annotated[JsonObject, Field(alias="schema")]
     strict: bool | None = None
 
 
@@ -195,7 +196,7 @@ class ChatRequest(_Sampled):
     response_format: ResponseFormat | None = None
     parallel_tool_calls: bool | None = None
     # No effect on an answer.
-    metadata: dict[str, Any] | None = None
+    metadata: JsonObject | None = None
     store: bool | None = None
     safety_identifier: str | None = None
     prompt_cache_retention: str | None = None

@@ -19,7 +19,15 @@ from pydantic import (
 )
 
 from pillion.core.strict import first_fault
-from pillion.serve.parameters import Arguments, CallId, Neutral, Nothing, ToolName, joined
+from pillion.serve.parameters import (
+    Arguments,
+    CallId,
+    JsonObject,
+    Neutral,
+    Nothing,
+    ToolName,
+    joined,
+)
 from pillion.serve.refusal import Refused
 from pillion.serve.requests import ChatRequest, StrictBody, ToolRef, VerdictOptions
 
@@ -102,7 +110,7 @@ class FunctionTool(StrictBody):
     type: Literal["function"]
     name: ToolName
     description: str | None = None
-    parameters: Json | None = None
+    parameters: JsonObject | None = None
     strict: bool | None = None
 
 
@@ -118,7 +126,7 @@ class TextFormat(StrictBody):
     type: Literal["text", "json_object", "json_schema"]
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")] = "answer"
     description: str | None = None
-    schema_: Annotated[Json | None, Field(alias="schema")] = None
+    schema_: Annotated[JsonObject | None, Field(alias="schema")] = None
     strict: bool | None = None
 
 
@@ -158,7 +166,7 @@ class ResponsesRequest(StrictBody):
     prompt_cache_key: str | None = None
     pillion: VerdictOptions | None = None
     # No effect on an answer.
-    metadata: Json | None = None
+    metadata: JsonObject | None = None
     store: bool | None = None
     user: str | None = None
     safety_identifier: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import math
 import resource
 import socket
 from collections.abc import Callable
@@ -32,12 +33,22 @@ class Place:
         drain_seconds: that requests in flight have to finish after SIGTERM.
         notice_seconds: between the word `draining` at `/ready` and the closing of the socket, for
             load balancers to see it.
+
+    Raises:
+        ConfigError: seconds that are no finite number from 0 up.
     """
 
     host: str = defaults.HOST
     port: int = defaults.PORT
     drain_seconds: float = defaults.DRAIN_SECONDS
     notice_seconds: float = defaults.NOTICE_SECONDS
+
+    def __post_init__(self) -> None:
+        for name in ("drain_seconds", "notice_seconds"):
+            if not 0 <= (seconds := getattr(self, name)) < math.inf:
+                raise ConfigError(
+                    f"{name} is {seconds}; give a finite number of seconds, 0 or more."
+                )
 
 
 def check_place(place: Place, settings: Settings) -> None:

@@ -13,7 +13,8 @@ from typing import Any, cast
 
 import httpx
 
-from pillion.errors import RunError
+from pillion.core.lines import is_json
+from pillion.errors import ConfigError, RunError
 from pillion.policies import JudgeReply, JudgeServer, Policies, Upstream, api_key
 
 LOGPROBS = {"logprobs": True, "top_logprobs": 20}
@@ -35,6 +36,10 @@ class UpstreamError(RunError):
         self.lasting, self.may_pass = lasting, may_pass
 
 
+class NoObject(ValueError):
+    """What another server has sent is no JSON object."""
+
+
 class Upstreams:
     """The servers that a file of policies names.
 
@@ -43,7 +48,7 @@ class Upstreams:
         transport: in the place of the network, for tests.
 
     Raises:
-        ConfigError: the key of one is not in the environment.
+        ConfigError: the URL of one is none, or its key is not in the environment.
     """
 
     def __init__(
@@ -51,6 +56,8 @@ class Upstreams:
     ) -> None:
         self.upstreams, self.judges = policies.upstreams, policies.judges
         servers = [*self.upstreams.values(), *self.judges.values()]
+        for server in servers:
+            _check_url(server.url)
         self._headers = {server: _headers(api_key(server)) for server in servers}
         self._plain = set[str]()  # judges that refuse a request for log-probabilities
         self._client = httpx.AsyncClient(transport=transport, follow_redirects=False)
@@ -65,7 +72,7 @@ class Upstreams:
         try:
             answer = await self._judged(judge, judge_request(judge, label, text))
             answer.raise_for_status()
-            return read_answer(answer.json())
+            return read_answer(_parsed(answer.content))
         except (httpx.HTTPError, ValueError):
             return "failed"
 
@@ -85,11 +92,11 @@ class Upstreams:
                 answer = await self._judged(judge, {**asked, **LOGPROBS})
                 if answer.status_code not in (400, 422):
                     answer.raise_for_status()
-                    return read_probability(answer.json())
+                    return read_probability(_parsed(answer.content))
             answer = await self._judged(judge, asked)
             answer.raise_for_status()
             self._plain.add(name)
-            return read_probability(answer.json())
+            return read_probability(_parsed(answer.content))
         except (httpx.HTTPError, ValueError) as error:
             status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 0
             raise UpstreamError(
@@ -122,11 +129,9 @@ class Upstreams:
                 timeout=server.seconds,
             )
             answer.raise_for_status()
-            content = answer.json()
+            content = _sendable(answer.content)
         except (httpx.HTTPError, ValueError) as error:
             raise UpstreamError(f"Upstream {name!r} did not answer ({_brief(error)}).") from error
-        if not isinstance(content, dict):
-            raise UpstreamError(f"Upstream {name!r} did not answer with a JSON object.")
         return content
 
     async def stream(
@@ -151,7 +156,7 @@ class Upstreams:
                     data = line.removeprefix("data:").strip()
                     whole = whole or (line.startswith("data:") and data == "[DONE]")
                     if line.startswith("data:") and data != "[DONE]":
-                        yield json.loads(data)
+                        yield _sendable(data)
         except (httpx.HTTPError, ValueError) as error:
             raise UpstreamError(f"Upstream {name!r} did not answer ({_brief(error)}).") from error
         if not whole:
@@ -201,9 +206,10 @@ def _first_words(body: Any) -> list[tuple[str, float]]:
         tokens = body["choices"][0]["logprobs"]["content"]
         first = next(one for one in tokens if one["token"].strip())
         listed = first.get("top_logprobs") or [first]
-        return [(_word(one["token"]), min(float(one["logprob"]), 0.0)) for one in listed]
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, StopIteration):
+        found = [(_word(one["token"]), min(float(one["logprob"]), 0.0)) for one in listed]
+    except (LookupError, TypeError, ArithmeticError, ValueError, AttributeError, StopIteration):
         return []
+    return [] if any(math.isnan(logprob) for _, logprob in found) else found
 
 
 def _word(token: str) -> str:
@@ -215,11 +221,51 @@ def upstream_request(server: Upstream, body: Mapping[str, Any]) -> dict[str, Any
     return {**body, "model": server.model}
 
 
+def _parsed(content: str | bytes) -> Any:
+    """The JSON that another server has sent.
+
+    Raises:
+        ValueError: it is none, or lies too deep.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise NoObject("no JSON object") from error
+
+
+def _sendable(content: str | bytes) -> dict[str, Any]:
+    """An object that another server has sent, as it can be sent on.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = _parsed(content)
+    if not isinstance(found, dict) or not is_json(found):
+        raise NoObject("no JSON object")
+    return found
+
+
+def _check_url(url: str) -> None:
+    """Returns if requests can be sent there.
+
+    Raises:
+        ConfigError: no client could.
+    """
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ConfigError(f"{url!a} is no URL ({error}); write one, as http://host/v1.") from error
+    if not parsed.host or not 0 < (parsed.port or 1) < 2**16:
+        raise ConfigError(f"{url!a} has no such host and port; write a URL, as http://host/v1.")
+
+
 def _headers(key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _brief(error: Exception) -> str:
+    if isinstance(error, NoObject):
+        return str(error)
     if isinstance(error, httpx.HTTPStatusError):
         return f"status {error.response.status_code}"
     return type(error).__name__

@@ -219,7 +219,7 @@ def folds(
         strata = np.where((targets > 0).any(1), counts.argmin(1), targets.shape[1])
     _, sizes = np.unique(strata, return_counts=True)
     number = int(np.clip(sizes.min(), 2, FOLDS))
-    splits = StratifiedKFold(number, shuffle=True, random_state=seed)
+    splits = StratifiedKFold(number, shuffle=True, random_state=seed % 2**32)
     rare = np.isin(strata, np.unique(strata)[sizes < 2])
     # A label of one row cannot be on both sides; it is dealt out with the largest.
     strata = np.where(rare, np.unique(strata)[sizes.argmax()], strata)

@@ -139,14 +139,31 @@ class Learner:
         total = part.losses(self.network, task, weights).mean(0).sum() * part.share
         value = total.item()
         if not math.isfinite(value):
-            raise StateError(
-                f"The loss of {self.config.probe!r} (learning rate {self.config.rate:g}, seed "
-                f"{self.config.seed}) is not finite at step {step + 1}; lower the "
-                "learning rate, or check the hidden states."
-            )
+            raise self.diverged("The loss", f"is not finite at step {step + 1}")
         self.loss_sum += value
         total.backward()
         self.seconds += time.perf_counter() - began
+
+    def diverged(self, what: str, how: str) -> StateError:
+        """The error for a number of this configuration that is not finite.
+
+        Args:
+            what: the number.
+            how: that it is not finite, and where.
+        """
+        return StateError(
+            f"{what} of {self.config.probe!r} (learning rate {self.config.rate:g}, seed "
+            f"{self.config.seed}) {how}; lower the learning rate, or check the hidden states."
+        )
+
+    def check_weights(self) -> None:
+        """Returns if the weights are finite, after a step whose loss none will look at.
+
+        Raises:
+            StateError: they are not.
+        """
+        if not all(bool(one.isfinite().all()) for one in self.average.parameters()):
+            raise self.diverged("A weight", f"is not finite after {self.num_steps} steps")
 
     def step(self, share: float) -> None:
         """Moves the weights by the gradient that was added up, at a share of the learning rate."""

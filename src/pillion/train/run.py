@@ -134,6 +134,13 @@ class TrainingRun:
             yield row_ids, pieces_of(pieces, step)
 
     def _validate(self, learners: list[Learner]) -> None:
+        """Takes down how good an epoch has left each.
+
+        Raises:
+            StateError: the last step of one has left weights or probabilities not finite.
+        """
+        for learner in learners:
+            learner.check_weights()
         if self.validation is None:
             for learner in learners:
                 loss = learner.loss_sum / self.steps_an_epoch
@@ -145,6 +152,8 @@ class TrainingRun:
         own = self.validation.goals
         goals = None if own is None else torch.as_tensor(own)
         for learner, found in zip(learners, probs, strict=True):
+            if not bool(found.isfinite().all()):
+                raise learner.diverged("A probability", "of a validation row is not finite")
             metrics = validate(self.task, found, targets, goals)
             metrics["loss"] = learner.loss_sum / self.steps_an_epoch
             latest = float(len(learner.curve))

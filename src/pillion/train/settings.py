@@ -23,6 +23,15 @@ ROWS_THAT_CHOOSE = 50
 """Fewer validation rows say more about themselves than about which epoch is best."""
 
 
+LEAST_RATE = 1e-8
+"""AdamW moves a weight by about its rate: what is less moves none that fp32 can tell."""
+MOST_RATE = 10.0
+MOST_DECAY = 100.0
+"""A step takes rate times decay of a weight away; of more than twice itself it grows."""
+SEEDS = 2**43
+"""Seeds end before this on either side of 0: a step draws by its seed times 1,000,003, in int64."""
+
+
 class _SentenceErrors(Strict):
     """What it refuses is told in a sentence, as Python's callers give it by name."""
 
@@ -71,7 +80,7 @@ class TrainSettings(_SentenceErrors):
     patience: int = Field(default=3, ge=1)
     keep: Literal["best", "last"] = "best"
     class_weights: Literal["none", "balanced"] = "none"
-    order_seed: int = 0
+    order_seed: int = Field(default=0, ge=0)
     max_tokens: int = Field(default=4096, ge=1)
     prefixes: Weighing | None = None
     depths: tuple[int, ...] = ()
@@ -124,9 +133,9 @@ class ProbeConfig(_SentenceErrors):
 
     probe: str = defaults.KIND
     settings: dict[str, Any] = Field(default_factory=dict[str, Any])
-    learning_rate: float | None = Field(default=None, gt=0)
-    weight_decay: float = Field(default=0.5, ge=0)
-    seed: int = 0
+    learning_rate: float | None = Field(default=None, gt=0, le=MOST_RATE)
+    weight_decay: float = Field(default=0.5, ge=0, le=MOST_DECAY)
+    seed: int = Field(default=0, gt=-SEEDS, lt=SEEDS)
 
     @field_validator("probe")
     @classmethod
@@ -134,6 +143,13 @@ class ProbeConfig(_SentenceErrors):
         if probe != AUTO:
             aggregator(probe)
         return probe
+
+    @field_validator("learning_rate")
+    @classmethod
+    def _moves(cls, rate: float | None) -> float | None:
+        if rate is not None and rate < LEAST_RATE:
+            raise ValueError(f"so small a rate moves no weight; give one from {LEAST_RATE:g} on")
+        return rate
 
     def model_post_init(self, _context: Any) -> None:
         """Refuses settings that the probe does not take.
