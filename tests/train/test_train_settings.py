@@ -21,20 +21,20 @@ def test_settings_out_of_range_or_unknown_are_refused(options: dict[str, Any]) -
 
 
 @pytest.mark.parametrize(
-    ("num_rows", "num_held", "epochs", "patience", "keep", "longest"),
+    ("num_rows", "num_held", "epochs", "keep", "longest"),
     [
-        (16_000, 2_000, 4, 3, "best", 32),
-        (800, 200, 4, 3, "best", 32),
-        (400, 50, 8, 3, "best", 32),
-        (400, 49, 8, 3, "last", None),
-        (36, 12, 89, 22, "last", None),
+        (16_000, 2_000, 4, "best", 32),
+        (800, 200, 4, "best", 32),
+        (400, 50, 8, "best", 32),
+        (400, 49, 8, "last", None),
+        (36, 12, 89, "last", None),
     ],
 )
 def test_few_rows_are_gone_over_more_often_and_choose_no_epoch(
-    num_rows: int, num_held: int, epochs: int, patience: int, keep: str, longest: int | None
+    num_rows: int, num_held: int, epochs: int, keep: str, longest: int | None
 ) -> None:
     settled = TrainSettings().for_rows(num_rows, num_held)
-    assert (settled.epochs, settled.patience, settled.keep) == (epochs, patience, keep)
+    assert (settled.epochs, settled.patience, settled.keep) == (epochs, None, keep)
     assert settled.longest == longest
 
 

@@ -85,7 +85,8 @@ class TrainingRun:
         if self.validation is None:
             wanted = zip(self.learners, self.epochs, strict=True)
             return [one for one, epochs in wanted if len(one.curve) < epochs]
-        return [one for one in self.learners if not one.stopped(self.settings.patience)]
+        patience = self.settings.patience or self.settings.epochs
+        return [one for one in self.learners if not one.stopped(patience)]
 
     def _train_epoch(
         self, epoch: int, learners: list[Learner], progress: Progress, stage: str

@@ -57,7 +57,8 @@ class TrainSettings(_SentenceErrors):
             None: for `epochs` alone.
         batch_size: rows a step; None: 32, or 8 where there are few rows and so would be few steps.
         warmup: share of all steps in which the learning rate rises; a cosine to 0 follows.
-        patience: epochs without a better validation score after which a configuration stops.
+        patience: epochs without a better validation score after which a configuration stops; None:
+            it has all of its epochs, since what it gains comes with the last and smallest steps.
         keep: the weights of the `best` epoch, by validation rows, or of the `last`.
         class_weights: `balanced` makes every label count the same.
         order_seed: of the order of the rows.
@@ -77,7 +78,7 @@ class TrainSettings(_SentenceErrors):
     longest: int | None = Field(default=None, ge=1, le=1000)
     batch_size: int | None = Field(default=None, ge=1)
     warmup: float = Field(default=0.1, ge=0, lt=1)
-    patience: int = Field(default=3, ge=1)
+    patience: int | None = Field(default=None, ge=1)
     keep: Literal["best", "last"] = "best"
     class_weights: Literal["none", "balanced"] = "none"
     order_seed: int = Field(default=0, ge=0)
@@ -108,11 +109,7 @@ class TrainSettings(_SentenceErrors):
         epochs = max(self.epochs, -(-defaults.VISITS // num_rows))
         is_given = "keep" in self.model_fields_set
         keep = self.keep if is_given or num_held >= ROWS_THAT_CHOOSE else "last"
-        usual = {
-            "patience": max(self.patience, epochs // 4),
-            "keep": keep,
-            "longest": defaults.LONGEST if keep == "best" else None,
-        }
+        usual = {"keep": keep, "longest": defaults.LONGEST if keep == "best" else None}
         usual = {name: own for name, own in usual.items() if name not in self.model_fields_set}
         return self.model_copy(update={"epochs": epochs, **usual})
 
