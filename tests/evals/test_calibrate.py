@@ -419,7 +419,7 @@ def test_rows_that_cannot_be_calibrated_say_why() -> None:
             calibrate(
                 made_artefact("binary"), few, two, CalibrationSettings("platt", seed=seed), DATA
             )
-    with pytest.raises(DataError, match="takes 99 rows"):
+    with pytest.raises(DataError, match="takes 100 rows"):
         settings = CalibrationSettings("none", coverage=0.99)
         calibrate(made_artefact("binary"), probs[:50], targets[:50], settings, DATA)
     with pytest.raises(ConfigError, match="The coverage is 1"):
