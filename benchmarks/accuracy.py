@@ -1,7 +1,8 @@
 """Every method on every data set of a suite: `pillion bench accuracy`, into `results/` and docs.
 
     python -m benchmarks.accuracy [toxicchat] [--suite FILE] [--run FOLDER] [--states FOLDER]
-    python -m benchmarks.accuracy --locked [--model FILE.gguf]
+    python -m benchmarks.accuracy --locked
+    python -m benchmarks.accuracy --locked --model FILE.gguf --name qwen
 
 The first is for development: it reads no test row, writes `accuracy-NAME-validation.json` and
 prints tables. The second is run once a release, on a commit: it reads the test rows, writes
@@ -32,27 +33,31 @@ def main() -> None:
     parser.add_argument("data", nargs="*", help="data sets of the suite; all by default")
     parser.add_argument("--suite", default=DEFAULT)
     parser.add_argument("--model", help="another language model than the suite's")
+    parser.add_argument("--name", help="of it, at the end of the names of its data sets and files")
     parser.add_argument("--methods", nargs="*", default=[], help="all by default")
     parser.add_argument("--run", type=Path, help="keep the cells of the run here")
     parser.add_argument("--states", type=Path, help="keep hidden states here")
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--locked", action="store_true", help="read the test rows, too")
     options = parser.parse_args()
+    if bool(options.model) != bool(options.name):
+        parser.error("--model and --name go together: the files of two models are two")
     if options.locked:
         check_locked()
+    suite, data = load_suite(options.suite), options.data
+    if options.model:
+        suite = suite.on_model(options.model, options.name)
+        data = [f"{one}-{options.name}" for one in data]
     with run_folder(options.run) as folder:
         settings = RunSettings(
             root=DATA,
             out=folder,
             states=options.states,
-            data=options.data,
+            data=data,
             methods=options.methods,
             times=options.times,
             locked=options.locked,
         )
-        suite = load_suite(options.suite)
-        if options.model:
-            suite = suite.model_copy(update={"model": options.model})
         found = bench_accuracy(suite, settings)
         written = [keep(read_result(path)) for path in found]
     if options.locked:

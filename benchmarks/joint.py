@@ -27,18 +27,11 @@ import torch
 from benchmarks.accuracy import run_folder
 from benchmarks.result_file import DATA, check_locked, data_entry, write_result
 from benchmarks.sets import halves
+from benchmarks.states import every_layer, kept_layers
 from pillion.backends import Backend, load_backend
-from pillion.cache import CacheReader, read_spec
 from pillion.core import Text
 from pillion.data import LabelSpace, Rows, read_rows, split_validation
-from pillion.extract import (
-    CachedSource,
-    JoinedRows,
-    SelectedRows,
-    StateSource,
-    encode_rows,
-    kept_states,
-)
+from pillion.extract import JoinedRows, SelectedRows, StateSource
 from pillion.metrics import evaluate, interval
 from pillion.train import (
     Examples,
@@ -139,18 +132,14 @@ class Sets:
 
     def __init__(self, backend: Backend, folder: Path, every: int, opened: ExitStack) -> None:
         self.backend, self.folder, self.opened = backend, folder, opened
-        self.layers = tuple(range(0, backend.identity.num_layers + 1, every))
+        self.layers = every_layer(backend, every)
         self.files: list[dict[str, str]] = []
 
     def take(self, name: str, split: str) -> Set:
         """A set's rows of a split, with their states."""
         texts, labels = self._read(name, split)
-        tokens = encode_rows(self.backend, texts, "chat")
         where = self.folder / name / split
-        there = read_spec(where)  # States of more layers serve, too.
-        layers = self.layers if there is None else there.layers
-        kept_states(self.backend, tokens, layers, where, "chat", "error").reader.close()
-        kept = CachedSource(self.opened.enter_context(CacheReader(where, self.layers)))
+        kept = kept_layers(self.backend, texts, "chat", self.layers, where, self.opened)
         targets = np.array([int(MEANING.get(label) == "toxic") for label in labels])
         return Set(tuple(map(str, texts)), targets, kept)
 

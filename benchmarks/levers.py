@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -22,14 +23,15 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from benchmarks.accuracy import run_folder
 from benchmarks.result_file import DATA, data_entry, write_result
+from benchmarks.states import every_layer, kept_layers
 from pillion.backends import load_backend
-from pillion.cache import CacheReader, read_spec
 from pillion.core import Text
 from pillion.data import LabelSpace, read_rows, split_validation
-from pillion.extract import CachedSource, SelectedRows, StateSource, encode_rows, kept_states
+from pillion.extract import SelectedRows, StateSource
 from pillion.metrics import evaluate, interval
 from pillion.probe import Network
 from pillion.train import Examples, ProbeConfig, TrainSettings, evaluate_networks, train
+from pillion_bench.problem import normalised
 
 CHAT = DATA / "toxicchat_0124_human" / "train.parquet"
 SEEDS = (0, 1, 2)
@@ -102,16 +104,11 @@ def main() -> None:
     rows, backend = read_rows(CHAT), load_backend()
     space = LabelSpace.of(rows.labels or (), "toxic")
     targets = space.encode(rows.labels or ())
-    layers = tuple(range(0, backend.identity.num_layers + 1, EVERY))
-    with run_folder(options.states) as folder:
-        there = read_spec(folder / "train")  # states of more layers serve, too
-        kept = layers if there is None else there.layers
-        tokens = encode_rows(backend, rows.texts, "chat")
-        kept_states(backend, tokens, kept, folder / "train", "chat", "error").reader.close()
-        with CacheReader(folder / "train", layers) as reader:
-            source = CachedSource(reader)
-            ways = {name: (source, way) for name, way in WAYS.items()}
-            said = out_of_fold(ways, targets, rows.texts, options.folds)
+    layers = every_layer(backend, EVERY)
+    with run_folder(options.states) as folder, ExitStack() as opened:
+        source = kept_layers(backend, rows.texts, "chat", layers, folder / "train", opened)
+        ways = {name: (source, way) for name, way in WAYS.items()}
+        said = out_of_fold(ways, targets, rows.texts, options.folds)
     settings = {
         "model": "embedded",
         "probe": "gate",
@@ -138,8 +135,7 @@ def out_of_fold(
     Rows of one text, but for case and white space, stay together.
     """
     found: dict[str, Probs] = {}
-    plain = [" ".join(str(text).casefold().split()) for text in texts]
-    alike = np.unique(plain, return_inverse=True)[1]
+    alike = np.unique([normalised(str(text)) for text in texts], return_inverse=True)[1]
     splits = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
     for rest, held in splits.split(np.zeros(len(targets)), targets, alike):
         parts = split_validation(targets[rest], CHOOSING, groups=alike[rest])

@@ -23,13 +23,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.accuracy import run_folder
-from benchmarks.levers import CHOOSING, EVERY, SEEDS, measured, out_of_fold, trained
+from benchmarks.levers import CHOOSING, EVERY, SEEDS, Way, measured, out_of_fold, trained
 from benchmarks.result_file import DATA, data_entry, write_result
-from pillion.backends import Backend, load_backend
-from pillion.cache import CacheReader, read_spec
+from benchmarks.states import every_layer, kept_layers
+from pillion.backends import load_backend
 from pillion.core import Template, defaults
 from pillion.data import LabelSpace, Rows, read_rows
-from pillion.extract import CachedSource, encode_rows, kept_states
+from pillion.extract import StateSource
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,13 @@ def main() -> None:
     rows = drawn(read_rows(DATA / chosen.file), options.rows)
     space = LabelSpace.of(rows.labels or (), chosen.positive)
     targets = space.encode(rows.labels or ())
-    layers = tuple(range(0, backend.identity.num_layers + 1, EVERY))
+    layers = every_layer(backend, EVERY)
     with run_folder(options.states) as folder, ExitStack() as opened:
-        ways = {
-            name: (states(backend, rows, chosen.template, suffix, folder / name, opened), trained)
-            for name, suffix in chosen.suffixes.items()
-        }
+        ways = dict[str, tuple[StateSource, Way]]()
+        for way, suffix in chosen.suffixes.items():
+            texts = [f"{text}{suffix}" for text in rows.texts]
+            source = kept_layers(backend, texts, chosen.template, layers, folder / way, opened)
+            ways[way] = source, trained
         said = out_of_fold(ways, targets, rows.texts, options.folds)
     settings = {
         "model": options.name or defaults.MODEL,
@@ -114,18 +115,6 @@ def drawn(rows: Rows, count: int | None) -> Rows:
     if count is None:
         return rows
     return rows.some(np.sort(np.random.default_rng(0).permutation(len(rows))[:count]))
-
-
-def states(
-    backend: Backend, rows: Rows, template: Template, suffix: str, folder: Path, opened: ExitStack
-) -> CachedSource:
-    """The states of rows with words behind them, of every second layer."""
-    layers = tuple(range(0, backend.identity.num_layers + 1, EVERY))
-    there = read_spec(folder)  # states of more layers serve, too
-    kept = layers if there is None else there.layers
-    tokens = encode_rows(backend, [f"{text}{suffix}" for text in rows.texts], template)
-    kept_states(backend, tokens, kept, folder, template, "error").reader.close()
-    return CachedSource(opened.enter_context(CacheReader(folder, layers)))
 
 
 if __name__ == "__main__":

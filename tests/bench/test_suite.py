@@ -101,3 +101,16 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         load_suite(str(tmp_path / "none.toml"))
     with pytest.raises(ConfigError, match="holds no table"):
         suite_of(tmp_path, "- a\n- b\n", "list.yaml")
+
+
+def test_on_another_model_stand_the_same_rows_and_methods_by_names_of_their_own() -> None:
+    suite = load_suite(DEFAULT)
+    other = suite.on_model("qwen.gguf", "qwen")
+    assert other.model == "qwen.gguf" and suite.model != other.model
+    for data, spec in suite.data.items():
+        assert other.data[f"{data}-qwen"] == spec
+        here, there = suite.methods_of(data), other.methods_of(f"{data}-qwen")
+        assert here.keys() == there.keys()
+        for name, method in here.items():
+            assert method.options(data) == there[name].options(f"{data}-qwen")
+    assert not suite.data.keys() & other.data.keys()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import fields
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import typer
@@ -24,19 +25,18 @@ def table(header: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
+SERVE = cast(Any, typer.main.get_command(app)).commands["serve"]
 LIMITS = {row[0].strip("`"): float(row[1]) for row in table("option")}
 
 
 def test_every_limit_of_a_request_is_on_the_page() -> None:
-    verb = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
-    known = {name for one in verb.params for name in one.opts if name.startswith("--max-")}
+    known = {name for one in SERVE.params for name in one.opts if name.startswith("--max-")}
     assert known <= LIMITS.keys()
 
 
 @pytest.mark.parametrize("option", LIMITS)
 def test_a_limit_has_the_default_that_the_page_says(option: str) -> None:
-    verb = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
-    (found,) = [one.default for one in verb.params if option in one.opts]
+    (found,) = [one.default for one in SERVE.params if option in one.opts]
     assert found == LIMITS[option]
 
 

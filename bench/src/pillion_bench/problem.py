@@ -124,9 +124,9 @@ class Problem:
 
     def unseen(self) -> Bool[np.ndarray, " row"]:
         """Test rows whose text stands in neither train nor validation, but for case and space."""
-        known = {_plain(text) for part in self.chosen_on for text in part.texts}
+        known = {normalised(text) for part in self.chosen_on for text in part.texts}
         test = () if self.test is None else self.test.texts
-        return np.array([_plain(text) not in known for text in test], dtype=bool)
+        return np.array([normalised(text) not in known for text in test], dtype=bool)
 
 
 def open_problem(name: str, spec: DataSpec, root: Path, *, locked: bool) -> Problem:
@@ -258,5 +258,6 @@ def _entry(rows: Rows, split: str, source: str) -> dict[str, str]:
     return {"path": source, "sha256": rows.sha256, "split": split}
 
 
-def _plain(text: str) -> str:
+def normalised(text: str) -> str:
+    """The text without case, with one space where there is white space."""
     return " ".join(text.casefold().split())

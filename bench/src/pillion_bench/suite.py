@@ -138,6 +138,27 @@ class Suite(Strict):
         """The methods that are measured on a data set, in their order."""
         return {n: m for n, m in self.methods.items() if m.data is None or data in m.data}
 
+    def on_model(self, model: str, name: str) -> Suite:
+        """The same rows and methods on another model.
+
+        Args:
+            model: see `model`.
+            name: ends the names of the data sets, and so of the result files.
+        """
+        names = {data: f"{data}-{name}" for data in self.data}
+
+        def renamed(spec: MethodSpec) -> MethodSpec:
+            data = spec.data and tuple(names[one] for one in spec.data)
+            per_data = {names[one]: own for one, own in spec.per_data.items()}
+            return spec.model_copy(update={"data": data, "per_data": per_data})
+
+        content = {
+            "model": model,
+            "data": {names[one]: spec for one, spec in self.data.items()},
+            "methods": {one: renamed(spec) for one, spec in self.methods.items()},
+        }
+        return self.model_copy(update=content)
+
 
 def load_suite(source: str) -> Suite:
     """The suite of a `.toml`, `.yaml` or `.yml` file, or the one that ships (`default`).

@@ -36,16 +36,17 @@ def json_line(value: Any) -> str:
     return text.translate({ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"})
 
 
-def is_json(value: Any) -> bool:
+def is_json(value: Any, finite: bool = True) -> bool:
     """Whether a value can be sent as JSON.
 
     NaN and infinity cannot, nor half of a surrogate pair, nor what lies too deep.
 
     Args:
         value: as `json.loads` gives it, which lets all of these pass.
+        finite: whether numbers are looked at, too.
     """
     try:
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        json.dumps(value, ensure_ascii=False, allow_nan=not finite).encode()
     except (ValueError, RecursionError):
         return False
     return True

@@ -17,6 +17,7 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
+from pillion.core.lines import is_json
 from pillion.serve.refusal import Refused
 
 MOST_NAMES = 10_000
@@ -126,19 +127,11 @@ def parse(body: bytes) -> Any:
         why = f"A number of the body has more than {digits:,} digits; send a shorter one."
         raise Refused(400, why, "invalid_value") from error
     # Only an escape can spell one.
-    if b"\\u" in body and not _is_text(content):
+    if b"\\u" in body and not is_json(content, finite=False):
         raise Refused(
             400, "A text holds a lone surrogate; send valid Unicode.", "invalid_value", None
         )
     return content
-
-
-def _is_text(content: Any) -> bool:
-    try:
-        json.dumps(content, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 class _ParsedAside(Request):

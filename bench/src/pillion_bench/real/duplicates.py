@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Bool
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from pillion_bench.problem import normalised
+
 NEAR = 0.9
 """Cosine of character n-grams from which two texts are nearly the same."""
 ROWS_AT_ONCE = 1000
@@ -65,11 +67,6 @@ def conflicts(texts: Sequence[str], labels: Sequence[Any]) -> int:
     for text, label in zip(texts, labels, strict=True):
         seen.setdefault(normalised(text), set()).add(label)
     return sum(len(own) > 1 for own in seen.values())
-
-
-def normalised(text: str) -> str:
-    """The text without case, with one space where there is white space."""
-    return " ".join(text.casefold().split())
 
 
 def _nearest(train: Sequence[str], test: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
