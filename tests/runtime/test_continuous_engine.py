@@ -8,8 +8,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from pillion.backends.fake import FakeBackend
+from pillion.backends.grammar import Matcher
 from pillion.backends.transformers import TransformersBackend
 from pillion.errors import ConfigError, DataError, MismatchError, RunError
 from pillion.runtime import (
@@ -174,3 +176,29 @@ def test_a_request_that_comes_while_probes_are_swapped_is_read(
     first, *_, last = run(engine, use)
     assert set(first.verdicts) == set(last.verdicts) == {"one"}
     assert set(engine.probes) == {"two"}
+
+
+def test_a_grammar_is_made_beside_the_event_loop(backend: TransformersBackend) -> None:
+    """It was made once more on the loop, whose streams waited for whatever was being compiled."""
+    engine: Any = ContinuousEngine(backend, [], SMALL)
+    threads = list[int]()
+
+    class Free(Matcher):
+        def __init__(self) -> None: ...
+
+        def bar(self, logits: Tensor) -> Tensor:
+            return logits
+
+        def take(self, token: int) -> None: ...
+
+    def make(_: str) -> Any:
+        threads.append(threading.get_ident())
+        return Free()
+
+    backend.matcher = make  # type: ignore[method-assign]
+
+    async def use() -> list[Any]:
+        return [event async for event in engine.submit(Request("r", (1, 2), 3, grammar="g"))]
+
+    assert len(run(engine, use)) == 5
+    assert threads and threading.get_ident() not in threads

@@ -99,8 +99,8 @@ def test_a_draw_that_fails_ends_its_own_request_only(backend: TransformersBacken
     engine = ContinuousEngine(backend, [make_artefact("p", backend.identity)], SMALL)
     engine_request = engine._engine_request  # type: ignore[reportPrivateUsage]
 
-    def broken(request: Request) -> Any:
-        made = engine_request(request)
+    def broken(request: Request, matcher: Any) -> Any:
+        made = engine_request(request, matcher)
         if request.sampling.temperature > 0:
             object.__setattr__(made, "draw", lambda logits: logits[5, 0])
         return made
@@ -127,8 +127,8 @@ def test_a_request_whose_draw_fails_takes_no_further_step(backend: TransformersB
     engine = ContinuousEngine(backend, [make_artefact("p", backend.identity)], SMALL)
     engine_request = engine._engine_request  # type: ignore[reportPrivateUsage]
 
-    def broken(request: Request) -> Any:
-        made = engine_request(request)
+    def broken(request: Request, matcher: Any) -> Any:
+        made = engine_request(request, matcher)
         object.__setattr__(made, "draw", lambda logits: logits[5, 0])
         return made
 

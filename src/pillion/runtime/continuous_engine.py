@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 from pillion.backends import Backend
+from pillion.backends.grammar import Matcher
 from pillion.backends.paged import EngineRequest, PagedSettings, SampledToken
 from pillion.core import Event, Finished, PromptRead, TokenEvent, Tokens, Verdict, as_tokens
 from pillion.errors import ConfigError, PillionError, RunError, StateError
@@ -127,9 +128,10 @@ class ContinuousEngine(BackendEngine):
     async def submit(self, request: Request) -> AsyncGenerator[Event]:
         """The events of one request; see `Engine.submit`."""
         check_room(request, self.window_tokens, self.vocab_size)
-        if request.grammar:  # it may take a while, and is kept
-            await asyncio.to_thread(self.check_grammar, request.grammar)
-        engine_request = self._engine_request(request)
+        matcher: Matcher | None = None
+        if request.grammar:  # it may take a while
+            matcher = await asyncio.to_thread(self.backend.matcher, request.grammar)
+        engine_request = self._engine_request(request, matcher)
         running, over = self._begin(engine_request.request, as_tokens(request.token_ids)), False
         try:
             self._batching.add(engine_request)
@@ -190,9 +192,8 @@ class ContinuousEngine(BackendEngine):
 
     # -- inside, on the event loop
 
-    def _engine_request(self, request: Request) -> EngineRequest:
+    def _engine_request(self, request: Request, matcher: Matcher | None) -> EngineRequest:
         how = request.sampling
-        matcher = self.backend.matcher(request.grammar) if request.grammar else None
         draw = Sampler(how, self.backend.device, request.token_ids, matcher)
         return EngineRequest(
             request=f"{next(self._ids)}",  # a name may come again while it is being cancelled
