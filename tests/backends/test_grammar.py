@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ import torch
 from chat_templates import VOCAB, chat_backend, chat_tokenizer
 from pillion.backends import Backend
 from pillion.backends.fake import END, FakeBackend
-from pillion.backends.grammar import KEPT, json_rule
+from pillion.backends.grammar import KEPT, json_rule, library
 from pillion.backends.transformers import TransformersBackend
 from pillion.errors import ConfigError, RunError
 from pillion.runtime import Sampler, Sampling
@@ -112,6 +114,32 @@ def test_few_grammars_are_kept() -> None:
     for n in range(KEPT + 5):
         backend.matcher(f'start: "{n}"\n')
     assert len(backend._grammars._kept) == KEPT
+
+
+def test_a_grammar_that_takes_long_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever wanted one waited for it, the event loop of a server among them."""
+    backend, plain = FakeBackend(), library()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def make(tokenizer: Any, text: str, **options: Any) -> Any:
+        if "slow" in text:
+            begun.set()
+            go_on.wait(30)
+        return plain.LLMatcher(tokenizer, text, **options)
+
+    backend.matcher('start: "quick"\n')
+    guide = SimpleNamespace(LLMatcher=make)
+    monkeypatch.setattr("pillion.backends.grammar.library", lambda: guide)
+    slow = threading.Thread(target=backend.matcher, args=('start: "slow"\n',))
+    quick = threading.Thread(target=backend.matcher, args=('start: "quick"\n',))
+    slow.start()
+    assert begun.wait(30)
+    quick.start()
+    quick.join(5)
+    waits = quick.is_alive()
+    go_on.set()
+    slow.join()
+    assert not waits
 
 
 def test_without_the_library_the_sentence_says_how_to_get_it(

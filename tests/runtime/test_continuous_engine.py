@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from pillion.backends.fake import FakeBackend
+from pillion.backends.grammar import Matcher
 from pillion.backends.transformers import TransformersBackend
 from pillion.errors import ConfigError, DataError, MismatchError, RunError
-from pillion.runtime import ContinuousEngine, Finished, PagedSettings, Request, TokenEvent
+from pillion.runtime import (
+    ContinuousEngine,
+    Finished,
+    PagedSettings,
+    Request,
+    TokenEvent,
+    continuous_engine,
+)
+from pillion.runtime.continuous_engine import RunningRequest
 from tiny_models import hooks_of, make_artefact, random_ids, tiny_backend
 
 SMALL = PagedSettings(page_tokens=4, cache_tokens=256, max_chunk_tokens=32)
@@ -139,3 +150,55 @@ def test_the_memory_of_probes_is_told(backend: TransformersBackend) -> None:
     gate = ContinuousEngine(backend, [make_artefact("p", backend.identity)], SMALL)
     assert 0 < gate.probe_bytes < 1_000_000
     asyncio.run(gate.close())
+
+
+def test_a_request_that_comes_while_probes_are_swapped_is_read(
+    backend: TransformersBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took the old probes, which were dropped before it was known to: it had no verdict."""
+    one, two = (make_artefact(name, backend.identity) for name in ("one", "two"))
+    engine: Any = ContinuousEngine(backend, [one], SMALL)
+    swaps = list[threading.Thread]()
+
+    def slow(*facts: Any) -> RunningRequest:
+        new = {"two": two}, engine._new_reading([two])
+        swaps.append(swap := threading.Thread(target=engine._replace, args=new))
+        swap.start()
+        swap.join(0.3)
+        return RunningRequest(*facts)
+
+    async def use() -> list[Any]:
+        monkeypatch.setattr(continuous_engine, "RunningRequest", slow)
+        got = await answer(engine, [1, 2, 3], 4)
+        swaps[0].join()
+        return got
+
+    first, *_, last = run(engine, use)
+    assert set(first.verdicts) == set(last.verdicts) == {"one"}
+    assert set(engine.probes) == {"two"}
+
+
+def test_a_grammar_is_made_beside_the_event_loop(backend: TransformersBackend) -> None:
+    """It was made once more on the loop, whose streams waited for whatever was being compiled."""
+    engine: Any = ContinuousEngine(backend, [], SMALL)
+    threads = list[int]()
+
+    class Free(Matcher):
+        def __init__(self) -> None: ...
+
+        def bar(self, logits: Tensor) -> Tensor:
+            return logits
+
+        def take(self, token: int) -> None: ...
+
+    def make(_: str) -> Any:
+        threads.append(threading.get_ident())
+        return Free()
+
+    backend.matcher = make  # type: ignore[method-assign]
+
+    async def use() -> list[Any]:
+        return [event async for event in engine.submit(Request("r", (1, 2), 3, grammar="g"))]
+
+    assert len(run(engine, use)) == 5
+    assert threads and threading.get_ident() not in threads

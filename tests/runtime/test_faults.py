@@ -99,8 +99,8 @@ def test_a_draw_that_fails_ends_its_own_request_only(backend: TransformersBacken
     engine = ContinuousEngine(backend, [make_artefact("p", backend.identity)], SMALL)
     engine_request = engine._engine_request  # type: ignore[reportPrivateUsage]
 
-    def broken(request: Request) -> Any:
-        made = engine_request(request)
+    def broken(request: Request, matcher: Any) -> Any:
+        made = engine_request(request, matcher)
         if request.sampling.temperature > 0:
             object.__setattr__(made, "draw", lambda logits: logits[5, 0])
         return made
@@ -120,6 +120,66 @@ def test_a_draw_that_fails_ends_its_own_request_only(backend: TransformersBacken
     *got, error = asyncio.run(use())
     assert isinstance(error, RunError) and "no token could be drawn" in str(error)
     assert all(same(events, want) for events, want in zip(got, wanted, strict=True))
+
+
+def test_a_request_whose_draw_fails_takes_no_further_step(backend: TransformersBackend) -> None:
+    """Its client had the error, and it ran on to its limit, in slots that others waited for."""
+    engine = ContinuousEngine(backend, [make_artefact("p", backend.identity)], SMALL)
+    engine_request = engine._engine_request  # type: ignore[reportPrivateUsage]
+
+    def broken(request: Request, matcher: Any) -> Any:
+        made = engine_request(request, matcher)
+        object.__setattr__(made, "draw", lambda logits: logits[5, 0])
+        return made
+
+    engine._engine_request = broken  # type: ignore[method-assign]
+
+    async def use() -> None:
+        await engine.start()
+        try:
+            with pytest.raises(RunError, match="no token could be drawn"):
+                async for _ in engine.submit(Request("r", (1, 2, 3), 400)):
+                    pass
+            while engine.stats().running:
+                await asyncio.sleep(0.001)
+            manager: Any = engine._batching._manager  # type: ignore[reportPrivateUsage]
+            assert manager.current_batch < 20
+        finally:
+            await engine.close()
+
+    asyncio.run(use())
+
+
+def test_a_request_that_is_tried_alone_gets_the_room_that_it_needs(
+    backend: TransformersBackend,
+) -> None:
+    """Others held their pages and could not go on: nobody got a token any more."""
+    rows = [random_ids(100, seed=0), random_ids(100, seed=1), [7] * 400]
+    engine = ContinuousEngine(backend, [make_artefact("p", backend.identity)], SMALL)
+    failed = list[bool]()
+
+    def fail_once(_: Any, args: tuple[torch.Tensor, ...]) -> None:
+        if not failed and bool((args[0].flatten()[-30:] == 7).all()):
+            failed.append(True)
+            raise MemoryError("for a moment")
+
+    async def use() -> list[list[Any]]:
+        await engine.start()
+        try:
+            alone = [await answer(engine, row) for row in rows]
+            backend.model.get_input_embeddings().register_forward_pre_hook(fail_once)
+            before = engine.stats().generated_tokens
+            running = [asyncio.ensure_future(answer(engine, row)) for row in rows[:2]]
+            while engine.stats().generated_tokens == before:
+                await asyncio.sleep(0.001)
+            async with asyncio.timeout(60):
+                got = await asyncio.gather(*running, answer(engine, rows[2]))
+            assert failed and all(same(one, two) for one, two in zip(got, alone, strict=True))
+            return got
+        finally:
+            await engine.close()
+
+    asyncio.run(use())
 
 
 def test_what_cannot_be_read_exactly_ends_and_the_next_request_is_answered(

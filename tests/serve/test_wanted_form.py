@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
+import threading
 from typing import Any
 
 import pytest
 import torch
-from client import CHAT, application, ask, chat, refusal, streamed, text_of
+from client import CHAT, application, ask, chat, refusal, settings, streamed, text_of
 from scripted import ScriptedEngine
 
 from chat_templates import TEMPLATES, VOCAB, chat_tokenizer
 from pillion.backends.fake import FakeBackend
 from pillion.backends.transformers import TransformersBackend
 from pillion.runtime import ContinuousEngine, PagedSettings, PlainEngine, Sampler, Sampling
+from pillion.serve.service import Service
 from pillion.serve.tool_calls import FORMS, CallReader
 from pillion.serve.wanted_form import calls_form
 from tiny_models import make_artefact, tiny_model
@@ -230,3 +233,23 @@ def test_a_server_without_the_library_says_how_to_get_it(monkeypatch: pytest.Mon
         error = refusal(client, CHAT, chat(response_format={"type": "json_object"}))
     assert "python -m pip install 'pillion[grammar]'" in error["message"]
     assert error["param"] == "response_format"
+
+
+def test_grammars_take_no_threads_that_others_wait_for() -> None:
+    """A few large schemas held up all that runs beside the event loop."""
+    engine, go_on = ScriptedEngine(), threading.Event()
+    engine.check_grammar = lambda grammar: bool(go_on.wait(30))  # type: ignore[method-assign]
+    service = Service(engine, settings())
+
+    async def use() -> None:
+        waiting = [asyncio.create_task(service.check_grammar("g")) for _ in range(99)]
+        await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(10):
+                await asyncio.to_thread(int)
+        finally:
+            go_on.set()
+        await asyncio.gather(*waiting)
+        await service.close()
+
+    asyncio.run(use())

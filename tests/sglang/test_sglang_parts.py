@@ -412,8 +412,30 @@ def test_only_routes_that_are_known_are_open() -> None:
         ("DELETE", "/hicache/storage-backend"),
         ("GET", "/release_memory_occupation"),
         ("GET", "/open_session/"),
+        ("GET", "/weights_checker"),  # which writes random weights where it is told to
+        ("GET", "/slow_down"),
     ):
         assert not is_open(method, path)
+
+
+@pytest.mark.parametrize("root", ["", "/api", "/api/"])
+def test_doors_are_the_same_behind_a_path_of_the_servers_own(root: str) -> None:
+    """The bug: with --fastapi-root-path all were closed, but those that had to be."""
+    sent: list[dict[str, Any]] = []
+    passed: list[str] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        passed.append(scope["path"])
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    own = root.rstrip("/")
+    for method, path in (("POST", "/generate"), ("GET", "/open_session"), ("GET", "/apis")):
+        scope = {"type": "http", "method": method, "path": f"{own}{path}", "root_path": root}
+        asyncio.run(RouteFilter(app)(scope, None, send))
+    assert passed == [f"{own}/generate", f"{own}/apis"]
+    assert sent[0]["status"] == 404 and b'"/open_session is not served' in sent[1]["body"]
 
 
 def test_websockets_are_closed() -> None:

@@ -226,6 +226,24 @@ def test_states_that_are_not_finite_are_the_fault_of_their_own_request(bad: int)
     check(side, two, every)
 
 
+@pytest.mark.parametrize("bad", [torch.inf, -torch.inf])
+def test_infinite_states_are_a_fault_where_they_give_a_probability(bad: float) -> None:
+    """The bug: an infinite logit was a verdict of 0 or 1."""
+    every = [make_artefact("p", IDENTITY, "pooling")]
+    side = side_cache(every)
+    one = Run("one", TALK, states_of(40, 1), list(range(10)))
+    two = Run("two", TALK, states_of(40, 2), list(range(10, 20)))
+    one.states[2, len(TALK) - 1, 3] = two.states[2, len(TALK), 3] = bad
+    for run in (one, two):
+        side.enter(run.name, TALK)
+    step(side, (two, len(TALK), True), (one, len(TALK), True))
+    said = side.tracked["one"].fault
+    assert said is not None and "of layer 2 at token" in said
+    check(side, two, every)
+    answer(side, two, [1])
+    assert side.tracked["two"].fault is not None
+
+
 def test_a_step_without_words_of_a_scope_is_not_tapped_for_it() -> None:
     every = probes(("gate",))
     side = side_cache(every)

@@ -319,6 +319,25 @@ def test_what_policies_decide_is_told_and_beams_are_refused() -> None:
     assert refused.status_code == 400 and refused.json()["error"]["param"] == "use_beam_search"
 
 
+def test_a_body_too_deep_to_be_read_is_the_servers_to_refuse() -> None:
+    """The bug: it was a 500 before the server saw it."""
+    app = FastAPI()
+    app.state.pillion_probes = PROBES
+
+    @app.post("/v1/some")
+    async def route(body: dict[str, Any]) -> None: ...
+
+    app.add_middleware(VerdictMiddleware)
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://tiny") as client:
+            headers = {"content-type": "application/json"}
+            return await client.post("/v1/some", content=b"[" * 100_000, headers=headers)
+
+    assert asyncio.run(ask()).status_code == 400
+
+
 @pytest.mark.parametrize(
     ("wish", "why"),
     [

@@ -21,6 +21,7 @@ from pillion.backends.conversion import loads_of
 from pillion.backends.embedded import local_folder
 from pillion.backends.fingerprint import fingerprint_of
 from pillion.backends.identity import end_ids, find_blocks, identify
+from pillion.backends.rotation import Rotation, rotation_of
 from pillion.core import ModelIdentity
 from pillion.core.arithmetic import fast_dtype
 from pillion.errors import ConfigError
@@ -42,6 +43,7 @@ class Checkpoint:
         vocab_size: token ids are below this.
         architectures: names of its classes, as its configuration has them.
         is_quantised: whether its files hold quantised weights.
+        rotation: of its positions, where it follows the length of texts.
     """
 
     folder: Path
@@ -52,6 +54,7 @@ class Checkpoint:
     vocab_size: int
     architectures: tuple[str, ...]
     is_quantised: bool = False
+    rotation: Rotation | None = None
 
 
 def read_checkpoint(
@@ -101,6 +104,7 @@ def read_checkpoint(
         network.get_input_embeddings().weight.shape[0],
         tuple(config.architectures or ()),
         getattr(config, "quantization_config", None) is not None,
+        rotation_of(config),
     )
 
 

@@ -342,6 +342,8 @@ class ContinuousBatching:
         drawn = [
             self._drawn(output) for output in outputs if output.request_id in self._engine_requests
         ]
+        for request in self._sampling.failed:  # it is over, and would run on to its limit
+            self._scheduler.set_request_cancellation(request)
         self._sampling.clear()
         if drawn:
             self._deliver(drawn)

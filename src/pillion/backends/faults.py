@@ -57,10 +57,23 @@ class Scheduler(FIFOScheduler):
         return gone
 
     def schedule_batch(self, token_budget: int, cache_budget: int) -> Any:
-        """The next step: a suspect request alone, or what transformers schedules."""
+        """The next step: a suspect request alone, or what transformers schedules.
+
+        The others wait for a suspect and give nothing up meanwhile: where it finds no room, they
+        begin again behind it.
+        """
         suspect = self._next_suspect()
         if suspect is None:
             return super().schedule_batch(token_budget, cache_budget)
+        while (found := self._alone(suspect, token_budget, cache_budget))[0] is None:
+            others = [one for one in self.active_requests.values() if one is not suspect]
+            if not others:
+                break
+            self.put_back(others[-1])
+        return found
+
+    def _alone(self, suspect: Any, token_budget: int, cache_budget: int) -> Any:
+        """The step of one request; None in its place where the cache has no room for it."""
         gone = set[str]()
         step, failed, fast, tokens, read = self._process_candidates(
             [suspect], token_budget, cache_budget, gone

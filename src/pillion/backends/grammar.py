@@ -97,12 +97,14 @@ class Grammars:
         with self._lock:
             if self._tokenizer is None:
                 self._tokenizer = self._make(guide, self._end_ids)
-            found = self._kept.pop(grammar, None)
-            if found is None:
-                found = guide.LLMatcher(self._tokenizer, grammar, log_level=0)
+            found = self._kept.get(grammar)
+        if found is None:  # a large one takes seconds, in which others can be had
+            found = guide.LLMatcher(self._tokenizer, grammar, log_level=0)
+        with self._lock:
             if found.is_error():
                 raise ConfigError(f"The form cannot be followed: {_first(found.get_error())}.")
             self._kept[grammar] = found
+            self._kept.move_to_end(grammar)
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
             return Matcher(found.deep_copy(), self._end_ids)

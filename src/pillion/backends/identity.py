@@ -13,6 +13,7 @@ from torch import nn
 
 from pillion.backends.adapters import ActiveAdapters
 from pillion.backends.fingerprint import Fingerprint, set_aside
+from pillion.backends.rotation import rotation_of
 from pillion.core import ModelIdentity
 from pillion.errors import ConfigError
 
@@ -47,10 +48,17 @@ def identify(
         num_layers=num_layers,
         dim=config.hidden_size,
         dtype=str(dtype).removeprefix("torch."),
-        context_tokens=int(getattr(config, "max_position_embeddings", None) or 2**31 - 1),
+        context_tokens=_context_tokens(config),
         adapters=() if adapters is None else adapters.active,
         float16_sha256=weights.float16_sha256,
     )
+
+
+def _context_tokens(config: Any) -> int:
+    """Of the longest text whose states do not depend on those beside it."""
+    most = int(getattr(config, "max_position_embeddings", None) or 2**31 - 1)
+    rotation = rotation_of(config)
+    return most if rotation is None else min(most, rotation.tokens)
 
 
 def _tokenizer_sha256(tokenizer: Any) -> str:

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from pillion.backends.base import Step
+from pillion.backends.rotation import check_rotation, rotation_of
 from pillion.errors import StateError
 
 CACHE_WORDS = ("cache", "past_key_values")
@@ -47,7 +48,8 @@ def step_of(decoder: nn.Module, said: Mapping[str, Any], counted: Mapping[Any, i
 
     Raises:
         StateError: it goes on from something else than a KV cache, or its mask or positions do not
-            say which tokens belong together.
+            say which tokens belong together; or the model has other states there than for each
+            text alone.
     """
     for word in STATE_WORDS:
         if said.get(word) is not None:
@@ -73,6 +75,11 @@ def step_of(decoder: nn.Module, said: Mapping[str, Any], counted: Mapping[Any, i
         sequences = _masked_sequences(mask, past, seen)
     else:
         sequences = None
+    if (rotation := rotation_of(decoder.config)) is not None:
+        positions = said.get("position_ids")
+        end = past + chunk if positions is None else int(positions.max()) + 1
+        lengths = seen.sum(1) if sequences is None else torch.bincount(sequences)
+        check_rotation(type(decoder).__name__, rotation, lengths, past, end)
     return Step(mask=seen, cache=cache, past_tokens=past, sequences=sequences, ids=ids)
 
 

@@ -38,7 +38,7 @@ class VerdictMiddleware:
         content, again = await _read(receive)
         try:
             body: Any = json.loads(content)
-        except ValueError:  # the server says so
+        except (ValueError, RecursionError):  # the server says so
             body = None
         try:
             options = ClientOptions.of(body, [probe.name for probe in probes])

@@ -7,12 +7,14 @@ read goes to the event loop once a step. Knows no HTTP.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 
 from pillion.backends import Backend
+from pillion.backends.grammar import Matcher
 from pillion.backends.paged import EngineRequest, PagedSettings, SampledToken
 from pillion.core import Event, Finished, PromptRead, TokenEvent, Tokens, Verdict, as_tokens
 from pillion.errors import ConfigError, PillionError, RunError, StateError
@@ -84,6 +86,7 @@ class ContinuousEngine(BackendEngine):
         self._passes = ChunkedPasses(backend, self._batching.alone, self._batching.step_seconds)
         self._classifier, self._explaining = RowClassifier(self._passes), asyncio.Lock()
         self._running: dict[str, RunningRequest] = {}
+        self._following = threading.Lock()  # who runs, and which readings follow whom
         self._ids = count()
         self._swap = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -125,14 +128,11 @@ class ContinuousEngine(BackendEngine):
     async def submit(self, request: Request) -> AsyncGenerator[Event]:
         """The events of one request; see `Engine.submit`."""
         check_room(request, self.window_tokens, self.vocab_size)
-        if request.grammar:  # it may take a while, and is kept
-            await asyncio.to_thread(self.check_grammar, request.grammar)
-        engine_request = self._engine_request(request)
-        running = RunningRequest(self._reading, as_tokens(request.token_ids))
-        self._running[engine_request.request] = running
-        for reading in self._readings:  # all follow all requests: pages are shared
-            reading.side.enter(engine_request.request, running.tokens, reading is running.reading)
-        over = False
+        matcher: Matcher | None = None
+        if request.grammar:  # it may take a while
+            matcher = await asyncio.to_thread(self.backend.matcher, request.grammar)
+        engine_request = self._engine_request(request, matcher)
+        running, over = self._begin(engine_request.request, as_tokens(request.token_ids)), False
         try:
             self._batching.add(engine_request)
             text, first = Detokenizer(self.backend), True
@@ -192,9 +192,8 @@ class ContinuousEngine(BackendEngine):
 
     # -- inside, on the event loop
 
-    def _engine_request(self, request: Request) -> EngineRequest:
+    def _engine_request(self, request: Request, matcher: Matcher | None) -> EngineRequest:
         how = request.sampling
-        matcher = self.backend.matcher(request.grammar) if request.grammar else None
         draw = Sampler(how, self.backend.device, request.token_ids, matcher)
         return EngineRequest(
             request=f"{next(self._ids)}",  # a name may come again while it is being cancelled
@@ -204,6 +203,13 @@ class ContinuousEngine(BackendEngine):
             top_logprobs=request.top_logprobs,
             salt=request.salt,
         )
+
+    def _begin(self, request: str, tokens: Tokens) -> RunningRequest:
+        with self._following:
+            self._running[request] = running = RunningRequest(self._reading, tokens)
+            for reading in self._readings:  # all follow all requests: pages are shared
+                reading.side.enter(request, tokens, reading is running.reading)
+        return running
 
     def _check(self, output: StepOutput) -> None:
         if output.fault is not None:
@@ -241,13 +247,14 @@ class ContinuousEngine(BackendEngine):
             yield Finished(drawn.finished, verdicts)
 
     def _finish(self, request: str, running: RunningRequest, over: bool) -> None:
-        self._running.pop(request, None)
         if over:
             self._batching.forget(request)
         else:
             self._batching.cancel(request)
-        for reading in self._readings:
-            reading.side.leave(request)
+        with self._following:
+            self._running.pop(request, None)
+            for reading in self._readings:
+                reading.side.leave(request)
         if len(self._readings) > 1 and not self._running:
             # No step may come that would see to it.
             self._tidying = asyncio.get_running_loop().run_in_executor(None, self._tidy)
@@ -290,13 +297,15 @@ class ContinuousEngine(BackendEngine):
 
     def _drop_old_readings(self) -> None:
         """A reading that was replaced goes with the last request that it follows."""
-        used = {id(running.reading) for running in list(self._running.values())}
-        kept = [r for r in self._readings if r is self._reading or id(r) in used]
-        if len(kept) < len(self._readings):
-            gone = sum(r.seconds for r in self._readings if r not in kept)
-            self._counts = replace(self._counts, probe_seconds=self._counts.probe_seconds + gone)
-            self._readings = kept
-            self._batching.watch(kept)
+        with self._following:
+            used = {id(running.reading) for running in self._running.values()}
+            kept = [r for r in self._readings if r is self._reading or id(r) in used]
+            if len(kept) < len(self._readings):
+                gone = sum(r.seconds for r in self._readings if r not in kept)
+                seconds = self._counts.probe_seconds + gone
+                self._counts = replace(self._counts, probe_seconds=seconds)
+                self._readings = kept
+                self._batching.watch(kept)
 
     # -- inside, in a thread of the swap's own
 
@@ -311,12 +320,13 @@ class ContinuousEngine(BackendEngine):
             self._drop_old_readings()
 
     def _use(self, named: dict[str, Artefact], reading: PagedReading | None) -> None:
-        if reading is not None:
-            for request, running in list(self._running.items()):
-                reading.side.enter(request, running.tokens, wanted=False)
-            self._readings = [*self._readings, reading]
-        self._probes, self._reading = named, reading
-        self._batching.watch(self._readings)
+        with self._following:
+            if reading is not None:
+                for request, running in self._running.items():
+                    reading.side.enter(request, running.tokens, wanted=False)
+                self._readings = [*self._readings, reading]
+            self._probes, self._reading = named, reading
+            self._batching.watch(self._readings)
 
     def _check_leaving(self) -> None:
         """Finds out whether texts can leave this model's passes, between two steps."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
 import time
@@ -182,7 +181,7 @@ async def _check_grammar(service: Service, grammar: str, param: str) -> None:
         Refused: 400.
     """
     try:
-        await asyncio.to_thread(service.engine.check_grammar, grammar)
+        await service.check_grammar(grammar)
     except ConfigError as error:
         raise Refused(400, str(error), "invalid_value", param) from error
 

@@ -73,6 +73,7 @@ class Service:
         # Long texts hold up neither the loop nor short ones.
         self._short = ThreadPoolExecutor(2, thread_name_prefix="texts")
         self._long = ThreadPoolExecutor(2, thread_name_prefix="long-texts")
+        self._grammars = ThreadPoolExecutor(2, thread_name_prefix="grammars")
 
     @property
     def policies(self) -> Policies:
@@ -105,6 +106,7 @@ class Service:
         await self.upstreams.close()
         self._short.shutdown(wait=False)
         self._long.shutdown(wait=False)
+        self._grammars.shutdown(wait=False)
 
     async def encode(self, work: Callable[[], T], num_chars: int) -> T:
         """Runs the tokenizer in a thread, several at a time.
@@ -121,6 +123,15 @@ class Service:
             return await asyncio.get_running_loop().run_in_executor(pool, work)
         except PillionError as error:
             raise refusal_of(error) from error
+
+    async def check_grammar(self, grammar: str) -> None:
+        """Returns if answers can follow a grammar, which is then kept compiled; takes seconds.
+
+        Raises:
+            ConfigError: they cannot.
+        """
+        check = self.engine.check_grammar
+        await asyncio.get_running_loop().run_in_executor(self._grammars, check, grammar)
 
     def salt(self, context: RequestContext, cache_key: str | None = None) -> str:
         """Requests of one salt share cached prefixes.

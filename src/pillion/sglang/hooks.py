@@ -19,6 +19,7 @@ from pillion.errors import ConfigError
 from pillion.riding.latest_logits import KEY
 from pillion.sglang.adapter import SglangStepReader
 from pillion.sglang.engine_proxy import engine_proxy
+from pillion.sglang.routes import path_of
 from pillion.sglang.settings import SglangProbeSettings, settings_of
 from pillion.sglang.start import check_engine, check_pools, footprint
 from pillion.sglang.step import ATTRIBUTE, step_of
@@ -124,7 +125,7 @@ def generate(plain: Any, manager: Any, asked: Any, request: Any = None) -> Any:
     if not hasattr(asked, "sampling_params"):
         return plain(manager, asked, request)
     engine_proxy().check_turns(asked)
-    path = None if request is None else request.url.path
+    path = None if request is None else path_of(request.scope)
     return engine_proxy().with_verdicts(plain(manager, asked, request), asked, path)
 
 

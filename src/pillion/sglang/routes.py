@@ -27,7 +27,13 @@ PLAIN = (
     "/v1/tokenize",
 )
 """Others that may be asked to do something: they answer nothing that probes would read."""
-CHANGING = ("/open_session", "/release_memory_occupation", "/resume_memory_occupation")
+CHANGING = (
+    "/open_session",
+    "/release_memory_occupation",
+    "/resume_memory_occupation",
+    "/slow_down",
+    "/weights_checker",
+)
 """Routes that do something where they are only to be read."""
 
 
@@ -43,12 +49,18 @@ class RouteFilter:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Passes a request on if its route is open; refuses others and websockets."""
-        if scope["type"] == "http" and not is_open(scope["method"], scope["path"]):
-            await _refuse(send, scope["path"])
+        if scope["type"] == "http" and not is_open(scope["method"], path_of(scope)):
+            await _refuse(send, path_of(scope))
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
             await self.app(scope, receive, send)
+
+
+def path_of(scope: Any) -> str:
+    """The path of a request, without what the server is reached under (--fastapi-root-path)."""
+    root, path = scope.get("root_path", "").rstrip("/"), scope["path"]
+    return path.removeprefix(root) if path.startswith(f"{root}/") else path
 
 
 def is_open(method: str, path: str) -> bool:

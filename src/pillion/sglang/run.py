@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pillion.backends.checkpoint import Checkpoint
+from pillion.backends.rotation import check_engine_rotation
 from pillion.errors import ConfigError
 from pillion.probe import Artefact
 from pillion.sglang.routes import RouteFilter
@@ -111,6 +112,9 @@ def _check(chosen: Any, checkpoint: Checkpoint, settings: SglangProbeSettings) -
             f"SGLang's options change the model or its dtype to {got}, and the probes were checked "
             f"against {wanted}; take them out, and give the model first."
         )
+    if checkpoint.rotation is not None:
+        window = chosen.context_length or checkpoint.rotation.tokens + 1
+        check_engine_rotation(checkpoint.rotation, "SGLang", window)
     check_engine(chosen)
     if not settings.allow_mismatch:
         check_numbers(chosen, checkpoint.is_quantised)

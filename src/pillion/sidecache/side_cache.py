@@ -9,7 +9,6 @@ Knows no engine.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isfinite
 from typing import NamedTuple
 
 import numpy as np
@@ -277,6 +276,8 @@ class SideCache:
     def _store(self, pending: PendingReadouts, readout: GroupReadout) -> None:
         """Gives the requests the probabilities of a group's probes."""
         one, requests = readout.group, pending.tracked
+        # Of logits: infinite ones are probabilities of 0 and 1.
+        sound = readout.logits.isfinite().all(1).tolist()
         named = [
             (artefact.name, artefact.probabilities(readout.logits[:, columns]).tolist())
             for artefact, columns in zip(one.artefacts, one.columns, strict=True)
@@ -284,7 +285,7 @@ class SideCache:
         for place, index in enumerate(readout.indices):
             tracked = requests[index]
             numbers = {name: rows[place] for name, rows in named}
-            if not all(isfinite(number) for row in numbers.values() for number in row):
+            if not sound[place]:
                 tracked.fault = tracked.fault or self._fault(pending.chunk(index))
             elif index < len(pending.prompts):
                 tracked.prompt = {**(tracked.prompt or {}), **numbers}

@@ -20,6 +20,7 @@ import torch
 
 from pillion.backends.checkpoint import read_checkpoint
 from pillion.backends.gguf import cache_root
+from pillion.backends.rotation import check_engine_rotation
 from pillion.core import (
     PROMPT_SCOPES,
     SCOPES,
@@ -94,6 +95,9 @@ class VllmEngine(Engine):
             **others,
         }
         window = others.get("max_model_len") or checkpoint.identity.context_tokens
+        check_engine_rotation(checkpoint.rotation, "vLLM", window)
+        if checkpoint.rotation is not None:  # by itself vLLM takes all that the model can
+            self._options["max_model_len"] = window
         self.identity = replace(checkpoint.identity, context_tokens=window)
         self._engine: Any = None
         self._inbox = Inbox()

@@ -14,6 +14,7 @@ from vllm.model_executor.models.interfaces import supports_eagle3
 from vllm.model_executor.models.registry import ModelRegistry
 
 from pillion.backends.checkpoint import read_checkpoint
+from pillion.backends.rotation import check_engine_rotation
 from pillion.errors import ConfigError
 from pillion.riding.latest_logits import KEY
 from pillion.vllm.guard import expect
@@ -61,6 +62,7 @@ def check_config(vllm_config: Any) -> None:
     dtype = str(model.dtype).removeprefix("torch.")
     tokenizer = None if model.tokenizer == model.model else model.tokenizer
     checkpoint = read_checkpoint(model.model, dtype, model.revision, tokenizer)
+    check_engine_rotation(checkpoint.rotation, "vLLM", model.max_model_len)
     probes = settings.load()
     check_probes(probes, checkpoint.identity, settings.allow_mismatch)
     has_policies = bool(policies_of(settings.policy, settings.http, probes).policies)
