@@ -45,7 +45,7 @@ def test_a_kernel_gives_what_its_features_give(generator: torch.Generator) -> No
 
 
 def test_rows_of_a_group_are_left_out_together(generator: torch.Generator) -> None:
-    """Each group's scores are those of the ridge on all other rows, at the penalty that is named."""
+    """Each group's scores are those of the ridge on all other rows, at the penalty named."""
     features = torch.randn(9, 14, generator=generator, dtype=torch.float64)
     features -= features.mean(0)
     signs = torch.randn(9, 2, generator=generator, dtype=torch.float64).sign()

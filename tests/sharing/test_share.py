@@ -410,8 +410,8 @@ def test_numbers_of_another_probe_with_the_same_labels_are_refused() -> None:
     }
     page = model_page(artefact, "hf://me/mood", result)
     assert "that the probe has learnt from (the numbers flatter)" in page
-    older = {**told, "settings": {**facts["settings"], "gone": 1}, "data": {"num_rows": 9}}
-    older["data"]["num_rows"] = card["data"]["num_rows"]
+    rows = {"num_rows": card["data"]["num_rows"]}
+    older = {**told, "settings": {**facts["settings"], "gone": 1}, "data": rows}
     model_page(artefact, "hf://me/mood", result | {"settings": {"probe": older}})
     others = {"layers": [0], "thresholds": [0.9], "model": "other", "data": {"sha256": "0"}}
     for name, value in others.items():

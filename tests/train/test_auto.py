@@ -124,7 +124,7 @@ def test_rows_that_belong_together_are_never_parted() -> None:
 
 
 def test_a_row_that_stands_twice_does_not_tell_of_itself() -> None:
-    """Twins of rows without a rule: a probe in closed form told each by the other, and was taken."""
+    """Twins of rows without a rule: a probe in closed form told each by the other."""
     random = np.random.default_rng(3)
     rows = random.integers(0, 50, size=(30, 12)).tolist()
     source, ids = LiveSource(FakeBackend(), rows * 2, (0, 1, 3)), random.integers(0, 2, 30)
