@@ -15,7 +15,7 @@ from pillion.errors import ConfigError, DataError, MismatchError
 from pillion.fit import FitSettings, Fitted, fit
 from pillion.probe import Artefact
 from pillion.runtime import LanguageModel
-from pillion.train import ProbeConfig, TrainSettings
+from pillion.train import Chosen, Examples, ProbeConfig, TrainSettings, choose_probe
 from tiny_models import tiny_model, tiny_tokenizer
 
 WORDS = {"fine": "a lovely day {}", "poor": "an awful mess {}"}
@@ -336,6 +336,39 @@ def test_changed_copies_are_learnt_from_and_not_counted(
         model.score([WORDS["fine"].format(1)], [one.artefact]) for one in (with_copies, plain)
     ]
     assert verdicts[0] != verdicts[1]
+
+
+def test_a_row_and_its_copies_are_one_group(
+    model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone and in a context each validation row stood twice, and `auto` told one by the other."""
+    asked: list[Examples] = []
+
+    def choose(training: Examples, validation: Examples, *rest: object) -> Chosen:
+        asked.extend([training, validation])
+        return choose_probe(training, validation, *rest)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr("pillion.fit.choose_probe", choose)
+    settings = FitSettings(contexts=BEFORE, train=TrainSettings(epochs=1))
+    fit_rows(model, tmp_path, rows(), None, settings, (ProbeConfig(probe="auto"),))
+    groups = [None if one.groups is None else one.groups.tolist() for one in asked]
+    assert groups == [None, [*range(5), *range(5)]]
+
+
+def test_layers_are_chosen_without_changed_copies(
+    model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each row is left out in turns, and its copy told of it."""
+    counts: list[int] = []
+
+    def choose(backend: object, tokens: list[object], *rest: object) -> tuple[int, ...]:
+        counts.append(len(tokens))
+        return (1, 2)
+
+    monkeypatch.setattr("pillion.fit.choose_layers", choose)
+    settings = FitSettings(layers="auto", augment=("typos",), train=TrainSettings(epochs=1))
+    fit_rows(model, tmp_path, rows(), None, settings)
+    assert counts == [19]
 
 
 def test_copies_and_contexts_go_together(model: LanguageModel, tmp_path: Path) -> None:

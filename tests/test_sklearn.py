@@ -143,6 +143,19 @@ def test_columns_are_in_the_order_of_the_classes_whatever_their_type(
     np.testing.assert_array_equal(fitted.predict(TEXTS[:3]), fitted.classes_[probs.argmax(1)])
 
 
+@pytest.mark.parametrize(
+    "names", [("Yes", "yes", "no"), ("a,b", "a", "b"), ("1.0", "1"), ("[1]", "[2]")]
+)
+def test_classes_that_are_spelt_alike_or_like_lists_stay_apart(
+    model: LanguageModel, names: tuple[str, ...]
+) -> None:
+    """They were one label, or several of a row, and no probability of a class could be asked."""
+    y = [names[i % len(names)] for i in range(len(TEXTS))]
+    fitted = ProbeClassifier(model=model, epochs=1).fit(TEXTS, y)
+    assert set(fitted.probe_.labels) == set(names)
+    assert fitted.predict_proba(TEXTS[:2]).shape == (2, len(names))
+
+
 def test_clones_share_the_model_and_are_not_fitted(model: LanguageModel) -> None:
     fitted = ProbeClassifier(model=model, settings={"num_heads": 2}, epochs=1).fit(TEXTS, LABELS)
     copied = clone(fitted)

@@ -436,7 +436,9 @@ def _examples(
     with _naming(validation):
         space.encode(_labels(validation))
     held_tokens = reader.encode(validation)
-    reader = reader.choosing(space, ids, tokens)
+    # A changed copy would tell of its row, which is left out in turns.
+    own = reader.settings.plain(np.arange(len(ids)))
+    reader = reader.choosing(space, ids[own], [tokens[row] for row in own])
     training = _of_rows(reader.source(tokens, "train"), space, rows)
     return training, _of_rows(reader.source(held_tokens, "validation"), space, validation), space
 
@@ -463,8 +465,8 @@ def _part(
 
 
 def _of_rows(source: StateSource, space: LabelSpace, rows: Rows) -> Examples:
-    labels = _labels(rows)
-    return Examples(source, space.encode(labels), set_weights(rows), space.goals(labels))
+    labels, groups = _labels(rows), None if rows.groups is None else np.array(rows.groups)
+    return Examples(source, space.encode(labels), set_weights(rows), space.goals(labels), groups)
 
 
 def all_layers(model: LanguageModel) -> tuple[int, ...]:

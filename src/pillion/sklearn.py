@@ -7,6 +7,7 @@ are already there, or from texts through `pillion.Probe`; runs no model of its o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from numbers import Integral
 from typing import Any, no_type_check
 
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from pillion.api import Probe
 from pillion.core import Shape, defaults
+from pillion.data import Rows, TableLayout
 from pillion.data.cells import UnusableCell, text_of
 from pillion.data.containers import text_cells
 from pillion.errors import ConfigError, DataError
@@ -247,11 +249,18 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
             train=train,
             **config.settings,
         )
-        return probe.fit(texts, [str(self.classes_[class_id]) for class_id in ids])
+        names = tuple(str(self.classes_[class_id]) for class_id in ids)
+        return probe.fit(_rows(texts, names))
 
 
 def _task(num_classes: int) -> Task:
     return "binary" if num_classes == 2 else "multiclass"
+
+
+def _rows(texts: list[Any], names: tuple[str, ...]) -> Rows:
+    """Rows of which each has its class, however alike names are: none is another's spelling."""
+    rows = Rows.of(texts, list(names), "memory", TableLayout(multi_label=False))
+    return rows if rows.labels == names else replace(rows, labels=names, notes=())
 
 
 def _texts(X: Any) -> list[Any]:

@@ -151,6 +151,17 @@ def test_what_is_not_flattering_stands_below_the_table(result: AccuracyResult) -
     assert table["`gate`"]["macro F1"] == "–"
 
 
+def test_two_labels_that_a_row_may_both_have_are_no_binary_task(result: AccuracyResult) -> None:
+    """Their F1 is a mean already, and their accuracy of both labels at once."""
+    found = entry("test_accuracy", "gate", 0.9), entry("test_f1", "mha", 0.0)
+    settings = {**result.content["settings"], "task": "multilabel"}
+    content = {**result.content, "results": [*result.content["results"], *found]}
+    several = AccuracyResult({**content, "settings": settings})
+    assert several.macro_f1("gate") is None and "macro F1" not in section(several)
+    assert "finds no positive row" not in section(several)
+    assert AccuracyResult(content).macro_f1("gate") is not None
+
+
 def test_macro_f1_follows_from_f1_and_accuracy(result: AccuracyResult) -> None:
     truth, said = [1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 0, 1, 0, 0, 0, 0]
     f1, right = f1_score(truth, said), accuracy_score(truth, said)

@@ -256,6 +256,19 @@ def test_los_net_reads_only_behind_the_mark(tmp_path: Path, opened: ExitStack) -
     assert start(FakeBackend(), "no mark", tokens) == 1
 
 
+def test_los_net_finds_a_mark_in_raw_texts_alone(tmp_path: Path) -> None:
+    """A chat template's tokens before the text moved the place, and other tokens were read."""
+    problem = problem_of(tmp_path)
+    raw, chat = (
+        replace(problem, spec=problem.spec.model_copy(update={"template": one}))
+        for one in ("raw", "chat")
+    )
+    marked = make_method("los-net", {"after": "A:"}, "m")
+    assert marked.why_not(raw, FakeBackend()) is None
+    assert "of raw texts alone" in (marked.why_not(chat, FakeBackend()) or "")
+    assert make_method("los-net", {}, "m").why_not(chat, FakeBackend()) is None
+
+
 def test_logistic_regression_knows_labels_that_no_row_has() -> None:
     features = np.array([[0.0], [1.0], [0.1], [0.9]])
     targets = np.array([0, 2, 0, 2])

@@ -17,9 +17,9 @@ from pillion.errors import ConvergenceError
 from pillion_bench.accuracy import RunSettings, bench_accuracy
 from pillion_bench.baselines import METHODS, Method, Outcome, Workplace, ask_together
 from pillion_bench.baselines.base import Serving, Settings
-from pillion_bench.cells import Entry, digest, fitted_cells, times_digest, unused_cell
+from pillion_bench.cells import Entry, digest, fitted_cells, stands, times_digest, unused_cell
 from pillion_bench.problem import Part, Problem
-from pillion_bench.run_folder import digest_of
+from pillion_bench.run_folder import Cell, digest_of
 from pillion_bench.suite import MethodSpec, Suite
 from pillion_bench.times import WARM_TEXTS, Clock, measure_times
 
@@ -150,6 +150,33 @@ def test_seeds_that_choose_together_are_fitted_together(
     for seeds in ((0,), (0, 1), (0, 1)):
         bench_accuracy(suite.model_copy(update={"seeds": seeds}), settings)
     assert fitted == [[0], [0, 1] if is_one_choice else [1]]
+
+
+def test_what_a_digest_never_held_counts_where_a_cell_says_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three seeds together another number of epochs could be best than of one alone."""
+    fitted: list[Sequence[int]] = []
+
+    class Noted(Guess):
+        is_one_choice = True
+
+        def fit(self, place: Workplace, seeds: Sequence[int]) -> Iterable[Outcome]:
+            fitted.append(seeds)
+            return super().fit(place, seeds)
+
+    monkeypatch.setitem(METHODS, "noted", Noted)
+    spec = problem_of(tmp_path).spec
+    settings = RunSettings(tmp_path, tmp_path / "run", times=0, say=lambda _: None)
+    suite = Suite(model="fake", data={"mood": spec}, methods={"noted": MethodSpec(kind="noted")})
+    for seeds in ((0, 1, 2), (0, 1), (0, 1)):
+        bench_accuracy(suite.model_copy(update={"seeds": seeds}), settings)
+    assert fitted == [[0, 1, 2], [0, 1]]
+    noted, backend = entry(method=Noted(Dial())), FakeBackend()
+    older = Cell({"seed": 0}, {})
+    assert stands(older, noted, backend, [0])
+    for name, other in (("tokenizer", "x"), ("context_tokens", 1), ("chosen_with", [0, 1])):
+        assert not stands(Cell({**older.facts, name: other}, {}), noted, backend, [0])
 
 
 def test_every_seed_has_a_cell_of_its_own_digest_and_probabilities_within_0_and_1(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -79,6 +80,23 @@ def test_it_learns_from_all_rows_but_those_of_the_test(
     assert accuracy(outcome, problem) > 0.9
     assert outcome.validation.shape == (len(problem.validation), problem.num_outputs)
     assert outcome.parameters == 9
+
+
+def test_what_it_says_of_validation_rows_is_said_before_it_learns_from_them(
+    tmp_path: Path, played: None
+) -> None:
+    """Thresholds and validation metrics of a locked run were of rows that it had learnt from."""
+    problem = problem_of(tmp_path)
+    words = tuple(f"word{row}" for row in range(len(problem.validation)))
+    problem = replace(problem, validation=replace(problem.validation, texts=words))
+    method = make_method("setfit", {"model": "folder", "pairs": 3}, "setfit")
+    with ExitStack() as opened:
+        place = place_of(tmp_path, opened, problem)
+        (locked,) = method.fit(place, [7])
+        (plain,) = method.fit(replace(place, problem=replace(problem, test=None)), [7])
+    np.testing.assert_array_equal(locked.validation, plain.validation)
+    truth = problem.validation.targets
+    assert ((locked.ask(problem.validation)[:, 0] > 0.5) == truth).all(), "it learnt from all"
 
 
 def test_without_its_package_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

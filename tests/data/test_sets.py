@@ -118,6 +118,13 @@ def test_a_text_of_two_sets_is_on_one_side_of_the_split() -> None:
     assert len(held)
 
 
+def test_a_text_that_stands_twice_in_one_of_its_sets_is_one_group_too() -> None:
+    """The second one was free to go to the other side than the other set's."""
+    one = DataSet("a", Rows.of(["Hi", "hi", "other"], ["x", "x", "y"], "a"))
+    other = DataSet("b", Rows.of(["HI", "more", "more"], ["x", "y", "y"], "b"))
+    assert join_sets([one, other]).groups == (0, 0, 1, 0, 2, 3)
+
+
 def test_texts_are_in_conflict_only_where_both_sets_judged() -> None:
     one = a_set("a", [{"x": 1, "y": 0}])
     apart = join_sets([one, a_set("b", [{"x": 1, "z": 1}])])

@@ -162,6 +162,16 @@ def test_costs_move_the_threshold_to_where_they_balance() -> None:
     assert found["escalation"] is None
 
 
+def test_the_interval_of_what_is_handed_on_is_drawn_with_the_seed() -> None:
+    wanted = Operating(abstain_share=0.1)
+    spans = [
+        revised("binary", CalibrationSettings("none", wanted, seed=seed))[1]["escalation"]
+        for seed in (0, 1)
+    ]
+    assert spans[0]["share"] == spans[1]["share"]
+    assert spans[0]["share_interval"] != spans[1]["share_interval"]
+
+
 def test_two_thresholds_hand_on_what_lies_between_and_say_what_it_costs() -> None:
     wanted = Operating(target_fpr=0.02, target_fnr=0.02, cost_escalation=2.0)
     probe, found = revised("binary", CalibrationSettings("platt", wanted))

@@ -101,6 +101,15 @@ def test_a_share_that_no_band_keeps_is_refused() -> None:
         choose_exit(deep_artefact("binary"), logits, targets, ExitWish(0.02, "none"), DATA)
 
 
+def test_few_rows_take_turns_in_as_many_parts_as_there_are() -> None:
+    """A large share takes few rows to show, fewer than there are parts of many."""
+    logits, targets = rows("binary", 400)
+    some = np.array([*np.flatnonzero(targets == 0)[:2], *np.flatnonzero(targets == 1)[:2]])
+    probe, wish = deep_artefact("binary"), ExitWish(0.6, "none")
+    check_exit(probe.card, wish, 4, None)
+    assert choose_exit(probe, logits[some], targets[some], wish, DATA).card.exit is not None
+
+
 def test_wishes_that_cannot_be_met_are_refused_before_any_pass() -> None:
     probe = deep_artefact("binary")
     with pytest.raises(ConfigError, match="has no read-outs at depths"):

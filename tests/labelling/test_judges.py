@@ -255,6 +255,22 @@ def test_a_classifier_says_its_softmax(folder: Callable[..., Path]) -> None:
     assert two.probs == {name: (short.probs or {})[name] for name in ("odd", "fine")}
 
 
+def test_a_classifier_trained_anew_in_the_same_folder_is_another_judge(
+    folder: Callable[..., Path],
+) -> None:
+    """What the one before had said of a text was taken for its answer."""
+    place = str(folder("fine", "poor"))
+    before, again = ClassifierJudge(place), ClassifierJudge(place)
+    assert before.key == again.key
+    folder("fine", "poor")  # other weights, the same name and shape
+    after = ClassifierJudge(place)
+    assert answers(before, "a day") != answers(after, "a day") and before.key != after.key
+    tokenizer = after.tokenizer
+    tokenizer.add_tokens(["day"])
+    tokenizer.save_pretrained(place)
+    assert ClassifierJudge(place).key != after.key
+
+
 def test_a_classifier_of_several_labels_says_each_by_itself(folder: Callable[..., Path]) -> None:
     place = folder("a", "b", "c", problem_type="multi_label_classification")
     (one,) = answers(ClassifierJudge(str(place)), "a day")

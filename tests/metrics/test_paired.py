@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pillion.errors import ConfigError
+from pillion.errors import ConfigError, DataError
 from pillion.metrics import PAIRED, evaluate, interval, paired_interval, resampled
 from pillion.metrics import paired_difference as difference_of
 from pillion.metrics.bootstrap import Interval
@@ -163,3 +163,11 @@ def test_a_difference_has_the_quantiles_of_its_level() -> None:
         found = difference_of(first, second, **options)
         assert found is not None
         assert (found.low, found.high) == pytest.approx(np.quantile(values, ends), abs=1e-12)
+
+
+def test_labels_that_were_not_judged_are_refused() -> None:
+    """They became the smallest of all whole numbers, and metrics of it."""
+    probs, targets = np.full((4, 2), 0.7), np.array([[1, 0], [0, 1], [np.nan, 1], [1, 1]])
+    for metric in PAIRED:
+        with pytest.raises(DataError, match="labels that were not judged"):
+            resampled(metric, [(probs, None)], targets, "multilabel", num_resamples=5)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from made_probes import made_artefact, made_probs, made_rows
+from made_probes import DATA, made_artefact, made_probs, made_rows
+from pillion.data import Rows
 from pillion.errors import DataError
 from pillion.evals import CalibrationSettings, Operating, Scored, calibrate, evaluation
 from pillion.report.page import read_content, render, write_report
@@ -97,6 +98,17 @@ def test_multilabel_rows_without_labels_make_a_page() -> None:
         [made("multilabel", ("a", "b"), ["x", "y", "z"] * 5, [["a"], [], ["a", "b"]] * 5)], "A"
     )
     assert "wrongly given" in page and "nothing" in page
+
+
+def test_rows_of_one_of_several_sets_are_the_probes_own_too() -> None:
+    """Only the digest of all sets together was looked at, which no file has."""
+    texts, labels = ["one", "two"], ["no", "yes"]
+    digest = Rows.of(texts, labels, "rows.csv").sha256
+    one = {"name": "a", "path": "a.csv", "sha256": digest, "num_rows": 2, "labels": labels}
+    warning = "These are the rows that the probe was trained on"
+    for sets in ([one], []):
+        content = made("binary", ("no", "yes"), texts, labels, data={**DATA, "sets": sets})
+        assert (warning in render([content], "page")) == bool(sets)
 
 
 def test_a_text_of_eight_thousand_words_is_cut_on_the_page() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import Ridge
@@ -41,6 +42,26 @@ def test_a_kernel_gives_what_its_features_give(generator: torch.Generator) -> No
     by_kernel = left_out_of_kernel(one @ one.T + two @ two.T, signs)
 
     torch.testing.assert_close(by_kernel.scores, leave_one_out(both, signs).scores)
+
+
+def test_rows_of_a_group_are_left_out_together(generator: torch.Generator) -> None:
+    """Each group's scores are those of the ridge on all other rows, at the penalty named."""
+    features = torch.randn(9, 14, generator=generator, dtype=torch.float64)
+    features -= features.mean(0)
+    signs = torch.randn(9, 2, generator=generator, dtype=torch.float64).sign()
+    kernel, groups = features @ features.T, np.array([7, 3, 7, 5, 5, 5, 1, 3, 2])
+    found = left_out_of_kernel(kernel, signs, groups)
+    ridge = found.penalty * kernel.trace() / len(kernel)
+    for group in np.unique(groups):
+        inside = torch.from_numpy(groups == group)
+        rest, middle = features[~inside], features[~inside].mean(0)
+        of_rest = signs[~inside].mean(0)
+        gram = (rest - middle).T @ (rest - middle) + ridge * torch.eye(14, dtype=torch.float64)
+        weights = torch.linalg.solve(gram, (rest - middle).T @ (signs[~inside] - of_rest))
+        wanted = (features[inside] - middle) @ weights + of_rest
+        torch.testing.assert_close(found.scores[inside], wanted)
+    alone = left_out_of_kernel(kernel, signs, np.arange(9))
+    assert torch.equal(alone.scores, left_out_of_kernel(kernel, signs).scores)
 
 
 def test_standardised_columns_have_mean_zero_and_variance_one_and_constant_ones_are_zero() -> None:

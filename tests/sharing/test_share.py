@@ -393,3 +393,28 @@ def test_measured_numbers_stand_with_their_intervals_and_foreign_ones_are_refuse
     assert "| f1 | 0.750 | [0.700, 0.800] |" in page and "they flatter" not in page
     with pytest.raises(ConfigError, match="not of this probe"):
         model_page(artefact, "hf://me/mood", result | {"labels": ["other"]})
+
+
+def test_numbers_of_another_probe_with_the_same_labels_are_refused() -> None:
+    """They stood on the page as this probe's own; so did those from before it was calibrated."""
+    artefact = made()
+    card = artefact.card.model_dump(mode="json")
+    facts = {name: card[name] for name in ("probe", "settings", "layers", "thresholds", "data")}
+    told = {"name": "mood", **facts, "model": artefact.card.model.name, "parameters": 3}
+    result: dict[str, Any] = {
+        "kind": "evaluation",
+        "labels": list(artefact.card.labels),
+        "settings": {"probe": told},
+        "data": [{"path": "train.csv", "sha256": artefact.card.data.sha256}],
+        "results": [{"metric": "f1", "value": 0.75, "interval": None, "rows": 120}],
+    }
+    page = model_page(artefact, "hf://me/mood", result)
+    assert "that the probe has learnt from (the numbers flatter)" in page
+    rows = {"num_rows": card["data"]["num_rows"]}
+    older = {**told, "settings": {**facts["settings"], "gone": 1}, "data": rows}
+    model_page(artefact, "hf://me/mood", result | {"settings": {"probe": older}})
+    others = {"layers": [0], "thresholds": [0.9], "model": "other", "data": {"sha256": "0"}}
+    for name, value in others.items():
+        other = {"probe": {**told, name: value}}
+        with pytest.raises(ConfigError, match=f"not of this probe as it is now: {name} on its"):
+            model_page(artefact, "hf://me/mood", result | {"settings": other})

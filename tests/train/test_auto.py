@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pillion.extract import LiveSource
 from pillion.metrics import evaluate
 from pillion.train import Examples, ProbeConfig, TrainSettings, auto, choose_probe, evaluate_source
 from pillion.train.auto import folds
+from pillion.train.examples import together
 
 QUICK = TrainSettings(epochs=1, batch_size=4)
 
@@ -111,6 +113,45 @@ def test_folds_hold_every_row_back_once_and_labels_on_both_sides() -> None:
     assert len(single) == 2
     several = np.array([[1, 0], [1, 1], [0, 0], [1, 0], [0, 1], [0, 0]], dtype=np.float32)
     assert sorted(np.concatenate([held for _, held in folds(several, 1)]).tolist()) == [*range(6)]
+
+
+def test_rows_that_belong_together_are_never_parted() -> None:
+    ids, groups = np.arange(24) // 2 % 2, np.random.default_rng(0).permutation(24) // 2
+    parts = list(folds(ids, 0, groups))
+    assert np.sort(np.concatenate([held for _, held in parts])).tolist() == list(range(24))
+    for learn, held in parts:
+        assert not {*groups[learn]} & {*groups[held]} and set(ids[held]) == {0, 1}
+
+
+def test_a_row_that_stands_twice_does_not_tell_of_itself() -> None:
+    """Twins of rows without a rule: a probe in closed form told each by the other."""
+    random = np.random.default_rng(3)
+    rows = random.integers(0, 50, size=(30, 12)).tolist()
+    source, ids = LiveSource(FakeBackend(), rows * 2, (0, 1, 3)), random.integers(0, 2, 30)
+    twins = Examples(source, np.tile(ids, 2), groups=np.tile(np.arange(30), 2))
+    found = choose_probe(twins, examples(12, 1), "binary", 2, QUICK)
+    by_itself = choose_probe(replace(twins, groups=None), examples(12, 1), "binary", 2, QUICK)
+    losses = [one.facts["tried"]["concat"]["log_loss"] for one in (found, by_itself)]
+    assert losses[1] < losses[0]
+    states = auto.pooled_source(source, "mean-rms")
+    whole = auto.solve(states, twins.targets, "binary", 1, twins.groups).left_out
+    torch.testing.assert_close(whole[:30], whole[30:])
+
+
+def test_rows_of_a_single_group_leave_gates() -> None:
+    one = replace(examples(), groups=np.zeros(24, dtype=int))
+    found = choose_probe(one, one, "binary", 2, QUICK)
+    assert set(found.facts["tried"]) == {"gate", "gates"}
+
+
+def test_groups_of_either_side_are_its_own() -> None:
+    """Those of two files may have the same numbers."""
+    first = replace(examples(4), groups=np.array([5, 5, 9, 5]))
+    every = together(first, replace(examples(3), groups=np.array([5, 9, 9]))).groups
+    assert every is not None and every.tolist() == [0, 0, 1, 0, 2, 3, 3]
+    mixed = together(first, examples(2)).groups
+    assert mixed is not None and mixed.tolist() == [0, 0, 1, 0, 2, 3]
+    assert together(examples(4), examples(2)).groups is None
 
 
 def test_settings_of_a_probe_are_refused() -> None:

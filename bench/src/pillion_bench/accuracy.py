@@ -16,7 +16,7 @@ from pillion.core import Scope
 from pillion.errors import Interrupted, unknown_name
 from pillion.extract import Progress, silent
 from pillion_bench.baselines import Workplace, make_method
-from pillion_bench.cells import Entry, digest, fitted_cells, times_digest, unused_cell
+from pillion_bench.cells import Entry, digest, fitted_cells, stands, times_digest, unused_cell
 from pillion_bench.episodes import EpisodeSettings
 from pillion_bench.episodic import episode_cells, summarise_episodes
 from pillion_bench.problem import Problem, open_problem
@@ -174,7 +174,8 @@ def _cells(run: _Run, entry: Entry) -> list[Cell]:
     for seed in entry.seeds:
         known = folder.cell(data, entry.name, seed, digest(entry, run.problem, run.backend, seed))
         # What could not be measured then may be possible now.
-        if known is not None and (known.probs or reason):
+        measured = known is not None and (known.probs or reason)
+        if known is not None and measured and stands(known, entry, run.backend, entry.seeds):
             found[seed] = known
     missing = [seed for seed in entry.seeds if seed not in found]
     if missing and run.is_asked(entry):

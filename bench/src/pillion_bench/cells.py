@@ -1,13 +1,13 @@
 """How a cell is made: one method fitted with its seeds, measured on the rows that may be read.
 
-Promises that a cell's digest stands for everything that its numbers depend on. Does not know where
-cells are kept.
+Promises that a cell's digest, with what `stands` compares, is everything that its numbers depend
+on. Does not know where cells are kept.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,6 +53,30 @@ def digest(entry: Entry, problem: Problem, backend: Backend, seed: int) -> str:
     return digest_of(facts | ({"rules": rules} if rules else {}))
 
 
+def stands(cell: Cell, entry: Entry, backend: Backend, seeds: Sequence[int]) -> bool:
+    """Whether a cell of the right digest is of the same in what digests have never held.
+
+    Older cells do not say it, and are taken.
+
+    Args:
+        cell: that lies there.
+        entry: the method.
+        backend: the model.
+        seeds: that are fitted together.
+    """
+    return all(cell.facts.get(name, own) == own for name, own in _more(entry, backend, seeds))
+
+
+def _more(entry: Entry, backend: Backend, seeds: Sequence[int]) -> list[tuple[str, Any]]:
+    """What else a cell's numbers depend on: how texts are read, and who chose with it."""
+    identity = backend.identity
+    found: list[tuple[str, Any]] = [
+        ("tokenizer", identity.tokenizer_sha256),
+        ("context_tokens", identity.context_tokens),
+    ]
+    return [*found, ("chosen_with", [*seeds])] if entry.method.is_one_choice else found
+
+
 def times_digest(entry: Entry, problem: Problem, backend: Backend) -> str:
     """What a method's time is measured of, as a hash (hex): how it learns is no part of it."""
     return digest_of(_made_from(entry, problem, backend, 0))
@@ -90,10 +114,9 @@ def fitted_cells(entry: Entry, place: Workplace, digests: Mapping[int, str]) -> 
     asks = [outcome.ask for outcome in outcomes]
     tested = [None for _ in asks] if problem.test is None else ask_together(asks, problem.test)
     seconds = round((time.perf_counter() - begin) / len(digests), 1)
+    known = entry.facts | dict(_more(entry, place.states.backend, [*digests]))
     return [
-        _cell(
-            problem, outcome, test, {**entry.facts, "seed": seed, "digest": digests[seed]}, seconds
-        )
+        _cell(problem, outcome, test, {**known, "seed": seed, "digest": digests[seed]}, seconds)
         for seed, outcome, test in zip(digests, outcomes, tested, strict=True)
     ]
 

@@ -17,7 +17,7 @@ from pillion.backends import Backend
 from pillion.core import ModelIdentity
 from pillion.metrics import interval
 from pillion_bench.baselines import Workplace
-from pillion_bench.cells import Entry, digest, fitted_cells
+from pillion_bench.cells import Entry, digest, fitted_cells, stands
 from pillion_bench.episodes import MOST_QUERIES, EpisodeSettings, episode_problem
 from pillion_bench.problem import Problem
 from pillion_bench.run_folder import Cell, RunFolder, digest_of
@@ -85,6 +85,8 @@ def _cells(
     for seed in range(settings.count):
         made_from = _digest(entry, place.problem, place.states.backend, settings, shots, seed)
         cell = folder.cell(data, name, seed, made_from)
+        if cell is not None and not stands(cell, entry, place.states.backend, [seed]):
+            cell = None
         if cell is None and is_asked:
             if not found:
                 say(f"{data}, {entry.name}: {shots} rows a label")

@@ -43,7 +43,7 @@ def identify(
     return ModelIdentity(
         name=name or getattr(model.config, "_name_or_path", "") or type(model).__name__,
         weights_sha256=weights.sha256,
-        tokenizer_sha256=_tokenizer_sha256(tokenizer) if tokenizer is not None else "",
+        tokenizer_sha256=tokenizer_sha256(tokenizer) if tokenizer is not None else "",
         template_sha256=hashlib.sha256(str(template).encode()).hexdigest() if template else "",
         num_layers=num_layers,
         dim=config.hidden_size,
@@ -61,7 +61,8 @@ def _context_tokens(config: Any) -> int:
     return most if rotation is None else min(most, rotation.tokens)
 
 
-def _tokenizer_sha256(tokenizer: Any) -> str:
+def tokenizer_sha256(tokenizer: Any) -> str:
+    """What tells a tokenizer of transformers from others, in hex."""
     fast = getattr(tokenizer, "backend_tokenizer", None)
     text = fast.to_str() if fast is not None else repr(sorted(tokenizer.get_vocab().items()))
     return hashlib.sha256(text.encode()).hexdigest()

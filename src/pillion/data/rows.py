@@ -61,8 +61,8 @@ class Rows:
         path: where the rows came from.
         several: whether a row may have any number of labels, though each has one.
         origins: which row and turn of the data each came from; None where row n is the n-th.
-        groups: a number a row, the same for rows that belong to one conversation and must not be
-            parted by a split; None where no two do.
+        groups: a number a row, the same for rows that belong to one conversation, or are copies of
+            one, and must not be parted by a split; None where no two do.
         files: name and number of rows of every file, in order, rows that failed among them.
         failed: rows that could not be used and were left out, in order.
         notes: what was found out or brought together, for the user.
@@ -130,7 +130,7 @@ class Rows:
         )
 
     def and_copies(self, texts: Sequence[Text]) -> Rows:
-        """The rows and, after all of them, a copy of each that reads otherwise.
+        """The rows and, after all of them, a copy of each that reads otherwise, in its group.
 
         Args:
             texts: of the copies, one a row.
@@ -140,7 +140,7 @@ class Rows:
             texts=(*self.texts, *texts),
             labels=self.labels and self.labels * 2,
             origins=self.origins and self.origins * 2,
-            groups=self.groups and self.groups * 2,
+            groups=(self.groups or tuple(range(len(self)))) * 2,
             set_ids=self.set_ids and self.set_ids * 2,
         )
 

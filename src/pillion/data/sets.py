@@ -270,7 +270,7 @@ def _failed(sets: Sequence[DataSet]) -> tuple[FailedRow, ...]:
 
 
 def _groups(sets: Sequence[DataSet]) -> tuple[int, ...] | None:
-    """Groups of all rows, those joined that hold the same text in different sets."""
+    """Groups of all rows, those joined that hold a text which stands in several sets."""
     whose: dict[tuple[int, int], tuple[int, int]] = {}
 
     def root(one: tuple[int, int]) -> tuple[int, int]:
@@ -278,7 +278,7 @@ def _groups(sets: Sequence[DataSet]) -> tuple[int, ...] | None:
             one = whose[one]
         return one
 
-    first: dict[str, tuple[int, int]] = {}
+    same: dict[str, list[tuple[int, int]]] = {}
     keys: list[tuple[int, int]] = []
     for at, one in enumerate(sets):
         own = one.rows.groups or range(len(one.rows))
@@ -286,9 +286,11 @@ def _groups(sets: Sequence[DataSet]) -> tuple[int, ...] | None:
             key = (at, number)
             keys.append(key)
             said = " ".join(json.dumps(plain_turns(text)).casefold().split())
-            other = first.setdefault(said, key)
-            if other[0] != at:
-                whose[root(key)] = root(other)
+            same.setdefault(said, []).append(key)
+    for first, *others in same.values():
+        if any(at != first[0] for at, _ in others):
+            for other in others:
+                whose[root(other)] = root(first)
     numbers: dict[tuple[int, int], int] = {}
     groups = tuple(numbers.setdefault(root(key), len(numbers)) for key in keys)
     return groups if len(numbers) < len(groups) else None

@@ -158,7 +158,7 @@ def _left_out(
     wish: ExitWish,
 ) -> list[tuple[np.ndarray, FittedDepths]]:
     """Parts of the rows, and what is fitted on the others for each."""
-    parts = KFold(NUM_FOLDS, shuffle=True, random_state=wish.seed)
+    parts = KFold(min(NUM_FOLDS, len(logits)), shuffle=True, random_state=wish.seed)
     try:
         return [
             (held, _fitted(card, logits, targets, full, wish, rest))

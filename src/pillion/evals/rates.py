@@ -69,7 +69,8 @@ def describe_escalation(
     if bands is None:
         return None
     handed_on = undecided(task, probs, bands)
-    found = _with_interval("share", interval(_mean, handed_on, num_resamples=NUM_RESAMPLES))
+    around = interval(_mean, handed_on, num_resamples=NUM_RESAMPLES, seed=seed)
+    found = _with_interval("share", around)
     kept = ~handed_on
     found["decided"] = evaluate(probs[kept], targets[kept], task, thresholds)
     if wanted.cost_escalation is not None:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from pillion.backends.encoders import load_classifier
+from pillion.backends.fingerprint import fingerprint_of
+from pillion.backends.identity import tokenizer_sha256
 from pillion.core import Text
 from pillion.data import flat_text
 from pillion.errors import ConfigError
@@ -40,7 +42,10 @@ class ClassifierJudge(Judge):
         self.apart = several or config.num_labels == 1
         most = getattr(config, "max_position_embeddings", None) or _NO_LIMIT
         self.max_tokens = min(most, self.tokenizer.model_max_length)
-        self.key = digest([name, config.to_json_string(), *self.labels])
+        # A folder may hold another classifier of the same name and shape by now.
+        weights = fingerprint_of(self.model.state_dict().items()).sha256
+        facts = [config.to_json_string(), weights, tokenizer_sha256(self.tokenizer)]
+        self.key = digest([name, *facts, *self.labels])
 
     @torch.inference_mode()
     def _probs(self, text: str) -> JudgeAnswer | dict[str, float]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32, Int, Shaped
 
-from pillion.errors import unknown_name
+from pillion.errors import DataError, unknown_name
 from pillion.metrics.bootstrap import Interval
 from pillion.metrics.classification import decide
 
@@ -53,13 +53,14 @@ def resampled(
     Args:
         metric: a name of `PAIRED`.
         seeds: probabilities and thresholds, once a seed.
-        targets: as in `evaluate`.
+        targets: as in `evaluate`, judged on every label.
         task: as in `evaluate`.
         num_resamples: how often rows are drawn.
         seed: of the draws: with the same one every method sees the same rows.
 
     Raises:
         ConfigError: an unknown metric or task.
+        DataError: labels that were not judged.
     """
     if metric not in PAIRED:
         raise unknown_name("paired metric", metric, PAIRED)
@@ -109,6 +110,11 @@ def _draws(rng: np.random.Generator, number: int, num_rows: int) -> Counts:
 
 
 def _columns(targets: np.ndarray, num_outputs: int, task: str) -> Int[np.ndarray, "row output"]:
+    if np.isnan(targets).any():
+        raise DataError(
+            "Some rows have labels that were not judged, which draws of all rows cannot leave out; "
+            "give rows that are judged on every label."
+        )
     ids = targets.astype(np.int64)
     if task == "multiclass":
         return np.eye(num_outputs, dtype=np.int64)[ids]

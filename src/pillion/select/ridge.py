@@ -6,10 +6,12 @@ random split. Knows neither layers nor models.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 PENALTIES = tuple(10.0**power for power in (-3, -2, -1, 0, 1, 2))
@@ -54,17 +56,36 @@ def leave_one_out(
 
 
 def left_out_of_kernel(
-    kernel: Float[Tensor, "row row"], targets: Float[Tensor, "row target"]
+    kernel: Float[Tensor, "row row"],
+    targets: Float[Tensor, "row target"],
+    groups: Int[np.ndarray, " row"] | None = None,
 ) -> LeftOut:
-    """The same from the products of all pairs of rows; kernels of concatenated features add up."""
+    """The same from the products of all pairs of rows; kernels of concatenated features add up.
+
+    Args:
+        kernel: of centred features.
+        targets: 1 and -1.
+        groups: a number a row, two or more of them; rows of one number are left out together, whose
+            residuals are `(I - H_gg)^-1 (y - H y)_g`, as exactly. None: each row by itself.
+    """
     values, vectors = torch.linalg.eigh(kernel)
-    return _left_out(vectors, values.clamp(min=0), targets)
+    return _left_out(vectors, values.clamp(min=0), targets, _several(groups))
+
+
+def _several(groups: Int[np.ndarray, " row"] | None) -> list[Int[Tensor, " _some"]]:
+    """The rows of each group that has more than one."""
+    if groups is None:
+        return []
+    _, own, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    parts = np.split(np.argsort(own, kind="stable"), np.cumsum(sizes)[:-1])
+    return [torch.from_numpy(part) for part in parts if len(part) > 1]
 
 
 def _left_out(
     basis: Float[Tensor, "row rank"],
     spectrum: Float[Tensor, " rank"],
     targets: Float[Tensor, "row target"],
+    together: Sequence[Int[Tensor, " _some"]] = (),
 ) -> LeftOut:
     offset = targets.double() - targets.double().mean(0)
     inside, squares = basis.T @ offset, basis.square()
@@ -76,6 +97,10 @@ def _left_out(
         fitted = basis @ (kept[:, None] * inside)
         free = (1 - squares @ kept - 1 / len(basis)).clamp(min=1e-9)
         residuals = (offset - fitted) / free[:, None]
+        for rows in together:
+            seen = (basis[rows] * kept) @ basis[rows].T + 1 / len(basis)
+            others = torch.eye(len(rows), dtype=seen.dtype) - seen
+            residuals[rows] = torch.linalg.solve(others, (offset - fitted)[rows])
         error = float(residuals.square().mean())
         if best is None or error < best.error:
             best = LeftOut(targets.double() - residuals, error, share)

@@ -55,7 +55,7 @@ def model_page(probe: Artefact, url: str, result: Mapping[str, Any] | None = Non
         result: content of a result file of `pillion evaluate`; None where there is none.
 
     Raises:
-        ConfigError: the result file is of something else than a probe with these labels.
+        ConfigError: the result file is of something else than this probe, as its card now is.
     """
     card = probe.card
     parts = [
@@ -173,7 +173,10 @@ def _measured(card: Card, result: Mapping[str, Any]) -> list[str]:
             "The result file is not of this probe: what `pillion evaluate --out` wrote, with "
             "the same labels, is meant."
         )
+    _check_probe(card, result)
     (data, *_) = result["data"]
+    own = str(data["sha256"]) in (card.data.sha256, *(one.sha256 for one in card.data.sets))
+    learnt = " that the probe has learnt from (the numbers flatter)" if own else ""
     rows = [
         [
             str(one["metric"]),
@@ -186,9 +189,33 @@ def _measured(card: Card, result: Mapping[str, Any]) -> list[str]:
     count = result["results"][0]["rows"]
     return [
         f"Measured on {count:,} rows of {_code(str(data['path']))} (SHA-256 "
-        f"{_code(str(data['sha256'])[:16])}), intervals by the bootstrap over rows:",
+        f"{_code(str(data['sha256'])[:16])}){learnt}, intervals by the bootstrap over rows:",
         _table(("metric", "value", "95 % interval"), rows),
     ]
+
+
+def _check_probe(card: Card, result: Mapping[str, Any]) -> None:
+    """Refuses numbers of another probe with the same labels, or of this one before it was revised.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    told = result.get("settings", {}).get("probe", {})
+    own = {**card.model_dump(mode="json"), "model": card.model.name}
+    differs = [name for name, value in told.items() if name in own and _differ(value, own[name])]
+    if differs:
+        raise ConfigError(
+            f"The result file is not of this probe as it is now: {', '.join(differs)} on its card "
+            "differ; measure it with `pillion evaluate --out`, and give that file."
+        )
+
+
+def _differ(told: Any, own: Any) -> bool:
+    """Whether two values are not the same in what both hold: older files know fewer settings."""
+    if isinstance(told, Mapping) and isinstance(own, Mapping):
+        both = cast("Mapping[str, Any]", told).keys() & cast("Mapping[str, Any]", own).keys()
+        return any(_differ(told[name], own[name]) for name in both)
+    return told != own
 
 
 def _thresholds(card: Card) -> str:

@@ -59,9 +59,9 @@ def choose_probe(
     """The candidate that is best on rows that it has not seen, learnt from all of them.
 
     With up to `MOST_ROWS` rows of both parts, a probe in closed form is a candidate, left-out row
-    by row, and gates are judged by folds of these rows. With more, and where labels are weighed,
-    some rows are not judged or prefixes are learnt (which it knows nothing of), gates alone are
-    candidates, judged by the validation rows.
+    by row (rows of one group together), and gates are judged by folds of these rows. With more, and
+    where labels are weighed, some rows are not judged, all rows are one group or prefixes are
+    learnt (which it knows nothing of), gates alone are candidates, judged by the validation rows.
 
     Args:
         training: rows to learn from.
@@ -87,7 +87,8 @@ def choose_probe(
     every = training if validation is training else together(training, validation)
     plain = settings.class_weights == "none" and settings.prefixes in (None, "none")
     judged = np.isfinite(np.asarray(every.targets, dtype=float)).all()
-    if len(every.targets) <= MOST_ROWS and plain and judged:
+    parted = every.groups is None or len(np.unique(every.groups)) > 1
+    if len(every.targets) <= MOST_ROWS and plain and judged and parted:
         return run.by_folds(every)
     return run.by_validation()
 
@@ -123,7 +124,7 @@ class _AutoTraining:
         """A probe in closed form and gates, each asked about rows that it has not seen."""
         outputs = num_outputs(self.task, self.num_labels)
         states = pooled_source(every.source, "mean-rms")
-        whole = solve(states, every.targets, self.task, outputs)
+        whole = solve(states, every.targets, self.task, outputs, every.groups)
         said = {PROBE: probabilities(self.task, whole.left_out)} | self._of_folds(every)
         found = {name: self._quality(probs, every.targets) for name, probs in said.items()}
         best = _best(found)
@@ -133,7 +134,8 @@ class _AutoTraining:
             (trained,) = self._train(self.training, self.validation, [config], "all")
             return Chosen(trained, facts)
         learn = len(self.training.targets)
-        part = solve(states[:, :learn], self.training.targets, self.task, outputs)
+        own = self.training
+        part = solve(states[:, :learn], own.targets, self.task, outputs, own.groups)
         (probs,) = evaluate_networks([part.network], self.validation.source, self.task)
         curve = [validate(self.task, probs, torch.as_tensor(self.validation.targets))]
         config = ProbeConfig(probe=PROBE)
@@ -148,7 +150,7 @@ class _AutoTraining:
         """What gates say of the rows that are held back in each fold."""
         outputs = num_outputs(self.task, self.num_labels)
         found = {name: torch.zeros(len(every.targets), outputs) for name in GATES}
-        for fold, (learn, held) in enumerate(folds(every.targets, self.seed)):
+        for fold, (learn, held) in enumerate(folds(every.targets, self.seed, every.groups)):
             asked = _some(every, held)
             trained = self._train(_some(every, learn), asked, self._configs, f"fold-{fold}")
             networks = [one.unbiased for one in trained]
@@ -206,17 +208,26 @@ def _best(found: dict[str, dict[str, float | None]]) -> str:
 
 
 def folds(
-    targets: Shaped[np.ndarray, "row ..."], seed: int
+    targets: Shaped[np.ndarray, "row ..."],
+    seed: int,
+    groups: Int[np.ndarray, " row"] | None = None,
 ) -> Iterator[tuple[Int[np.ndarray, " learn"], Int[np.ndarray, " held"]]]:
     """Row ids to learn from and to hold back, stratified; every row is held back once.
 
     As many folds as the rarest label has rows, from two to `FOLDS`. Rows of several labels are
-    stratified by the rarest that each has.
+    stratified by the rarest that each has, and so are groups, which stay together.
+
+    Args:
+        targets: label ids, or 0/1 a label.
+        seed: of the draw.
+        groups: as of `Examples`; two or more.
     """
     strata = targets
     if targets.ndim == 2:
         counts = np.where(targets > 0, targets.sum(0), len(targets) + 1)
         strata = np.where((targets > 0).any(1), counts.argmin(1), targets.shape[1])
+    whose = np.arange(len(strata)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    strata = _of_groups(strata, whose)
     _, sizes = np.unique(strata, return_counts=True)
     number = int(np.clip(sizes.min(), 2, FOLDS))
     splits = StratifiedKFold(number, shuffle=True, random_state=seed % 2**32)
@@ -224,7 +235,16 @@ def folds(
     # A label of one row cannot be on both sides; it is dealt out with the largest.
     strata = np.where(rare, np.unique(strata)[sizes.argmax()], strata)
     for learn, held in splits.split(np.zeros(len(strata)), strata):
-        yield np.asarray(learn), np.asarray(held)
+        yield np.flatnonzero(np.isin(whose, learn)), np.flatnonzero(np.isin(whose, held))
+
+
+def _of_groups(
+    strata: Int[np.ndarray, " row"], whose: Int[np.ndarray, " row"]
+) -> Int[np.ndarray, " group"]:
+    """The rarest stratum of each group's rows."""
+    _, own, sizes = np.unique(strata, return_inverse=True, return_counts=True)
+    rarest = np.lexsort((sizes[own], whose))
+    return strata[rarest][np.unique(whose[rarest], return_index=True)[1]]
 
 
 def _some(examples: Examples, rows: Int[np.ndarray, " some"]) -> Examples:

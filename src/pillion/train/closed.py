@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from pillion.core import Shape
@@ -36,8 +36,8 @@ class Solved:
 
     Attributes:
         network: the probe.
-        left_out: logits of every row by the probe that the others give, at the same penalty and
-            the same scale of logits.
+        left_out: logits of every row by the probe that the others give (those of other groups,
+            where there are any), at the same penalty and the same scale of logits.
         penalty: as a share of the rows' mean square.
     """
 
@@ -51,6 +51,7 @@ def solve(
     targets: Shaped[np.ndarray, "row ..."],
     task: Task,
     num_outputs: int,
+    groups: Int[np.ndarray, " row"] | None = None,
 ) -> Solved:
     """The probe that ridge regression on all layers side by side gives.
 
@@ -63,6 +64,7 @@ def solve(
         targets: label ids, or 0/1 a label; all judged.
         task: what targets mean.
         num_outputs: of the task.
+        groups: a number a row; rows of one number are left out together. None: one at a time.
     """
     mean = states.double().mean(1, keepdim=True)
     deviation = (states.double() - mean).square().mean(1, keepdim=True).sqrt().clamp(min=1e-6)
@@ -72,7 +74,7 @@ def solve(
         kernel += layer @ layer.T
     kernel /= features.shape[0] * features.shape[2]
     wanted = _signs(targets, task, num_outputs)
-    found = left_out_of_kernel(kernel, wanted)
+    found = left_out_of_kernel(kernel, wanted, groups)
     scale, offset = logit_scale(found.scores, targets, task)
     middle = wanted.mean(0)
     ridge = found.penalty * kernel.trace() / len(kernel)

@@ -24,7 +24,7 @@ from pillion.core.batching import batches_by_length
 from pillion.extract import Progress, StateSource
 from pillion_bench.baselines.base import Method, Outcome, Serving, Settings, Workplace
 from pillion_bench.baselines.finetune import Rates, described, finetune, long_enough, predict
-from pillion_bench.problem import Part
+from pillion_bench.problem import Part, Problem
 
 READ_TOKENS = 2048
 UNEMBED_TOKENS = 128
@@ -36,7 +36,8 @@ class LosNetSettings(Settings):
 
     Attributes:
         top_k: log-probabilities a position, K.
-        after: only what stands behind the first place of this string is read; None: all.
+        after: only what stands behind the first place of this string is read, of raw texts; None:
+            all.
         max_tokens: positions a text, from the first that is read.
         dim: width of the encoder, h.
         heads: of its attention.
@@ -83,6 +84,12 @@ class LosNet(Method):
     def seeded(self) -> bool:
         """See `Method.seeded`."""
         return True
+
+    def why_not(self, problem: Problem, backend: Backend) -> str | None:
+        """A string's place among the tokens is known where no template stands before them."""
+        if self.settings.after is None or problem.spec.template == "raw":
+            return None
+        return "Where `after` stands is known of raw texts alone; take the template raw, or none."
 
     def fit(self, place: Workplace, seeds: Sequence[int]) -> Iterable[Outcome]:
         """See `Method.fit`; signatures are made once for all seeds."""

@@ -1,8 +1,8 @@
 """SetFit (arXiv 2209.11055): a sentence encoder fine-tuned on pairs of rows, then a linear head.
 
-The rival where rows are few. It chooses nothing: where test rows are asked, it learns from training
-and validation rows together. Its package is no part of pillion's extras: it wants much that is
-needed for nothing else.
+The rival where rows are few. It chooses nothing: where test rows are asked, it learns once more,
+from training and validation rows together; what is said of validation rows is said before that. Its
+package is no part of pillion's extras: it wants much that is needed for nothing else.
 """
 
 from __future__ import annotations
@@ -51,6 +51,11 @@ class SetFit(Method):
         """See `Method.seeded`."""
         return True
 
+    @property
+    def rules(self) -> dict[str, Any]:
+        """See `Method.rules`: older cells are of validation rows that it had learnt from."""
+        return {"validation": "not learnt from"}
+
     def why_not(self, problem: Problem, backend: Backend) -> str | None:
         """Its package or the encoder may be missing; rows with several labels it does not take."""
         if importlib.util.find_spec("setfit") is None:
@@ -62,16 +67,18 @@ class SetFit(Method):
     def fit(self, place: Workplace, seeds: Sequence[int]) -> Iterable[Outcome]:
         """See `Method.fit`."""
         problem = place.problem
-        parts = [problem.train] if problem.test is None else [*problem.chosen_on]
+        is_binary = problem.task == "binary"
         for seed in seeds:
-            model = self._trained(parts, place, seed)
+            model = self._trained([problem.train], place, seed)
+            held = _said(model, problem.validation, is_binary)
+            if problem.test is not None:
+                model = self._trained(problem.chosen_on, place, seed)
 
             def ask(part: Part, model: Any = model) -> Float[np.ndarray, "row output"]:
-                probs = model.predict_proba(list(part.texts), as_numpy=True)
-                return probs[:, 1:] if problem.task == "binary" else probs
+                return _said(model, part, is_binary)
 
             count = sum(p.numel() for p in model.model_body.parameters())
-            yield Outcome(ask(problem.validation), ask, count)
+            yield Outcome(held, ask, count)
 
     def _trained(self, parts: Sequence[Part], place: Workplace, seed: int) -> Any:
         setfit, own = _package("setfit"), self.settings
@@ -103,6 +110,11 @@ class SetFit(Method):
             return model.encode([text])
 
         return Serving(weights, beside=embed)
+
+
+def _said(model: Any, part: Part, is_binary: bool) -> Float[np.ndarray, "row output"]:
+    probs = model.predict_proba(list(part.texts), as_numpy=True)
+    return probs[:, 1:] if is_binary else probs
 
 
 def _package(name: str) -> Any:

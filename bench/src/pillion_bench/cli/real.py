@@ -17,11 +17,12 @@ from pillion.cli.output import write_lines
 from pillion.cli.places import check_file, check_folder, work_folder
 from pillion.cli.progress import progress_bar
 from pillion.cli.rows import RowOptions
-from pillion.core import OnTooLong, Scope, Template, defaults
+from pillion.core import FailedRow, OnTooLong, Scope, Template, defaults
 from pillion.core.extras import require
 from pillion.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pillion.data import Rows
     from pillion.train import ProbeConfig
     from pillion_bench.real.settings import RealSettings
 
@@ -186,20 +187,38 @@ def _baselines(names: list[str] | None) -> tuple[str, ...]:
 
 
 def _other(words: str, how: RowOptions) -> Any:
-    """A set of another source: `NAME=FILE`, or `NAME=FILE:COLUMN` with kinds."""
-    from pillion.data import names_of
+    """A set of another source: `NAME=FILE`, or `NAME=FILE:COLUMN` with kinds.
+
+    Where rows may be left out, those without a kind are, too.
+    """
     from pillion_bench.real.settings import Other
 
     name, found, path = words.partition("=")
     if not found or not name or not path:
         raise ConfigError(f"--other is {words!r}; give NAME=FILE, or NAME=FILE:COLUMN.")
-    kinds: tuple[str, ...] = ()
     file, found, column = path.rpartition(":")
-    if found and not path.startswith("hf:") and not Path(path).exists():
-        named = how.rows(file, column).labels or ()
-        kinds = tuple(", ".join(names_of(kind)) for kind in named)
-        path = file
-    return Other(name, how.rows(path), kinds)
+    if not found or path.startswith("hf:") or Path(path).exists():
+        rows = how.rows(path)
+        say_left_out(rows, None)
+        return Other(name, rows)
+    rows, kinds = _of_kinds(how.rows(file), how.rows(file, column))
+    say_left_out(rows, None)
+    return Other(name, rows, kinds)
+
+
+def _of_kinds(rows: Rows, named: Rows) -> tuple[Rows, tuple[str, ...]]:
+    """The rows that have a kind, and theirs: either reading may have left out rows of its own."""
+    from pillion.data import names_of
+
+    kinds = dict(zip(named.numbers, named.labels or (), strict=True))
+    reasons = {one.row: one.reason for one in named.failed}
+    gone = [
+        FailedRow(place, reasons.get(number, "it has no kind"))
+        for place, number in enumerate(rows.numbers, 1)
+        if number not in kinds
+    ]
+    kept = rows.without(gone)
+    return kept, tuple(", ".join(names_of(kinds[number])) for number in kept.numbers)
 
 
 def _show(found: dict[str, Any], out_file: Path, page: Path) -> None:

@@ -78,7 +78,7 @@ def _positives(result: AccuracyResult) -> Iterator[str]:
 
 
 def _nothing_chosen(result: AccuracyResult) -> Iterator[str]:
-    if result.content["settings"]["num_labels"] != 2:
+    if not result.is_binary:
         return
     for name in result.methods():
         if result.value(name, f"{result.split}_f1") == 0:

@@ -54,6 +54,12 @@ class AccuracyResult:
         """The metrics that lead the table."""
         return self.content["settings"]["leading"]
 
+    @property
+    def is_binary(self) -> bool:
+        """Whether a row has one of two labels; of a multi-label task it may have both."""
+        settings = self.content["settings"]
+        return settings["num_labels"] == 2 and settings.get("task", "binary") == "binary"
+
     @cached_property
     def entries(self) -> dict[tuple[str, str], Mapping[str, Any]]:
         """The entries by method and metric."""
@@ -116,7 +122,7 @@ class AccuracyResult:
         It follows from F1 of the positive label and accuracy: the share of errors e and F1 = 2 TP /
         (2 TP + e) give TP, and so TN = 1 - TP - e.
         """
-        if self.content["settings"]["num_labels"] != 2:
+        if not self.is_binary:
             return None
         found = [self.entry(method, f"{self.split}_{name}") for name in ("f1", "accuracy")]
         if any(one is None or None in one["per_seed"] for one in found):
