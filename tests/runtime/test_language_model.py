@@ -78,12 +78,15 @@ def test_texts_of_several_batches_are_scored_like_single_ones(
         assert distance(probs_of(one["p"], probe), probs_of(two["p"], probe)) < 1e-5
 
 
-def test_texts_are_wrapped_as_the_first_probe_was_trained(lm: LanguageModel) -> None:
+def test_texts_are_wrapped_as_the_probes_were_trained_or_as_is_said(lm: LanguageModel) -> None:
     raw, chat = probe_of(lm, "raw", template="raw"), probe_of(lm, "chat", template="chat")
 
-    assert lm.score(TEXTS, [raw, chat]) == lm.score(TEXTS, [raw, chat], "raw")
-    assert lm.score(TEXTS, [chat, raw]) == lm.score(TEXTS, [chat, raw], "chat")
+    assert lm.score(TEXTS, [raw]) == lm.score(TEXTS, [raw], "raw")
+    assert lm.score(TEXTS, [chat]) == lm.score(TEXTS, [chat], "chat")
     assert lm.score(TEXTS, [raw], "raw") != lm.score(TEXTS, [raw], "chat")
+    with pytest.raises(ConfigError, match=r"different ways \(raw: raw; chat: chat\)"):
+        lm.score(TEXTS, [raw, chat])
+    assert [set(one) for one in lm.score(TEXTS[:1], [raw, chat], "raw")] == [{"raw", "chat"}]
 
 
 def test_an_empty_text_is_an_error_that_names_its_row(lm: LanguageModel) -> None:

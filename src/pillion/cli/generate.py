@@ -47,8 +47,8 @@ class TurnOptions:
     template: Annotated[
         Template | None,
         typer.Option(
-            help="How the prompt is wrapped; default: as the (first) probe was trained, else by "
-            "the chat template, if the model has one."
+            help="How the prompt is wrapped; default: as the probes were trained, else by the "
+            "chat template, if the model has one."
         ),
     ] = None
 
@@ -73,7 +73,7 @@ def generate(
     the answer stands a bar for every token: the running probability of a label of the answer.
     """
     from pillion.cli.streaming import show_answer
-    from pillion.runtime import Sampling, resolve
+    from pillion.runtime import Sampling, resolve, shared_template
 
     text, max_tokens = asked(prompt, turns.messages, turns.system), answer.max_tokens
     artefacts = [resolve(folder) for folder in probe or []]
@@ -81,7 +81,7 @@ def generate(
     model, template = engine.load(), turns.template
     _check_room(max_tokens, model.backend.identity.context_tokens)
     if template is None and artefacts and isinstance(text, str):
-        template = artefacts[0].card.template
+        template = shared_template(artefacts)
     allowed = engine.allow_mismatch
     stream = model.stream(text, artefacts, max_tokens, sampling, template, allow_mismatch=allowed)
     if not as_json:

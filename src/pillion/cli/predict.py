@@ -82,7 +82,7 @@ def predict(
     how: TextOptions,
     template: Annotated[
         Template | None,
-        typer.Option(help="How a text is wrapped; default: as the (first) probe was trained."),
+        typer.Option(help="How a text is wrapped; default: as the probes were trained."),
     ] = None,
     engine: EngineOptions,
     wishes: WishOptions,
@@ -100,7 +100,7 @@ def predict(
     exit code is then 1. With --out, the same command run again finishes what an interrupted one
     left.
     """
-    from pillion.runtime import resolve
+    from pillion.runtime import resolve, shared_template
     from pillion.scoring import ScoreJob
 
     with ExitStack() as stack:
@@ -108,7 +108,7 @@ def predict(
             probes = [resolve(folder) for folder in probe]
             chosen = tuple(one.whole if wishes.no_exit else one for one in probes)
             job = ScoreJob(chosen, engine.allow_mismatch)
-            wrapping = template or job.artefacts[0].card.template
+            wrapping = template or shared_template(job.artefacts)
             wanted = _Wanted(job, asked, how, wrapping, engine, wishes.check, bar)
             done = _here(wanted) if pool is None else _on_cluster(wanted, pool, stack)
         write_lines(done.lines, asked.out)

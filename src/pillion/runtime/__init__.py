@@ -9,7 +9,7 @@ from pillion.runtime.attach import ProbeLike, attach, checked, local_folder, res
 from pillion.runtime.canaries import Checked, check_canaries, with_canaries
 from pillion.runtime.continuous_engine import ContinuousEngine
 from pillion.runtime.decoding import decode_steps
-from pillion.runtime.encoding import encode_rows, sift_rows, usual_template
+from pillion.runtime.encoding import encode_rows, shared_template, sift_rows, usual_template
 from pillion.runtime.engine import Engine, EngineStats, Request
 from pillion.runtime.engine_check import check_engine
 from pillion.runtime.engines import ENGINES, load_engine
@@ -58,6 +58,7 @@ __all__ = [
     "place_rows",
     "resolve",
     "score_batches",
+    "shared_template",
     "sift_rows",
     "taken_contexts",
     "usual_template",

@@ -24,7 +24,8 @@ from pillion.core import (
     absent,
     as_text,
 )
-from pillion.errors import DataError, unknown_name
+from pillion.errors import ConfigError, DataError, unknown_name
+from pillion.probe import Artefact
 
 
 def usual_template(
@@ -46,6 +47,27 @@ def usual_template(
         "are, as with template raw."
     )
     return "raw"
+
+
+def shared_template(probes: Sequence[Artefact]) -> Template:
+    """How the texts were wrapped that probes were trained on.
+
+    Args:
+        probes: one or more, to be read in one pass.
+
+    Raises:
+        ConfigError: each in its own way: one pass wraps a text in one.
+    """
+    names = dict[Template, list[str]]()
+    for probe in probes:
+        names.setdefault(probe.card.template, []).append(probe.name)
+    if len(names) > 1:
+        told = "; ".join(f"{way}: {', '.join(own)}" for way, own in names.items())
+        raise ConfigError(
+            f"The probes were trained on texts wrapped in different ways ({told}), and a pass wraps "
+            "each text in one; read them apart, or choose a template."
+        )
+    return next(iter(names))
 
 
 def encode_rows(

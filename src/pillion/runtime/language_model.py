@@ -31,7 +31,7 @@ from pillion.probe.group import group
 from pillion.runtime.attach import ProbeLike, checked, resolve, several, watch
 from pillion.runtime.canaries import Checked, check_canaries
 from pillion.runtime.decoding import answer_events
-from pillion.runtime.encoding import encode_row, encode_rows, usual_template
+from pillion.runtime.encoding import encode_row, encode_rows, shared_template, usual_template
 from pillion.runtime.exits import ExitReading, may_leave
 from pillion.runtime.generation import Generation, Stream
 from pillion.runtime.padding import pad_batch
@@ -88,13 +88,14 @@ class LanguageModel:
         Args:
             texts: texts or conversations, one or more.
             probes: artefacts or folders, one or several; each reads the turns of its scope.
-            template: how texts are wrapped; None: as the first probe was trained.
+            template: how texts are wrapped; None: as the probes were trained, all in one way.
             on_too_long: what happens to a text beyond the context window.
             progress: called with the tokens done so far, and all of them.
             allow_mismatch: only warn of probes trained on other weights or another template.
 
         Raises:
-            ConfigError: if no probe is given, or texts may leave early and cannot in this model.
+            ConfigError: if no probe is given, probes were trained on texts wrapped in different
+                ways, or texts may leave early and cannot in this model.
             DataError: for a text that is empty, too long, or without a turn of a probe's scope.
             MismatchError: if a probe belongs to another model.
             StateError: if a hidden state is not finite.
@@ -102,7 +103,7 @@ class LanguageModel:
         artefacts = [resolve(p) for p in several(probes)]
         if not artefacts:
             raise ConfigError("Got no probe to score with; give one or more.")
-        how: Template = template or artefacts[0].card.template
+        how = template or shared_template(artefacts)
         scopes: list[Scope] = [artefact.card.scope for artefact in artefacts]
         rows = encode_rows(self.backend, texts, how, on_too_long, scopes=scopes)
         return self.score_rows(rows, artefacts, progress, allow_mismatch)
