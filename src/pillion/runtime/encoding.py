@@ -64,8 +64,8 @@ def shared_template(probes: Sequence[Artefact]) -> Template:
     if len(names) > 1:
         told = "; ".join(f"{way}: {', '.join(own)}" for way, own in names.items())
         raise ConfigError(
-            f"The probes were trained on texts wrapped in different ways ({told}), and a pass wraps "
-            "each text in one; read them apart, or choose a template."
+            f"The probes were trained on texts wrapped in different ways ({told}), and a pass "
+            "wraps each text in one; read them apart, or choose a template."
         )
     return next(iter(names))
 
