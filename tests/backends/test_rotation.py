@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -82,3 +83,14 @@ def test_engines_that_turn_positions_in_another_way_are_refused() -> None:
         check_engine_rotation(Rotation(32, follows=False), "vLLM", 33)
     with pytest.raises(ConfigError, match="rope_type dynamic"):
         check_engine_rotation(Rotation(32, follows=True), "SGLang", 8)
+
+
+@pytest.mark.parametrize("kind", [{"rope_type": "longrope"}, {"type": "su"}])
+def test_older_configurations_are_understood(kind: dict[str, str]) -> None:
+    config = SimpleNamespace(
+        max_position_embeddings=640, original_max_position_embeddings=32, rope_scaling=kind
+    )
+    config.get_text_config = lambda: config
+    assert rotation_of(config) == Rotation(32, follows=False)
+    config.rope_scaling = None
+    assert rotation_of(config) is None

@@ -41,14 +41,21 @@ def rotation_of(config: Any) -> Rotation | None:
 
 
 def _rotations(config: Any) -> Iterator[Rotation]:
-    told = getattr(config, "rope_parameters", None) or {}
+    # The second word is that of older releases, as engines of others may have them.
+    told = getattr(config, "rope_parameters", None) or vars(config).get("rope_scaling") or {}
     each = [told, *(one for one in told.values() if isinstance(one, Mapping))]
     for one in each:  # of all layers, or of each kind of layer
-        kind = one.get("rope_type") or ""
-        if kind == "longrope":
-            yield Rotation(int(one["original_max_position_embeddings"]), follows=False)
+        kind = one.get("rope_type") or one.get("type") or ""
+        if kind in ("longrope", "su"):
+            yield Rotation(_first_tokens(one, config), follows=False)
         elif "dynamic" in kind:
             yield Rotation(int(config.max_position_embeddings), follows=True)
+
+
+def _first_tokens(told: Mapping[str, Any], config: Any) -> int:
+    """Of the texts that a model was first trained on, wherever its configuration says so."""
+    word = "original_max_position_embeddings"
+    return int(told.get(word) or getattr(config, word, None) or config.max_position_embeddings)
 
 
 def check_rotation(
