@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 from scipy.special import expit
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from pillion.errors import ConvergenceError
@@ -64,6 +65,25 @@ def test_hundreds_of_labels_do_not_stop_where_they_began() -> None:
     model = fit_logistic((features, ids), (features, ids), goal, (10.0,))
     assert model.quality.log_loss < math.log(150) - 0.3
     assert (model.predict(features).argmax(1) == ids).mean() == 1
+
+
+def test_a_weak_penalty_is_fitted_from_nothing_too() -> None:
+    """A refit begins at zero: there Newton's first step made every label certain of every row."""
+    chance = np.random.default_rng(1)
+
+    def word() -> str:
+        return "".join(chance.choice(list("aeiourstnl"), size=chance.integers(2, 6)))
+
+    shared = [word() for _ in range(60)]
+    own = [[word() for _ in range(4)] for _ in range(150)]
+    ids = np.arange(1050) % 150
+    texts = [" ".join([*chance.choice(shared, 6), *chance.choice(own[one], 2)]) for one in ids]
+    characters = TfidfVectorizer(sublinear_tf=True, analyzer="char_wb", ngram_range=(2, 3))
+    rows = characters.fit_transform(texts), ids
+    goal = Goal("multiclass", 150, "accuracy")
+    again = fit_logistic(rows, rows, goal, (100.0,)).predict(rows[0])
+    by_path = fit_logistic(rows, rows, goal, (1.0, 10.0, 100.0, 1e3, 1e4)).tried[100.0]
+    assert (again.argmax(1) == ids).mean() == pytest.approx(by_path.score, abs=1e-3)
 
 
 def test_a_fit_that_is_not_at_its_optimum_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,8 +169,17 @@ class _Learner:
     def fit(self, strength: float) -> Logistic:
         if len(self.places):
             link = "softmax" if self.goal.task == "multiclass" else "sigmoid"
-            self.start = solve(self.rows, self.wanted, strength, link, self.start)
+            for one in (*self._way(strength), strength):
+                self.start = solve(self.rows, self.wanted, one, link, self.start)
         return Logistic(self.goal, strength, self.places, self.start, self.constants)
+
+    def _way(self, strength: float) -> list[float]:
+        """Stronger penalties to pass on the way to a weak one from nothing.
+
+        A first Newton step under a weak penalty goes so far that every label is certain of every
+        row: nothing bends there, and steps have no length (the path of Friedman et al. 2010).
+        """
+        return [one for one in STRENGTHS if one < strength] if self.start is None else []
 
 
 def _rotated(*parts: Features) -> tuple[list[Features], np.ndarray | None]:
