@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from program import Run, two_classes, write_rows
+from program import Refused, Run, two_classes, write_rows
 
 
 def test_a_text_gives_one_line_with_label_and_probs(run: Run, probe: Path) -> None:
@@ -61,6 +61,15 @@ def test_texts_given_one_by_one_are_all_labelled(run: Run, probe: Path) -> None:
     words = ("predict", "--probe", probe, "--model", "fake")
     both = run(*words, "--text", "a day", "--text", "a night").lines
     assert both == run(*words, "--text", "a day").lines + run(*words, "--text", "a night").lines
+
+
+def test_texts_from_nowhere_or_from_two_places_are_refused(
+    refused: Refused, probe: Path, data: Path
+) -> None:
+    words = ["predict", "--probe", probe, "--model", "fake"]
+    assert "Got neither --text nor --input; give one" in refused(*words)
+    both = refused(*words, "--text", "a", "--input", data)
+    assert "Got both --text and --input; give one" in both
 
 
 def test_texts_of_any_script_are_labelled(run: Run, probe: Path) -> None:

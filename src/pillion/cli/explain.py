@@ -51,7 +51,8 @@ class AskedOptions:
     def __post_init__(self) -> None:
         if (self.text is None and self.messages is None) == (self.data is None):
             raise ConfigError(
-                "Give either --text or --data, and not both; --messages goes with --text, or alone."
+                f"Got {'neither texts nor' if self.data is None else 'texts beside'} --data; "
+                "give either --text or --data. --messages goes with --text, or alone."
             )
 
 

@@ -45,7 +45,8 @@ class AskedOptions:
     def __post_init__(self) -> None:
         check_file(self.out, "--out")
         if (not self.text) == (self.input is None):
-            raise ConfigError("Give either --text or --input, and not both.")
+            got = "both --text and --input" if self.text else "neither --text nor --input"
+            raise ConfigError(f"Got {got}; give one of them.")
 
     @property
     def work(self) -> Path | None:
