@@ -26,7 +26,7 @@ PROMPTS = (
     "I just wanted to say that your support team saved my week. Thank you!",
 )
 MAX_TOKENS = 24
-PAIRS = 3
+PAIRS = 7
 """Runs with and without probes, in turns, for the cost line."""
 
 
