@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,17 @@ def cell(problem: Problem, role: str, seed: int, noise: float) -> Cell:
         "fit_seconds": 1.0,
     }
     return Cell(facts, probs)
+
+
+def test_a_model_is_named_by_its_file_and_not_by_where_that_lies(
+    problem: Problem, tmp_path: Path
+) -> None:
+    file = tmp_path / "some.gguf"
+    file.touch()
+    for name, shown in ((str(file), "some.gguf"), ("org/model", "org/model")):
+        model = replace(FakeBackend().identity, name=name)
+        content = summarise(SUITE, problem, model, {}, {})
+        assert content["settings"]["model"]["name"] == shown
 
 
 def unused(reason: str) -> Cell:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pillion.core import ModelIdentity
@@ -85,7 +86,7 @@ def result_file(
             "leading": list(problem.leading),
             "rows": {rows.name: len(rows) for rows in problem.parts},
             "model": {
-                "name": model.name,
+                "name": _shown(model.name),
                 "weights_sha256": model.weights_sha256,
                 "dtype": model.dtype,
             },
@@ -93,6 +94,11 @@ def result_file(
         },
         "results": list(results),
     }
+
+
+def _shown(model: str) -> str:
+    """A model's name; of a file or folder the last part, for the path is one machine's alone."""
+    return Path(model).name if Path(model).exists() else model
 
 
 def with_reads(content: dict[str, Any], earlier: Mapping[str, Any] | None) -> dict[str, Any]:
