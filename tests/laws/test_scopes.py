@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from chat_templates import chat_backend
@@ -192,6 +193,62 @@ def test_attached_probes_read_the_conversations_that_were_encoded(
     prompts = [backend.encode_chat(talk) for talk in talks]
     read = [probe for probe in probes if probe.card.scope != "response"]
     assert_verdicts(backend, read, prompts, asked)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("chunk", [None, 20])
+def test_padding_beyond_the_longest_row_is_no_part_of_a_prompt(
+    backend: TransformersBackend, chunk: int | None
+) -> None:
+    """Its length was counted as words: the rest of a prompt in chunks was taken for an answer.
+
+    In one piece, the answer before was taken for a part of the one that is generated.
+    """
+    probes = of_every_scope(backend, "gate")
+    talks = [CONVERSATIONS[0], CONVERSATIONS[2]]
+    how: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    with attach(backend.model, probes, backend.tokenizer) as reading:
+        batch = {n: F.pad(one, (40, 0)) for n, one in reading.encode(talks).items()}
+        drawn = backend.model.generate(**batch, **how, prefill_chunk_size=chunk)
+        asked, every = reading.prompt_verdicts(), reading.verdicts()
+    prompts = [backend.encode_chat(talk) for talk in talks]
+    read = [probe for probe in probes if probe.card.scope != "response"]
+    assert_verdicts(backend, read, prompts, asked)
+    assert not any("response" in found for found in asked)
+    for row, answer, found in zip(prompts, drawn.tolist(), every, strict=True):
+        states = full_states(backend, [*row, *answer[-4:-1]])
+        own = offline(probes[SCOPES.index("response")], states, [range(len(row), len(row) + 3)])
+        got = probs_of(found["response"], probes[SCOPES.index("response")])
+        assert distance(got, own) <= LIMIT
+
+
+@each_name
+def test_a_row_may_be_answered_while_a_longer_one_is_still_read(
+    backend: TransformersBackend, rows: list[Tokens], name: str
+) -> None:
+    """What was answered before the longest prompt had run was read by no probe of answers."""
+    probes = of_every_scope(backend, name)
+    short, long = sorted((rows[0], rows[2]), key=len)
+    answer = [(7 * place) % 60 for place in range(len(long) - len(short) + 3)]
+    batch = torch.tensor([[*short, *answer], [*long, 5, 6, 7]])
+    with watch(backend, probes) as reading:
+        reading.expect([short, long], answering=True)
+        cache, begin = backend.new_cache(), 0
+        for end in (len(short), len(long) - 1, len(long), batch.shape[1]):
+            seen = torch.ones(2, end, dtype=torch.bool)
+            backend.forward(batch[:, begin:end], seen, cache)
+            begin = end
+        found = reading.verdicts()
+    for prompt, row, said in zip((short, long), batch.tolist(), found, strict=True):
+        states, answered = full_states(backend, row), range(len(prompt), len(row))
+        for probe in probes:
+            scope = probe.card.scope
+            ranges = [*prompt.ranges(scope)] if scope != "response" else []
+            ranges += [answered] if scope in ANSWER_SCOPES else []
+            assert (probe.name in said) == bool(ranges)
+            if ranges:
+                got = probs_of(said[probe.name], probe)
+                assert distance(got, offline(probe, states, ranges)) <= LIMIT, probe.name
 
 
 @torch.no_grad()

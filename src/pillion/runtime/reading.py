@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pillion.backends import Step
-from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Scope, TextLike, Tokens, Verdict
+from pillion.core import SCOPES, Scope, TextLike, Tokens, Verdict
 from pillion.errors import ConfigError, StateError
 from pillion.probe import Artefact
 from pillion.probe.group import MOST_CHOSEN, group
@@ -355,13 +355,7 @@ class Reading:
         found, self._scope_masks = before.masks(mask.to(self._device), ids)
         self._masks |= found
         self._counts = {scope: one.sum(1) for scope, one in found.items()}
-        past, tokens = step.past_tokens, mask.shape[1]
-        if past >= before.longest:
-            heard = ANSWER_SCOPES
-        elif before.answering and past + tokens <= before.longest:
-            heard = PROMPT_SCOPES
-        else:
-            return
+        heard = before.heard(self._scope_masks)
         self._idle = frozenset(i for i, g in enumerate(self.groups) if g.scope not in heard)
 
     def _choose(self) -> None:
@@ -447,7 +441,7 @@ class Reading:
         if self._step.more_prompt:
             return now
         before, after = old.scope_masks, self._scope_masks
-        if before is not None and after is not None and bool((before.done < before.lengths).any()):
+        if before is not None and after is not None and not before.begun:
             return now if bool((after.done <= after.lengths).all()) else None
         # Several tokens may be the rest of a prompt.
         return None if self._step.mask.shape[1] > 1 else old.prompt
