@@ -267,6 +267,64 @@ def test_tokens_of_unknown_turns_are_refused(backend: TransformersBackend) -> No
             backend.model(input_ids=ids)
 
 
+@torch.no_grad()
+def test_a_packed_batch_of_other_rows_than_were_encoded_is_refused(
+    backend: TransformersBackend, rows: list[Tokens]
+) -> None:
+    """In another order, the words of each row were taken by the turns of the other."""
+    probe = make_artefact("p", backend.identity, template="chat", scope="user")
+    for wrong in ([rows[2], rows[0]], [rows[0], (*rows[2][:-1], 5)], [rows[0], (*rows[2], 5)]):
+        ids = torch.tensor([[token for row in wrong for token in row]], device=DEVICE)
+        places = torch.tensor([[i for row in wrong for i in range(len(row))]], device=DEVICE)
+        with watch(backend, [probe]) as reading:
+            reading.expect([rows[0], rows[2]])
+            with pytest.raises(StateError, match="holds other tokens than were encoded"):
+                backend.model(input_ids=ids, position_ids=places, use_cache=False)
+
+
+@torch.no_grad()
+def test_more_embeddings_than_a_row_has_tokens_are_refused(
+    backend: TransformersBackend, rows: list[Tokens]
+) -> None:
+    """Behind embeddings of its own (a learned prompt), a user's last words were the answer's."""
+    probe = make_artefact("p", backend.identity, template="chat", scope="user")
+    words = backend.model.get_input_embeddings()(torch.tensor([rows[0]], device=DEVICE))
+    with watch(backend, [probe]) as reading:
+        reading.expect([rows[0]], answering=True)
+        backend.model(inputs_embeds=words)
+        found = reading.verdicts()
+        reading.expect([rows[0]], answering=True)
+        with pytest.raises(StateError, match="holds other tokens than were encoded"):
+            backend.model(inputs_embeds=torch.cat([words[:, :3], words], dim=1))
+    assert_verdicts(backend, [probe], rows[:1], found)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("marks", [True, False])
+def test_an_answer_of_embeddings_is_refused_where_it_may_hold_reasoning(marks: bool) -> None:
+    """Reasoning was read as the answer's words: nothing tells it apart but its tokens."""
+    backend = chat_backend("qwen3" if marks else "chatml")
+    embed = backend.model.get_input_embeddings()
+    row = backend.encode_chat((Turn("user", "2 + 2?"),))
+    kinds = ("response", "user")
+    probes = [
+        make_artefact(scope, backend.identity, template="chat", scope=scope) for scope in kinds
+    ]
+    for some in (probes, probes[1:]):
+        with watch(backend, some) as reading:
+            reading.expect([row], answering=True)
+            cache = backend.new_cache()
+            words = embed(torch.tensor([row], device=DEVICE))
+            backend.model(inputs_embeds=words, **{backend.cache_word: cache})
+            words = embed(torch.tensor([[70]], device=DEVICE))
+            if marks and len(some) > 1:
+                with pytest.raises(StateError, match="tell its words from its reasoning"):
+                    backend.model(inputs_embeds=words, **{backend.cache_word: cache})
+            else:
+                backend.model(inputs_embeds=words, **{backend.cache_word: cache})
+                assert set(reading.verdicts()[0]) == {probe.name for probe in some}
+
+
 def test_a_row_without_words_of_the_scope_is_refused_by_number(
     backend: TransformersBackend,
 ) -> None:

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pillion.backends import Step
-from pillion.core import SCOPES, Scope, TextLike, Tokens, Verdict
+from pillion.core import ANSWER_SCOPES, SCOPES, Scope, TextLike, Tokens, Verdict
 from pillion.errors import ConfigError, StateError
 from pillion.probe import Artefact
 from pillion.probe.group import MOST_CHOSEN, group
@@ -355,8 +355,21 @@ class Reading:
         found, self._scope_masks = before.masks(mask.to(self._device), ids)
         self._masks |= found
         self._counts = {scope: one.sum(1) for scope, one in found.items()}
+        self._check_reasoning(ids)
         heard = before.heard(self._scope_masks)
         self._idle = frozenset(i for i, g in enumerate(self.groups) if g.scope not in heard)
+
+    def _check_reasoning(self, ids: Int[Tensor, "batch chunk"] | None) -> None:
+        """Raises where the words of an answer cannot be told from its reasoning."""
+        after = self._scope_masks
+        if ids is not None or self._reasoning is None or after is None:
+            return
+        heard = not set(ANSWER_SCOPES).isdisjoint(self._scopes)
+        if heard and bool((after.done > after.lengths).any()):
+            raise StateError(
+                "Embeddings ran in the place of an answer's tokens, which alone tell its words "
+                "from its reasoning; run the tokens (input_ids), or read the scope 'all'."
+            )
 
     def _choose(self) -> None:
         """Which tokens are tapped: where layers are tapped one by one, only those that are read.
@@ -392,17 +405,17 @@ class Reading:
                 f"The batch has {len(mask)} rows, and {len(rows)} conversations were encoded for "
                 "it; run the batch that encode gave, as it is."
             )
-        self._compare(step, rows)
+        self._compare(step, mask, rows)
         return ScopeMasks.of(rows, self._scopes, self._device, self._reasoning, answering)
 
-    def _compare(self, step: Step, rows: Sequence[Tokens]) -> None:
-        """Raises if a row that runs is not the one that was encoded."""
-        if step.ids is None or self._packed is not None:
-            return
-        seen, ids = step.mask.cpu(), step.ids.cpu()
-        for place, row in enumerate(rows):
-            got = ids[place][seen[place]].tolist()
-            if tuple(got) != tuple(row[: len(got)]):
+    @staticmethod
+    def _compare(step: Step, mask: Bool[Tensor, "row token"], rows: Sequence[Tokens]) -> None:
+        """Raises if a row that runs is not the one that was encoded; of embeddings, if longer."""
+        counts = mask.sum(1).tolist()
+        seen = None if step.ids is None else step.ids[step.mask].cpu().split(counts)
+        for place, (row, count) in enumerate(zip(rows, counts, strict=True)):
+            got = row[:count] if seen is None else tuple(seen[place].tolist())
+            if count > len(row) or got != row[:count]:
                 raise StateError(
                     f"Row {place} of the batch holds other tokens than were encoded for it; run "
                     "the batch that encode gave, as it is."
