@@ -100,7 +100,8 @@ class Reading:
         Raises:
             StateError: if the KV cache holds tokens that this reading never saw.
         """
-        self._passing = self._own is not None and step.cache is not self._own()
+        own = None if self._own is None else self._own()
+        self._passing = self._own is not None and (own is None or step.cache is not own)
         if self._passing:
             return
         step = self._same_place(step)
