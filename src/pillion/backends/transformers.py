@@ -29,6 +29,7 @@ from pillion.backends.adapters import (
 from pillion.backends.base import Backend, EarlyExitWatcher, Ids, Mask, Step, Tool, Watcher
 from pillion.backends.codec import Codec
 from pillion.backends.early_exit import RowDims, leaving, seen_to_leave
+from pillion.backends.generating import Generating, generating_of
 from pillion.backends.grammar import Grammars, Matcher, guided_tokenizer
 from pillion.backends.identity import device_of, end_ids, find_blocks, identify
 from pillion.backends.prefill import Prefill, prefill_of
@@ -79,6 +80,7 @@ class TransformersBackend(Backend):
         self.vocab_size = model.get_input_embeddings().weight.shape[0]
         self._grammars = Grammars(partial(guided_tokenizer, tokenizer), self.end_ids)
         self._passes, self._prefill = passes_of(self.decoder), prefill_of(model)
+        self._generating = generating_of(model)
         known = inspect.signature(self.decoder.forward).parameters
         self.cache_word = next((w for w in CACHE_WORDS if w in known), CACHE_WORDS[-1])
         self._takes_cache = self.cache_word in known
@@ -288,7 +290,8 @@ class TransformersBackend(Backend):
             passes.watched.append(one)
             handles = [
                 decoder.register_forward_pre_hook(
-                    _starter(one, passes, unchanged, self._prefill), with_kwargs=True
+                    _starter(one, passes, unchanged, self._prefill, self._generating),
+                    with_kwargs=True,
                 ),
                 *(self._show(one, layer) for layer in layers),
                 decoder.register_forward_hook(
@@ -296,7 +299,7 @@ class TransformersBackend(Backend):
                 ),
             ]
         try:
-            with uncompiled(), self._prefill.followed():
+            with uncompiled(), self._prefill.followed(), self._generating.followed():
                 yield
         finally:
             with passes.lock:
@@ -414,10 +417,14 @@ class _LastLayer:
 
 
 def _starter(
-    one: Watched, passes: Passes, unchanged: Callable[[], None], prefill: Prefill
+    one: Watched,
+    passes: Passes,
+    unchanged: Callable[[], None],
+    prefill: Prefill,
+    generating: Generating,
 ) -> Callable[..., None]:
     def step(decoder: nn.Module, said: dict[str, Any]) -> Step:
-        found = step_of(decoder, said, passes.counted)
+        found = generating.follow(step_of(decoder, said, passes.counted))
         return replace(found, more_prompt=True) if prefill.goes_on(found.past_tokens) else found
 
     def start(
@@ -425,9 +432,11 @@ def _starter(
     ) -> None:
         if kwargs is not None and passes.quiet != threading.get_ident():
             said = named(decoder, args, kwargs)
-            if one.sees(cache_given(said)):
-                unchanged()
-            one.start(cache_given(said), lambda: step(decoder, said))
+            cache = cache_given(said)
+            if not one.sees(cache) or generating.beside(cache):
+                return
+            unchanged()
+            one.start(cache, lambda: step(decoder, said))
 
     return start
 
