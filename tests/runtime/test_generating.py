@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from transformers import StoppingCriteria
 
 from pillion.backends.transformers import TransformersBackend
-from pillion.core import Turn
+from pillion.core import Tokens, Turn
 from pillion.errors import StateError
 from pillion.probe import Artefact
 from pillion.runtime import attach
@@ -191,3 +192,69 @@ def test_a_models_own_methods_are_left_as_they_were() -> None:
         generated(backend)
         assert len(reading.verdicts()) == 2
     assert model.generate is own and calls == ["own"]
+
+
+def talk_of_two(backend: TransformersBackend, answered: torch.Tensor, begin: int) -> Tokens:
+    """The conversation that goes on behind an answer, as it was drawn."""
+    turns = (Turn("user", "Hello there"), Turn("assistant", "x"), Turn("user", "My balance!"))
+    row, more = backend.encode_chat(turns), answered.shape[1] - begin - 1
+    ids = [*answered[0].tolist(), *row[begin + 1 :]]
+    moved = [
+        replace(s, begin=s.begin + more * (s.begin > begin), end=s.end + more * (s.begin >= begin))
+        for s in row.segments
+    ]
+    return Tokens(ids, moved)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("how", ["told", "untold", "loop"])
+def test_a_new_turn_behind_the_cache_of_earlier_ones_is_refused_by_scopes(how: str) -> None:
+    """Its words were read as the answer's, 0.35 away, and the last user's were those of before."""
+    from chat_templates import chat_backend
+
+    backend = chat_backend()
+    model, word = backend.model, backend.cache_word
+    probe = make_artefact("p", backend.identity, template="chat", scope="last-user")
+    with attach(model, probe, backend.tokenizer) as reading:
+        cache, batch = backend.new_cache(), reading.encode([(Turn("user", "Hello there"),)])
+        drawn = model.generate(**batch, **HOW, **{word: cache})
+        before = reading.verdicts()
+        more = model.generate(drawn, attention_mask=torch.ones_like(drawn), **HOW, **{word: cache})
+        assert reading.verdicts() == before == reading.prompt_verdicts()  # of the same answer
+        row = talk_of_two(backend, more, batch["input_ids"].shape[1])
+        ids = torch.tensor([row], device=DEVICE)
+        if how != "untold":
+            reading.expect([row], answering=True)
+        with pytest.raises(StateError, match="run the whole conversation, with a new cache"):
+            if how == "loop":
+                model(ids[:, cache.get_seq_length() :], **{word: cache})
+            else:
+                model.generate(ids, attention_mask=torch.ones_like(ids), **HOW, **{word: cache})
+        reading.expect([row], answering=True)
+        model.generate(ids, attention_mask=torch.ones_like(ids), **HOW)
+        (found,) = reading.verdicts()
+    wanted = offline(probe, full_states(backend, row), row.ranges("last-user"))
+    assert distance(probs_of(found["p"], probe), wanted) < 1e-4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("first", [0, 5, 11])
+def test_of_a_prompt_behind_a_cache_the_verdict_is_of_all_that_generate_was_given(
+    backend: TransformersBackend, first: int
+) -> None:
+    """It was that of the first pass of all: of the first turn, or of a prompt's beginning."""
+    probe, word, ids = make_artefact("p", backend.identity), backend.cache_word, PROMPTS
+    rounds = list[tuple[torch.Tensor, Any]]()
+    with attach(backend.model, probe) as reading:
+        cache = backend.new_cache()
+        if first:
+            backend.model(ids[:, :first], **{word: cache})
+        for _ in range(2):
+            mask = torch.ones_like(ids)
+            drawn = backend.model.generate(ids, attention_mask=mask, **HOW, **{word: cache})
+            rounds.append((ids, reading.prompt_verdicts()))
+            ids = torch.cat([drawn, PROMPTS[:, :4]], dim=1)
+    for prompts, found in rounds:
+        for row, said in zip(prompts.tolist(), found, strict=True):
+            wanted = offline(probe, full_states(backend, row), [range(len(row))])
+            assert distance(probs_of(said["p"], probe), wanted) < 1e-4

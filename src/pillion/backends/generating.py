@@ -36,6 +36,7 @@ class RunningAnswers:
     Attributes:
         assistant: the model that drafts them; None for none.
         cache: that holds their tokens, once it is known.
+        begins: positions that were in the cache before its first pass; None before that.
         num_rows: of the last pass.
         ran: positions that have run, padding included.
         ends: of each row, the position from which on nothing is of its answer.
@@ -43,6 +44,7 @@ class RunningAnswers:
 
     assistant: Any = None
     cache: object | None = None
+    begins: int | None = None
     num_rows: int = 0
     ran: int = 0
     ends: Int[Tensor, " row"] | None = None
@@ -76,7 +78,9 @@ class RunningAnswers:
     def follow(self, step: Step) -> Step:
         """A pass, without the tokens of rows that are over."""
         self.cache = step.cache if self.cache is None else self.cache
+        self.begins = step.past_tokens if self.begins is None else self.begins
         self.num_rows, self.ran = len(step.mask), step.past_tokens + step.mask.shape[1]
+        step = replace(step, new_prompt=step.past_tokens == self.begins)
         if self.ends is None or len(self.ends) != self.num_rows:
             return step
         places = torch.arange(step.past_tokens, self.ran, device=step.mask.device)
@@ -136,8 +140,9 @@ class Generating:
         given = inspect.signature(getattr(type(owner), METHODS[0])).bind_partial(
             owner, *args, **kwargs
         )
+        assistant = {**given.arguments, **kwargs}.get("assistant_model")
         before = self._running.get(thread)
-        self._running[thread] = RunningAnswers(given.arguments.get("assistant_model"))
+        self._running[thread] = RunningAnswers(assistant)
         try:
             return self._call("generate", *args, **kwargs)
         finally:

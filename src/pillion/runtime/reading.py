@@ -351,7 +351,11 @@ class Reading:
         self._scope_masks = self._before.scope_masks if self._before else None
         if not self._scopes:
             return
-        before = self._begin(step, mask) if self._scope_masks is None else self._scope_masks
+        before = self._scope_masks
+        if before is None:
+            before = self._begin(step, mask)
+        elif before.begun and mask.shape[1] > 1:
+            self._check_turns(step, before.done + mask.sum(1))
         ids = step.ids if self._packed is None else None
         found, self._scope_masks = before.masks(mask.to(self._device), ids)
         self._masks |= found
@@ -359,6 +363,20 @@ class Reading:
         self._check_reasoning(ids)
         heard = before.heard(self._scope_masks)
         self._idle = frozenset(i for i, g in enumerate(self.groups) if g.scope not in heard)
+
+    def _check_turns(self, step: Step, done: Int[Tensor, " row"]) -> None:
+        """Raises where a new turn runs behind an answer, as if it were more of that.
+
+        Args:
+            step: several tokens of a row, with an answer before them.
+            done: tokens of each row behind it.
+        """
+        told = [] if self._told is None else [len(row) for row in self._told[0]]
+        if step.new_prompt or told == done.tolist():
+            raise StateError(
+                "A new turn runs behind the KV cache of the turns before, whose words probes have "
+                "read by the scopes of then; run the whole conversation, with a new cache."
+            )
 
     def _check_reasoning(self, ids: Int[Tensor, "batch chunk"] | None) -> None:
         """Raises where the words of an answer cannot be told from its reasoning."""
@@ -450,6 +468,8 @@ class Reading:
             old: before the pass.
             now: behind it.
         """
+        if self._step.new_prompt and old.scope_masks is None:
+            return now  # what was there before is the beginning of this one
         if old.prompt is None or old.states is not old.prompt[0]:
             return old.prompt
         if self._step.more_prompt:
