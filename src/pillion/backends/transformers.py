@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pillion.backends.adapters import (
+    ActiveAdapters,
     Unchanged,
     active_adapters,
     check_adapters,
@@ -37,7 +38,8 @@ from pillion.backends.routers import find_routers
 from pillion.backends.steps import CACHE_WORDS, cache_given, named, step_of
 from pillion.backends.watching import Passes, Watched, passes_of, uncompiled
 from pillion.core import Conversation, ModelIdentity, Template, Tokens
-from pillion.errors import ConfigError
+from pillion.core.arithmetic import as_given
+from pillion.errors import ConfigError, MismatchError
 
 FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f")
 """What the norm between the last block and the head is called in transformers."""
@@ -172,7 +174,7 @@ class TransformersBackend(Backend):
             self.cache_word: cache,
             "use_cache": cache is not None,
         }
-        with self._passes.lock:
+        with self._passes.lock, as_given(self.device):
             try:
                 if logits:
                     return self.model(**keywords, logits_to_keep=1).logits[:, -1]
@@ -285,7 +287,7 @@ class TransformersBackend(Backend):
         tops = [self.routers[i - last - 1].block + 1 if i > last else i for i in layers]
         one = Watched(watcher, max(tops, default=last), routers)
         decoder, passes = self.decoder, self._passes
-        unchanged = partial(check_adapters, self.model, active_adapters(self.model))
+        unchanged = partial(self._check_pass, active_adapters(self.model))
         with passes.lock:
             passes.watched.append(one)
             handles = [
@@ -307,6 +309,22 @@ class TransformersBackend(Backend):
                 for handle in handles:
                     handle.remove()
                 one.release()
+
+    def _check_pass(self, adapters: ActiveAdapters) -> None:
+        """Returns if a pass that begins now is one of the model that is watched.
+
+        Raises:
+            MismatchError: other adapters are active, or it is computed in another dtype.
+        """
+        check_adapters(self.model, adapters)
+        kind = self.device.type
+        if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) != self.dtype:
+            other = str(torch.get_autocast_dtype(kind)).removeprefix("torch.")
+            raise MismatchError(
+                f"The pass runs under torch.autocast in {other}, and the model to which its probes "
+                f"belong is {str(self.dtype).removeprefix('torch.')}; run it outside of autocast, "
+                f"or load the model, and train the probes, in {other}."
+            )
 
     @contextmanager
     def _early_exit(self, possible: bool) -> Generator[None]:
