@@ -35,6 +35,7 @@ class RunningAnswers:
 
     Attributes:
         assistant: the model that drafts them; None for none.
+        guided: whether a second text runs beside them.
         cache: that holds their tokens, once it is known.
         begins: positions that were in the cache before its first pass; None before that.
         num_rows: of the last pass.
@@ -43,6 +44,7 @@ class RunningAnswers:
     """
 
     assistant: Any = None
+    guided: bool = False
     cache: object | None = None
     begins: int | None = None
     num_rows: int = 0
@@ -61,7 +63,8 @@ class RunningAnswers:
                 "prompt_lookup_num_tokens, ...), and what probes have read is not taken back; "
                 "generate without drafts while probes are attached."
             )
-        if config.guidance_scale not in (None, 1) and not config.use_cache:
+        self.guided = config.guidance_scale not in (None, 1)
+        if self.guided and not config.use_cache:
             raise StateError(
                 "This `generate` runs a second text for its guidance (guidance_scale), which "
                 "without a KV cache cannot be told from the answer's; generate with use_cache=True."
@@ -103,12 +106,18 @@ class Generating:
     def beside(self, cache: object | None) -> bool:
         """Whether a pass with this cache, which begins in this thread, is of another text."""
         now = self._running.get(threading.get_ident())
-        return now is not None and now.cache is not None and cache is not now.cache
+        return now is not None and now.guided and now.cache is not None and cache is not now.cache
 
     def follow(self, step: Step) -> Step:
         """A pass that begins in this thread, without the tokens of rows that are over."""
         now = self._running.get(threading.get_ident())
         return step if now is None else now.follow(step)
+
+    def goes_on(self, cache: object | None) -> None:
+        """A pass of this thread is over, and the answer's next one goes on from this cache."""
+        now = self._running.get(threading.get_ident())
+        if now is not None and cache is not None:
+            now.cache = cache
 
     @contextmanager
     def followed(self) -> Generator[None]:

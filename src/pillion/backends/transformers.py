@@ -297,7 +297,9 @@ class TransformersBackend(Backend):
                 ),
                 *(self._show(one, layer) for layer in layers),
                 decoder.register_forward_hook(
-                    _ender(one, passes, self.cache_word), with_kwargs=True, always_call=True
+                    _ender(one, passes, self.cache_word, self._generating),
+                    with_kwargs=True,
+                    always_call=True,
                 ),
             ]
         try:
@@ -459,7 +461,7 @@ def _starter(
     return start
 
 
-def _ender(one: Watched, passes: Passes, word: str) -> Callable[..., None]:
+def _ender(one: Watched, passes: Passes, word: str, generating: Generating) -> Callable[..., None]:
     def end(decoder: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
         if not one.passing:
             return
@@ -469,6 +471,8 @@ def _ender(one: Watched, passes: Passes, word: str) -> Callable[..., None]:
             return
         cache = getattr(output, word, None)
         # A tuple, or use_cache=False: a cache that came in is filled all the same.
-        one.end(cache_given(named(decoder, args, kwargs)) if cache is None else cache, passes)
+        cache = cache_given(named(decoder, args, kwargs)) if cache is None else cache
+        generating.goes_on(cache)  # some models give another one than they were given
+        one.end(cache, passes)
 
     return end
