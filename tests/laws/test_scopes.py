@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from chat_templates import chat_backend
@@ -195,6 +196,62 @@ def test_attached_probes_read_the_conversations_that_were_encoded(
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("chunk", [None, 20])
+def test_padding_beyond_the_longest_row_is_no_part_of_a_prompt(
+    backend: TransformersBackend, chunk: int | None
+) -> None:
+    """Its length was counted as words: the rest of a prompt in chunks was taken for an answer.
+
+    In one piece, the answer before was taken for a part of the one that is generated.
+    """
+    probes = of_every_scope(backend, "gate")
+    talks = [CONVERSATIONS[0], CONVERSATIONS[2]]
+    how: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    with attach(backend.model, probes, backend.tokenizer) as reading:
+        batch = {n: F.pad(one, (40, 0)) for n, one in reading.encode(talks).items()}
+        drawn = backend.model.generate(**batch, **how, prefill_chunk_size=chunk)
+        asked, every = reading.prompt_verdicts(), reading.verdicts()
+    prompts = [backend.encode_chat(talk) for talk in talks]
+    read = [probe for probe in probes if probe.card.scope != "response"]
+    assert_verdicts(backend, read, prompts, asked)
+    assert not any("response" in found for found in asked)
+    for row, answer, found in zip(prompts, drawn.tolist(), every, strict=True):
+        states = full_states(backend, [*row, *answer[-4:-1]])
+        own = offline(probes[SCOPES.index("response")], states, [range(len(row), len(row) + 3)])
+        got = probs_of(found["response"], probes[SCOPES.index("response")])
+        assert distance(got, own) <= LIMIT
+
+
+@each_name
+def test_a_row_may_be_answered_while_a_longer_one_is_still_read(
+    backend: TransformersBackend, rows: list[Tokens], name: str
+) -> None:
+    """What was answered before the longest prompt had run was read by no probe of answers."""
+    probes = of_every_scope(backend, name)
+    short, long = sorted((rows[0], rows[2]), key=len)
+    answer = [(7 * place) % 60 for place in range(len(long) - len(short) + 3)]
+    batch = torch.tensor([[*short, *answer], [*long, 5, 6, 7]])
+    with watch(backend, probes) as reading:
+        reading.expect([short, long], answering=True)
+        cache, begin = backend.new_cache(), 0
+        for end in (len(short), len(long) - 1, len(long), batch.shape[1]):
+            seen = torch.ones(2, end, dtype=torch.bool)
+            backend.forward(batch[:, begin:end], seen, cache)
+            begin = end
+        found = reading.verdicts()
+    for prompt, row, said in zip((short, long), batch.tolist(), found, strict=True):
+        states, answered = full_states(backend, row), range(len(prompt), len(row))
+        for probe in probes:
+            scope = probe.card.scope
+            ranges = [*prompt.ranges(scope)] if scope != "response" else []
+            ranges += [answered] if scope in ANSWER_SCOPES else []
+            assert (probe.name in said) == bool(ranges)
+            if ranges:
+                got = probs_of(said[probe.name], probe)
+                assert distance(got, offline(probe, states, ranges)) <= LIMIT, probe.name
+
+
+@torch.no_grad()
 def test_tokens_of_unknown_turns_are_refused(backend: TransformersBackend) -> None:
     """A probe of some turns would otherwise read tokens of anyone."""
     probe = make_artefact("p", backend.identity, template="chat", scope="user")
@@ -208,6 +265,64 @@ def test_tokens_of_unknown_turns_are_refused(backend: TransformersBackend) -> No
         reading.encode(CONVERSATIONS[:2])
         with pytest.raises(StateError, match="1 rows, and 2 conversations"):
             backend.model(input_ids=ids)
+
+
+@torch.no_grad()
+def test_a_packed_batch_of_other_rows_than_were_encoded_is_refused(
+    backend: TransformersBackend, rows: list[Tokens]
+) -> None:
+    """In another order, the words of each row were taken by the turns of the other."""
+    probe = make_artefact("p", backend.identity, template="chat", scope="user")
+    for wrong in ([rows[2], rows[0]], [rows[0], (*rows[2][:-1], 5)], [rows[0], (*rows[2], 5)]):
+        ids = torch.tensor([[token for row in wrong for token in row]], device=DEVICE)
+        places = torch.tensor([[i for row in wrong for i in range(len(row))]], device=DEVICE)
+        with watch(backend, [probe]) as reading:
+            reading.expect([rows[0], rows[2]])
+            with pytest.raises(StateError, match="holds other tokens than were encoded"):
+                backend.model(input_ids=ids, position_ids=places, use_cache=False)
+
+
+@torch.no_grad()
+def test_more_embeddings_than_a_row_has_tokens_are_refused(
+    backend: TransformersBackend, rows: list[Tokens]
+) -> None:
+    """Behind embeddings of its own (a learned prompt), a user's last words were the answer's."""
+    probe = make_artefact("p", backend.identity, template="chat", scope="user")
+    words = backend.model.get_input_embeddings()(torch.tensor([rows[0]], device=DEVICE))
+    with watch(backend, [probe]) as reading:
+        reading.expect([rows[0]], answering=True)
+        backend.model(inputs_embeds=words)
+        found = reading.verdicts()
+        reading.expect([rows[0]], answering=True)
+        with pytest.raises(StateError, match="holds other tokens than were encoded"):
+            backend.model(inputs_embeds=torch.cat([words[:, :3], words], dim=1))
+    assert_verdicts(backend, [probe], rows[:1], found)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("marks", [True, False])
+def test_an_answer_of_embeddings_is_refused_where_it_may_hold_reasoning(marks: bool) -> None:
+    """Reasoning was read as the answer's words: nothing tells it apart but its tokens."""
+    backend = chat_backend("qwen3" if marks else "chatml")
+    embed = backend.model.get_input_embeddings()
+    row = backend.encode_chat((Turn("user", "2 + 2?"),))
+    kinds = ("response", "user")
+    probes = [
+        make_artefact(scope, backend.identity, template="chat", scope=scope) for scope in kinds
+    ]
+    for some in (probes, probes[1:]):
+        with watch(backend, some) as reading:
+            reading.expect([row], answering=True)
+            cache = backend.new_cache()
+            words = embed(torch.tensor([row], device=DEVICE))
+            backend.model(inputs_embeds=words, **{backend.cache_word: cache})
+            words = embed(torch.tensor([[70]], device=DEVICE))
+            if marks and len(some) > 1:
+                with pytest.raises(StateError, match="tell its words from its reasoning"):
+                    backend.model(inputs_embeds=words, **{backend.cache_word: cache})
+            else:
+                backend.model(inputs_embeds=words, **{backend.cache_word: cache})
+                assert set(reading.verdicts()[0]) == {probe.name for probe in some}
 
 
 def test_a_row_without_words_of_the_scope_is_refused_by_number(

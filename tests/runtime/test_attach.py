@@ -341,6 +341,9 @@ def test_other_passes_are_ignored_once_the_reading_stays_with_its_cache(
         assert reading.verdicts() == before
         model(IDS[:, 5:], **{backend.cache_word: mine})
         together = reading.probabilities()["p"]
+        del mine
+        model(IDS[:, :4], use_cache=False)  # was read once there was no such cache any more
+        assert torch.equal(reading.probabilities()["p"], together)
     with attach(model, probe) as reading:
         model(IDS)
         assert distance(together, reading.probabilities()["p"]) < 1e-5

@@ -57,6 +57,33 @@ def test_a_prompt_in_any_chunks_and_its_answer_are_read_by_every_scope(
 
 
 @pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("cuts", [(6, 14), ()])
+def test_words_without_a_token_of_their_own_are_no_piece_of_a_page(
+    cuts: tuple[int, ...], given: bool
+) -> None:
+    """A step with such a turn ended in an error, and with it every request that was in it."""
+    every = probes(ALIKE) if given else probes()
+    side = side_cache(every, given)
+    talk = Tokens(
+        range(20),
+        [
+            Segment(2, 5, "user", 0),
+            Segment(5, 5, "user", 1),  # a space of no width, which a tokenizer leaves out
+            Segment(6, 7, "assistant", 2),
+            Segment(7, 7, "assistant", 2),  # the same words again, where a template has them twice
+            Segment(9, 13, "user", 3),
+        ],
+    )
+    run = Run("a", talk, states_of(30, 1), [7, 2, 9, 0, 5, 11, 3, 8])
+    side.enter("a", talk)
+    for begin, end in zip((0, *cuts), (*cuts, len(talk)), strict=True):
+        step(side, (run, end - begin, end == len(talk)))
+    check(side, run, every)
+    answer(side, run, [1, 2, 3])
+    check(side, run, every)
+
+
+@pytest.mark.parametrize("given", [False, True])
 def test_pages_that_another_request_filled_are_read_by_the_turns_of_now(given: bool) -> None:
     """The prompt's and the answer's: what was the last user's turn is an earlier one by now."""
     every = probes(ALIKE) if given else probes()

@@ -44,6 +44,7 @@ class Step:
             where every batch row is one sequence.
         ids: the tokens; None where embeddings came in their place.
         more_prompt: whether it is known to go on with the prompt that the pass before it ran.
+        new_prompt: whether it is known to begin a prompt; what the cache holds stands before that.
     """
 
     mask: Bool[Tensor, "batch chunk"]
@@ -52,6 +53,7 @@ class Step:
     sequences: Int[Tensor, " chunk"] | None = None
     ids: Int[Tensor, "batch chunk"] | None = None
     more_prompt: bool = False
+    new_prompt: bool = False
 
 
 @runtime_checkable

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pillion.backends.adapters import (
+    ActiveAdapters,
     Unchanged,
     active_adapters,
     check_adapters,
@@ -29,6 +30,7 @@ from pillion.backends.adapters import (
 from pillion.backends.base import Backend, EarlyExitWatcher, Ids, Mask, Step, Tool, Watcher
 from pillion.backends.codec import Codec
 from pillion.backends.early_exit import RowDims, leaving, seen_to_leave
+from pillion.backends.generating import Generating, generating_of
 from pillion.backends.grammar import Grammars, Matcher, guided_tokenizer
 from pillion.backends.identity import device_of, end_ids, find_blocks, identify
 from pillion.backends.prefill import Prefill, prefill_of
@@ -36,7 +38,8 @@ from pillion.backends.routers import find_routers
 from pillion.backends.steps import CACHE_WORDS, cache_given, named, step_of
 from pillion.backends.watching import Passes, Watched, passes_of, uncompiled
 from pillion.core import Conversation, ModelIdentity, Template, Tokens
-from pillion.errors import ConfigError
+from pillion.core.arithmetic import as_given
+from pillion.errors import ConfigError, MismatchError
 
 FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f")
 """What the norm between the last block and the head is called in transformers."""
@@ -79,6 +82,7 @@ class TransformersBackend(Backend):
         self.vocab_size = model.get_input_embeddings().weight.shape[0]
         self._grammars = Grammars(partial(guided_tokenizer, tokenizer), self.end_ids)
         self._passes, self._prefill = passes_of(self.decoder), prefill_of(model)
+        self._generating = generating_of(model)
         known = inspect.signature(self.decoder.forward).parameters
         self.cache_word = next((w for w in CACHE_WORDS if w in known), CACHE_WORDS[-1])
         self._takes_cache = self.cache_word in known
@@ -170,7 +174,7 @@ class TransformersBackend(Backend):
             self.cache_word: cache,
             "use_cache": cache is not None,
         }
-        with self._passes.lock:
+        with self._passes.lock, as_given(self.device):
             try:
                 if logits:
                     return self.model(**keywords, logits_to_keep=1).logits[:, -1]
@@ -283,20 +287,23 @@ class TransformersBackend(Backend):
         tops = [self.routers[i - last - 1].block + 1 if i > last else i for i in layers]
         one = Watched(watcher, max(tops, default=last), routers)
         decoder, passes = self.decoder, self._passes
-        unchanged = partial(check_adapters, self.model, active_adapters(self.model))
+        unchanged = partial(self._check_pass, active_adapters(self.model))
         with passes.lock:
             passes.watched.append(one)
             handles = [
                 decoder.register_forward_pre_hook(
-                    _starter(one, passes, unchanged, self._prefill), with_kwargs=True
+                    _starter(one, passes, unchanged, self._prefill, self._generating),
+                    with_kwargs=True,
                 ),
                 *(self._show(one, layer) for layer in layers),
                 decoder.register_forward_hook(
-                    _ender(one, passes, self.cache_word), with_kwargs=True, always_call=True
+                    _ender(one, passes, self.cache_word, self._generating),
+                    with_kwargs=True,
+                    always_call=True,
                 ),
             ]
         try:
-            with uncompiled(), self._prefill.followed():
+            with uncompiled(), self._prefill.followed(), self._generating.followed():
                 yield
         finally:
             with passes.lock:
@@ -304,6 +311,22 @@ class TransformersBackend(Backend):
                 for handle in handles:
                     handle.remove()
                 one.release()
+
+    def _check_pass(self, adapters: ActiveAdapters) -> None:
+        """Returns if a pass that begins now is one of the model that is watched.
+
+        Raises:
+            MismatchError: other adapters are active, or it is computed in another dtype.
+        """
+        check_adapters(self.model, adapters)
+        kind = self.device.type
+        if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) != self.dtype:
+            other = str(torch.get_autocast_dtype(kind)).removeprefix("torch.")
+            raise MismatchError(
+                f"The pass runs under torch.autocast in {other}, and the model to which its probes "
+                f"belong is {str(self.dtype).removeprefix('torch.')}; run it outside of autocast, "
+                f"or load the model, and train the probes, in {other}."
+            )
 
     @contextmanager
     def _early_exit(self, possible: bool) -> Generator[None]:
@@ -414,10 +437,14 @@ class _LastLayer:
 
 
 def _starter(
-    one: Watched, passes: Passes, unchanged: Callable[[], None], prefill: Prefill
+    one: Watched,
+    passes: Passes,
+    unchanged: Callable[[], None],
+    prefill: Prefill,
+    generating: Generating,
 ) -> Callable[..., None]:
     def step(decoder: nn.Module, said: dict[str, Any]) -> Step:
-        found = step_of(decoder, said, passes.counted)
+        found = generating.follow(step_of(decoder, said, passes.counted))
         return replace(found, more_prompt=True) if prefill.goes_on(found.past_tokens) else found
 
     def start(
@@ -425,14 +452,16 @@ def _starter(
     ) -> None:
         if kwargs is not None and passes.quiet != threading.get_ident():
             said = named(decoder, args, kwargs)
-            if one.sees(cache_given(said)):
-                unchanged()
-            one.start(cache_given(said), lambda: step(decoder, said))
+            cache = cache_given(said)
+            if not one.sees(cache) or generating.beside(cache):
+                return
+            unchanged()
+            one.start(cache, lambda: step(decoder, said))
 
     return start
 
 
-def _ender(one: Watched, passes: Passes, word: str) -> Callable[..., None]:
+def _ender(one: Watched, passes: Passes, word: str, generating: Generating) -> Callable[..., None]:
     def end(decoder: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
         if not one.passing:
             return
@@ -442,6 +471,8 @@ def _ender(one: Watched, passes: Passes, word: str) -> Callable[..., None]:
             return
         cache = getattr(output, word, None)
         # A tuple, or use_cache=False: a cache that came in is filled all the same.
-        one.end(cache_given(named(decoder, args, kwargs)) if cache is None else cache, passes)
+        cache = cache_given(named(decoder, args, kwargs)) if cache is None else cache
+        generating.goes_on(cache)  # some models give another one than they were given
+        one.end(cache, passes)
 
     return end

@@ -20,6 +20,7 @@ from torch import Tensor
 from pillion.backends.base import Step, Watcher
 from pillion.backends.routers import in_order
 from pillion.backends.shared_use import SharedUse
+from pillion.core.arithmetic import as_given
 from pillion.errors import StateError
 
 
@@ -92,6 +93,7 @@ class Watched:
         self._owner = runner()
         self._follower = _CacheFollower(watcher)
         self._layer, self._tokens, self._shape = -1, 0, torch.Size()
+        self._device = torch.device("cpu")
         self._thread: int | None = None  # that runs the pass which is being shown
 
     def sees(self, cache: object | None) -> bool:
@@ -124,6 +126,7 @@ class Watched:
             now.mask.shape,
             now.past_tokens + now.mask.shape[1],
         )
+        self._device = now.mask.device
         self.watcher.start(now)
 
     def see(self, layer: int, hidden: Any) -> None:
@@ -148,7 +151,8 @@ class Watched:
                 f"Layer {layer} of this model has states of shape {list(states.shape)} for "
                 f"{list(self._shape)} tokens; probes read models with one state a token and layer."
             )
-        self.watcher.see(layer, states)
+        with as_given(states.device):
+            self.watcher.see(layer, states)
 
     def shrink(self, num_rows: int) -> None:
         """So many rows of the batch are left in the pass that it is shown."""
@@ -182,10 +186,11 @@ class Watched:
             StateError: a router that is read gave nothing.
         """
         self._thread = None
-        for layer, state in in_order(self._routers, self._routed):
-            self.watcher.see(layer, state)
-        self._routed = {}
-        self.watcher.end(cache)
+        with as_given(self._device):
+            for layer, state in in_order(self._routers, self._routed):
+                self.watcher.see(layer, state)
+            self._routed = {}
+            self.watcher.end(cache)
         if cache is not None:
             passes.counted[cache] = self._tokens
             self._follower.follow(cache)

@@ -1,8 +1,9 @@
-"""In which dtype a device multiplies fast."""
+"""In which dtype a device multiplies fast, and that it multiplies in that of what it is given."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -26,3 +27,10 @@ def _native_dtypes(capabilities: Mapping[str, Any]) -> set[torch.dtype]:
         torch.float16: ("amx_fp16", "avx512_fp16", "fp16_arith"),
     }
     return {dtype for dtype, any_of in names.items() if any(map(capabilities.get, any_of))}
+
+
+def as_given(device: torch.device) -> AbstractContextManager[Any]:
+    """Inside, products are of the dtype of their factors, whatever autocast a caller is in."""
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pillion.core import Scope
+from pillion.core.arithmetic import as_given
 from pillion.errors import ConfigError
 from pillion.probe import Artefact
 from pillion.probe.network import Fold, State, inverse_rms, inverse_rms_by_layer
@@ -160,7 +161,8 @@ class Group:
 
     def logits(self, state: State) -> list[Float[Tensor, "batch output"]]:
         """Logits of each probe of the group."""
-        out = self.fold.finish(state)
+        with as_given(self.own.device):
+            out = self.fold.finish(state)
         return [out[:, columns] for columns in self.fold.columns]
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pillion.core import OnTooLong, Segment, Template, TextLike, Tokens, Verdict, absent
+from pillion.core.arithmetic import as_given
 from pillion.errors import DataError
 from pillion.probe import Artefact, Network
 from pillion.probe.network import inverse_rms_by_layer
@@ -203,10 +204,11 @@ def contributions(
     keeper = ValueKeeper(model.backend, artefact, wide=not network.additive)
     (passes or ChunkedPasses(model.backend, nullcontext)).run(keeper, keeper.layers, rows)
     read = read_mask(keeper.mask, rows, artefact.card.scope)
+    fold, exact = keeper.group.fold, as_given(model.backend.device)
     if not network.additive:
-        return gradient_times_input(network, keeper.values, read)
-    fold = keeper.group.fold
-    with torch.no_grad():
+        with exact:
+            return gradient_times_input(network, keeper.values, read)
+    with torch.no_grad(), exact:
         logits = fold.finish(fold.summarise(keeper.values, read))
         return logits, network.contributions(keeper.values, read)
 

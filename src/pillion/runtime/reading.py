@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pillion.backends import Step
-from pillion.core import ANSWER_SCOPES, PROMPT_SCOPES, SCOPES, Scope, TextLike, Tokens, Verdict
+from pillion.core import ANSWER_SCOPES, SCOPES, Scope, TextLike, Tokens, Verdict
 from pillion.errors import ConfigError, StateError
 from pillion.probe import Artefact
 from pillion.probe.group import MOST_CHOSEN, group
@@ -100,7 +100,8 @@ class Reading:
         Raises:
             StateError: if the KV cache holds tokens that this reading never saw.
         """
-        self._passing = self._own is not None and step.cache is not self._own()
+        own = None if self._own is None else self._own()
+        self._passing = self._own is not None and (own is None or step.cache is not own)
         if self._passing:
             return
         step = self._same_place(step)
@@ -350,19 +351,44 @@ class Reading:
         self._scope_masks = self._before.scope_masks if self._before else None
         if not self._scopes:
             return
-        before = self._begin(step, mask) if self._scope_masks is None else self._scope_masks
+        before = self._scope_masks
+        if before is None:
+            before = self._begin(step, mask)
+        elif before.begun and mask.shape[1] > 1:
+            self._check_turns(step, before.done + mask.sum(1))
         ids = step.ids if self._packed is None else None
         found, self._scope_masks = before.masks(mask.to(self._device), ids)
         self._masks |= found
         self._counts = {scope: one.sum(1) for scope, one in found.items()}
-        past, tokens = step.past_tokens, mask.shape[1]
-        if past >= before.longest:
-            heard = ANSWER_SCOPES
-        elif before.answering and past + tokens <= before.longest:
-            heard = PROMPT_SCOPES
-        else:
-            return
+        self._check_reasoning(ids)
+        heard = before.heard(self._scope_masks)
         self._idle = frozenset(i for i, g in enumerate(self.groups) if g.scope not in heard)
+
+    def _check_turns(self, step: Step, done: Int[Tensor, " row"]) -> None:
+        """Raises where a new turn runs behind an answer, as if it were more of that.
+
+        Args:
+            step: several tokens of a row, with an answer before them.
+            done: tokens of each row behind it.
+        """
+        told = [] if self._told is None else [len(row) for row in self._told[0]]
+        if step.new_prompt or told == done.tolist():
+            raise StateError(
+                "A new turn runs behind the KV cache of the turns before, whose words probes have "
+                "read by the scopes of then; run the whole conversation, with a new cache."
+            )
+
+    def _check_reasoning(self, ids: Int[Tensor, "batch chunk"] | None) -> None:
+        """Raises where the words of an answer cannot be told from its reasoning."""
+        after = self._scope_masks
+        if ids is not None or self._reasoning is None or after is None:
+            return
+        heard = not set(ANSWER_SCOPES).isdisjoint(self._scopes)
+        if heard and bool((after.done > after.lengths).any()):
+            raise StateError(
+                "Embeddings ran in the place of an answer's tokens, which alone tell its words "
+                "from its reasoning; run the tokens (input_ids), or read the scope 'all'."
+            )
 
     def _choose(self) -> None:
         """Which tokens are tapped: where layers are tapped one by one, only those that are read.
@@ -398,17 +424,17 @@ class Reading:
                 f"The batch has {len(mask)} rows, and {len(rows)} conversations were encoded for "
                 "it; run the batch that encode gave, as it is."
             )
-        self._compare(step, rows)
+        self._compare(step, mask, rows)
         return ScopeMasks.of(rows, self._scopes, self._device, self._reasoning, answering)
 
-    def _compare(self, step: Step, rows: Sequence[Tokens]) -> None:
-        """Raises if a row that runs is not the one that was encoded."""
-        if step.ids is None or self._packed is not None:
-            return
-        seen, ids = step.mask.cpu(), step.ids.cpu()
-        for place, row in enumerate(rows):
-            got = ids[place][seen[place]].tolist()
-            if tuple(got) != tuple(row[: len(got)]):
+    @staticmethod
+    def _compare(step: Step, mask: Bool[Tensor, "row token"], rows: Sequence[Tokens]) -> None:
+        """Raises if a row that runs is not the one that was encoded; of embeddings, if longer."""
+        counts = mask.sum(1).tolist()
+        seen = None if step.ids is None else step.ids[step.mask].cpu().split(counts)
+        for place, (row, count) in enumerate(zip(rows, counts, strict=True)):
+            got = row[:count] if seen is None else tuple(seen[place].tolist())
+            if count > len(row) or got != row[:count]:
                 raise StateError(
                     f"Row {place} of the batch holds other tokens than were encoded for it; run "
                     "the batch that encode gave, as it is."
@@ -442,12 +468,14 @@ class Reading:
             old: before the pass.
             now: behind it.
         """
+        if self._step.new_prompt and old.scope_masks is None:
+            return now  # what was there before is the beginning of this one
         if old.prompt is None or old.states is not old.prompt[0]:
             return old.prompt
         if self._step.more_prompt:
             return now
         before, after = old.scope_masks, self._scope_masks
-        if before is not None and after is not None and bool((before.done < before.lengths).any()):
+        if before is not None and after is not None and not before.begun:
             return now if bool((after.done <= after.lengths).all()) else None
         # Several tokens may be the rest of a prompt.
         return None if self._step.mask.shape[1] > 1 else old.prompt

@@ -5,14 +5,22 @@ Tokens of a row beyond the ones that it began with are the answer. Knows neither
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from pillion.core import ANSWER_SCOPES, Scope, Tokens, as_tokens, in_reasoning
+from pillion.core import (
+    ANSWER_SCOPES,
+    PROMPT_SCOPES,
+    SCOPES,
+    Scope,
+    Tokens,
+    as_tokens,
+    in_reasoning,
+)
 
 Masks = Mapping[Scope, Bool[Tensor, "batch chunk"]]
 """Which tokens each scope reads."""
@@ -30,6 +38,7 @@ class ScopeMasks:
         reasoning: tokens that begin and end reasoning; None if there are none.
         longest: of `lengths`.
         answering: whether an answer follows, which is what probes of answers read.
+        begun: whether all that comes is of answers, as every row has run.
     """
 
     tables: Mapping[Scope, Bool[Tensor, "batch token"]]
@@ -39,6 +48,7 @@ class ScopeMasks:
     reasoning: tuple[int, int] | None
     longest: int
     answering: bool = False
+    begun: bool = False
 
     @classmethod
     def of(
@@ -62,7 +72,9 @@ class ScopeMasks:
         tables: dict[Scope, Tensor] = {}
         for scope in scopes:
             table = torch.zeros(len(rows), longest, dtype=torch.bool)
-            for place, row in enumerate(rows):
+            # Where an answer follows, `response` is that one and none before it.
+            asked = () if answering and scope == "response" else rows
+            for place, row in enumerate(asked):
                 for part in row.ranges(scope):
                     table[place, part.start : part.stop] = True
             tables[scope] = table.to(device)
@@ -95,7 +107,18 @@ class ScopeMasks:
         for scope, table in self.tables.items():
             asked = table.gather(1, place.clamp(0, self.longest - 1)) & ~is_answer & mask
             found[scope] = asked | spoken if scope in ANSWER_SCOPES else asked
-        return found, replace(self, done=self.done + mask.sum(1), inside=reasoning)
+        done = self.done + mask.sum(1)
+        # How many positions have run does not tell: padding may be of any length.
+        begun = self.begun or bool((done >= self.lengths).all())
+        return found, replace(self, done=done, inside=reasoning, begun=begun)
+
+    def heard(self, after: ScopeMasks) -> Collection[Scope]:
+        """Scopes that tokens may be of which run between here and `after`."""
+        if self.begun:
+            return ANSWER_SCOPES
+        if self.answering and bool((after.done <= after.lengths).all()):
+            return PROMPT_SCOPES
+        return SCOPES
 
     def _reasoning(
         self, ids: Int[Tensor, "batch chunk"], spoken: Bool[Tensor, "batch chunk"]

@@ -131,7 +131,8 @@ class TurnMap:
         read = set(self._tokens.ranges(scope))
         turns: dict[tuple[int, int], TurnPiece] = {}
         for one in self._tokens.segments:
-            if one.role != role or one.kind != "content":
+            # Words without a token of their own (left out, or in a token of others) are no piece.
+            if one.role != role or one.kind != "content" or one.begin == one.end:
                 continue
             places = range(one.begin, one.end)
             for page in range(one.begin // self._size, -(-one.end // self._size)):
