@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from pillion.backends.fake import FakeBackend
 from pillion.backends.transformers import TransformersBackend
 from pillion.cache import CacheReader
-from pillion.core import Turn, as_conversation
+from pillion.core import Scope, Turn, as_conversation
 from pillion.data import Contexts, DataSet, Rows, TableLayout, in_context, join_sets
 from pillion.errors import ConfigError, DataError, MismatchError
 from pillion.fit import FitSettings, Fitted, fit
@@ -321,6 +323,50 @@ def test_what_a_live_run_of_another_model_left_is_refused(
     fit_rows(model, tmp_path, rows(), settings=settings)
     with pytest.raises(ConfigError, match="is of another model"):
         fit_rows(LanguageModel(FakeBackend(seed=1)), tmp_path, rows(), settings=settings)
+
+
+def talks(num_rows: int = 40) -> Rows:
+    """Rows whose last words differ in length from what stands before them."""
+    before = [
+        [
+            {"role": "system", "content": "be brief. " * (i % 5 + 1)},
+            {"role": "user", "content": "a"},
+        ]
+        for i in range(num_rows)
+    ]
+    texts = [
+        [*some, {"role": "assistant", "content": text}]
+        for some, text in zip(before, rows(num_rows).texts, strict=True)
+    ]
+    return Rows.of(texts, list(rows(num_rows).labels or ()), "rows.jsonl")
+
+
+def weights(fitted: Fitted) -> torch.Tensor:
+    return torch.cat([one.flatten() for one in fitted.artefact.network.parameters()])
+
+
+@pytest.mark.parametrize("scope", ["user", "response"])
+def test_states_of_all_tokens_teach_what_those_of_the_scope_do(
+    model: LanguageModel, tmp_path: Path, scope: Scope
+) -> None:
+    """Batches and prefixes were drawn over the tokens that the probe does not read, too."""
+
+    def fitted(scope: Scope, cache: str) -> Fitted:
+        how = FitSettings(scope=scope, cache=tmp_path / cache, train=TrainSettings(epochs=2))
+        (one,), _ = fit_rows(model, tmp_path / f"{scope}-{cache}", talks(), settings=how)
+        return one
+
+    fitted("all", "whole")
+    pair = [weights(fitted(scope, cache)) for cache in ("whole", "own")]
+    assert torch.allclose(*pair, atol=1e-6)
+
+
+def test_what_a_run_of_another_scope_left_is_refused(model: LanguageModel, tmp_path: Path) -> None:
+    """States of all tokens serve every scope, and one's weights were taken for another's."""
+    how = FitSettings(scope="all", cache=tmp_path / "states", train=TrainSettings(epochs=1))
+    fit_rows(model, tmp_path / "all", talks(), settings=how)
+    with pytest.raises(ConfigError, match="The unfinished training"):
+        fit_rows(model, tmp_path / "all", talks(), settings=replace(how, scope="user"))
 
 
 def test_changed_copies_are_learnt_from_and_not_counted(

@@ -311,7 +311,7 @@ class _Reader:
 
     @property
     def states_key(self) -> str:
-        """What the states that were asked for depend on: model, template and tokens."""
+        """What the states that were asked for depend on: model, template, tokens and scope."""
         return " ".join(self.keys)
 
     def encode(self, rows: Rows) -> list[Tokens]:
@@ -349,9 +349,10 @@ class _Reader:
     def source(self, tokens: Sequence[Tokens], name: str) -> StateSource:
         backend, layers = self.model.backend, _layers(self.model, self.settings)
         template, on_too_long = self.settings.template, self.settings.on_too_long
-        self.keys.append(cache_key(backend.identity, template, on_too_long, tokens))
+        scope = _scope(self.settings)
+        self.keys.append(f"{cache_key(backend.identity, template, on_too_long, tokens)} {scope}")
         if self.settings.live:
-            return LiveSource(backend, tokens, layers, _scope(self.settings))
+            return LiveSource(backend, tokens, layers, scope)
         folder = (self.settings.cache or self.work) / name
         # Rows that begin alike lie together, so that what they begin with is run once a batch.
         in_contexts = self.settings.contexts is not None
@@ -365,7 +366,7 @@ class _Reader:
             on_too_long,
             self.progress,
             self.say,
-            _scope(self.settings),
+            scope,
         )
         self.opened.enter_context(source.reader)
         return SelectedRows(source, np.argsort(order)) if in_contexts else source
