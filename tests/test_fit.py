@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +14,15 @@ from pillion.backends.fake import FakeBackend
 from pillion.backends.transformers import TransformersBackend
 from pillion.cache import CacheReader
 from pillion.core import Scope, Turn, as_conversation
-from pillion.data import Contexts, DataSet, Rows, TableLayout, in_context, join_sets
+from pillion.data import (
+    Contexts,
+    DataSet,
+    Rows,
+    TableLayout,
+    in_context,
+    join_sets,
+    split_validation,
+)
 from pillion.errors import ConfigError, DataError, MismatchError
 from pillion.fit import FitSettings, Fitted, fit
 from pillion.probe import Artefact
@@ -357,8 +367,8 @@ def test_states_of_all_tokens_teach_what_those_of_the_scope_do(
         return one
 
     fitted("all", "whole")
-    pair = [weights(fitted(scope, cache)) for cache in ("whole", "own")]
-    assert torch.allclose(*pair, atol=1e-6)
+    whole, own = (weights(fitted(scope, cache)) for cache in ("whole", "own"))
+    assert torch.allclose(whole, own, atol=1e-6)
 
 
 def test_what_a_run_of_another_scope_left_is_refused(model: LanguageModel, tmp_path: Path) -> None:
@@ -415,6 +425,31 @@ def test_layers_are_chosen_without_changed_copies(
     settings = FitSettings(layers="auto", augment=("typos",), train=TrainSettings(epochs=1))
     fit_rows(model, tmp_path, rows(), None, settings)
     assert counts == [19]
+
+
+@pytest.mark.parametrize(
+    "more", [{"contexts": BEFORE}, {"augment": ("typos",)}], ids=["contexts", "copies"]
+)
+def test_the_labels_are_those_of_all_rows_whichever_are_held_back(
+    model: LanguageModel, tmp_path: Path, more: dict[str, Any]
+) -> None:
+    """The only row of two labels was held back, and refused as one of a task of single ones."""
+    names: list[list[str]] = [["abc"[i % 3]] for i in range(24)]
+    names[_held_row(24)] = ["a", "b"]
+    data = Rows.of([f"{''.join(own)} {i}" for i, own in enumerate(names)], names, "rows.jsonl")
+    how = FitSettings(live=True, layers=(0, 1), train=TrainSettings(epochs=1), **more)
+    (fitted,), _ = fit_rows(model, tmp_path, data, settings=how)
+    assert fitted.artefact.card.task == "multilabel"
+
+
+def _held_row(num_rows: int) -> int:
+    """A row that is held back whether or not it has two labels."""
+    for row in range(num_rows):
+        marks = np.eye(3)[np.arange(num_rows) % 3]
+        marks[row] = (1, 1, 0)
+        if row in split_validation(marks, 0.2)[1]:
+            return row
+    raise AssertionError("no such row")
 
 
 def test_copies_and_contexts_go_together(model: LanguageModel, tmp_path: Path) -> None:

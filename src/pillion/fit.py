@@ -225,9 +225,11 @@ def fit(
     settings = replace(settings, scope=scope, train=_prefixes_settled(settings.train, scope))
     _check_layers(model, settings)
     _check_depths(model, configs, settings)
+    space = _space(rows, settings)
     with ExitStack() as opened:
         reader = _Reader(model, work, settings, progress, say, opened)
-        training, held_out, space = _examples(reader, *_placed(reader, rows, validation))
+        placed = _placed(reader, space, rows, validation)
+        training, held_out = _examples(reader, space, *placed)
         times = 1 if settings.contexts is None else 2
         learning = _at_depths(settings, training.source.layers)
         told = _told(rows, space, settings.plain(training.targets), held_out, times, say)
@@ -372,7 +374,15 @@ class _Reader:
         return SelectedRows(source, np.argsort(order)) if in_contexts else source
 
 
-def _placed(reader: _Reader, rows: Rows, validation: Rows | None) -> tuple[Rows, Rows | None]:
+def _space(rows: Rows, settings: FitSettings) -> LabelSpace:
+    """The labels of all rows: a part of them may hold fewer, or look like another task."""
+    with _naming(rows):
+        return LabelSpace.of(_labels(rows), settings.positive, rows.several)
+
+
+def _placed(
+    reader: _Reader, space: LabelSpace, rows: Rows, validation: Rows | None
+) -> tuple[Rows, Rows | None]:
     """Training and validation rows as they are read: changed copies, contexts; both settled then.
 
     Copies are of training rows alone. Rows are encoded as they are before, so that errors name them
@@ -393,7 +403,7 @@ def _placed(reader: _Reader, rows: Rows, validation: Rows | None) -> tuple[Rows,
         if some is not None:
             reader.encode(some)
     if validation is None:
-        rows, validation = _parted(rows, how)
+        rows, validation = _parted(rows, space, how)
         if validation is rows:
             reader.say(NONE_HELD)
     if how.augment:
@@ -406,23 +416,18 @@ def _placed(reader: _Reader, rows: Rows, validation: Rows | None) -> tuple[Rows,
     )
 
 
-def _parted(rows: Rows, settings: FitSettings) -> tuple[Rows, Rows]:
+def _parted(rows: Rows, space: LabelSpace, settings: FitSettings) -> tuple[Rows, Rows]:
     """The rows that are trained on and those held back; all of them twice if none can be."""
-    with _naming(rows):
-        space = LabelSpace.of(_labels(rows), settings.positive, rows.several)
     ids, share = space.encode(_labels(rows)), settings.held_share(len(rows))
     train_ids, held_ids = split_validation(ids, share, groups=rows.groups)
     return (rows.some(train_ids), rows.some(held_ids)) if len(held_ids) else (rows, rows)
 
 
 def _examples(
-    reader: _Reader, rows: Rows, validation: Rows | None
-) -> tuple[Examples, Examples, LabelSpace]:
+    reader: _Reader, space: LabelSpace, rows: Rows, validation: Rows | None
+) -> tuple[Examples, Examples]:
     """Training and validation rows as states and label ids; all are checked before a pass runs."""
-    labels = _labels(rows)
-    with _naming(rows):
-        space = LabelSpace.of(labels, reader.settings.positive, rows.several)
-    ids, tokens = space.encode(labels), reader.encode(rows)
+    ids, tokens = space.encode(_labels(rows)), reader.encode(rows)
     if validation is None:
         share = reader.settings.held_share(len(rows))
         train_ids, held_ids = split_validation(ids, share, groups=rows.groups)
@@ -431,9 +436,9 @@ def _examples(
         if not len(held_ids):
             reader.say(NONE_HELD)
             training = _part(source, space, rows, train_ids)
-            return training, training, space
+            return training, training
         held_out = _part(source, space, rows, held_ids)
-        return _part(source, space, rows, train_ids), held_out, space
+        return _part(source, space, rows, train_ids), held_out
     with _naming(validation):
         space.encode(_labels(validation))
     held_tokens = reader.encode(validation)
@@ -441,7 +446,7 @@ def _examples(
     own = reader.settings.plain(np.arange(len(ids)))
     reader = reader.choosing(space, ids[own], [tokens[row] for row in own])
     training = _of_rows(reader.source(tokens, "train"), space, rows)
-    return training, _of_rows(reader.source(held_tokens, "validation"), space, validation), space
+    return training, _of_rows(reader.source(held_tokens, "validation"), space, validation)
 
 
 @contextmanager
