@@ -177,6 +177,8 @@ def test_validation_rows_take_labels_and_mapping_of_their_set() -> None:
             "add up to 1; wanted less than 1",
         ),
         ([DataSet("a", Rows.of(["x"], None, "f"))], "f has no labels"),
+        ([a_set("\udce9", ["x", "y"])], "of a set or label is no UTF-8"),
+        ([a_set("a", ["x", "y"], {"x": "\udce9"})], "of a set or label is no UTF-8"),
     ],
     ids=lambda one: one if isinstance(one, str) else "",
 )

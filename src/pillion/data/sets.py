@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pillion.core import FailedRow
+from pillion.data.cells import is_broken
 from pillion.data.examples import Origin, plain_turns
 from pillion.data.judged_labels import JudgedLabels, Label, SoftLabels, judged, names_of
 from pillion.data.rows import Rows, SetFacts
@@ -114,6 +115,9 @@ def _check_names(sets: Sequence[DataSet]) -> None:
         raise ConfigError(
             f"Two sets are called {twice[0]!r} ({paths}); give one another name, as NAME=PATH."
         )
+    for name in (name for one in sets for name in (one.name, *one.renamed.values())):
+        if is_broken(name):
+            raise ConfigError(f"The name {name!r} of a set or label is no UTF-8; give another one.")
 
 
 def _labels(rows: Rows) -> tuple[Label, ...]:
