@@ -28,6 +28,7 @@ from pillion.fit import FitSettings, Fitted, fit
 from pillion.probe import Artefact
 from pillion.runtime import LanguageModel
 from pillion.train import Chosen, Examples, ProbeConfig, TrainSettings, choose_probe
+from pillion.train.examples import together
 from tiny_models import tiny_model, tiny_tokenizer
 
 WORDS = {"fine": "a lovely day {}", "poor": "an awful mess {}"}
@@ -268,6 +269,29 @@ def test_of_sets_that_contradict_each_other_the_heavier_one_is_learnt(
     (best,), _ = fit_rows(model, tmp_path, against(share), rows(8, start=500))
     verdicts = model.score([WORDS["fine"].format(900 + n) for n in range(6)], [best.artefact])
     assert {verdict["gate"].label for verdict in verdicts} == {wanted}
+
+
+def test_a_share_holds_where_validation_rows_are_learnt_from_too(
+    model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of one set alone, each counted as one, took a third of the other set's share away."""
+    counted: list[np.ndarray] = []
+
+    def spied(*rows: Examples) -> Examples:
+        both = together(*rows)
+        assert both.weights is not None
+        counted.append(both.weights)
+        return both
+
+    monkeypatch.setattr("pillion.train.loop.together", spied)
+    parts = [DataSet("a", rows(20), share=0.9), DataSet("b", rows(10, start=300))]
+    training = join_sets(parts)
+    held = join_sets([DataSet("b", rows(30, start=500))], training)
+    how = FitSettings(live=True, layers=(0, 1), train=TrainSettings(epochs=1, refit=True))
+    fit_rows(model, tmp_path, training, held, how)
+    (weights,) = counted
+    assert weights[:20].sum() == pytest.approx(0.9 * len(weights))
+    assert weights.mean() == pytest.approx(1)
 
 
 def test_validation_rows_of_no_set_are_refused_where_labels_are_masked(

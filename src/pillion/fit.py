@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from pydantic import JsonValue
 
 from pillion.core import (
@@ -445,8 +445,11 @@ def _examples(
     # A changed copy would tell of its row, which is left out in turns.
     own = reader.settings.plain(np.arange(len(ids)))
     reader = reader.choosing(space, ids[own], [tokens[row] for row in own])
-    training = _of_rows(reader.source(tokens, "train"), space, rows)
-    return training, _of_rows(reader.source(held_tokens, "validation"), space, validation)
+    both = set_weights(rows, validation)
+    training = _of_rows(reader.source(tokens, "train"), space, rows, both)
+    behind = None if both is None else both[len(rows) :]
+    held_out = _of_rows(reader.source(held_tokens, "validation"), space, validation, behind)
+    return training, held_out
 
 
 @contextmanager
@@ -467,12 +470,26 @@ def _labels(rows: Rows) -> tuple[Any, ...]:
 def _part(
     source: StateSource, space: LabelSpace, rows: Rows, row_ids: Int[np.ndarray, " some"]
 ) -> Examples:
-    return _of_rows(SelectedRows(source, row_ids), space, rows.some(row_ids))
+    both = set_weights(rows)
+    own = None if both is None else both[row_ids]
+    return _of_rows(SelectedRows(source, row_ids), space, rows.some(row_ids), own)
 
 
-def _of_rows(source: StateSource, space: LabelSpace, rows: Rows) -> Examples:
+def _of_rows(
+    source: StateSource, space: LabelSpace, rows: Rows, both: Float[np.ndarray, " some"] | None
+) -> Examples:
+    """Rows as states and label ids.
+
+    Args:
+        source: of their states.
+        space: of their labels.
+        rows: that they are.
+        both: what they count among the rows of both sides, where these begin with them.
+    """
     labels, groups = _labels(rows), None if rows.groups is None else np.array(rows.groups)
-    return Examples(source, space.encode(labels), set_weights(rows), space.goals(labels), groups)
+    together = None if both is None else both[: len(rows)]
+    weights, goals = set_weights(rows), space.goals(labels)
+    return Examples(source, space.encode(labels), weights, goals, groups, together)
 
 
 def all_layers(model: LanguageModel) -> tuple[int, ...]:
