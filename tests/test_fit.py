@@ -215,6 +215,25 @@ def test_a_threshold_is_chosen_only_on_enough_validation_rows(
     assert len(enough.artefact.card.thresholds or ()) == 1
 
 
+@pytest.mark.parametrize("probe", ["gate", "auto"])
+def test_rows_that_are_read_twice_are_no_more_rows_to_choose_an_epoch_by(
+    model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, probe: str
+) -> None:
+    """25 rows, alone and in a context, chose like the 50 that it takes."""
+    asked: list[tuple[int, int]] = []
+
+    def spied(self: TrainSettings, num_rows: int, num_held: int) -> TrainSettings:
+        asked.append((num_rows, num_held))
+        return TrainSettings(epochs=1)
+
+    monkeypatch.setattr(TrainSettings, "for_rows", spied)
+    how, configs = FitSettings(contexts=BEFORE, layers=(0, 1)), (ProbeConfig(probe=probe),)
+    with monkeypatch.context() as patched:
+        patched.setattr("pillion.train.auto.MOST_ROWS", 10)
+        fit_rows(model, tmp_path, rows(), rows(26, start=500), how, configs)
+    assert set(asked) == {(24, 26)}
+
+
 def test_a_row_that_cannot_be_used_is_named_by_its_own_number(
     model: LanguageModel, tmp_path: Path
 ) -> None:

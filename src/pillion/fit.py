@@ -234,7 +234,9 @@ def fit(
         learning = _at_depths(settings, training.source.layers)
         told = _told(rows, space, settings.plain(training.targets), held_out, times, say)
         told |= _texts_told(rows, scope, told["notes"], say)
-        trained, chosen, learning = _trained(reader, training, held_out, space, configs, learning)
+        trained, chosen, learning = _trained(
+            reader, training, held_out, times, space, configs, learning
+        )
         facts = _facts(model, rows, validation, training, settings, space, learning)
         facts["data"] |= told
         facts["shared"] |= chosen
@@ -258,19 +260,23 @@ def _trained(
     reader: _Reader,
     training: Examples,
     held_out: Examples,
+    times: int,
     space: LabelSpace,
     configs: Sequence[ProbeConfig],
     settings: TrainSettings,
 ) -> tuple[list[Trained], dict[str, Any], TrainSettings]:
-    """The probes, what the card says of their choice, and the settings for so many rows."""
+    """The probes, what the card says of their choice, and the settings for so many rows.
+
+    Each validation row is there so many `times`.
+    """
     device = reader.model.backend.device
-    settled = settings.for_rows(len(training.targets), len(held_out.targets))
+    settled = settings.for_rows(len(training.targets), len(held_out.targets) // times)
     task, num_labels, checkpoint = space.task, len(space.names), reader.work / "checkpoint"
     if configs[0].probe == AUTO:
         _check_auto(training, held_out)
         found = choose_probe(
             *(training, held_out, task, num_labels, settings, configs[0].seed),
-            *(reader.progress, checkpoint, device, reader.states_key),
+            *(reader.progress, checkpoint, device, reader.states_key, times),
         )
         return [found.trained], {"auto": found.facts}, settled
     rows_a_step = settled.rows_a_step(len(training.targets))
