@@ -215,6 +215,24 @@ def test_a_threshold_is_chosen_only_on_enough_validation_rows(
     assert len(enough.artefact.card.thresholds or ()) == 1
 
 
+def test_a_turn_that_does_not_fit_is_named_by_the_row_that_it_stands_in(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    """Each labelled turn is an example of its own, and examples were counted."""
+    talks = [
+        [{"role": "user", "content": words}, {"role": "user", "content": "z" * (600 * (n == 5))}]
+        for n, words in enumerate(rows(6).texts)
+    ]
+    for turns in talks[:5]:
+        turns[1]["content"] = "well"
+    data = Rows.of(talks, [["fine", "poor"]] * 6, "t.jsonl", TableLayout(turn_labels=True))
+    with pytest.raises(DataError, match=r"t\.jsonl: Row 6: the text has"):
+        fit_rows(model, tmp_path, data)
+    odd = Rows.of(talks[:2], [[None, "fine"], [None, "odd"]], "v", TableLayout(turn_labels=True))
+    with pytest.raises(DataError, match=r"'odd', first in row 2"):
+        fit_rows(model, tmp_path, rows(), odd)
+
+
 @pytest.mark.parametrize("probe", ["gate", "auto"])
 def test_rows_that_are_read_twice_are_no_more_rows_to_choose_an_epoch_by(
     model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, probe: str

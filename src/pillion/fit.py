@@ -331,6 +331,7 @@ class _Reader:
                 how.template,
                 how.on_too_long,
                 scopes=[_scope(how)],
+                numbers=rows.numbers,
             )
 
     def fits(self, text: Text) -> bool:
@@ -446,7 +447,7 @@ def _examples(
         held_out = _part(source, space, rows, held_ids)
         return _part(source, space, rows, train_ids), held_out
     with _naming(validation):
-        space.encode(_labels(validation))
+        space.encode(_labels(validation), validation.numbers)
     held_tokens = reader.encode(validation)
     # A changed copy would tell of its row, which is left out in turns.
     own = reader.settings.plain(np.arange(len(ids)))

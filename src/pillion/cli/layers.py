@@ -149,8 +149,10 @@ def _identify(
     taken = sample(len(read), asked.rows)
     ids = space.encode(read.labels)[taken]
     gate = None if asked.probe is None else checked(backend, asked.probe)
-    texts = [read.texts[row] for row in taken]
-    tokens = encode_rows(backend, texts, wrapping, on_too_long, scopes=[scope])
+    some = read.some(taken)
+    tokens = encode_rows(
+        backend, some.texts, wrapping, on_too_long, scopes=[scope], numbers=some.numbers
+    )
     targets = Targets(ids, space.task, len(space.names))
     with progress_bar() as bar:
         found = identify(backend, tokens, targets, asked.pool, gate, bar, scope)

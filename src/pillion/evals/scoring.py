@@ -51,7 +51,8 @@ class Labelled:
         if rows.labels is None:
             raise DataError(f"{rows.path} has no labels; give a label for every text.")
         try:
-            return cls(rows, LabelSpace(card.labels, card.task).encode(rows.labels))
+            space = LabelSpace(card.labels, card.task)
+            return cls(rows, space.encode(rows.labels, rows.numbers))
         except DataError as error:
             raise DataError(f"{rows.path}: {error}") from error
 
@@ -126,7 +127,12 @@ def depth_logits(
     """
     card = artefact.card
     rows = encode_rows(
-        model.backend, labelled.rows.texts, card.template, on_too_long, scopes=[card.scope]
+        model.backend,
+        labelled.rows.texts,
+        card.template,
+        on_too_long,
+        scopes=[card.scope],
+        numbers=labelled.rows.numbers,
     )
     depths = (*card.depths, card.layers[-1])
     found = np.empty((len(rows), len(depths), card.shape.num_outputs))
