@@ -543,6 +543,11 @@ def _check_depths(
             "give no depths."
         )
     for config in configs:
+        if config.probe == AUTO:
+            raise ConfigError(
+                "Probe 'auto' may choose one that has no read-outs at depths; name a gate, or "
+                "leave the depths out."
+            )
         check_depths(config.probe)
     if settings.layers != "auto":
         layers = _layers(model, settings)
