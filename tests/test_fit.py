@@ -455,6 +455,26 @@ def test_changed_copies_are_learnt_from_and_not_counted(
     assert verdicts[0] != verdicts[1]
 
 
+def test_the_card_says_whether_validation_rows_were_learnt_from(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    """`auto` learns from them by itself, and its card said that it had not."""
+    how = FitSettings(live=True, layers=(0, 1), train=TrainSettings(epochs=1))
+    found: dict[str, object] = {}
+    for probe, data in (("gate", rows()), ("auto", rows()), ("auto", rows(2))):
+        configs = (ProbeConfig(probe=probe),)
+        (one,), _ = fit_rows(model, tmp_path / f"{probe}{len(data)}", data, None, how, configs)
+        found[f"{probe} of {len(data)}"] = one.artefact.card.training["refit"]
+    assert found == {"gate of 24": False, "auto of 24": True, "auto of 2": False}
+
+
+def test_auto_has_no_depths_to_promise(model: LanguageModel, tmp_path: Path) -> None:
+    """It was called an unknown probe."""
+    how = FitSettings(depths="auto")
+    with pytest.raises(ConfigError, match="no read-outs at depths; name a gate"):
+        fit_rows(model, tmp_path, rows(), None, how, (ProbeConfig(probe="auto"),))
+
+
 def test_a_row_and_its_copies_are_one_group(
     model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -687,15 +687,19 @@ def _artefact(trained: Trained, held_out: Examples, facts: dict[str, Any], times
         seed=config.seed,
         thresholds=thresholds,
         metrics=metrics,
-        training=facts["shared"] | ({"solved": True} if trained.solved else _steps(trained)),
+        training=facts["shared"] | _learning(trained),
         **{name: value for name, value in facts.items() if name != "shared"},
     )
 
 
-def _steps(trained: Trained) -> dict[str, JsonValue]:
-    """How the weights were moved."""
-    config = trained.config
-    return {
+def _learning(trained: Trained) -> dict[str, JsonValue]:
+    """How the weights were found, and whether validation rows taught them, too."""
+    config, found = trained.config, dict[str, JsonValue]()
+    # Not what the settings say: `auto` does so by itself, and there may be no other rows.
+    found["refit"] = trained.unbiased is not trained.network
+    if trained.solved:
+        return found | {"solved": True}
+    return found | {
         "learning_rate": config.rate,
         "weight_decay": config.weight_decay,
         "epochs": trained.epochs,

@@ -150,6 +150,11 @@ def depth_logits(
 
 def own_rows(card: Card, rows: Rows) -> str | None:
     """A sentence where these are the rows that the probe was trained on; None for others."""
+    if rows.sha256 == card.data.validation_sha256 and card.training.get("refit"):
+        return (
+            f"{rows.path} is the file of its validation rows, which the probe learnt from, too, in "
+            "a second fit: it is too sure and too good on them; bring other rows."
+        )
     if rows.sha256 not in (card.data.sha256, *(one.sha256 for one in card.data.sets)):
         return None
     return (

@@ -139,7 +139,9 @@ class _AutoTraining:
             return Chosen(trained, facts)
         learn = len(self.training.targets)
         own = self.training
-        part = solve(states[:, :learn], own.targets, self.task, outputs, own.groups)
+        part = whole
+        if self.validation is not own:
+            part = solve(states[:, :learn], own.targets, self.task, outputs, own.groups)
         (probs,) = evaluate_networks([part.network], self.validation.source, self.task)
         curve = [validate(self.task, probs, torch.as_tensor(self.validation.targets))]
         config = ProbeConfig(probe=PROBE)
