@@ -395,6 +395,29 @@ def test_measured_numbers_stand_with_their_intervals_and_foreign_ones_are_refuse
         model_page(artefact, "hf://me/mood", result | {"labels": ["other"]})
 
 
+@pytest.mark.parametrize("refit", [True, False])
+def test_rows_that_were_learnt_from_are_told_of_numbers_and_of_thresholds(refit: bool) -> None:
+    """Thresholds were always said to be of other rows, and of a second fit only its first rows."""
+    plain, held = made(), "ab" * 32
+    line = {"label": "yes", "threshold": 0.5, "fpr": 0.1, "recall": 0.9, "precision": None}
+    data = {"path": "held.csv", "sha256": held, "num_rows": 40}
+    artefact = plain.revised(
+        data=plain.card.data.model_copy(update={"validation_sha256": held}),
+        training={"refit": refit},
+        decisions={"data": data, "thresholds": [line]},
+    )
+    told = model_page(artefact, "hf://me/mood")
+    wanted = " that the probe has learnt from (the numbers flatter):"
+    assert f"40 rows of `held.csv`{wanted if refit else ' that it has not learnt from:'}" in told
+    result = {
+        "kind": "evaluation",
+        "labels": list(artefact.card.labels),
+        "data": [data],
+        "results": [{"metric": "f1", "value": 0.75, "interval": None, "rows": 40}],
+    }
+    assert ("the numbers flatter" in model_page(artefact, "hf://me/mood", result)) == refit
+
+
 def test_numbers_of_another_probe_with_the_same_labels_are_refused() -> None:
     """They stood on the page as this probe's own; so did those from before it was calibrated."""
     artefact = made()

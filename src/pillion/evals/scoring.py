@@ -155,7 +155,7 @@ def own_rows(card: Card, rows: Rows) -> str | None:
             f"{rows.path} is the file of its validation rows, which the probe learnt from, too, in "
             "a second fit: it is too sure and too good on them; bring other rows."
         )
-    if rows.sha256 not in (card.data.sha256, *(one.sha256 for one in card.data.sets)):
+    if rows.sha256 not in card.learnt_from:
         return None
     return (
         f"{rows.path} is the file that the probe was trained on: it is too sure and too good on "
