@@ -17,6 +17,7 @@ from pillion.probe import Artefact
 from pillion.runtime import LanguageModel, resolve
 from pillion.sharing import MANIFEST_NAME, model_page, open_store, pull, push
 from pillion.sharing.hub import HubStore
+from pillion.sharing.share import probe_name
 from tiny_models import make_artefact
 
 FILES = {"card.json", "probe.safetensors", "README.md", "manifest.json"}
@@ -221,6 +222,14 @@ def test_a_manifest_of_false_files_is_no_way_in(place: Any, tmp_path: Path) -> N
     with pytest.raises(ArtefactError, match="format 99"):
         pull(url, tmp_path / "mine")
     assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize(
+    "url", ["hf://me/mood", "hf://me/mood@v1/", "hf://me/mood@refs/pr/1", "s3://a@b/c/mood/"]
+)
+def test_a_shared_probe_has_the_name_of_its_place(url: str) -> None:
+    """Of a revision with parts of its own the last one signed its verdicts."""
+    assert probe_name(url) == "mood"
 
 
 def test_a_probe_is_read_by_its_url_and_fetched_once(
