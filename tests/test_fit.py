@@ -468,6 +468,12 @@ def test_the_card_says_whether_validation_rows_were_learnt_from(
     assert found == {"gate of 24": False, "auto of 24": True, "auto of 2": False}
 
 
+def test_no_rows_at_all_to_validate_on_are_refused(model: LanguageModel, tmp_path: Path) -> None:
+    """A share of 0 was taken for none given, and a fifth was held back."""
+    with pytest.raises(ConfigError, match=r"fraction = 0\.0; give a share"):
+        fit_rows(model, tmp_path, rows(), settings=FitSettings(validation_share=0.0))
+
+
 def test_auto_has_no_depths_to_promise(model: LanguageModel, tmp_path: Path) -> None:
     """It was called an unknown probe."""
     how = FitSettings(depths="auto")

@@ -161,7 +161,7 @@ class FitSettings:
         """Share of so many rows that is held back for validation."""
         is_few = num_rows < defaults.FEW_ROWS
         usual = defaults.HELD_SHARE_OF_FEW if is_few else defaults.HELD_SHARE
-        return self.validation_share or usual
+        return usual if self.validation_share is None else self.validation_share
 
 
 @dataclass(frozen=True)
