@@ -341,13 +341,18 @@ class _Reader:
         return not sift_rows(backend, [text], how.template, scopes=[_scope(how)])[1]
 
     def choosing(
-        self, space: LabelSpace, ids: Shaped[np.ndarray, "row ..."], tokens: Sequence[Tokens]
+        self,
+        space: LabelSpace,
+        ids: Shaped[np.ndarray, "row ..."],
+        tokens: Sequence[Tokens],
+        groups: Int[np.ndarray, " row"] | None,
     ) -> _Reader:
         """The same with the layers that suit some training rows, where they are chosen by data."""
         if self.settings.layers != "auto":
             return self
         taken = sample(len(ids), MAX_ROWS)
-        targets = Targets(ids[taken], space.task, len(space.names))
+        own = None if groups is None else groups[taken]
+        targets = Targets(ids[taken], space.task, len(space.names), own)
         chosen = [tokens[row] for row in taken]
         layers = choose_layers(
             self.model.backend, chosen, targets, self.progress, _scope(self.settings)
@@ -438,7 +443,8 @@ def _examples(
     if validation is None:
         share = reader.settings.held_share(len(rows))
         train_ids, held_ids = split_validation(ids, share, groups=rows.groups)
-        reader = reader.choosing(space, ids[train_ids], [tokens[row] for row in train_ids])
+        some = [tokens[row] for row in train_ids]
+        reader = reader.choosing(space, ids[train_ids], some, _groups(rows, train_ids))
         source = reader.source(tokens, "train")
         if not len(held_ids):
             reader.say(NONE_HELD)
@@ -451,7 +457,8 @@ def _examples(
     held_tokens = reader.encode(validation)
     # A changed copy would tell of its row, which is left out in turns.
     own = reader.settings.plain(np.arange(len(ids)))
-    reader = reader.choosing(space, ids[own], [tokens[row] for row in own])
+    some = [tokens[row] for row in own]
+    reader = reader.choosing(space, ids[own], some, _groups(rows, own))
     both = set_weights(rows, validation)
     training = _of_rows(reader.source(tokens, "train"), space, rows, both)
     behind = None if both is None else both[len(rows) :]
@@ -474,6 +481,10 @@ def _labels(rows: Rows) -> tuple[Any, ...]:
     return rows.labels
 
 
+def _groups(rows: Rows, row_ids: Int[np.ndarray, " some"]) -> Int[np.ndarray, " some"] | None:
+    return None if rows.groups is None else np.array(rows.groups)[row_ids]
+
+
 def _part(
     source: StateSource, space: LabelSpace, rows: Rows, row_ids: Int[np.ndarray, " some"]
 ) -> Examples:
@@ -493,7 +504,7 @@ def _of_rows(
         rows: that they are.
         both: what they count among the rows of both sides, where these begin with them.
     """
-    labels, groups = _labels(rows), None if rows.groups is None else np.array(rows.groups)
+    labels, groups = _labels(rows), _groups(rows, np.arange(len(rows)))
     together = None if both is None else both[: len(rows)]
     weights, goals = set_weights(rows), space.goals(labels)
     return Examples(source, space.encode(labels), weights, goals, groups, together)

@@ -133,6 +133,8 @@ def _identify(
     read: Rows, how: RowOptions, asked: StudyOptions, engine: EngineOptions
 ) -> tuple[Identification, dict[str, Any]]:
     """What was found, and on how many rows, of which words and model."""
+    import numpy as np
+
     from pillion.data import LabelSpace
     from pillion.fit import default_scope
     from pillion.runtime import checked, encode_rows, usual_template
@@ -153,7 +155,8 @@ def _identify(
     tokens = encode_rows(
         backend, some.texts, wrapping, on_too_long, scopes=[scope], numbers=some.numbers
     )
-    targets = Targets(ids, space.task, len(space.names))
+    groups = None if some.groups is None else np.array(some.groups)
+    targets = Targets(ids, space.task, len(space.names), groups)
     with progress_bar() as bar:
         found = identify(backend, tokens, targets, asked.pool, gate, bar, scope)
     settings = {"template": wrapping, "scope": scope, "model": backend.identity.name}
