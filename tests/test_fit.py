@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from pillion.backends.fake import FakeBackend
 from pillion.backends.transformers import TransformersBackend
 from pillion.cache import CacheReader
-from pillion.core import Turn, as_conversation
-from pillion.data import Contexts, DataSet, Rows, TableLayout, in_context, join_sets
+from pillion.core import Scope, Turn, as_conversation
+from pillion.data import (
+    Contexts,
+    DataSet,
+    Rows,
+    TableLayout,
+    in_context,
+    join_sets,
+    split_validation,
+)
 from pillion.errors import ConfigError, DataError, MismatchError
 from pillion.fit import FitSettings, Fitted, fit
 from pillion.probe import Artefact
 from pillion.runtime import LanguageModel
 from pillion.train import Chosen, Examples, ProbeConfig, TrainSettings, choose_probe
+from pillion.train.examples import together
 from tiny_models import tiny_model, tiny_tokenizer
 
 WORDS = {"fine": "a lovely day {}", "poor": "an awful mess {}"}
@@ -202,6 +215,43 @@ def test_a_threshold_is_chosen_only_on_enough_validation_rows(
     assert len(enough.artefact.card.thresholds or ()) == 1
 
 
+def test_a_turn_that_does_not_fit_is_named_by_the_row_that_it_stands_in(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    """Each labelled turn is an example of its own, and examples were counted."""
+    talks = [
+        [{"role": "user", "content": words}, {"role": "user", "content": "z" * (600 * (n == 5))}]
+        for n, words in enumerate(rows(6).texts)
+    ]
+    for turns in talks[:5]:
+        turns[1]["content"] = "well"
+    data = Rows.of(talks, [["fine", "poor"]] * 6, "t.jsonl", TableLayout(turn_labels=True))
+    with pytest.raises(DataError, match=r"t\.jsonl: Row 6: the text has"):
+        fit_rows(model, tmp_path, data)
+    odd = Rows.of(talks[:2], [[None, "fine"], [None, "odd"]], "v", TableLayout(turn_labels=True))
+    with pytest.raises(DataError, match=r"'odd', first in row 2"):
+        fit_rows(model, tmp_path, rows(), odd)
+
+
+@pytest.mark.parametrize("probe", ["gate", "auto"])
+def test_rows_that_are_read_twice_are_no_more_rows_to_choose_an_epoch_by(
+    model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, probe: str
+) -> None:
+    """25 rows, alone and in a context, chose like the 50 that it takes."""
+    asked: list[tuple[int, int]] = []
+
+    def spied(self: TrainSettings, num_rows: int, num_held: int) -> TrainSettings:
+        asked.append((num_rows, num_held))
+        return TrainSettings(epochs=1)
+
+    monkeypatch.setattr(TrainSettings, "for_rows", spied)
+    how, configs = FitSettings(contexts=BEFORE, layers=(0, 1)), (ProbeConfig(probe=probe),)
+    with monkeypatch.context() as patched:
+        patched.setattr("pillion.train.auto.MOST_ROWS", 10)
+        fit_rows(model, tmp_path, rows(), rows(26, start=500), how, configs)
+    assert set(asked) == {(24, 26)}
+
+
 def test_a_row_that_cannot_be_used_is_named_by_its_own_number(
     model: LanguageModel, tmp_path: Path
 ) -> None:
@@ -256,6 +306,29 @@ def test_of_sets_that_contradict_each_other_the_heavier_one_is_learnt(
     (best,), _ = fit_rows(model, tmp_path, against(share), rows(8, start=500))
     verdicts = model.score([WORDS["fine"].format(900 + n) for n in range(6)], [best.artefact])
     assert {verdict["gate"].label for verdict in verdicts} == {wanted}
+
+
+def test_a_share_holds_where_validation_rows_are_learnt_from_too(
+    model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of one set alone, each counted as one, took a third of the other set's share away."""
+    counted: list[np.ndarray] = []
+
+    def spied(*rows: Examples) -> Examples:
+        both = together(*rows)
+        assert both.weights is not None
+        counted.append(both.weights)
+        return both
+
+    monkeypatch.setattr("pillion.train.loop.together", spied)
+    parts = [DataSet("a", rows(20), share=0.9), DataSet("b", rows(10, start=300))]
+    training = join_sets(parts)
+    held = join_sets([DataSet("b", rows(30, start=500))], training)
+    how = FitSettings(live=True, layers=(0, 1), train=TrainSettings(epochs=1, refit=True))
+    fit_rows(model, tmp_path, training, held, how)
+    (weights,) = counted
+    assert weights[:20].sum() == pytest.approx(0.9 * len(weights))
+    assert weights.mean() == pytest.approx(1)
 
 
 def test_validation_rows_of_no_set_are_refused_where_labels_are_masked(
@@ -323,6 +396,50 @@ def test_what_a_live_run_of_another_model_left_is_refused(
         fit_rows(LanguageModel(FakeBackend(seed=1)), tmp_path, rows(), settings=settings)
 
 
+def talks(num_rows: int = 40) -> Rows:
+    """Rows whose last words differ in length from what stands before them."""
+    before = [
+        [
+            {"role": "system", "content": "be brief. " * (i % 5 + 1)},
+            {"role": "user", "content": "a"},
+        ]
+        for i in range(num_rows)
+    ]
+    texts = [
+        [*some, {"role": "assistant", "content": text}]
+        for some, text in zip(before, rows(num_rows).texts, strict=True)
+    ]
+    return Rows.of(texts, list(rows(num_rows).labels or ()), "rows.jsonl")
+
+
+def weights(fitted: Fitted) -> torch.Tensor:
+    return torch.cat([one.flatten() for one in fitted.artefact.network.parameters()])
+
+
+@pytest.mark.parametrize("scope", ["user", "response"])
+def test_states_of_all_tokens_teach_what_those_of_the_scope_do(
+    model: LanguageModel, tmp_path: Path, scope: Scope
+) -> None:
+    """Batches and prefixes were drawn over the tokens that the probe does not read, too."""
+
+    def fitted(scope: Scope, cache: str) -> Fitted:
+        how = FitSettings(scope=scope, cache=tmp_path / cache, train=TrainSettings(epochs=2))
+        (one,), _ = fit_rows(model, tmp_path / f"{scope}-{cache}", talks(), settings=how)
+        return one
+
+    fitted("all", "whole")
+    whole, own = (weights(fitted(scope, cache)) for cache in ("whole", "own"))
+    assert torch.allclose(whole, own, atol=1e-6)
+
+
+def test_what_a_run_of_another_scope_left_is_refused(model: LanguageModel, tmp_path: Path) -> None:
+    """States of all tokens serve every scope, and one's weights were taken for another's."""
+    how = FitSettings(scope="all", cache=tmp_path / "states", train=TrainSettings(epochs=1))
+    fit_rows(model, tmp_path / "all", talks(), settings=how)
+    with pytest.raises(ConfigError, match="The unfinished training"):
+        fit_rows(model, tmp_path / "all", talks(), settings=replace(how, scope="user"))
+
+
 def test_changed_copies_are_learnt_from_and_not_counted(
     model: LanguageModel, tmp_path: Path
 ) -> None:
@@ -336,6 +453,32 @@ def test_changed_copies_are_learnt_from_and_not_counted(
         model.score([WORDS["fine"].format(1)], [one.artefact]) for one in (with_copies, plain)
     ]
     assert verdicts[0] != verdicts[1]
+
+
+def test_the_card_says_whether_validation_rows_were_learnt_from(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    """`auto` learns from them by itself, and its card said that it had not."""
+    how = FitSettings(live=True, layers=(0, 1), train=TrainSettings(epochs=1))
+    found: dict[str, object] = {}
+    for probe, data in (("gate", rows()), ("auto", rows()), ("auto", rows(2))):
+        configs = (ProbeConfig(probe=probe),)
+        (one,), _ = fit_rows(model, tmp_path / f"{probe}{len(data)}", data, None, how, configs)
+        found[f"{probe} of {len(data)}"] = one.artefact.card.training["refit"]
+    assert found == {"gate of 24": False, "auto of 24": True, "auto of 2": False}
+
+
+def test_no_rows_at_all_to_validate_on_are_refused(model: LanguageModel, tmp_path: Path) -> None:
+    """A share of 0 was taken for none given, and a fifth was held back."""
+    with pytest.raises(ConfigError, match=r"fraction = 0\.0; give a share"):
+        fit_rows(model, tmp_path, rows(), settings=FitSettings(validation_share=0.0))
+
+
+def test_auto_has_no_depths_to_promise(model: LanguageModel, tmp_path: Path) -> None:
+    """It was called an unknown probe."""
+    how = FitSettings(depths="auto")
+    with pytest.raises(ConfigError, match="no read-outs at depths; name a gate"):
+        fit_rows(model, tmp_path, rows(), None, how, (ProbeConfig(probe="auto"),))
 
 
 def test_a_row_and_its_copies_are_one_group(
@@ -369,6 +512,31 @@ def test_layers_are_chosen_without_changed_copies(
     settings = FitSettings(layers="auto", augment=("typos",), train=TrainSettings(epochs=1))
     fit_rows(model, tmp_path, rows(), None, settings)
     assert counts == [19]
+
+
+@pytest.mark.parametrize(
+    "more", [{"contexts": BEFORE}, {"augment": ("typos",)}], ids=["contexts", "copies"]
+)
+def test_the_labels_are_those_of_all_rows_whichever_are_held_back(
+    model: LanguageModel, tmp_path: Path, more: dict[str, Any]
+) -> None:
+    """The only row of two labels was held back, and refused as one of a task of single ones."""
+    names: list[list[str]] = [["abc"[i % 3]] for i in range(24)]
+    names[_held_row(24)] = ["a", "b"]
+    data = Rows.of([f"{''.join(own)} {i}" for i, own in enumerate(names)], names, "rows.jsonl")
+    how = FitSettings(live=True, layers=(0, 1), train=TrainSettings(epochs=1), **more)
+    (fitted,), _ = fit_rows(model, tmp_path, data, settings=how)
+    assert fitted.artefact.card.task == "multilabel"
+
+
+def _held_row(num_rows: int) -> int:
+    """A row that is held back whether or not it has two labels."""
+    for row in range(num_rows):
+        marks = np.eye(3)[np.arange(num_rows) % 3]
+        marks[row] = (1, 1, 0)
+        if row in split_validation(marks, 0.2)[1]:
+            return row
+    raise AssertionError("no such row")
 
 
 def test_copies_and_contexts_go_together(model: LanguageModel, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from pydantic import JsonValue
 
 from pillion.core import (
@@ -161,7 +161,7 @@ class FitSettings:
         """Share of so many rows that is held back for validation."""
         is_few = num_rows < defaults.FEW_ROWS
         usual = defaults.HELD_SHARE_OF_FEW if is_few else defaults.HELD_SHARE
-        return self.validation_share or usual
+        return usual if self.validation_share is None else self.validation_share
 
 
 @dataclass(frozen=True)
@@ -225,14 +225,18 @@ def fit(
     settings = replace(settings, scope=scope, train=_prefixes_settled(settings.train, scope))
     _check_layers(model, settings)
     _check_depths(model, configs, settings)
+    space = _space(rows, settings)
     with ExitStack() as opened:
         reader = _Reader(model, work, settings, progress, say, opened)
-        training, held_out, space = _examples(reader, *_placed(reader, rows, validation))
+        placed = _placed(reader, space, rows, validation)
+        training, held_out = _examples(reader, space, *placed)
         times = 1 if settings.contexts is None else 2
         learning = _at_depths(settings, training.source.layers)
         told = _told(rows, space, settings.plain(training.targets), held_out, times, say)
         told |= _texts_told(rows, scope, told["notes"], say)
-        trained, chosen, learning = _trained(reader, training, held_out, space, configs, learning)
+        trained, chosen, learning = _trained(
+            reader, training, held_out, times, space, configs, learning
+        )
         facts = _facts(model, rows, validation, training, settings, space, learning)
         facts["data"] |= told
         facts["shared"] |= chosen
@@ -256,19 +260,23 @@ def _trained(
     reader: _Reader,
     training: Examples,
     held_out: Examples,
+    times: int,
     space: LabelSpace,
     configs: Sequence[ProbeConfig],
     settings: TrainSettings,
 ) -> tuple[list[Trained], dict[str, Any], TrainSettings]:
-    """The probes, what the card says of their choice, and the settings for so many rows."""
+    """The probes, what the card says of their choice, and the settings for so many rows.
+
+    Each validation row is there so many `times`.
+    """
     device = reader.model.backend.device
-    settled = settings.for_rows(len(training.targets), len(held_out.targets))
+    settled = settings.for_rows(len(training.targets), len(held_out.targets) // times)
     task, num_labels, checkpoint = space.task, len(space.names), reader.work / "checkpoint"
     if configs[0].probe == AUTO:
         _check_auto(training, held_out)
         found = choose_probe(
             *(training, held_out, task, num_labels, settings, configs[0].seed),
-            *(reader.progress, checkpoint, device, reader.states_key),
+            *(reader.progress, checkpoint, device, reader.states_key, times),
         )
         return [found.trained], {"auto": found.facts}, settled
     rows_a_step = settled.rows_a_step(len(training.targets))
@@ -311,7 +319,7 @@ class _Reader:
 
     @property
     def states_key(self) -> str:
-        """What the states that were asked for depend on: model, template and tokens."""
+        """What the states that were asked for depend on: model, template, tokens and scope."""
         return " ".join(self.keys)
 
     def encode(self, rows: Rows) -> list[Tokens]:
@@ -323,6 +331,7 @@ class _Reader:
                 how.template,
                 how.on_too_long,
                 scopes=[_scope(how)],
+                numbers=rows.numbers,
             )
 
     def fits(self, text: Text) -> bool:
@@ -332,13 +341,18 @@ class _Reader:
         return not sift_rows(backend, [text], how.template, scopes=[_scope(how)])[1]
 
     def choosing(
-        self, space: LabelSpace, ids: Shaped[np.ndarray, "row ..."], tokens: Sequence[Tokens]
+        self,
+        space: LabelSpace,
+        ids: Shaped[np.ndarray, "row ..."],
+        tokens: Sequence[Tokens],
+        groups: Int[np.ndarray, " row"] | None,
     ) -> _Reader:
         """The same with the layers that suit some training rows, where they are chosen by data."""
         if self.settings.layers != "auto":
             return self
         taken = sample(len(ids), MAX_ROWS)
-        targets = Targets(ids[taken], space.task, len(space.names))
+        own = None if groups is None else groups[taken]
+        targets = Targets(ids[taken], space.task, len(space.names), own)
         chosen = [tokens[row] for row in taken]
         layers = choose_layers(
             self.model.backend, chosen, targets, self.progress, _scope(self.settings)
@@ -349,9 +363,10 @@ class _Reader:
     def source(self, tokens: Sequence[Tokens], name: str) -> StateSource:
         backend, layers = self.model.backend, _layers(self.model, self.settings)
         template, on_too_long = self.settings.template, self.settings.on_too_long
-        self.keys.append(cache_key(backend.identity, template, on_too_long, tokens))
+        scope = _scope(self.settings)
+        self.keys.append(f"{cache_key(backend.identity, template, on_too_long, tokens)} {scope}")
         if self.settings.live:
-            return LiveSource(backend, tokens, layers, _scope(self.settings))
+            return LiveSource(backend, tokens, layers, scope)
         folder = (self.settings.cache or self.work) / name
         # Rows that begin alike lie together, so that what they begin with is run once a batch.
         in_contexts = self.settings.contexts is not None
@@ -365,13 +380,21 @@ class _Reader:
             on_too_long,
             self.progress,
             self.say,
-            _scope(self.settings),
+            scope,
         )
         self.opened.enter_context(source.reader)
         return SelectedRows(source, np.argsort(order)) if in_contexts else source
 
 
-def _placed(reader: _Reader, rows: Rows, validation: Rows | None) -> tuple[Rows, Rows | None]:
+def _space(rows: Rows, settings: FitSettings) -> LabelSpace:
+    """The labels of all rows: a part of them may hold fewer, or look like another task."""
+    with _naming(rows):
+        return LabelSpace.of(_labels(rows), settings.positive, rows.several)
+
+
+def _placed(
+    reader: _Reader, space: LabelSpace, rows: Rows, validation: Rows | None
+) -> tuple[Rows, Rows | None]:
     """Training and validation rows as they are read: changed copies, contexts; both settled then.
 
     Copies are of training rows alone. Rows are encoded as they are before, so that errors name them
@@ -392,7 +415,7 @@ def _placed(reader: _Reader, rows: Rows, validation: Rows | None) -> tuple[Rows,
         if some is not None:
             reader.encode(some)
     if validation is None:
-        rows, validation = _parted(rows, how)
+        rows, validation = _parted(rows, space, how)
         if validation is rows:
             reader.say(NONE_HELD)
     if how.augment:
@@ -405,42 +428,42 @@ def _placed(reader: _Reader, rows: Rows, validation: Rows | None) -> tuple[Rows,
     )
 
 
-def _parted(rows: Rows, settings: FitSettings) -> tuple[Rows, Rows]:
+def _parted(rows: Rows, space: LabelSpace, settings: FitSettings) -> tuple[Rows, Rows]:
     """The rows that are trained on and those held back; all of them twice if none can be."""
-    with _naming(rows):
-        space = LabelSpace.of(_labels(rows), settings.positive, rows.several)
     ids, share = space.encode(_labels(rows)), settings.held_share(len(rows))
     train_ids, held_ids = split_validation(ids, share, groups=rows.groups)
     return (rows.some(train_ids), rows.some(held_ids)) if len(held_ids) else (rows, rows)
 
 
 def _examples(
-    reader: _Reader, rows: Rows, validation: Rows | None
-) -> tuple[Examples, Examples, LabelSpace]:
+    reader: _Reader, space: LabelSpace, rows: Rows, validation: Rows | None
+) -> tuple[Examples, Examples]:
     """Training and validation rows as states and label ids; all are checked before a pass runs."""
-    labels = _labels(rows)
-    with _naming(rows):
-        space = LabelSpace.of(labels, reader.settings.positive, rows.several)
-    ids, tokens = space.encode(labels), reader.encode(rows)
+    ids, tokens = space.encode(_labels(rows)), reader.encode(rows)
     if validation is None:
         share = reader.settings.held_share(len(rows))
         train_ids, held_ids = split_validation(ids, share, groups=rows.groups)
-        reader = reader.choosing(space, ids[train_ids], [tokens[row] for row in train_ids])
+        some = [tokens[row] for row in train_ids]
+        reader = reader.choosing(space, ids[train_ids], some, _groups(rows, train_ids))
         source = reader.source(tokens, "train")
         if not len(held_ids):
             reader.say(NONE_HELD)
             training = _part(source, space, rows, train_ids)
-            return training, training, space
+            return training, training
         held_out = _part(source, space, rows, held_ids)
-        return _part(source, space, rows, train_ids), held_out, space
+        return _part(source, space, rows, train_ids), held_out
     with _naming(validation):
-        space.encode(_labels(validation))
+        space.encode(_labels(validation), validation.numbers)
     held_tokens = reader.encode(validation)
     # A changed copy would tell of its row, which is left out in turns.
     own = reader.settings.plain(np.arange(len(ids)))
-    reader = reader.choosing(space, ids[own], [tokens[row] for row in own])
-    training = _of_rows(reader.source(tokens, "train"), space, rows)
-    return training, _of_rows(reader.source(held_tokens, "validation"), space, validation), space
+    some = [tokens[row] for row in own]
+    reader = reader.choosing(space, ids[own], some, _groups(rows, own))
+    both = set_weights(rows, validation)
+    training = _of_rows(reader.source(tokens, "train"), space, rows, both)
+    behind = None if both is None else both[len(rows) :]
+    held_out = _of_rows(reader.source(held_tokens, "validation"), space, validation, behind)
+    return training, held_out
 
 
 @contextmanager
@@ -458,15 +481,33 @@ def _labels(rows: Rows) -> tuple[Any, ...]:
     return rows.labels
 
 
+def _groups(rows: Rows, row_ids: Int[np.ndarray, " some"]) -> Int[np.ndarray, " some"] | None:
+    return None if rows.groups is None else np.array(rows.groups)[row_ids]
+
+
 def _part(
     source: StateSource, space: LabelSpace, rows: Rows, row_ids: Int[np.ndarray, " some"]
 ) -> Examples:
-    return _of_rows(SelectedRows(source, row_ids), space, rows.some(row_ids))
+    both = set_weights(rows)
+    own = None if both is None else both[row_ids]
+    return _of_rows(SelectedRows(source, row_ids), space, rows.some(row_ids), own)
 
 
-def _of_rows(source: StateSource, space: LabelSpace, rows: Rows) -> Examples:
-    labels, groups = _labels(rows), None if rows.groups is None else np.array(rows.groups)
-    return Examples(source, space.encode(labels), set_weights(rows), space.goals(labels), groups)
+def _of_rows(
+    source: StateSource, space: LabelSpace, rows: Rows, both: Float[np.ndarray, " some"] | None
+) -> Examples:
+    """Rows as states and label ids.
+
+    Args:
+        source: of their states.
+        space: of their labels.
+        rows: that they are.
+        both: what they count among the rows of both sides, where these begin with them.
+    """
+    labels, groups = _labels(rows), _groups(rows, np.arange(len(rows)))
+    together = None if both is None else both[: len(rows)]
+    weights, goals = set_weights(rows), space.goals(labels)
+    return Examples(source, space.encode(labels), weights, goals, groups, together)
 
 
 def all_layers(model: LanguageModel) -> tuple[int, ...]:
@@ -513,6 +554,11 @@ def _check_depths(
             "give no depths."
         )
     for config in configs:
+        if config.probe == AUTO:
+            raise ConfigError(
+                "Probe 'auto' may choose one that has no read-outs at depths; name a gate, or "
+                "leave the depths out."
+            )
         check_depths(config.probe)
     if settings.layers != "auto":
         layers = _layers(model, settings)
@@ -652,15 +698,19 @@ def _artefact(trained: Trained, held_out: Examples, facts: dict[str, Any], times
         seed=config.seed,
         thresholds=thresholds,
         metrics=metrics,
-        training=facts["shared"] | ({"solved": True} if trained.solved else _steps(trained)),
+        training=facts["shared"] | _learning(trained),
         **{name: value for name, value in facts.items() if name != "shared"},
     )
 
 
-def _steps(trained: Trained) -> dict[str, JsonValue]:
-    """How the weights were moved."""
-    config = trained.config
-    return {
+def _learning(trained: Trained) -> dict[str, JsonValue]:
+    """How the weights were found, and whether validation rows taught them, too."""
+    config, found = trained.config, dict[str, JsonValue]()
+    # Not what the settings say: `auto` does so by itself, and there may be no other rows.
+    found["refit"] = trained.unbiased is not trained.network
+    if trained.solved:
+        return found | {"solved": True}
+    return found | {
         "learning_rate": config.rate,
         "weight_decay": config.weight_decay,
         "epochs": trained.epochs,

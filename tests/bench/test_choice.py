@@ -118,6 +118,7 @@ def test_folds_without_a_score_have_no_spread_nor_has_one_set_of_rows() -> None:
     assert together([Quality(0.5, 1.0)]).spread is None
     undefined = together([Quality(-math.inf, 1.0), Quality(0.5, 3.0)])
     assert undefined.spread is None and undefined.score == -math.inf and undefined.log_loss == 2.0
+    assert undefined.facts == {"score": None, "log_loss": 2.0}  # JSON has no infinity
     assert Quality(0.123456, 0.98765).facts == {"score": 0.1235, "log_loss": 0.9877}
     assert Quality(0.5, 1.0, 0.01).facts == {"score": 0.5, "spread": 0.01, "log_loss": 1.0}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pillion.data.cells import UnusableCell, text_of
-from pillion.data.label_cells import soft_fault
+from pillion.data.label_cells import cell_fault, soft_fault
 from pillion.errors import ConfigError
 from pillion.runtime import Sampling
 
@@ -18,6 +18,14 @@ def test_a_probability_is_from_0_to_1_however_large_the_number(value: float) -> 
         assert fault is None  # an empty cell of a table
     else:
         assert fault is not None and "no probability" in fault.what
+
+
+@pytest.mark.parametrize("cell", ["\ud83d", ["fine", "\ud83d"], {"\ud83d": 1, "poor": 0}], ids=repr)
+def test_half_a_character_is_no_name(cell: object) -> None:
+    """The card could not be written after all the training."""
+    faults = [cell_fault(cell)] + ([soft_fault(cell)] if isinstance(cell, dict) else [])
+    for fault in faults:
+        assert fault is not None and fault.reason.startswith("a label with half a surrogate pair")
 
 
 def nested(levels: int) -> list[object]:

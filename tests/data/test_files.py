@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,12 @@ def test_a_file_without_a_single_usable_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "r.jsonl").write_text(line("") + line(None))
     with pytest.raises(DataError, match="empty or null text in 2 of 2 rows"):
         read_texts(tmp_path / "r.jsonl")
+
+
+def test_a_name_that_is_no_utf8_is_kept_as_it_can_be_written(tmp_path: Path) -> None:
+    """The card names the file: after all the training it could not be written."""
+    place = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.csv")
+    Path(place).write_text("text;label\none;a\ntwo;b\n")
+    rows = read_rows(place)
+    kept = [rows.path, rows.files[0][0], *rows.notes, read_texts(place).path]
+    assert len(kept) == 4 and all("caf?.csv" in one and one.isascii() for one in kept)

@@ -149,6 +149,16 @@ def test_what_is_left_goes_to_the_rows_of_the_other_sets() -> None:
     assert weights[:2].sum() == pytest.approx(1.2) and np.ptp(weights[2:]) == 0
 
 
+def test_a_share_is_that_of_the_rows_of_two_sides_where_both_are_learnt_from() -> None:
+    training = join_sets([a_set("a", ["x", "y"] * 3, share=0.5), a_set("b", ["x", "y"], start=9)])
+    held = join_sets([a_set("b", ["y", "x", "x"], start=30)], training)
+    weights = set_weights(training, held)
+    assert weights is not None and weights.mean() == pytest.approx(1)
+    assert weights[:6].sum() == pytest.approx(weights[6:].sum())
+    assert set_weights(training, rows(["x"])) is None
+    assert set_weights(training, join_sets([a_set("c", ["x", "y"])])) is None
+
+
 def test_without_shares_every_row_counts_the_same() -> None:
     assert set_weights(join_sets([a_set("a", ["x", "y"]), a_set("b", ["x", "y"])])) is None
     assert set_weights(rows(["x", "y"])) is None
@@ -177,6 +187,8 @@ def test_validation_rows_take_labels_and_mapping_of_their_set() -> None:
             "add up to 1; wanted less than 1",
         ),
         ([DataSet("a", Rows.of(["x"], None, "f"))], "f has no labels"),
+        ([a_set("\udce9", ["x", "y"])], "of a set or label is no UTF-8"),
+        ([a_set("a", ["x", "y"], {"x": "\udce9"})], "of a set or label is no UTF-8"),
     ],
     ids=lambda one: one if isinstance(one, str) else "",
 )

@@ -262,6 +262,17 @@ def test_the_probes_own_training_rows_are_told_from_others() -> None:
     assert own_rows(made_artefact("binary").card, labelled.rows) is None
 
 
+@pytest.mark.parametrize("refit", [True, False])
+def test_validation_rows_are_told_where_the_probe_learnt_from_them(refit: bool) -> None:
+    labelled = made_rows(made_artefact("binary"), ["a", "b"], ["no", "yes"])
+    data = {"sha256": "0", "path": "t.csv", "num_rows": 2, "split": "all rows"}
+    data |= {"validation_sha256": labelled.rows.sha256}
+    said = own_rows(
+        made_artefact("binary", data=data, training={"refit": refit}).card, labelled.rows
+    )
+    assert ("its validation rows, which the probe learnt from, too" in (said or "")) == refit
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_a_calibration_that_is_worse_on_left_out_rows_is_not_kept(task: str) -> None:
     """Forty rows of a probe that says what it means: a rising line of pieces took its ECE on

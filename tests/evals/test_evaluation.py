@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from made_probes import LABELS, made_artefact, made_probs, made_rows
+from pillion.data import Rows
+from pillion.errors import DataError
 from pillion.evals import Labelled, Scored, by_label, evaluation, measure
 from pillion.probe import Artefact
 from pillion.report.evaluation_section import evaluation_section
@@ -87,6 +89,19 @@ def test_a_label_that_no_row_has_is_undefined_rather_than_zero() -> None:
     assert [absent[k] for k in ("precision", "recall", "f1", "auprc", "auroc")] == [None] * 5
     assert content["per_label"][1]["precision"] is None  # never decided for
     assert content["per_label"][1]["recall"] == 0
+
+
+def test_examples_and_unknown_labels_are_named_by_the_rows_of_the_data() -> None:
+    """Rows that had been left out before them were not counted."""
+    probe = made_artefact("binary")
+    whole = Rows.of(["v", "w", "x", "y"], ["no", "no", "yes", "yes"], "rows.csv")
+    labelled = Labelled.of(probe.card, whole.some([1, 3]))
+    told = Scored([probe.verdict([0.2]), probe.verdict([0.9])])
+    kept = evaluation(probe, labelled, told, [1, 1], {}, num_examples=2)["examples"]["right"]
+    assert {one["text"]: one["row"] for one in kept} == {"w": 2, "y": 4}
+    odd = Rows.of(["v", "w"], ["no", "maybe"], "rows.csv").some([1])
+    with pytest.raises(DataError, match="'maybe', first in row 2"):
+        Labelled.of(probe.card, odd)
 
 
 def test_prediction_sets_are_counted_against_the_labels() -> None:

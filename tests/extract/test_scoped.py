@@ -84,9 +84,12 @@ def test_states_of_all_tokens_serve_every_scope(
     said: list[str] = []
     source = kept_states(backend, rows, layers, tmp_path, *how, say=said.append, scope="last-user")
     assert said == []  # nothing is computed again
-    hidden, mask = source.read_batch([0])
-    wanted = full_states(backend, rows[0])[:, kept_places(rows[0], "last-user")]
-    assert distance(hidden[:, 0, mask[0]], wanted) < 1e-5
+    hidden, mask = source.read_batch([0, 2])
+    for place, row in enumerate([rows[0], rows[2]]):
+        wanted = full_states(backend, row)[:, kept_places(row, "last-user")]
+        assert distance(hidden[:, place, mask[place]], wanted) < 1e-5
+    live = LiveSource(backend, rows, layers, "last-user")
+    assert list(source.lengths) == list(live.lengths) and hidden.shape[2] == mask.sum(1).max()
     source.reader.close()
 
 

@@ -142,6 +142,23 @@ def test_a_label_that_no_row_has_keeps_a_finite_weight() -> None:
     assert weights.tolist() == pytest.approx([1, 1])
 
 
+def test_classes_count_the_same_by_what_their_rows_count() -> None:
+    """Counted by rows, the label of a heavier set got the weight of a rare one on top of its own.
+
+    So did a label that rows have with a probability: of none that is a half or more it was the
+    number of all rows.
+    """
+    ids, rows = torch.tensor([0, 0, 0, 1]), torch.tensor([0.5, 0.5, 0.5, 2.5])
+    weights = class_weights("binary", ids, 2, rows)
+    assert (torch.bincount(ids, rows * weights[ids])).tolist() == pytest.approx([2, 2])
+    probs = torch.tensor([0.1, 0.3, 0.2, 0.4])
+    weights = class_weights("binary", probs, 2)
+    assert [weights[0] * (1 - probs).sum(), weights[1] * probs.sum()] == pytest.approx([2, 2])
+    marks = torch.tensor([[1, 0.25], [0, math.nan], [0, 0.25], [0, 0.5]])
+    weights = class_weights("multilabel", marks, 2, torch.tensor([2.0, 1.0, 0.5, 0.5]))
+    assert weights.tolist() == pytest.approx([2 / 2, (3 - 0.875) / 0.875])
+
+
 # --- verdicts
 
 

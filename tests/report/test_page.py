@@ -111,6 +111,16 @@ def test_rows_of_one_of_several_sets_are_the_probes_own_too() -> None:
         assert (warning in render([content], "page")) == bool(sets)
 
 
+def test_validation_rows_of_a_second_fit_are_the_probes_own_too() -> None:
+    """Which file they came from stood on the card, and was not looked at."""
+    texts, labels = ["one", "two"], ["no", "yes"]
+    data = {**DATA, "validation_sha256": Rows.of(texts, labels, "rows.csv").sha256}
+    for refit in (True, False):
+        more = {"data": data, "training": {"refit": refit}}
+        content = made("binary", ("no", "yes"), texts, labels, **more)
+        assert ("These are the rows that the probe was" in render([content], "page")) == refit
+
+
 def test_a_text_of_eight_thousand_words_is_cut_on_the_page() -> None:
     texts = ["word", "word " * 8000] * 5
     page = render([made("binary", ("no", "yes"), texts, ["no", "yes"] * 5)], "A")

@@ -123,6 +123,24 @@ def test_pooled_states_are_those_of_each_row_alone(pool: str) -> None:
         torch.testing.assert_close(got[:, place], wanted)
 
 
+def test_a_row_is_not_told_by_another_turn_of_its_conversation(generator: torch.Generator) -> None:
+    """Of labels that go by chance with a conversation all layers together knew every one."""
+    groups, random = np.repeat(np.arange(60), 4), np.random.default_rng(0)
+    order = random.permutation(240)
+    ids = random.integers(0, 2, 60)[groups][order]
+    states = torch.randn(5, 60, 32, generator=generator)[:, groups]
+    states = (states + 0.3 * torch.randn(5, 240, 32, generator=generator))[:, order]
+    alone, together = Targets(ids, "binary", 2), Targets(ids, "binary", 2, groups[order])
+    scores = [
+        [layer_sets(states, targets, range(5))[-1].score or 0.0, study[0].score or 0.0]
+        for targets in (alone, together)
+        for study in [study_layers(states, targets, range(5))]
+    ]
+    assert min(scores[0]) > 0.85 and max(scores[1]) < 0.8  # two thirds are positive
+    one = Targets(ids, "binary", 2, np.zeros(240, dtype=int))  # nothing is left to learn from
+    assert layer_sets(states, one, range(5))[-1].score == scores[0][0]
+
+
 def test_a_whole_identification_is_the_same_again_and_auto_is_its_set() -> None:
     backend = FakeBackend()
     texts = [f"{'good' if i % 2 else 'bad'} {i}" for i in range(30)]

@@ -60,6 +60,8 @@ def test_rows_of_a_group_are_left_out_together(generator: torch.Generator) -> No
         weights = torch.linalg.solve(gram, (rest - middle).T @ (signs[~inside] - of_rest))
         wanted = (features[inside] - middle) @ weights + of_rest
         torch.testing.assert_close(found.scores[inside], wanted)
+    by_features = leave_one_out(features, signs, groups)
+    torch.testing.assert_close(by_features.scores, found.scores)
     alone = left_out_of_kernel(kernel, signs, np.arange(9))
     assert torch.equal(alone.scores, left_out_of_kernel(kernel, signs).scores)
 

@@ -17,6 +17,7 @@ from pillion.probe import Artefact
 from pillion.runtime import LanguageModel, resolve
 from pillion.sharing import MANIFEST_NAME, model_page, open_store, pull, push
 from pillion.sharing.hub import HubStore
+from pillion.sharing.share import probe_name
 from tiny_models import make_artefact
 
 FILES = {"card.json", "probe.safetensors", "README.md", "manifest.json"}
@@ -223,6 +224,14 @@ def test_a_manifest_of_false_files_is_no_way_in(place: Any, tmp_path: Path) -> N
     assert not (tmp_path / "mine").exists()
 
 
+@pytest.mark.parametrize(
+    "url", ["hf://me/mood", "hf://me/mood@v1/", "hf://me/mood@refs/pr/1", "s3://a@b/c/mood/"]
+)
+def test_a_shared_probe_has_the_name_of_its_place(url: str) -> None:
+    """Of a revision with parts of its own the last one signed its verdicts."""
+    assert probe_name(url) == "mood"
+
+
 def test_a_probe_is_read_by_its_url_and_fetched_once(
     place: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -393,6 +402,29 @@ def test_measured_numbers_stand_with_their_intervals_and_foreign_ones_are_refuse
     assert "| f1 | 0.750 | [0.700, 0.800] |" in page and "they flatter" not in page
     with pytest.raises(ConfigError, match="not of this probe"):
         model_page(artefact, "hf://me/mood", result | {"labels": ["other"]})
+
+
+@pytest.mark.parametrize("refit", [True, False])
+def test_rows_that_were_learnt_from_are_told_of_numbers_and_of_thresholds(refit: bool) -> None:
+    """Thresholds were always said to be of other rows, and of a second fit only its first rows."""
+    plain, held = made(), "ab" * 32
+    line = {"label": "yes", "threshold": 0.5, "fpr": 0.1, "recall": 0.9, "precision": None}
+    data = {"path": "held.csv", "sha256": held, "num_rows": 40}
+    artefact = plain.revised(
+        data=plain.card.data.model_copy(update={"validation_sha256": held}),
+        training={"refit": refit},
+        decisions={"data": data, "thresholds": [line]},
+    )
+    told = model_page(artefact, "hf://me/mood")
+    wanted = " that the probe has learnt from (the numbers flatter):"
+    assert f"40 rows of `held.csv`{wanted if refit else ' that it has not learnt from:'}" in told
+    result = {
+        "kind": "evaluation",
+        "labels": list(artefact.card.labels),
+        "data": [data],
+        "results": [{"metric": "f1", "value": 0.75, "interval": None, "rows": 40}],
+    }
+    assert ("the numbers flatter" in model_page(artefact, "hf://me/mood", result)) == refit
 
 
 def test_numbers_of_another_probe_with_the_same_labels_are_refused() -> None:

@@ -155,6 +155,6 @@ def test_groups_of_either_side_are_its_own() -> None:
 
 
 def test_settings_of_a_probe_are_refused() -> None:
-    for given in ({"settings": {"num_heads": 2}}, {"learning_rate": 0.1}):
+    for given in ({"settings": {"num_heads": 2}}, {"learning_rate": 0.1}, {"weight_decay": 0.1}):
         with pytest.raises(ConfigError, match="'auto' chooses among probes"):
             ProbeConfig(probe="auto", **given)  # pyright: ignore[reportArgumentType]

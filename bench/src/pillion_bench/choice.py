@@ -51,9 +51,10 @@ class Quality:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a result file holds of it."""
+        """What a result file holds of it; no score where the rows left the metric undefined."""
+        score = round(self.score, 4) if math.isfinite(self.score) else None
         spread = {} if self.spread is None else {"spread": round(self.spread, 4)}
-        return {"score": round(self.score, 4), **spread, "log_loss": round(self.log_loss, 4)}
+        return {"score": score, **spread, "log_loss": round(self.log_loss, 4)}
 
 
 def quality(

@@ -133,6 +133,8 @@ def _identify(
     read: Rows, how: RowOptions, asked: StudyOptions, engine: EngineOptions
 ) -> tuple[Identification, dict[str, Any]]:
     """What was found, and on how many rows, of which words and model."""
+    import numpy as np
+
     from pillion.data import LabelSpace
     from pillion.fit import default_scope
     from pillion.runtime import checked, encode_rows, usual_template
@@ -149,9 +151,12 @@ def _identify(
     taken = sample(len(read), asked.rows)
     ids = space.encode(read.labels)[taken]
     gate = None if asked.probe is None else checked(backend, asked.probe)
-    texts = [read.texts[row] for row in taken]
-    tokens = encode_rows(backend, texts, wrapping, on_too_long, scopes=[scope])
-    targets = Targets(ids, space.task, len(space.names))
+    some = read.some(taken)
+    tokens = encode_rows(
+        backend, some.texts, wrapping, on_too_long, scopes=[scope], numbers=some.numbers
+    )
+    groups = None if some.groups is None else np.array(some.groups)
+    targets = Targets(ids, space.task, len(space.names), groups)
     with progress_bar() as bar:
         found = identify(backend, tokens, targets, asked.pool, gate, bar, scope)
     settings = {"template": wrapping, "scope": scope, "model": backend.identity.name}

@@ -108,7 +108,7 @@ def _conversation(cell: Any) -> Conversation | UnusableCell:
 
 
 def _checked(turns: Conversation) -> Conversation | UnusableCell:
-    if any(_is_broken(turn.content) or not _is_writable(turn.more) for turn in turns):
+    if any(is_broken(turn.content) or not _is_writable(turn.more) for turn in turns):
         return UnusableCell("a turn with half a surrogate pair", "repair {}")
     return turns
 
@@ -138,7 +138,8 @@ def _is_writable(more: Mapping[str, Any]) -> bool:
     return True
 
 
-def _is_broken(text: str) -> bool:
+def is_broken(text: str) -> bool:
+    """Whether half a surrogate pair stands in a string, which no file can hold."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -149,7 +150,7 @@ def _is_broken(text: str) -> bool:
 _BAD_TEXTS: tuple[tuple[Callable[[Any], bool], str, str], ...] = (
     (is_blank, "an empty or null text", "fill or remove {}"),
     (_is_no_string, "a text that is not a string", "write {} as a string"),
-    (_is_broken, "a text with half a surrogate pair", "repair {}"),
+    (is_broken, "a text with half a surrogate pair", "repair {}"),
 )
 """What a text may not be, in words, and what to do about it."""
 

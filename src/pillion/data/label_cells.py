@@ -9,10 +9,10 @@ from __future__ import annotations
 import ast
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
-from pillion.data.cells import UnusableCell, is_blank
+from pillion.data.cells import UnusableCell, is_blank, is_broken
 from pillion.data.judged_labels import JudgedLabels, Label, SoftLabels
 from pillion.data.turn_labels import is_null
 from pillion.errors import DataError
@@ -44,6 +44,12 @@ def cell_fault(cell: Any) -> UnusableCell | None:
         return UnusableCell("an empty or null label", "fill or remove them", cell)
     if any(type(item) not in _SCALARS for item in items):
         return UnusableCell("a label that is no name", _WANTED, cell)
+    return _broken_fault(items, cell)
+
+
+def _broken_fault(names: Iterable[Any], cell: Any) -> UnusableCell | None:
+    if any(isinstance(name, str) and is_broken(name) for name in names):
+        return UnusableCell("a label with half a surrogate pair", "repair {}", cell)
     return None
 
 
@@ -56,7 +62,7 @@ def _mapping_fault(cell: dict[Any, Any]) -> UnusableCell | None:
         return UnusableCell("a mark that is neither 0 nor 1", remedy, bad)
     if all(_flag(value) is None for value in cell.values()):
         return UnusableCell("an empty or null label", "fill or remove them", cell)
-    return None
+    return _broken_fault(cell, cell)
 
 
 def soft_fault(cell: Any) -> UnusableCell | None:
@@ -72,7 +78,9 @@ def soft_fault(cell: Any) -> UnusableCell | None:
     bad = next((value for value in given if _probability(value) is None), None)
     if bad is not None:
         return UnusableCell("a value that is no probability", "write numbers from 0 to 1", bad)
-    return None if given else UnusableCell("an empty or null label", "fill or remove them", cell)
+    if not given:
+        return UnusableCell("an empty or null label", "fill or remove them", cell)
+    return _broken_fault(each, cell)
 
 
 def _probability(value: Any) -> float | None:

@@ -91,12 +91,15 @@ class LabelSpace:
             names = _ordered_pair(names, positive)
         return cls(tuple(names), task)
 
-    def encode(self, labels: Sequence[Label]) -> Shaped[np.ndarray, "row ..."]:
+    def encode(
+        self, labels: Sequence[Label], numbers: Sequence[int] | None = None
+    ) -> Shaped[np.ndarray, "row ..."]:
         """The labels as ids.
 
         Args:
             labels: one a row, as in `Rows`; a tuple of one name counts as that name and the other
                 way round.
+            numbers: of the rows, for errors; None: 1, 2, ...
 
         Returns:
             int64 (row,) for binary and multi-class; float32 (row, label) of 0 and 1 for
@@ -107,10 +110,11 @@ class LabelSpace:
                 one is needed.
         """
         rows = [self._names_of(label) for label in labels]
-        self._check_names([judged(label) for label in labels])
+        own = numbers or range(1, len(rows) + 1)
+        self._check_names([judged(label) for label in labels], own)
         ids = {name: label_id for label_id, name in enumerate(self.names)}
         if self.task != "multilabel":
-            self._check_single(rows)
+            self._check_single(rows, own)
             return np.array([ids[row[0]] for row in rows], dtype=np.int64)
         encoded = np.zeros((len(rows), len(self.names)), dtype=np.float32)
         for row_id, row in enumerate(rows):
@@ -147,10 +151,10 @@ class LabelSpace:
                     found[row] = value
         return found
 
-    def _check_names(self, rows: Iterable[tuple[str, ...]]) -> None:
+    def _check_names(self, rows: Iterable[tuple[str, ...]], numbers: Sequence[int]) -> None:
         known = set(self.names)
         first_rows: dict[str, int] = {}
-        for number, row in enumerate(rows, 1):
+        for number, row in zip(numbers, rows, strict=True):
             for name in row:
                 if name not in known:
                     first_rows.setdefault(name, number)
@@ -161,8 +165,8 @@ class LabelSpace:
                 "Correct or remove these rows, or train with them."
             )
 
-    def _check_single(self, rows: Iterable[tuple[str, ...]]) -> None:
-        for number, row in enumerate(rows, 1):
+    def _check_single(self, rows: Iterable[tuple[str, ...]], numbers: Sequence[int]) -> None:
+        for number, row in zip(numbers, rows, strict=True):
             if len(row) != 1:
                 raise DataError(
                     f"Got {len(row)} labels in row {number}, but each row of a {self.task} task "

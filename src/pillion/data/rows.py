@@ -237,7 +237,7 @@ def read_rows(
     """
     source, layout = os.fspath(path), layout or TableLayout()
     table, columns = _table(source, text_column, label_column, layout)
-    read = _Read(source, table.sha256, table.files, table.broken, (*columns.notes, *table.notes))
+    read = _read(source, table, columns)
     marked = _label_cells(table, columns, layout) if columns.labels else None
     return _rows(_texts(table, columns), marked, read, layout, columns)
 
@@ -261,7 +261,8 @@ def read_texts(
         _refuse(faults, table.files)
     texts = tuple(None if isinstance(one, UnusableCell) else one for one in made)
     failed = tuple(FailedRow(row + 1, fault.reason) for row, fault in faults.items())
-    return Texts(texts, failed, table.files, source, (*columns.notes, *table.notes))
+    read = _read(source, table, columns)
+    return Texts(texts, failed, read.files, read.path, read.notes)
 
 
 def _table(
@@ -278,6 +279,22 @@ def _table(
     if not table.columns or not table.columns[chosen[-1].text[0]]:
         raise DataError(f"{source} has columns but no rows; give a file with a row for each text.")
     return table, chosen[-1]
+
+
+def _read(source: str, table: tables.Table, columns: Columns) -> _Read:
+    """Where a table's cells came from, named as cards and result files can hold it."""
+    return _Read(
+        _writable(source),
+        table.sha256,
+        tuple((_writable(name), num_rows) for name, num_rows in table.files),
+        table.broken,
+        tuple(map(_writable, (*columns.notes, *table.notes))),
+    )
+
+
+def _writable(text: str) -> str:
+    """What names a file; a question mark for each byte of the name that is no UTF-8."""
+    return text.encode(errors="replace").decode()
 
 
 def _parts(files: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int, int]]:

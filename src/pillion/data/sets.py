@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pillion.core import FailedRow
+from pillion.data.cells import is_broken
 from pillion.data.examples import Origin, plain_turns
 from pillion.data.judged_labels import JudgedLabels, Label, SoftLabels, judged, names_of
 from pillion.data.rows import Rows, SetFacts
@@ -90,21 +91,33 @@ def join_sets(sets: Sequence[DataSet], training: Rows | None = None) -> Rows:
     )
 
 
-def set_weights(rows: Rows) -> Float[np.ndarray, " row"] | None:
+def set_weights(rows: Rows, *others: Rows) -> Float[np.ndarray, " row"] | None:
     """What each row counts in the loss, 1 on average; None where all count the same.
 
     The rows of a set together count its share; what sets with a share leave is dealt to the rows of
     the others alike.
+
+    Args:
+        rows: of several sets.
+        others: rows that are learnt from beside them, behind them; None is given where some are of
+            no set of theirs.
     """
     if rows.set_ids is None or all(one.share is None for one in rows.sets):
         return None
-    counts = np.bincount(rows.set_ids, minlength=len(rows.sets))
+    places = {one.name: at for at, one in enumerate(rows.sets)}
+    whose = list[int]()
+    for part in (rows, *others):
+        own = [places.get(one.name, -1) for one in part.sets] or [-1]
+        whose += [own[at] for at in part.set_ids or [0] * len(part)]
+    if min(whose) < 0:
+        return None
+    counts = np.bincount(whose, minlength=len(rows.sets))
     given = np.array([one.share or 0.0 for one in rows.sets])
     free = np.array([one.share is None for one in rows.sets])
     shares = np.where(free, (1 - given.sum()) * counts / max(counts[free].sum(), 1), given)
     each = shares / np.maximum(counts, 1)
     # A set may have no row on this side of a split: the others then count all there is.
-    return each[list(rows.set_ids)] * len(rows) / shares[counts > 0].sum()
+    return each[whose] * len(whose) / shares[counts > 0].sum()
 
 
 def _check_names(sets: Sequence[DataSet]) -> None:
@@ -114,6 +127,9 @@ def _check_names(sets: Sequence[DataSet]) -> None:
         raise ConfigError(
             f"Two sets are called {twice[0]!r} ({paths}); give one another name, as NAME=PATH."
         )
+    for name in (name for one in sets for name in (one.name, *one.renamed.values())):
+        if is_broken(name):
+            raise ConfigError(f"The name {name!r} of a set or label is no UTF-8; give another one.")
 
 
 def _labels(rows: Rows) -> tuple[Label, ...]:

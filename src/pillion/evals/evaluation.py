@@ -242,7 +242,7 @@ def _example(labelled: Labelled, verdict: Verdict, row: int) -> dict[str, Any]:
     label = labelled.rows.labels[row]
     ranked = sorted(verdict.probs.items(), key=lambda item: -item[1])[:3]
     return {
-        "row": row + 1,
+        "row": labelled.rows.numbers[row],  # of the data: rows may have been left out
         "text": flat_text(labelled.rows.texts[row]),
         "label": list(names_of(label)),
         "decided": list(verdict.labels),

@@ -51,7 +51,8 @@ class Labelled:
         if rows.labels is None:
             raise DataError(f"{rows.path} has no labels; give a label for every text.")
         try:
-            return cls(rows, LabelSpace(card.labels, card.task).encode(rows.labels))
+            space = LabelSpace(card.labels, card.task)
+            return cls(rows, space.encode(rows.labels, rows.numbers))
         except DataError as error:
             raise DataError(f"{rows.path}: {error}") from error
 
@@ -126,7 +127,12 @@ def depth_logits(
     """
     card = artefact.card
     rows = encode_rows(
-        model.backend, labelled.rows.texts, card.template, on_too_long, scopes=[card.scope]
+        model.backend,
+        labelled.rows.texts,
+        card.template,
+        on_too_long,
+        scopes=[card.scope],
+        numbers=labelled.rows.numbers,
     )
     depths = (*card.depths, card.layers[-1])
     found = np.empty((len(rows), len(depths), card.shape.num_outputs))
@@ -144,7 +150,12 @@ def depth_logits(
 
 def own_rows(card: Card, rows: Rows) -> str | None:
     """A sentence where these are the rows that the probe was trained on; None for others."""
-    if rows.sha256 not in (card.data.sha256, *(one.sha256 for one in card.data.sets)):
+    if rows.sha256 == card.data.validation_sha256 and card.training.get("refit"):
+        return (
+            f"{rows.path} is the file of its validation rows, which the probe learnt from, too, in "
+            "a second fit: it is too sure and too good on them; bring other rows."
+        )
+    if rows.sha256 not in card.learnt_from:
         return None
     return (
         f"{rows.path} is the file that the probe was trained on: it is too sure and too good on "

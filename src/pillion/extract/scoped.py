@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from pillion.cache import Workspace
@@ -37,6 +37,9 @@ def read_part(row: Sequence[int], scope: Scope) -> Sequence[int]:
 class ScopedRows:
     """The states of a scope, of a source that holds those of all tokens.
 
+    Its rows are those that a cache of the scope alone would have: what is learnt from either, in
+    which batches and from which prefixes, is the same.
+
     Args:
         source: of every token of the rows.
         rows: with their turns.
@@ -47,14 +50,20 @@ class ScopedRows:
         self.source, self.rows = source, rows
         self.scope: Scope = scope
         self.reader = source.reader
-        self.lengths: Sequence[int] = source.lengths  # what a batch takes in memory
+        self.lengths: Sequence[int] = [num_kept(row, scope) for row in rows]
         self.layers, self.dim = source.layers, source.dim
         self.reads_ahead = source.reads_ahead
 
     def read_batch(self, row_ids: Sequence[int], workspace: Workspace | None = None) -> Batch:
-        """All states, and the mask of the tokens that count; see `StateSource.read_batch`."""
-        hidden, mask = self.source.read_batch(row_ids, workspace)
-        read: Bool[Tensor, "batch token"] = torch.zeros_like(mask)
+        """The scope's states, one after the other; see `StateSource.read_batch`."""
+        lengths = torch.tensor([self.lengths[row_id] for row_id in row_ids], dtype=torch.int64)
+        longest = int(lengths.max()) if len(lengths) else 0
+        shape, dtype = (len(self.layers), len(lengths), longest, self.dim), self.source.dtype
+        hidden, whole = (workspace or Workspace()).take(shape, dtype), Workspace()
         for place, row_id in enumerate(row_ids):
-            read[place, kept_places(self.rows[row_id], self.scope)] = True
-        return hidden, read & mask
+            # One row at a time: of a long one a scope may read few tokens.
+            states, _ = self.source.read_batch([row_id], whole)
+            kept = kept_places(self.rows[row_id], self.scope)
+            hidden[:, place, : len(kept)] = states[:, 0, kept]
+            hidden[:, place, len(kept) :].zero_()
+        return hidden, torch.arange(longest) < lengths[:, None]

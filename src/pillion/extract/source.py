@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pillion.cache import CacheReader, Workspace
+from pillion.cache import DTYPES, CacheReader, Workspace
 
 Batch = tuple[Float[Tensor, "layer batch token dim"], Bool[Tensor, "batch token"]]
 """States, padded on the right, and the mask of their tokens."""
@@ -67,6 +67,7 @@ class CachedSource:
         self.lengths: Sequence[int] = reader.spec.lengths
         self.layers = reader.layers
         self.dim = reader.spec.dim
+        self.dtype = DTYPES[reader.spec.dtype]
 
     def read_batch(self, row_ids: Sequence[int], workspace: Workspace | None = None) -> Batch:
         """From the disk; see `StateSource.read_batch`."""

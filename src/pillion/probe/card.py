@@ -170,6 +170,13 @@ class Card(Strict):
         """The settings as the aggregator takes them."""
         return make_settings(self.probe, **self.settings)
 
+    @property
+    def learnt_from(self) -> tuple[str, ...]:
+        """SHA-256 of the files that taught it: of each set, and of validation rows learnt from."""
+        held = self.data.validation_sha256 if self.training.get("refit") else None
+        sets = (one.sha256 for one in self.data.sets)
+        return (self.data.sha256, *sets, *([] if held is None else [held]))
+
     @field_validator("probe")
     @classmethod
     def _registered(cls, probe: str) -> str:

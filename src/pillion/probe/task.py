@@ -68,18 +68,40 @@ def loss(
 
 
 def class_weights(
-    task: Task, targets: Num[Tensor, " row"] | Num[Tensor, "row label"], num_labels: int
+    task: Task,
+    wanted: Num[Tensor, " row"] | Num[Tensor, "row label"],
+    num_labels: int,
+    row_weights: Float[Tensor, " row"] | None = None,
 ) -> Float[Tensor, " label"]:
-    """Weights that make every class count the same: n / (classes * n_class), mean 1 over rows.
+    """Weights that make every class count the same in the loss: n / (classes * n_class).
 
-    Classes that no row has are not counted. For multi-label: negatives / positives of each label,
-    as a positive weight, among the rows that were judged on it.
+    Their mean over rows is 1. A class has as much as the rows count that have it; a row that has it
+    with a probability counts by that. Classes that no row has are not counted. For multi-label:
+    negatives / positives of each label, as a positive weight, among the rows that were judged on
+    it.
+
+    Args:
+        task: what is wanted.
+        wanted: as the targets of `loss`.
+        num_labels: of the task.
+        row_weights: what each row counts; None where all count the same.
     """
+    own = torch.ones(len(wanted)) if row_weights is None else row_weights
     if task == "multilabel":
-        positives, judged = targets.float().nansum(0).clamp(min=1), (~targets.isnan()).sum(0)
-        return (judged - positives).clamp(min=1) / positives
-    counts = torch.bincount(targets.long(), minlength=num_labels).float()
-    return targets.shape[0] / (counts.count_nonzero() * counts.clamp(min=1))
+        judged, each = ~wanted.isnan(), own[:, None].double()
+        positives = (wanted.nan_to_num(0) * each).sum(0).float()
+        negatives = (judged * each).sum(0).float() - positives
+        some, others = _one_for_none(positives), _one_for_none(negatives)
+        return torch.where(positives > 0, others / some, 1.0)
+    if wanted.is_floating_point():
+        counts = torch.stack([((1 - wanted) * own).sum(), (wanted * own).sum()]).float()
+    else:
+        counts = torch.bincount(wanted, own.double(), minlength=num_labels).float()
+    return counts.sum() / (counts.count_nonzero() * _one_for_none(counts))
+
+
+def _one_for_none(counts: Float[Tensor, " label"]) -> Float[Tensor, " label"]:
+    return torch.where(counts > 0, counts, 1.0)
 
 
 def verdict(

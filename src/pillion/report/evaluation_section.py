@@ -70,15 +70,16 @@ def evaluation_section(content: Mapping[str, Any]) -> dict[str, Any]:
         "decisions": content["decisions"],
         "undecided": float(np.mean(content["predictions"]["undecided"])),
         "decided": content.get("decided"),
-        "own_rows": data["sha256"] in _learnt_from(probe["data"]),
+        "own_rows": data["sha256"] in _learnt_from(probe["data"], probe["training"]),
         "examples": {k: v for k, v in content["examples"].items() if v},
         "cost": _cost(content["cost"]),
     }
 
 
-def _learnt_from(data: Mapping[str, Any]) -> list[str]:
-    """Digests of the file that a probe was trained on, or of each of several sets."""
-    return [data["sha256"], *(one["sha256"] for one in data.get("sets") or ())]
+def _learnt_from(data: Mapping[str, Any], training: Mapping[str, Any]) -> list[str | None]:
+    """Digests of the files that a probe was trained on, those of a second fit among them."""
+    validation = [data.get("validation_sha256")] if training.get("refit") else []
+    return [data["sha256"], *(one["sha256"] for one in data.get("sets") or ()), *validation]
 
 
 def _cost(cost: Mapping[str, Any]) -> list[tuple[str, Any, str]]:

@@ -77,6 +77,7 @@ def encode_rows(
     on_too_long: OnTooLong = "error",
     room_tokens: int = 0,
     scopes: Sequence[Scope] = (),
+    numbers: Sequence[int] | None = None,
 ) -> list[Tokens]:
     """Tokens of every text or conversation, each within the model's context window.
 
@@ -87,14 +88,14 @@ def encode_rows(
         on_too_long: whether a longer text is an error or is cut.
         room_tokens: tokens to leave free, for an answer.
         scopes: what will be read: each row must hold words of all of them.
+        numbers: of the rows, where texts are not all of them in their order; None: 1, 2, ...
 
     Raises:
-        DataError: for a text that is empty, too long or without a turn of a scope, naming its row
-            (from 1).
+        DataError: for a text that is empty, too long or without a turn of a scope, naming its row.
     """
     _check_side(on_too_long)
     rows: list[Tokens] = []
-    for number, text in enumerate(texts, start=1):
+    for number, text in zip(numbers or range(1, len(texts) + 1), texts, strict=True):
         try:
             told = as_text(text)
             rows.append(encode_row(backend, told, template, on_too_long, room_tokens, scopes))

@@ -63,7 +63,7 @@ def layer_sets(
         for place in chosen:
             if place not in before:
                 kernel += _kernel(states[place])
-        left_out = left_out_of_kernel(kernel, targets.signs).scores
+        left_out = left_out_of_kernel(kernel, targets.signs, targets.together()).scores
         numbers = tuple(sorted(layers[place] for place in chosen))
         found.append(LayerSet(numbers, targets.score(left_out), left_out))
     return found
@@ -74,12 +74,12 @@ def _order(
 ) -> list[int]:
     """Places of layers in the order in which they are added, the first `SIZES[-1]`."""
     kernels = [_kernel(layer[:ORDER_ROWS]) for layer in states]
-    signs = targets.signs[:ORDER_ROWS]
+    signs, groups = targets.signs[:ORDER_ROWS], targets.together(ORDER_ROWS)
     total, order = torch.zeros_like(kernels[0]), list[int]()
     most = min(SIZES[-1], len(kernels))
     while len(order) < most:
         rest = [place for place in range(len(kernels)) if place not in order]
-        errors = {p: left_out_of_kernel(total + kernels[p], signs).error for p in rest}
+        errors = {p: left_out_of_kernel(total + kernels[p], signs, groups).error for p in rest}
         order.append(min(rest, key=errors.__getitem__))
         total += kernels[order[-1]]
         on_layer(len(order), most)

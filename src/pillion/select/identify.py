@@ -21,9 +21,8 @@ from pillion.metrics import Interval
 from pillion.probe import Artefact
 from pillion.select.cost import ReadCost, read_costs
 from pillion.select.economics import LayerSet, layer_sets
-from pillion.select.ridge import leave_one_out, standardised
 from pillion.select.rules import RULES
-from pillion.select.study import LayerRow, OnLayer, Targets, study_layers
+from pillion.select.study import LayerRow, OnLayer, Targets, scores_of, study_layers
 from pillion.select.weights import LayerAttention, learned_attention
 
 TOLERANCE = 0.005
@@ -160,7 +159,7 @@ def _lost(
 ) -> dict[str, Interval | None]:
     """Of the layer that each rule picks against the best of the sweep."""
     scores = {
-        layer: leave_one_out(standardised(states[layer]), targets.signs).scores
+        layer: scores_of(states[layer], targets)
         for layer in {layer for layer in picked.values() if layer is not None}
     }
     swept = picked["sweep"]

@@ -41,7 +41,9 @@ def standardised(features: Float[Tensor, "row dim"]) -> Float[Tensor, "row dim"]
 
 
 def leave_one_out(
-    features: Float[Tensor, "row dim"], targets: Float[Tensor, "row target"]
+    features: Float[Tensor, "row dim"],
+    targets: Float[Tensor, "row target"],
+    groups: Int[np.ndarray, " row"] | None = None,
 ) -> LeftOut:
     """Scores of every row by the ridge regression on all the others.
 
@@ -51,8 +53,9 @@ def leave_one_out(
     Args:
         features: with columns of mean 0, as `standardised` gives them.
         targets: 1 and -1.
+        groups: see `left_out_of_kernel`.
     """
-    return _left_out(*_spectrum(features), targets)
+    return _left_out(*_spectrum(features), targets, _several(groups))
 
 
 def left_out_of_kernel(

@@ -40,6 +40,8 @@ class Targets:
         ids: label ids (row,), or 0/1 a label (row, label) for a multi-label task.
         task: `binary`, `multiclass` or `multilabel`.
         num_labels: how many labels there are.
+        groups: a number a row, the same for rows that are left out together, such as turns of one
+            conversation; None where each is by itself.
 
     Raises:
         DataError: labels that were not judged.
@@ -48,6 +50,7 @@ class Targets:
     ids: Shaped[np.ndarray, "row ..."]
     task: str
     num_labels: int
+    groups: Int[np.ndarray, " row"] | None = None
 
     def __post_init__(self) -> None:
         if np.isnan(self.ids).any():
@@ -55,6 +58,11 @@ class Targets:
                 "Some rows have labels that were not judged, and a study of layers needs rows that "
                 "are judged on every label; give such rows, or name the layers."
             )
+
+    def together(self, num_rows: int | None = None) -> Int[np.ndarray, " some"] | None:
+        """Groups of the first rows; None where none is apart from the others."""
+        found = None if self.groups is None else self.groups[:num_rows]
+        return None if found is None or len(np.unique(found)) < 2 else found
 
     @property
     def score_name(self) -> str:
@@ -157,6 +165,11 @@ def study_layers(
     ]
 
 
+def scores_of(states: Float[Tensor, "row dim"], targets: Targets) -> Float[Tensor, "row target"]:
+    """What a ridge classifier on one layer says of every row, by a fit on all others."""
+    return leave_one_out(standardised(states), targets.signs, targets.together()).scores
+
+
 def _measure(layer: int, states: Float[Tensor, "row dim"], targets: Targets) -> LayerRow:
     class_ids = targets.class_ids
     return LayerRow(
@@ -167,5 +180,5 @@ def _measure(layer: int, states: Float[Tensor, "row dim"], targets: Targets) -> 
         relative_change=None,
         inflection=False,
         fisher=fisher_ratio(states, class_ids),
-        score=targets.score(leave_one_out(standardised(states), targets.signs).scores),
+        score=targets.score(scores_of(states, targets)),
     )

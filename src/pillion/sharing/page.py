@@ -44,6 +44,7 @@ _CODES = {
 _LEARNT = 0.02
 """Share of the texts from which a language is named in the page's head."""
 _NO_INTERVAL = "not known"
+_LEARNT_FROM = " that the probe has learnt from (the numbers flatter)"
 
 
 def model_page(probe: Artefact, url: str, result: Mapping[str, Any] | None = None) -> str:
@@ -146,11 +147,9 @@ def _numbers(card: Card, result: Mapping[str, Any] | None) -> str:
         said += _measured(card, result)
     if thresholds := _thresholds(card):
         of = cast("dict[str, Any]", card.decisions)["data"]
-        said += [
-            f"Thresholds, chosen on {of['num_rows']:,} rows of {_code(str(of['path']))} that the "
-            "probe was not trained on:",
-            thresholds,
-        ]
+        own = _LEARNT_FROM if of["sha256"] in card.learnt_from else " that it has not learnt from"
+        chosen = f"{of['num_rows']:,} rows of {_code(str(of['path']))}{own}"
+        said += [f"Thresholds, chosen on {chosen}:", thresholds]
     return "\n\n".join(said)
 
 
@@ -175,8 +174,7 @@ def _measured(card: Card, result: Mapping[str, Any]) -> list[str]:
         )
     _check_probe(card, result)
     (data, *_) = result["data"]
-    own = str(data["sha256"]) in (card.data.sha256, *(one.sha256 for one in card.data.sets))
-    learnt = " that the probe has learnt from (the numbers flatter)" if own else ""
+    learnt = _LEARNT_FROM if data["sha256"] in card.learnt_from else ""
     rows = [
         [
             str(one["metric"]),

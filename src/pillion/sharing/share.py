@@ -27,7 +27,7 @@ from pillion.sharing.manifest import (
     sha256,
 )
 from pillion.sharing.page import model_page
-from pillion.sharing.stores import Store, no_probe, open_store
+from pillion.sharing.stores import HUB, Store, no_probe, open_store
 
 _OWN = {*PROBE_NAMES, README_NAME, MANIFEST_NAME, ".gitattributes"}
 """Names that may lie where a probe is pushed: those of an empty repository too."""
@@ -168,6 +168,13 @@ def _fetch(store: Store, content: bytes) -> dict[str, bytes]:
     return files
 
 
+def probe_name(url: str) -> str:
+    """What a shared probe's verdicts are signed with: its place's last part, without a revision."""
+    # A revision of the hub may have parts of its own, as refs/pr/1 has.
+    place = url.partition("@")[0] if url.startswith(HUB) else url
+    return place.rstrip("/").rpartition("/")[2].partition("@")[0] or "probe"
+
+
 def fetched(url: str) -> Path:
     """The folder of a shared probe in the user's cache, fetched anew where it has changed.
 
@@ -178,8 +185,7 @@ def fetched(url: str) -> Path:
     """
     store = open_store(url)
     manifest = _manifest(store)
-    name = url.rstrip("/").rpartition("/")[2].partition("@")[0] or "probe"
-    folder = cache_root() / "shared" / sha256(manifest)[:32] / name
+    folder = cache_root() / "shared" / sha256(manifest)[:32] / probe_name(url)
     if not (folder / CARD_NAME).exists():
         _keep(store, manifest, folder)
     return folder

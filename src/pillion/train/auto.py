@@ -55,6 +55,7 @@ def choose_probe(
     checkpoint: Path | None = None,
     device: torch.device | str = "cpu",
     states: str = "",
+    times: int = 1,
 ) -> Chosen:
     """The candidate that is best on rows that it has not seen, learnt from all of them.
 
@@ -74,6 +75,7 @@ def choose_probe(
         checkpoint: folder for what an interrupted run leaves; stays until the caller deletes it.
         device: where gates are trained.
         states: see `train`.
+        times: how often each validation row is among them, such as alone and in a context.
 
     Raises:
         StateError: a loss is not finite.
@@ -83,6 +85,7 @@ def choose_probe(
     run = _AutoTraining(
         *(training, validation, task, num_labels, settings, seed, progress, checkpoint, device),
         states=states,
+        times=times,
     )
     every = training if validation is training else together(training, validation)
     plain = settings.class_weights == "none" and settings.prefixes in (None, "none")
@@ -105,6 +108,7 @@ class _AutoTraining:
     checkpoint: Path | None
     device: torch.device | str
     states: str
+    times: int
 
     def by_validation(self) -> Chosen:
         """Gates alone, by the validation rows."""
@@ -135,7 +139,9 @@ class _AutoTraining:
             return Chosen(trained, facts)
         learn = len(self.training.targets)
         own = self.training
-        part = solve(states[:, :learn], own.targets, self.task, outputs, own.groups)
+        part = whole
+        if self.validation is not own:
+            part = solve(states[:, :learn], own.targets, self.task, outputs, own.groups)
         (probs,) = evaluate_networks([part.network], self.validation.source, self.task)
         curve = [validate(self.task, probs, torch.as_tensor(self.validation.targets))]
         config = ProbeConfig(probe=PROBE)
@@ -163,7 +169,8 @@ class _AutoTraining:
         self, training: Examples, held: Examples, configs: list[ProbeConfig], name: str
     ) -> list[Trained]:
         rows = self.settings.rows_a_step(len(training.targets))
-        settings = self.settings.for_rows(len(training.targets), len(held.targets))
+        times = self.times if name == "all" else 1
+        settings = self.settings.for_rows(len(training.targets), len(held.targets) // times)
         if name == "all":
             refit = len(training.targets) + len(held.targets) <= MOST_ROWS
             settings = settings.model_copy(update={"refit": settings.refit or refit})

@@ -26,6 +26,8 @@ class Examples:
             targets; None: the targets themselves. Thresholds and metrics are of targets alone.
         groups: a number a row, the same for rows that must not be parted where rows are left out in
             turns, such as one alone and in a context; None where each is by itself.
+        weights_together: what each row counts where the other side's rows are learnt from, too, 1
+            on average over both; None: `weights`.
     """
 
     source: StateSource
@@ -33,6 +35,7 @@ class Examples:
     weights: Float[np.ndarray, " row"] | None = None
     goals: Float[np.ndarray, "row ..."] | None = None
     groups: Int[np.ndarray, " row"] | None = None
+    weights_together: Float[np.ndarray, " row"] | None = None
 
     @property
     def wanted(self) -> Shaped[np.ndarray, "row ..."]:
@@ -60,6 +63,9 @@ def together(training: Examples, validation: Examples) -> Examples:
 
 
 def _joined_weights(*sides: Examples) -> Float[np.ndarray, " row"] | None:
+    both = [one.weights_together for one in sides if one.weights_together is not None]
+    if len(both) == len(sides):
+        return np.concatenate(both)
     if all(one.weights is None for one in sides):
         return None
     each = [np.ones(len(one.targets)) if one.weights is None else one.weights for one in sides]

@@ -49,14 +49,14 @@ class TrainingRun:
         self.states = states
         self.task: Task = task
         self.settings, self.learners, self.device = settings, learners, device
-        self.targets = torch.as_tensor(training.targets).to(device)
-        self.goals = torch.as_tensor(training.wanted).to(device)
-        self.row_weights = None
+        self.goals = goals = torch.as_tensor(training.wanted).to(device)
+        self.row_weights = rows = None
         if training.weights is not None:
-            self.row_weights = torch.as_tensor(training.weights, dtype=torch.float32).to(device)
+            rows = torch.as_tensor(training.weights, dtype=torch.float32)
+            self.row_weights = rows.to(device)
         self.weights = torch.ones(num_labels, device=device)
         if settings.class_weights == "balanced":
-            self.weights = class_weights(task, self.targets.cpu(), num_labels).to(device)
+            self.weights = class_weights(task, goals.cpu(), num_labels, rows).to(device)
         self.batch_size = settings.rows_a_step(len(training.targets))
         self.depths = counts_of(settings.depths, training.source.layers)
         self.steps_an_epoch = -(-len(training.targets) // self.batch_size)

@@ -156,10 +156,16 @@ class ProbeConfig(_SentenceErrors):
         """
         if self.probe != AUTO:
             make_settings(self.probe, **self.settings)
-        elif self.settings or self.learning_rate is not None:
+        elif self.settings or self.learning_rate is not None or self._decays:
             raise ConfigError(
-                "Probe 'auto' chooses among probes with their own settings and rates; give it none."
+                "Probe 'auto' chooses among probes with their own settings, rates and decays; give "
+                "it none."
             )
+
+    @property
+    def _decays(self) -> bool:
+        """Whether another weight decay than the default was given."""
+        return self.weight_decay != ProbeConfig.model_fields["weight_decay"].default
 
     @property
     def rate(self) -> float:
