@@ -90,6 +90,7 @@ def bare(text: str) -> list[str]:
     """Fractions and percentages that stand neither in a marker nor in what other tests check."""
     text = re.sub(r"<!-- accuracy: (.+?) -->.*?<!-- end: \1 -->", "", text, flags=re.S)
     text = re.sub(r"\n\| name \|.*?\n\n", "\n", text, flags=re.S)
+    text = re.sub(r"^#+ .*$", "", text, flags=re.M)  # names of models hold such numbers
     text = EXCUSED.sub("", MARKED.sub("", text))
     text = re.sub(r"^    .*$|`[^`]*`|\]\([^)]*\)|arXiv [\d.]+|\d+\.\d+\.\d+", "", text, flags=re.M)
     return re.findall(r"[-+]?\d+\.\d+(?: ?%)?|\d+ ?%", text)
