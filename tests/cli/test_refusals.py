@@ -264,12 +264,6 @@ def test_a_long_text_is_refused_unless_it_may_be_cut(
     assert run(*words, "--on-too-long", "truncate-head").code == 0
 
 
-def test_predict_wants_a_text_or_a_file(refused: Refused, probe: Path, data: Path) -> None:
-    assert "--text or --input" in refused("predict", "--probe", probe, *FAKE)
-    both = ("--text", "x", "--input", data)
-    assert "not both" in refused("predict", "--probe", probe, *FAKE, *both)
-
-
 def test_an_answer_longer_than_the_window_is_refused(refused: Refused) -> None:
     message = refused("generate", "hi", "--max-tokens", "512", *FAKE)
     assert "--max-tokens" in message and "512" in message
