@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from program import Run, two_classes, write_rows
+from program import Refused, Run, two_classes, write_rows
 
 from pillion.probe import Artefact
 
@@ -57,6 +57,14 @@ def test_columns_of_zeros_and_ones_train_a_probe_of_several_labels(
     assert all(value is None or 0 <= value <= 1 for value in facts["validation"].values())
     words = ("--probe", tmp_path / "p", "--data", data, "--label-columns", "a,b,c", *FAKE)
     assert run("evaluate", *words, "--json").json["rows"] == 60
+
+
+@pytest.mark.parametrize("other", ["--soft-column", "--label-columns"])
+def test_labels_in_two_places_are_refused(refused: Refused, tmp_path: Path, other: str) -> None:
+    """The one column was read, and the other passed over."""
+    words = ("train", "--data", write_rows(tmp_path / "x.jsonl", two_classes(8)), *FAKE)
+    told = refused(*words, "--out", tmp_path / "p", "--label-column", "mood", other, "odd")
+    assert f"Got --label-column mood beside {other}" in told
 
 
 def test_train_shows_rows_of_each_label_and_keeps_them_on_the_card(

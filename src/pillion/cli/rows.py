@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from pillion.cli.app import err
+from pillion.errors import ConfigError
 
 if TYPE_CHECKING:
     from pillion.data import Rows, TableLayout, Texts
@@ -170,7 +171,21 @@ class TextOptions(ColumnOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class RowOptions(TextOptions, LabelOptions):  # the options of the second base stand first
-    """How labelled rows are read."""
+    """How labelled rows are read.
+
+    Raises:
+        ConfigError: options that contradict each other.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        others = {"--soft-column": self.soft_column, "--label-columns": self.label_columns}
+        instead = next((option for option, value in others.items() if value is not None), None)
+        if instead is not None and self.label_column != LabelOptions.label_column:
+            raise ConfigError(
+                f"Got --label-column {self.label_column} beside {instead}, and labels stand in one "
+                "place; give one of them."
+            )
 
     def layout(self, **more: Any) -> TableLayout:
         """The columns but for text and label, and how the table is written.
