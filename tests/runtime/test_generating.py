@@ -194,6 +194,28 @@ def test_a_models_own_methods_are_left_as_they_were() -> None:
     assert model.generate is own and calls == ["own"]
 
 
+@torch.no_grad()
+def test_a_models_own_prefill_is_followed_and_left_as_it_was() -> None:
+    """It was not followed, and gone behind the last watcher."""
+    backend = tiny_backend()
+    model, calls = backend.model, list[str]()
+    plain = model._prefill
+    probe: Artefact = make_artefact("p", backend.identity)
+
+    def own(*args: Any, **kwargs: Any) -> Any:
+        calls.append("own")
+        return plain(*args, **kwargs)
+
+    with attach(model, probe) as reading:
+        generated(backend, prefill_chunk_size=1)
+        wanted = reading.prompt_verdicts()
+    model._prefill = own
+    with attach(model, probe) as reading:
+        generated(backend, prefill_chunk_size=1)
+        assert reading.prompt_verdicts() == wanted
+    assert model._prefill is own and calls == ["own"]
+
+
 def talk_of_two(backend: TransformersBackend, answered: torch.Tensor, begin: int) -> Tokens:
     """The conversation that goes on behind an answer, as it was drawn."""
     turns = (Turn("user", "Hello there"), Turn("assistant", "x"), Turn("user", "My balance!"))

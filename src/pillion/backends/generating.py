@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import inspect
 import threading
-import weakref
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from pillion.backends.base import Step
-from pillion.backends.shared_use import SharedUse
+from pillion.backends.shared_use import FollowedMethods
 from pillion.errors import StateError
 
-METHODS = ("generate", "_get_stopping_criteria")
-"""With which a model generates, and makes what says which rows are over (transformers 5.23)."""
 NEVER = 2**62
 """Where a row ends that goes on."""
 
@@ -90,18 +86,18 @@ class RunningAnswers:
         return replace(step, mask=step.mask & (places < self.ends.to(places.device)[:, None]))
 
 
-class Generating:
-    """Follows a model's own `generate` for as long as the model has a watcher.
+class Generating(FollowedMethods):
+    """Follows a model's own `generate` for as long as the model has a watcher."""
 
-    Args:
-        owner: the module that generates; held weakly, as it is kept there. None if none does.
-    """
+    # With which a model generates, and makes what says which rows are over (transformers 5.23).
+    METHODS: ClassVar[Mapping[str, str]] = {
+        "generate": "_generate",
+        "_get_stopping_criteria": "_criteria",
+    }
 
     def __init__(self, owner: Any = None) -> None:
-        self._owner = (lambda: None) if owner is None else weakref.ref(owner)
-        self._following = SharedUse(self._followed)
+        super().__init__(owner)
         self._running: dict[int, RunningAnswers] = {}  # by thread
-        self._plain: dict[str, Callable[..., Any]] = {}  # a user's own methods
 
     def beside(self, cache: object | None) -> bool:
         """Whether a pass with this cache, which begins in this thread, is of another text."""
@@ -119,36 +115,9 @@ class Generating:
         if now is not None and cache is not None:
             now.cache = cache
 
-    @contextmanager
-    def followed(self) -> Generator[None]:
-        """Inside, what the model generates is known; leaves the model as it was."""
-        owner = self._owner()  # kept while it is followed
-        with nullcontext() if owner is None else self._following.held():
-            yield
-
-    @contextmanager
-    def _followed(self) -> Generator[None]:
-        own = vars(self._owner())
-        self._plain = {name: own[name] for name in METHODS if name in own}
-        own.update(zip(METHODS, (self._generate, self._criteria), strict=True))
-        try:
-            yield
-        finally:
-            for name in METHODS:
-                del own[name]
-            own.update(self._plain)
-
-    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        if name in self._plain:
-            return self._plain[name](*args, **kwargs)
-        owner = self._owner()
-        return getattr(type(owner), name)(owner, *args, **kwargs)
-
     def _generate(self, *args: Any, **kwargs: Any) -> Any:
         thread, owner = threading.get_ident(), self._owner()
-        given = inspect.signature(getattr(type(owner), METHODS[0])).bind_partial(
-            owner, *args, **kwargs
-        )
+        given = inspect.signature(type(owner).generate).bind_partial(owner, *args, **kwargs)
         assistant = {**given.arguments, **kwargs}.get("assistant_model")
         before = self._running.get(thread)
         self._running[thread] = RunningAnswers(assistant)
@@ -168,10 +137,6 @@ class Generating:
         now.check(generation_config)
         return _noting(criteria, now.note)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Generating:
-        """A copy of the model generates by itself, and has no watcher yet."""
-        return Generating(memo[id(self._owner())])
-
 
 def _noting(criteria: Any, note: Callable[[Tensor], None]) -> Any:
     """The same criteria, which tell what they decide."""
@@ -184,17 +149,3 @@ def _noting(criteria: Any, note: Callable[[Tensor], None]) -> Any:
             return done
 
     return Noting(criteria)
-
-
-_NONE = Generating()
-_GENERATING: weakref.WeakKeyDictionary[object, Generating] = weakref.WeakKeyDictionary()
-_MAKING = threading.Lock()
-
-
-def generating_of(model: Any) -> Generating:
-    """What follows a model that generates, or that in a wrapper; one object a model."""
-    owner = next((one for one in model.modules() if hasattr(type(one), METHODS[1])), None)
-    if owner is None:
-        return _NONE
-    with _MAKING:
-        return _GENERATING.setdefault(owner, Generating(owner))

@@ -30,10 +30,10 @@ from pillion.backends.adapters import (
 from pillion.backends.base import Backend, EarlyExitWatcher, Ids, Mask, Step, Tool, Watcher
 from pillion.backends.codec import Codec
 from pillion.backends.early_exit import RowDims, leaving, seen_to_leave
-from pillion.backends.generating import Generating, generating_of
+from pillion.backends.generating import Generating
 from pillion.backends.grammar import Grammars, Matcher, guided_tokenizer
 from pillion.backends.identity import device_of, end_ids, find_blocks, identify
-from pillion.backends.prefill import Prefill, prefill_of
+from pillion.backends.prefill import Prefill
 from pillion.backends.routers import find_routers
 from pillion.backends.steps import CACHE_WORDS, cache_given, named, step_of
 from pillion.backends.watching import Passes, Watched, passes_of, uncompiled
@@ -81,8 +81,8 @@ class TransformersBackend(Backend):
         self.end_ids = end_ids(model, tokenizer)
         self.vocab_size = model.get_input_embeddings().weight.shape[0]
         self._grammars = Grammars(partial(guided_tokenizer, tokenizer), self.end_ids)
-        self._passes, self._prefill = passes_of(self.decoder), prefill_of(model)
-        self._generating = generating_of(model)
+        self._passes, self._prefill = passes_of(self.decoder), Prefill.of(model)
+        self._generating = Generating.of(model)
         known = inspect.signature(self.decoder.forward).parameters
         self.cache_word = next((w for w in CACHE_WORDS if w in known), CACHE_WORDS[-1])
         self._takes_cache = self.cache_word in known
