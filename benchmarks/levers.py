@@ -1,75 +1,132 @@
 """Cheap changes of how a gate is trained, each beside the plain one: which of them is worth it?
 
-    python -m benchmarks.levers [--states FOLDER] [--folds N]
+    python -m benchmarks.levers DATA [--rows N] [--states FOLDER] [--folds N]
 
-Development only: ToxicChat's training rows, dealt into folds; what each way says of the rows that
+Development only: training rows of a set, dealt into folds; what each way says of the rows that
 are held out is put together and measured as one. A share of the other rows chooses the epoch.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from sklearn.model_selection import StratifiedGroupKFold
+import torch.nn.functional as F
+from torch import Tensor
 
 from benchmarks.accuracy import run_folder
+from benchmarks.folds import (
+    CHOOSING,
+    EVERY,
+    SEEDS,
+    Learning,
+    Way,
+    drawn,
+    measured,
+    out_of_fold,
+    plain,
+)
 from benchmarks.result_file import DATA, data_entry, write_result
 from benchmarks.states import every_layer, kept_layers
-from pillion.backends import load_backend
-from pillion.core import Text
-from pillion.data import LabelSpace, read_rows, split_validation
-from pillion.extract import SelectedRows, StateSource
-from pillion.metrics import evaluate, interval
-from pillion.probe import Network
-from pillion.train import Examples, ProbeConfig, TrainSettings, evaluate_networks, train
-from pillion_bench.problem import normalised
+from pillion.backends import Backend, load_backend
+from pillion.core import Shape, Template
+from pillion.data import LabelSpace, read_rows
+from pillion.extract import StateSource
+from pillion.probe import Network, build
+from pillion.probe.task import Task, loss
+from pillion.train import Examples, ProbeConfig
 
-CHAT = DATA / "toxicchat_0124_human" / "train.parquet"
-SEEDS = (0, 1, 2)
-CHOOSING, EVERY = 0.15, 2
-METRICS = ("auprc", "auroc")
-Probs = Float[np.ndarray, "row seed"]
-Way = Callable[[Examples, Examples], list[Network]]
-"""From rows to learn from and rows that choose to the networks of the seeds, or one of them all."""
+Loss = Callable[[Task, Tensor, Tensor, Tensor], Tensor]
 
 
-def trained(
-    rows: Examples, choosing: Examples, seeds: Sequence[int] = SEEDS, **settings: Any
-) -> list[Network]:
-    """A gate of each seed."""
-    how = TrainSettings(epochs=8, **settings)
-    size = how.rows_a_step(len(rows.targets))
-    configs = [ProbeConfig(seed=seed).at_batch(size) for seed in seeds]
-    return [one.network for one in train(rows, choosing, "binary", 2, configs, how)]
+@dataclass(frozen=True)
+class Set:
+    """Rows to learn from, and other rows that a gate may have learnt from before.
+
+    Attributes:
+        file: below the data folder.
+        template: how the model is shown a row.
+        positive: the label that is looked for; None for several labels.
+        before: another set, for a start that is not drawn.
+        before_rows: drawn of it.
+    """
+
+    file: str
+    template: Template
+    positive: str | None
+    before: str
+    before_rows: int
+
+
+SETS = {
+    "toxicchat": Set(
+        "toxicchat_0124_human/train.parquet", "chat", "toxic", "emotion/train.parquet", 2000
+    ),
+    "emotion": Set("emotion/train.parquet", "raw", None, "sst2/train.parquet", 2000),
+}
+
+
+@contextmanager
+def learning_by(own: Loss) -> Generator[None]:
+    """Steps follow another loss; what chooses an epoch stays as it is."""
+    with mock.patch("pillion.train.learner.loss", own):
+        yield
 
 
 def smoothed(share: float) -> Way:
-    """Targets drawn towards a half by a share, in the loss alone."""
+    """Targets drawn towards all labels alike by a share, in the loss alone."""
 
-    def way(rows: Examples, choosing: Examples) -> list[Network]:
-        goals = rows.targets * (1 - share) + share / 2
-        return trained(replace(rows, goals=goals.astype(np.float32)), choosing)
+    def own(task: Task, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        if task == "multiclass":
+            return F.cross_entropy(
+                logits.float(), targets.long(), label_smoothing=share, reduction="none"
+            )
+        return loss(task, logits, targets.float() * (1 - share) + share / 2, weights)
+
+    def way(learning: Learning, rows: Examples, choosing: Examples) -> list[Network]:
+        with learning_by(own):
+            return plain(learning, rows, choosing)
 
     return way
 
 
-def balanced(rows: Examples, choosing: Examples) -> list[Network]:
-    """Both labels count the same."""
-    return trained(rows, choosing, class_weights="balanced")
+def mixed(alpha: float) -> Way:
+    """Mixup (arXiv 1710.09412) of pooled states: a gate's logits are linear in them.
+
+    Each row of a step is mixed with another, by a share drawn of Beta(alpha, alpha).
+    """
+
+    def own(task: Task, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        order = torch.randperm(len(logits))
+        share = torch.distributions.Beta(alpha, alpha).sample((len(logits), 1))
+        both = share * logits + (1 - share) * logits[order]
+        first, second = (loss(task, both, goal, weights) for goal in (targets, targets[order]))
+        return share[:, 0] * first + (1 - share[:, 0]) * second
+
+    def way(learning: Learning, rows: Examples, choosing: Examples) -> list[Network]:
+        with learning_by(own):
+            return plain(learning, rows, choosing)
+
+    return way
 
 
-def merged(rows: Examples, choosing: Examples) -> list[Network]:
+def balanced(learning: Learning, rows: Examples, choosing: Examples) -> list[Network]:
+    """All labels count the same."""
+    return learning(rows, choosing, class_weights="balanced")
+
+
+def merged(learning: Learning, rows: Examples, choosing: Examples) -> list[Network]:
     """The mean of the weights of gates that began alike and saw the rows in other orders."""
-    every = [trained(rows, choosing, SEEDS[:1], order_seed=order)[0] for order in SEEDS]
+    one = [ProbeConfig(seed=0)]
+    every = [learning(rows, choosing, one, order_seed=order)[0] for order in SEEDS]
     mean = deepcopy(every[0])
     with torch.no_grad():
         for own, *others in zip(
@@ -79,17 +136,35 @@ def merged(rows: Examples, choosing: Examples) -> list[Network]:
     return [mean]
 
 
-def members(rows: Examples, choosing: Examples) -> list[Network]:
+def members(learning: Learning, rows: Examples, choosing: Examples) -> list[Network]:
     """Three gates as members of one, which costs three times as much: what a merger is held to."""
-    how = TrainSettings(epochs=8)
-    config = ProbeConfig(settings={"members": 3}).at_batch(how.rows_a_step(len(rows.targets)))
-    return [train(rows, choosing, "binary", 2, [config], how)[0].network]
+    return learning(rows, choosing, [ProbeConfig(settings={"members": 3})])
+
+
+def started(before: Sequence[Network]) -> Way:
+    """Scores of tokens and layers begin as another set has taught them, one gate a seed."""
+
+    def begun(probe: str, shape: Shape, settings: Any, seed: int) -> Network:
+        network: Any = build(probe, shape, settings, seed)
+        taught: Any = before[SEEDS.index(seed)]
+        with torch.no_grad():
+            network.token_score.copy_(taught.token_score)
+            network.layer_score.copy_(taught.layer_score)
+        return network
+
+    def way(learning: Learning, rows: Examples, choosing: Examples) -> list[Network]:
+        with mock.patch("pillion.train.learner.build", begun):
+            return plain(learning, rows, choosing)
+
+    return way
 
 
 WAYS: dict[str, Way] = {
-    "plain": trained,
+    "plain": plain,
     "label smoothing 0.05": smoothed(0.05),
     "label smoothing 0.1": smoothed(0.1),
+    "mixup 0.2": mixed(0.2),
+    "mixup 1": mixed(1.0),
     "balanced labels": balanced,
     "weights of three merged": merged,
     "three members": members,
@@ -98,86 +173,71 @@ WAYS: dict[str, Way] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", choices=SETS)
+    parser.add_argument("--rows", type=int, help="drawn of the file; default: all")
     parser.add_argument("--states", type=Path, help="keep hidden states here")
     parser.add_argument("--folds", type=int, default=3)
     options = parser.parse_args()
-    rows, backend = read_rows(CHAT), load_backend()
-    space = LabelSpace.of(rows.labels or (), "toxic")
-    targets = space.encode(rows.labels or ())
+    chosen, backend = SETS[options.data], load_backend()
     layers = every_layer(backend, EVERY)
     with run_folder(options.states) as folder, ExitStack() as opened:
-        source = kept_layers(backend, rows.texts, "chat", layers, folder / "train", opened)
-        ways = {name: (source, way) for name, way in WAYS.items()}
-        said = out_of_fold(ways, targets, rows.texts, options.folds)
+        states = Kept(backend, layers, chosen.template, folder, opened)
+        texts, targets, learning, source = states.of("train", chosen.file, options.rows, chosen)
+        ways = WAYS | {"scores of another set": started(taught(states, chosen))}
+        said = out_of_fold(
+            {name: (source, way) for name, way in ways.items()},
+            targets,
+            texts,
+            options.folds,
+            learning,
+        )
     settings = {
         "model": "embedded",
         "probe": "gate",
+        "rows": len(targets),
         "layers": list(layers),
-        "template": "chat",
+        "template": chosen.template,
         "scope": "all",
         "folds": options.folds,
         "choosing_share": CHOOSING,
+        "another_set": {"file": chosen.before, "rows": chosen.before_rows},
         "seeds": list(SEEDS),
     }
-    results = list(measured(said, targets))
-    data = [data_entry(CHAT, "train, in folds")]
-    write_result("levers-validation", results, seed=0, settings=settings, data=data)
+    results = list(measured(said, targets, learning.task))
+    data = [data_entry(DATA / chosen.file, "train, in folds")]
+    write_result(f"levers-{options.data}-validation", results, seed=0, settings=settings, data=data)
 
 
-def out_of_fold(
-    ways: Mapping[str, tuple[StateSource, Way]],
-    targets: np.ndarray,
-    texts: Sequence[Text],
-    folds: int,
-) -> dict[str, Probs]:
-    """What each way says of every row that it learns from, by networks that have not seen its text.
+@dataclass(frozen=True)
+class Kept:
+    """Where states of rows are made and kept."""
 
-    Rows of one text, but for case and white space, stay together.
-    """
-    found: dict[str, Probs] = {}
-    alike = np.unique([normalised(str(text)) for text in texts], return_inverse=True)[1]
-    splits = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
-    for rest, held in splits.split(np.zeros(len(targets)), targets, alike):
-        parts = split_validation(targets[rest], CHOOSING, groups=alike[rest])
-        learn, choose = (rest[part] for part in parts)
-        for name, (source, way) in ways.items():
-            rows, choosing = (
-                Examples(SelectedRows(source, part), targets[part]) for part in (learn, choose)
-            )
-            networks = way(rows, choosing)
-            probs = evaluate_networks(networks, SelectedRows(source, held), "binary")
-            own = found.setdefault(name, np.zeros((len(targets), len(networks))))
-            own[held] = torch.cat(list(probs), 1).cpu().numpy()
-            print(name, len(held), flush=True)
-    return found
+    backend: Backend
+    layers: tuple[int, ...]
+    template: Template
+    folder: Path
+    opened: ExitStack
+
+    def of(
+        self, name: str, file: str, count: int | None, chosen: Set | None = None
+    ) -> tuple[list[Any], np.ndarray, Learning, StateSource]:
+        """Texts, targets, what these mean, and states of rows of a file."""
+        rows = drawn(read_rows(DATA / file), count)
+        space = LabelSpace.of(rows.labels or (), chosen.positive if chosen else None)
+        targets = space.encode(rows.labels or ())
+        learning = Learning(space.task, len(space.names))
+        place = self.folder / name
+        source = kept_layers(
+            self.backend, rows.texts, self.template, self.layers, place, self.opened
+        )
+        return list(rows.texts), targets, learning, source
 
 
-def measured(said: Mapping[str, Probs], targets: np.ndarray) -> Iterator[dict[str, Any]]:
-    """Means over seeds, and what each way has more than the plain one, with the interval of it."""
-    for name, probs in said.items():
-        for metric in METRICS:
-            more = gain(metric, len(SEEDS))
-            both = np.concatenate([said["plain"], probs], 1)
-            spread = interval(more, both, targets, num_resamples=300)
-            row = {"metric": metric, "way": name, "value": mean(metric, probs, targets)}
-            row |= {"baseline": mean(metric, said["plain"], targets), "gain": more(both, targets)}
-            yield row | {"interval": spread and [spread.low, spread.high]}
-            print(row, flush=True)
-
-
-def gain(metric: str, num_plain: int) -> Callable[[np.ndarray, np.ndarray], float]:
-    """What columns behind those of the plain way have more than these."""
-
-    def more(both: np.ndarray, truth: np.ndarray) -> float:
-        return mean(metric, both[:, num_plain:], truth) - mean(metric, both[:, :num_plain], truth)
-
-    return more
-
-
-def mean(metric: str, probs: Probs, targets: np.ndarray) -> float:
-    """Of a metric over the seeds."""
-    found = [evaluate(one[:, None], targets, "binary", names=(metric,))[metric] for one in probs.T]
-    return float(np.mean([0.0 if one is None else one for one in found]))
+def taught(states: Kept, chosen: Set) -> list[Network]:
+    """A gate of each seed, from the other set."""
+    _, targets, learning, source = states.of("before", chosen.before, chosen.before_rows)
+    rows = Examples(source, targets)
+    return plain(learning, rows, rows)
 
 
 if __name__ == "__main__":

@@ -20,15 +20,23 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.accuracy import run_folder
-from benchmarks.levers import CHOOSING, EVERY, SEEDS, Way, measured, out_of_fold, trained
+from benchmarks.folds import (
+    CHOOSING,
+    EVERY,
+    SEEDS,
+    Learning,
+    Way,
+    drawn,
+    measured,
+    out_of_fold,
+    plain,
+)
 from benchmarks.result_file import DATA, data_entry, write_result
 from benchmarks.states import every_layer, kept_layers
 from pillion.backends import load_backend
 from pillion.core import Template, defaults
-from pillion.data import LabelSpace, Rows, read_rows
+from pillion.data import LabelSpace, read_rows
 from pillion.extract import StateSource
 
 
@@ -91,8 +99,9 @@ def main() -> None:
         for way, suffix in chosen.suffixes.items():
             texts = [f"{text}{suffix}" for text in rows.texts]
             source = kept_layers(backend, texts, chosen.template, layers, folder / way, opened)
-            ways[way] = source, trained
-        said = out_of_fold(ways, targets, rows.texts, options.folds)
+            ways[way] = source, plain
+        learning = Learning(space.task, len(space.names))
+        said = out_of_fold(ways, targets, rows.texts, options.folds, learning)
     settings = {
         "model": options.name or defaults.MODEL,
         "probe": "gate",
@@ -107,14 +116,9 @@ def main() -> None:
     }
     data = [data_entry(DATA / chosen.file, "train, in folds")]
     name = "-".join(filter(None, ["suffixes", options.data, options.name, "validation"]))
-    write_result(name, list(measured(said, targets)), seed=0, settings=settings, data=data)
-
-
-def drawn(rows: Rows, count: int | None) -> Rows:
-    """Some rows, or all."""
-    if count is None:
-        return rows
-    return rows.some(np.sort(np.random.default_rng(0).permutation(len(rows))[:count]))
+    write_result(
+        name, list(measured(said, targets, space.task)), seed=0, settings=settings, data=data
+    )
 
 
 if __name__ == "__main__":

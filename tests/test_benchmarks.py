@@ -146,7 +146,7 @@ def test_rows_of_one_text_are_never_both_learnt_from_and_held_out(
 ) -> None:
     """One in forty of ToxicChat's held-out rows had its text among those that were learnt from."""
     monkeypatch.syspath_prepend(FOLDER.parent)
-    levers = importlib.import_module("benchmarks.levers")
+    folds = importlib.import_module("benchmarks.folds")
     texts = [f"text {row % 40}" if row % 2 else f"Text  {row % 40} " for row in range(120)]
     targets = np.arange(120) % 40 % 2
     source = LiveSource(FakeBackend(), [[row] for row in range(120)], (0,))
@@ -155,7 +155,7 @@ def test_rows_of_one_text_are_never_both_learnt_from_and_held_out(
     def plain(rows: Iterable[int]) -> set[str]:
         return {" ".join(texts[row].casefold().split()) for row in rows}
 
-    def way(rows: Examples, choosing: Examples) -> list[None]:
+    def way(_: object, rows: Examples, choosing: Examples) -> list[None]:
         parts.extend(plain(one.source.row_ids) for one in (rows, choosing))
         return [None]
 
@@ -163,8 +163,9 @@ def test_rows_of_one_text_are_never_both_learnt_from_and_held_out(
         parts.append(plain(rows.row_ids))
         return [torch.ones(len(rows.row_ids), 1)]
 
-    monkeypatch.setattr(levers, "evaluate_networks", said)
-    found = levers.out_of_fold({"plain": (source, way)}, targets, texts, 3)
+    monkeypatch.setattr(folds, "evaluate_networks", said)
+    learning = folds.Learning("binary", 2)
+    found = folds.out_of_fold({"plain": (source, way)}, targets, texts, 3, learning)
     assert (found["plain"] == 1).all() and len(parts) == 9
     for learnt, choosing, held in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
         assert not (learnt & choosing) and not (learnt & held) and not (choosing & held)
