@@ -22,7 +22,7 @@ from pillion.train import Examples
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("__"))
 
-PARTS = {"attacks", "engines", "needle_texts", "plain_fold", "result_file", "states"}
+PARTS = {"attacks", "engines", "folds", "needle_texts", "plain_fold", "result_file", "states"}
 """What several benchmarks share; none of them is one."""
 
 

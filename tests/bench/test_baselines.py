@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from pillion_bench.baselines import METHODS, lasso, make_method
 from pillion_bench.baselines.logistic import Goal, fit_logistic, refit
 from pillion_bench.baselines.los_net import signature
 from pillion_bench.baselines.muli import fit_units, of_logits
+from pillion_bench.baselines.prompting import NO_CONTENT, Asker
 from pillion_bench.times import Clock, measure_times
 from tiny_models import tiny_model, tiny_tokenizer
 
@@ -343,6 +344,29 @@ def test_shots_are_training_rows_of_every_label(tmp_path: Path, opened: ExitStac
     assert sorted(label for _, label in shots) == ["fine", "fine", "poor", "poor"]
     rows = list(zip(problem.train.texts, problem.train.targets, strict=True))
     assert all((text, problem.space.names.index(label)) in rows for text, label in shots)
+
+
+def test_what_a_prompt_makes_likely_is_divided_out_as_validation_rows_choose(
+    tmp_path: Path, opened: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bug: few examples, divided by a text without content, did worse than chance."""
+    problem = problem_of(tmp_path)
+    part = problem.validation
+
+    def ask(asker: Asker, texts: Sequence[str], *_: object) -> torch.Tensor:
+        """The first label is always likelier; without content the second is, by far."""
+        if list(texts) == [NO_CONTENT]:
+            return torch.tensor([[-9.0, -0.1]])
+        of = dict(zip(part.texts, part.targets.tolist(), strict=True))
+        return torch.tensor([[-0.1, -1.0 if of[text] else -3.0] for text in texts])
+
+    monkeypatch.setattr(Asker, "ask", ask)
+    method = make_method("prompting", {}, "m")
+    (outcome,) = method.fit(place_of(tmp_path, opened, problem), [0])
+    assert outcome.chosen["calibration"] == "mean of texts"
+    assert outcome.chosen["tried"].keys() == {"none", "without content", "mean of texts"}
+    assert ((outcome.validation[:, 0] >= 0.5) == part.targets).all()
+    np.testing.assert_array_equal(outcome.ask(part), outcome.validation)
 
 
 # --- adapters

@@ -1,9 +1,10 @@
 """Zero- and few-shot prompting of the same language model, with the label names as answers.
 
 The model is shown the label names and the text, and the probability of each label is that of its
-first token as the first token of the answer, divided by what a text without content gets
-(contextual calibration, Zhao et al. 2021, arXiv 2102.09690). What all prompts begin with is run
-once.
+first token as the first token of the answer. What a prompt makes likely whatever the text is can be
+divided out: what a text without content gets (contextual calibration, Zhao et al. 2021, arXiv
+2102.09690) or what texts get on average (batch calibration, Zhou et al. 2023, arXiv 2309.17249);
+validation rows choose. What all prompts begin with is run once.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pillion.errors import ConfigError
 from pillion.extract import Progress, silent
 from pillion.runtime import pad_batch
 from pillion_bench.baselines.base import Method, Outcome, Serving, Settings, Workplace
+from pillion_bench.choice import quality
 from pillion_bench.problem import Part, Problem
 
 BATCH_TOKENS = 2048
@@ -37,14 +39,12 @@ class PromptSettings(Settings):
         shots: labelled training rows a label that are shown as examples.
         shot_tokens: longest text that is shown as an example.
         max_tokens: of a text; what is longer loses its end.
-        calibrate: whether to divide by the probabilities of a text without content.
     """
 
     instruction: str = "Classify the text. Answer with one of these labels: {labels}."
     shots: int = Field(default=0, ge=0)
     shot_tokens: int = Field(default=40, ge=1)
     max_tokens: int = Field(default=1024, ge=1)
-    calibrate: bool = True
 
 
 class Prompting(Method):
@@ -80,13 +80,27 @@ class Prompting(Method):
 
     def _ask(self, place: Workplace, seed: int) -> Outcome:
         problem, asker = place.problem, self._asker(place, seed)
-        prior = asker.ask([NO_CONTENT]) if self.settings.calibrate else 0.0
+        binary, held = problem.task == "binary", problem.validation
+        said = asker.ask(held.texts, place.progress)
+        priors = _priors(said, asker.ask([NO_CONTENT]))
+        found = {
+            name: quality(
+                problem.leading[0], problem.task, _probs(said - prior, binary), held.targets
+            )
+            for name, prior in priors.items()
+        }
+        best = max(found, key=lambda name: found[name].rank)
 
         def ask(part: Part) -> np.ndarray:
-            return _probs(asker.ask(part.texts, place.progress) - prior, problem.task == "binary")
+            return _probs(asker.ask(part.texts, place.progress) - priors[best], binary)
 
-        facts = {"answers": asker.answers, "prefix_tokens": len(asker.prefix)}
-        return Outcome(ask(problem.validation), ask, 0, facts)
+        facts = {
+            "answers": asker.answers,
+            "prefix_tokens": len(asker.prefix),
+            "calibration": best,
+            "tried": {name: one.facts for name, one in found.items()},
+        }
+        return Outcome(_probs(said - priors[best], binary), ask, 0, facts)
 
     def _asker(self, place: Workplace, seed: int) -> Asker:
         problem, backend = place.problem, place.states.backend
@@ -164,6 +178,19 @@ class Asker:
 def _answers(backend: Backend, names: Sequence[str]) -> list[int]:
     """The first token of each label name."""
     return [backend.encode(name, "raw")[0] for name in names]
+
+
+def _priors(
+    said: Float[Tensor, "row label"], no_content: Float[Tensor, "one label"]
+) -> dict[str, Float[Tensor, "one label"]]:
+    """What may be divided out, as log-probabilities of the labels, by the name of the way.
+
+    Args:
+        said: of texts, among all tokens.
+        no_content: of a text without content.
+    """
+    mean = said.log_softmax(-1).logsumexp(0, keepdim=True)
+    return {"none": torch.zeros_like(mean), "without content": no_content, "mean of texts": mean}
 
 
 def _shown(text: str, label: str) -> str:
