@@ -1,6 +1,6 @@
 """Cheap changes of how a gate is trained, each beside the plain one: which of them is worth it?
 
-    python -m benchmarks.levers DATA [--rows N] [--states FOLDER] [--folds N]
+    python -m benchmarks.levers DATA [--rows N] [--ways NAME ...] [--states FOLDER] [--folds N]
 
 Development only: training rows of a set, dealt into folds; what each way says of the rows that
 are held out is put together and measured as one. A share of the other rows chooses the epoch.
@@ -71,6 +71,7 @@ SETS = {
         "toxicchat_0124_human/train.parquet", "chat", "toxic", "emotion/train.parquet", 2000
     ),
     "emotion": Set("emotion/train.parquet", "raw", None, "sst2/train.parquet", 2000),
+    "sst2": Set("sst2/train.parquet", "raw", "positive", "emotion/train.parquet", 2000),
 }
 
 
@@ -98,7 +99,7 @@ def smoothed(share: float) -> Way:
     return way
 
 
-def mixed(alpha: float) -> Way:
+def mixed(alpha: float, learnt: Way = plain) -> Way:
     """Mixup (arXiv 1710.09412) of pooled states: a gate's logits are linear in them.
 
     Each row of a step is mixed with another, by a share drawn of Beta(alpha, alpha).
@@ -113,7 +114,7 @@ def mixed(alpha: float) -> Way:
 
     def way(learning: Learning, rows: Examples, choosing: Examples) -> list[Network]:
         with learning_by(own):
-            return plain(learning, rows, choosing)
+            return learnt(learning, rows, choosing)
 
     return way
 
@@ -159,15 +160,18 @@ def started(before: Sequence[Network]) -> Way:
     return way
 
 
+BEFORE = "scores of another set"
 WAYS: dict[str, Way] = {
     "plain": plain,
     "label smoothing 0.05": smoothed(0.05),
     "label smoothing 0.1": smoothed(0.1),
     "mixup 0.2": mixed(0.2),
     "mixup 1": mixed(1.0),
+    "mixup 4": mixed(4.0),
     "balanced labels": balanced,
     "weights of three merged": merged,
     "three members": members,
+    "three members, mixup 1": mixed(1.0, members),
 }
 
 
@@ -175,6 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", choices=SETS)
     parser.add_argument("--rows", type=int, help="drawn of the file; default: all")
+    parser.add_argument("--ways", nargs="+", default=[*WAYS, BEFORE], choices=[*WAYS, BEFORE])
     parser.add_argument("--states", type=Path, help="keep hidden states here")
     parser.add_argument("--folds", type=int, default=3)
     options = parser.parse_args()
@@ -183,7 +188,9 @@ def main() -> None:
     with run_folder(options.states) as folder, ExitStack() as opened:
         states = Kept(backend, layers, chosen.template, folder, opened)
         texts, targets, learning, source = states.of("train", chosen.file, options.rows, chosen)
-        ways = WAYS | {"scores of another set": started(taught(states, chosen))}
+        ways = {name: way for name, way in WAYS.items() if name in {"plain", *options.ways}}
+        if BEFORE in options.ways:
+            ways[BEFORE] = started(taught(states, chosen))
         said = out_of_fold(
             {name: (source, way) for name, way in ways.items()},
             targets,

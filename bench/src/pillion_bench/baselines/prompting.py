@@ -1,10 +1,11 @@
 """Zero- and few-shot prompting of the same language model, with the label names as answers.
 
 The model is shown the label names and the text, and the probability of each label is that of its
-first token as the first token of the answer. What a prompt makes likely whatever the text is can be
-divided out: what a text without content gets (contextual calibration, Zhao et al. 2021, arXiv
-2102.09690) or what texts get on average (batch calibration, Zhou et al. 2023, arXiv 2309.17249);
-validation rows choose. What all prompts begin with is run once.
+first token as the first token of the answer. Examples are earlier turns of the conversation: as
+parts of the question they did worse. What a prompt makes likely whatever the text is can be divided
+out: what a text without content gets (contextual calibration, Zhao et al. 2021, arXiv 2102.09690)
+or what texts get on average (batch calibration, Zhou et al. 2023, arXiv 2309.17249); validation
+rows choose. What all prompts begin with is run once.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pillion.backends import Backend
+from pillion.core import Turn
 from pillion.core.batching import batches_by_length
 from pillion.errors import ConfigError
 from pillion.extract import Progress, silent
@@ -106,11 +108,10 @@ class Prompting(Method):
         problem, backend = place.problem, place.states.backend
         instruction = self.settings.instruction.format(labels=", ".join(problem.space.names))
         shots = self._shots(backend, problem, seed)
-        head = "\n\n".join([instruction, *(_shown(text, label) for text, label in shots)])
-        return Asker(backend, head, problem.space.names, self.settings.max_tokens)
+        return Asker(backend, instruction, shots, problem.space.names, self.settings.max_tokens)
 
     def _shots(self, backend: Backend, problem: Problem, seed: int) -> list[tuple[str, str]]:
-        """Training rows to show, as many a label as can be found, in a drawn order."""
+        """Training rows to show and their labels, as many a label as can be found, as drawn."""
         names, train = problem.space.names, problem.train
         random = np.random.default_rng(seed)
         found: list[tuple[str, str]] = []
@@ -126,11 +127,12 @@ class Prompting(Method):
 
 
 class Asker:
-    """Asks the model for the label of texts, after a head that all questions share.
+    """Asks the model for the label of texts, after what all questions share.
 
     Args:
         backend: the model.
-        head: what stands before the text.
+        instruction: what stands before the first text.
+        shots: texts and their labels, asked and answered before.
         names: of the labels.
         max_tokens: of a text; what is longer loses its end.
 
@@ -139,8 +141,20 @@ class Asker:
         prefix: the tokens that all questions begin with.
     """
 
-    def __init__(self, backend: Backend, head: str, names: Sequence[str], max_tokens: int) -> None:
-        self.backend, self.head, self.max_tokens = backend, head, max_tokens
+    def __init__(
+        self,
+        backend: Backend,
+        instruction: str,
+        shots: Sequence[tuple[str, str]],
+        names: Sequence[str],
+        max_tokens: int,
+    ) -> None:
+        self.backend, self.instruction, self.max_tokens = backend, instruction, max_tokens
+        self.earlier = [
+            turn
+            for text, label in shots
+            for turn in (Turn("user", _asked(text)), Turn("assistant", label))
+        ]
         self.answer_ids = _answers(backend, names)
         self.answers = [backend.decode([token]) for token in self.answer_ids]
         self.prefix = _common(self._question("a"), self._question("Z"))
@@ -172,7 +186,9 @@ class Asker:
         tokens = self.backend.encode(text, "raw")
         if len(tokens) > self.max_tokens:
             text = self.backend.decode(tokens[: self.max_tokens]).strip("\ufffd")
-        return self.backend.encode(f"{self.head}\n\n{_shown(text, '')}".rstrip(), "chat")
+        first, *others = [*self.earlier, Turn("user", _asked(text))]
+        first = Turn("user", f"{self.instruction}\n\n{first.content}")
+        return self.backend.encode_chat((first, *others))
 
 
 def _answers(backend: Backend, names: Sequence[str]) -> list[int]:
@@ -193,8 +209,8 @@ def _priors(
     return {"none": torch.zeros_like(mean), "without content": no_content, "mean of texts": mean}
 
 
-def _shown(text: str, label: str) -> str:
-    return f"Text: {text}\nLabel: {label}"
+def _asked(text: str) -> str:
+    return f"Text: {text}\nLabel:"
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> list[int]:
