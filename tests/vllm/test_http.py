@@ -99,7 +99,7 @@ def test_the_openai_client_reads_chat_answers_and_streams(tiny: ProbedModel, add
     told = [c.model_extra["verdicts"] for c in chunks if "verdicts" in (c.model_extra or {})]
     first_text = next(i for i, c in enumerate(chunks) if c.choices and c.choices[0].delta.content)
     assert "verdicts" in chunks[0].model_extra and first_text > 0
-    # vLLM joins the outputs of steps that a busy server has not sent yet, the first with a later one.
+    # vLLM joins outputs that a busy server has not sent yet, the first with a later one.
     assert told[0]["prompt"] == verdicts["prompt"]
     assert (told[0]["response"] == {}) == (told[0]["response_tokens"] == 0)
     read = [one["response_tokens"] for one in told]

@@ -57,7 +57,7 @@ def test_whole_and_streamed_answers_carry_the_same_verdicts(
             assert told["prompt"][probe.name]["probs"]["yes"] == pytest.approx(want, abs=1e-5)
     assert told["response_tokens"] > 0 and told["response"]
     first, *_, last = streamed(post(address, path, **asked, stream=True))
-    # vLLM joins the outputs of steps that a busy server has not sent yet, the first with a later one.
+    # vLLM joins outputs that a busy server has not sent yet, the first with a later one.
     assert first["prompt"] == told["prompt"]
     assert (first["response"] == {}) == (first["response_tokens"] == 0)
     assert last == told
