@@ -171,6 +171,7 @@ WAYS: dict[str, Way] = {
     "balanced labels": balanced,
     "weights of three merged": merged,
     "three members": members,
+    "three members, mixup 0.2": mixed(0.2, members),
     "three members, mixup 1": mixed(1.0, members),
 }
 
