@@ -228,6 +228,24 @@ def test_a_multiclass_precision_holds_among_the_rows_that_are_decided() -> None:
     assert found["escalation"]["decided"]["accuracy"] >= 0.9 > found["before"]["accuracy"]
 
 
+@pytest.mark.parametrize(
+    "wanted",
+    [Operating(target_precision=0.3), Operating(target_fpr=0.99)],
+    ids=lambda w: w.rules[0],
+)
+def test_rates_of_a_multiclass_label_are_of_the_rows_that_it_is_given_to(wanted: Operating) -> None:
+    """A line of 0 was told to give the label to every row: all rates were those of chance."""
+    probs, targets, _ = rows("multiclass")
+    _, found = revised("multiclass", CalibrationSettings("none", wanted))
+    best = probs.argmax(1)
+    for i, line in enumerate(found["thresholds"]):
+        given = (best == i) & (probs[:, i] >= line["threshold"])
+        assert given.any() and not given.all()
+        assert line["fpr"] == pytest.approx(given[targets != i].mean())
+        assert line["recall"] == pytest.approx(given[targets == i].mean())
+        assert line["precision"] == pytest.approx((targets[given] == i).mean())
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_conformal_sets_cover_new_rows_as_often_as_they_promise(task: str) -> None:
     covered: list[float] = []
