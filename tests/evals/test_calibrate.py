@@ -228,15 +228,11 @@ def test_a_multiclass_precision_holds_among_the_rows_that_are_decided() -> None:
     assert found["escalation"]["decided"]["accuracy"] >= 0.9 > found["before"]["accuracy"]
 
 
-@pytest.mark.parametrize(
-    "wanted",
-    [Operating(target_precision=0.3), Operating(target_fpr=0.99)],
-    ids=lambda w: w.rules[0],
-)
-def test_rates_of_a_multiclass_label_are_of_the_rows_that_it_is_given_to(wanted: Operating) -> None:
+def test_rates_of_a_multiclass_label_are_of_the_rows_that_it_is_given_to() -> None:
     """A line of 0 was told to give the label to every row: all rates were those of chance."""
     probs, targets, _ = rows("multiclass")
-    _, found = revised("multiclass", CalibrationSettings("none", wanted))
+    wanted = CalibrationSettings("none", Operating(target_precision=0.3))
+    _, found = revised("multiclass", wanted)
     best = probs.argmax(1)
     for i, line in enumerate(found["thresholds"]):
         given = (best == i) & (probs[:, i] >= line["threshold"])
@@ -345,6 +341,23 @@ def test_calibrating_twice_on_the_same_rows_gives_the_same_probe() -> None:
     twice, second = calibrate(once, probs, targets, CalibrationSettings("isotonic"), DATA)
     assert first["comparison"] == second["comparison"]
     assert once.card.calibration == twice.card.calibration
+
+
+def test_a_calibration_is_known_by_its_rows_after_other_rows_have_kept_it() -> None:
+    """Rows that a calibration was fitted on were taken for new ones once it had been tried on
+    others: it was told, and kept, by what it gives on its own rows."""
+    own, others = (rows("binary", 40, seed) for seed in (5, 6))
+    wanted = CalibrationSettings("temperature")
+
+    def again(probe: Artefact, some: Any, sha256: str) -> tuple[Artefact, dict[str, Any]]:
+        return calibrate(probe, some[0], some[1], wanted, DATA | {"sha256": sha256})
+
+    once, first = again(made_artefact("binary"), own, "a")
+    kept, second = again(once, others, "b")
+    assert (first["comparison"]["kept"], second["comparison"]["kept"]) == ("new", "present")
+    assert kept.card.calibration == once.card.calibration
+    _, third = again(kept, own, "a")
+    assert third["comparison"] == first["comparison"] and third["after"] == first["after"]
 
 
 def test_log_loss_is_that_of_scikit_learn_and_no_surer_than_the_rows() -> None:
