@@ -28,7 +28,7 @@ from pillion.evals.rates import undecided
 from pillion.metrics import evaluate, log_loss
 from pillion.metrics.thresholds import to_logits
 from pillion.probe import Artefact
-from pillion.probe.calibration import Affine
+from pillion.probe.calibration import MOST_LOGIT, Affine
 from pillion.probe.decisions import abstains
 
 DATA = {"path": "rows.csv", "sha256": "f" * 64, "num_rows": 600}
@@ -106,6 +106,37 @@ def test_decisions_stay_through_a_second_calibration_too() -> None:
     # What the second calls `before` is what the first had made of the probe.
     now = once.probabilities(torch.from_numpy(to_logits(probs))).double().numpy()
     assert found["before"]["brier"] == pytest.approx(((now[:, 0] - targets) ** 2).mean(), abs=1e-6)
+
+
+def certain(count: int = 4000) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
+    """Of a probe that is certain of many rows, and not always right."""
+    rng = np.random.default_rng(1)
+    targets = (rng.random(count) < 0.4).astype(np.int64)
+    logits = 12 * (rng.normal(size=(count, 1)) + np.where(targets, 1.2, -1.2)[:, None])
+    tensor = torch.tensor(logits, dtype=torch.float32)
+    return made_artefact("binary").probabilities(tensor).double().numpy(), targets, tensor
+
+
+def test_rows_of_which_a_probe_is_certain_are_served_as_they_were_calibrated() -> None:
+    """Logits that fp32 probabilities do not tell apart were fitted as one and served as many: a
+    threshold that no harmless row reached by what was told was reached by some."""
+    probs, targets, logits = certain()
+    wanted = CalibrationSettings("temperature", Operating(target_fpr=0.001))
+    probe, found = calibrate(made_artefact("binary"), probs, targets, wanted, DATA)
+    (told,), served = found["thresholds"], probe.probabilities(logits)[:, 0].double().numpy()
+    stopped = served >= told["threshold"]
+    assert stopped[targets == 0].mean() == told["fpr"] <= 0.001
+    assert stopped[targets == 1].mean() == told["recall"]
+    assert to_logits(np.ones(1)).item() == pytest.approx(MOST_LOGIT, abs=1e-9)
+
+
+def test_a_probe_that_always_says_yes_does_so_when_it_is_calibrated() -> None:
+    """A threshold of 0 was carried over to a line that rows of low logits lay below."""
+    probs, targets, logits = certain()
+    probe = made_artefact("binary", thresholds=(0.0,))
+    now, _ = calibrate(probe, probs, targets, CalibrationSettings("temperature"), DATA)
+    verdicts = [now.verdict(one) for one in now.probabilities(logits).tolist()]
+    assert {one.label for one in verdicts} == {"yes"}
 
 
 def test_a_threshold_on_an_isotonic_line_is_found_again() -> None:
