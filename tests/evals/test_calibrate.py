@@ -193,14 +193,20 @@ def test_costs_move_the_threshold_to_where_they_balance() -> None:
     assert found["escalation"] is None
 
 
-def test_the_interval_of_what_is_handed_on_is_drawn_with_the_seed() -> None:
-    wanted = Operating(abstain_share=0.1)
-    spans = [
-        revised("binary", CalibrationSettings("none", wanted, seed=seed))[1]["escalation"]
-        for seed in (0, 1)
+def test_a_rate_of_none_or_all_of_the_rows_has_an_interval_that_is_no_point() -> None:
+    """Resamples of 30 harmless rows none of which was flagged told a rate of 0 to 0."""
+    probs = np.linspace(0.01, 0.99, 60)[:, None]
+    targets = (probs[:, 0] > 0.5).astype(np.int64)
+    wanted = CalibrationSettings("none", Operating(target_fpr=0.05, abstain_band=(0.5, 0.5)))
+    _, found = calibrate(made_artefact("binary"), probs, targets, wanted, DATA)
+    (line,) = found["thresholds"]
+    told = [line[f"{rate}_interval"] for rate in ("fpr", "recall", "precision")]
+    assert [line["fpr"], line["recall"], line["precision"]] == [0, 1, 1]
+    assert told == [
+        pytest.approx(ends, abs=1e-4) for ends in ([0, 0.1135], [0.8865, 1], [0.8865, 1])
     ]
-    assert spans[0]["share"] == spans[1]["share"]
-    assert spans[0]["share_interval"] != spans[1]["share_interval"]
+    assert found["escalation"]["share"] == 0
+    assert found["escalation"]["share_interval"] == pytest.approx([0, 0.0602], abs=1e-4)
 
 
 def test_two_thresholds_hand_on_what_lies_between_and_say_what_it_costs() -> None:

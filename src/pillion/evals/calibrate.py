@@ -138,9 +138,7 @@ def calibrate(
         "thresholds": describe_thresholds(
             wanted, task, deciding, targets, lines, names, settings.seed
         ),
-        "escalation": describe_escalation(
-            wanted, task, deciding, targets, thresholds, bands, settings.seed
-        ),
+        "escalation": describe_escalation(wanted, task, deciding, targets, thresholds, bands),
         "before": evaluate(apply(task, card.calibration, logits), targets, task, card.thresholds),
         "after": _after(task, unseen, now, targets, thresholds, calibration),
     }
