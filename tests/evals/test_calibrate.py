@@ -18,6 +18,7 @@ from pillion.evals import (
     Operating,
     calibrate,
     check_wishes,
+    chosen_rows,
     notes_of,
     own_rows,
     raw_artefact,
@@ -322,6 +323,21 @@ def test_validation_rows_are_told_where_the_probe_learnt_from_them(refit: bool) 
         made_artefact("binary", data=data, training={"refit": refit}).card, labelled.rows
     )
     assert ("its validation rows, which the probe learnt from, too" in (said or "")) == refit
+
+
+def test_rows_that_a_probe_was_chosen_by_are_told_where_it_is_measured() -> None:
+    """On the rows that its threshold was chosen on a probe was measured without a word."""
+    labelled = made_rows(made_artefact("binary"), ["a", "b"], ["no", "yes"])
+    data = {"sha256": "0", "path": "t.csv", "num_rows": 2, "split": "all rows"}
+    sha256 = labelled.rows.sha256
+    for decisions in ({"data": {"sha256": sha256}}, {"data": {"sha256": "1"}, "fitted_on": sha256}):
+        card = made_artefact("binary", data=data, decisions=decisions).card
+        assert own_rows(card, labelled.rows) is None
+        said = chosen_rows(card, labelled.rows)
+        assert said is not None and "thresholds or calibration were chosen on" in said
+    held = made_artefact("binary", data=data | {"validation_sha256": sha256}).card
+    assert "validation rows, which chose the epoch" in (chosen_rows(held, labelled.rows) or "")
+    assert chosen_rows(made_artefact("binary", data=data).card, labelled.rows) is None
 
 
 @pytest.mark.parametrize("task", TASKS)
