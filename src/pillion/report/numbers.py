@@ -6,15 +6,24 @@ from collections.abc import Sequence
 from typing import Any
 
 UNDEFINED = "undefined"
+MOST_DIGITS = 6
+"""That a result file keeps of a probability."""
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """A number with so many decimals; whole numbers in groups of three digits."""
+    """A number with so many decimals; whole numbers in groups of three digits.
+
+    One between 0 and 1 has as many more as it takes to be neither: a threshold of 0.9997 is not 1.
+    """
     if value is None:
         return UNDEFINED
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{_rounded(value, digits):.{digits}f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    while 0 < digits < MOST_DIGITS and 0 < value < 1 and round(value, digits) in (0, 1):
+        digits += 1
+    return f"{_rounded(value, digits):.{digits}f}"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
