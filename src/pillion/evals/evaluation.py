@@ -117,11 +117,10 @@ def _as_json(targets: np.ndarray) -> Any:
 def _probe_facts(artefact: Artefact) -> dict[str, Any]:
     card = artefact.card.model_dump(mode="json")
     kept = ("probe", "settings", "task", "layers", "template", "thresholds", "calibration")
+    decides = ("abstain", "conformal", "exit")
     return {
         "name": artefact.name,
-        **{
-            name: card[name] for name in (*kept, "abstain", "conformal", "data", "seed", "training")
-        },
+        **{name: card[name] for name in (*kept, *decides, "data", "seed", "training")},
         "model": card["model"]["name"],
         "parameters": artefact.network.num_parameters,
     }
