@@ -21,14 +21,16 @@ def number(value: Any, digits: int = 3) -> str:
         return str(value)
     if isinstance(value, int):
         return f"{value:,}"
-    while 0 < digits < MOST_DIGITS and 0 < value < 1 and round(value, digits) in (0, 1):
-        digits += 1
+    digits = _enough(value, digits) if digits else 0
     return f"{_rounded(value, digits):.{digits}f}"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A share as a percentage."""
-    return UNDEFINED if value is None else f"{_rounded(value, digits + 2):.{digits}%}"
+    """A share as a percentage; one of some rows is not written as that of none or of all."""
+    if value is None:
+        return UNDEFINED
+    digits = _enough(value, digits + 2) - 2 if digits else 0
+    return f"{_rounded(value, digits + 2):.{digits}%}"
 
 
 def spread(interval: Sequence[float] | None, digits: int = 3) -> str:
@@ -48,6 +50,13 @@ def compact(value: float | int | None, unit: str = "") -> str:
         size /= 1000
     shown = f"{size:.0f}" if abs(size) >= 100 or size == int(size) else f"{size:.3g}"
     return f"{shown} {step}{unit}".rstrip()
+
+
+def _enough(value: float, digits: int) -> int:
+    """Digits by which a number between 0 and 1 is neither."""
+    while digits < MOST_DIGITS and 0 < value < 1 and round(value, digits) in (0, 1):
+        digits += 1
+    return digits
 
 
 def _rounded(value: float, digits: int) -> float:
