@@ -94,6 +94,8 @@ def test_where_no_row_can_be_held_back_the_card_and_a_sentence_say_so(
     (best,), said = fit_rows(model, tmp_path, rows(2))
     assert best.artefact.card.data.split == "all rows"
     assert any("No row can be held out" in sentence for sentence in said)
+    notes = best.artefact.card.data.notes
+    assert sum("metrics are of the training rows" in note for note in notes) == 1
 
 
 def test_the_best_configuration_comes_first_and_each_keeps_its_own_facts(

@@ -233,7 +233,7 @@ def fit(
         times = 1 if settings.contexts is None else 2
         learning = _at_depths(settings, training.source.layers)
         told = _told(rows, space, settings.plain(training.targets), held_out, times, say)
-        told |= _texts_told(rows, scope, told["notes"], say)
+        told |= _texts_told(rows, scope, [*reader.notes, *told["notes"]], say)
         trained, chosen, learning = _trained(
             reader, training, held_out, times, space, configs, learning
         )
@@ -316,6 +316,12 @@ class _Reader:
     say: Say
     opened: ExitStack
     keys: list[str] = field(default_factory=list[str])
+    notes: list[str] = field(default_factory=list[str])
+
+    def note(self, sentence: str) -> None:
+        """Says a sentence that the card keeps, too."""
+        self.say(sentence)
+        self.notes.append(sentence)
 
     @property
     def states_key(self) -> str:
@@ -417,7 +423,7 @@ def _placed(
     if validation is None:
         rows, validation = _parted(rows, space, how)
         if validation is rows:
-            reader.say(NONE_HELD)
+            reader.note(NONE_HELD)
     if how.augment:
         rows = augmented(rows, how.augment, _scope(how), reader.fits)
     if contexts is None:
@@ -447,7 +453,7 @@ def _examples(
         reader = reader.choosing(space, ids[train_ids], some, _groups(rows, train_ids))
         source = reader.source(tokens, "train")
         if not len(held_ids):
-            reader.say(NONE_HELD)
+            reader.note(NONE_HELD)
             training = _part(source, space, rows, train_ids)
             return training, training
         held_out = _part(source, space, rows, held_ids)

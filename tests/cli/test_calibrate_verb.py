@@ -55,7 +55,18 @@ def test_without_out_the_probe_itself_is_revised(run: Run, probe: Path, noisy: P
     ran = run("calibrate", "--probe", folder, "--data", noisy, *WORDS)
     assert ran.code == 0, ran.err
     assert "temperature" in ran.out and "undefined" in ran.out
+    assert "chosen on all these rows" not in ran.out
     assert json.loads((folder / "card.json").read_text())["calibration"]["method"] == "temperature"
+
+
+def test_numbers_at_thresholds_of_these_very_rows_are_said_to_be_so(
+    run: Run, probe: Path, noisy: Path, tmp_path: Path
+) -> None:
+    """F1 at a threshold stood under "rows left out of the fit", and had chosen the threshold."""
+    words = ["--probe", probe, "--data", noisy, *WORDS, "--out", tmp_path / "new"]
+    ran = run("calibrate", *words, "--method", "none", "--best-f1")
+    assert ran.code == 0, ran.err
+    assert "at thresholds or bands that were chosen on all these rows" in ran.out
 
 
 def test_a_plain_probe_says_neither_decision_nor_set(run: Run, probe: Path) -> None:

@@ -18,6 +18,7 @@ from pillion.evals import (
     Operating,
     calibrate,
     check_wishes,
+    chosen_rows,
     notes_of,
     own_rows,
     raw_artefact,
@@ -28,7 +29,7 @@ from pillion.evals.rates import undecided
 from pillion.metrics import evaluate, log_loss
 from pillion.metrics.thresholds import to_logits
 from pillion.probe import Artefact
-from pillion.probe.calibration import Affine
+from pillion.probe.calibration import MOST_LOGIT, Affine
 from pillion.probe.decisions import abstains
 
 DATA = {"path": "rows.csv", "sha256": "f" * 64, "num_rows": 600}
@@ -108,6 +109,37 @@ def test_decisions_stay_through_a_second_calibration_too() -> None:
     assert found["before"]["brier"] == pytest.approx(((now[:, 0] - targets) ** 2).mean(), abs=1e-6)
 
 
+def certain(count: int = 4000) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
+    """Of a probe that is certain of many rows, and not always right."""
+    rng = np.random.default_rng(1)
+    targets = (rng.random(count) < 0.4).astype(np.int64)
+    logits = 12 * (rng.normal(size=(count, 1)) + np.where(targets, 1.2, -1.2)[:, None])
+    tensor = torch.tensor(logits, dtype=torch.float32)
+    return made_artefact("binary").probabilities(tensor).double().numpy(), targets, tensor
+
+
+def test_rows_of_which_a_probe_is_certain_are_served_as_they_were_calibrated() -> None:
+    """Logits that fp32 probabilities do not tell apart were fitted as one and served as many: a
+    threshold that no harmless row reached by what was told was reached by some."""
+    probs, targets, logits = certain()
+    wanted = CalibrationSettings("temperature", Operating(target_fpr=0.001))
+    probe, found = calibrate(made_artefact("binary"), probs, targets, wanted, DATA)
+    (told,), served = found["thresholds"], probe.probabilities(logits)[:, 0].double().numpy()
+    stopped = served >= told["threshold"]
+    assert stopped[targets == 0].mean() == told["fpr"] <= 0.001
+    assert stopped[targets == 1].mean() == told["recall"]
+    assert to_logits(np.ones(1)).item() == pytest.approx(MOST_LOGIT, abs=1e-9)
+
+
+def test_a_probe_that_always_says_yes_does_so_when_it_is_calibrated() -> None:
+    """A threshold of 0 was carried over to a line that rows of low logits lay below."""
+    probs, targets, logits = certain()
+    probe = made_artefact("binary", thresholds=(0.0,))
+    now, _ = calibrate(probe, probs, targets, CalibrationSettings("temperature"), DATA)
+    verdicts = [now.verdict(one) for one in now.probabilities(logits).tolist()]
+    assert {one.label for one in verdicts} == {"yes"}
+
+
 def test_a_threshold_on_an_isotonic_line_is_found_again() -> None:
     once, _ = revised("binary", CalibrationSettings("isotonic"), thresholds=(0.2,))
     probs, targets, _ = rows("binary", seed=2)
@@ -162,14 +194,20 @@ def test_costs_move_the_threshold_to_where_they_balance() -> None:
     assert found["escalation"] is None
 
 
-def test_the_interval_of_what_is_handed_on_is_drawn_with_the_seed() -> None:
-    wanted = Operating(abstain_share=0.1)
-    spans = [
-        revised("binary", CalibrationSettings("none", wanted, seed=seed))[1]["escalation"]
-        for seed in (0, 1)
+def test_a_rate_of_none_or_all_of_the_rows_has_an_interval_that_is_no_point() -> None:
+    """Resamples of 30 harmless rows none of which was flagged told a rate of 0 to 0."""
+    probs = np.linspace(0.01, 0.99, 60)[:, None]
+    targets = (probs[:, 0] > 0.5).astype(np.int64)
+    wanted = CalibrationSettings("none", Operating(target_fpr=0.05, abstain_band=(0.5, 0.5)))
+    _, found = calibrate(made_artefact("binary"), probs, targets, wanted, DATA)
+    (line,) = found["thresholds"]
+    told = [line[f"{rate}_interval"] for rate in ("fpr", "recall", "precision")]
+    assert [line["fpr"], line["recall"], line["precision"]] == [0, 1, 1]
+    assert told == [
+        pytest.approx(ends, abs=1e-4) for ends in ([0, 0.1135], [0.8865, 1], [0.8865, 1])
     ]
-    assert spans[0]["share"] == spans[1]["share"]
-    assert spans[0]["share_interval"] != spans[1]["share_interval"]
+    assert found["escalation"]["share"] == 0
+    assert found["escalation"]["share_interval"] == pytest.approx([0, 0.0602], abs=1e-4)
 
 
 def test_two_thresholds_hand_on_what_lies_between_and_say_what_it_costs() -> None:
@@ -228,6 +266,20 @@ def test_a_multiclass_precision_holds_among_the_rows_that_are_decided() -> None:
     assert found["escalation"]["decided"]["accuracy"] >= 0.9 > found["before"]["accuracy"]
 
 
+def test_rates_of_a_multiclass_label_are_of_the_rows_that_it_is_given_to() -> None:
+    """A line of 0 was told to give the label to every row: all rates were those of chance."""
+    probs, targets, _ = rows("multiclass")
+    wanted = CalibrationSettings("none", Operating(target_precision=0.3))
+    _, found = revised("multiclass", wanted)
+    best = probs.argmax(1)
+    for i, line in enumerate(found["thresholds"]):
+        given = (best == i) & (probs[:, i] >= line["threshold"])
+        assert given.any() and not given.all()
+        assert line["fpr"] == pytest.approx(given[targets != i].mean())
+        assert line["recall"] == pytest.approx(given[targets == i].mean())
+        assert line["precision"] == pytest.approx((targets[given] == i).mean())
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_conformal_sets_cover_new_rows_as_often_as_they_promise(task: str) -> None:
     covered: list[float] = []
@@ -271,6 +323,21 @@ def test_validation_rows_are_told_where_the_probe_learnt_from_them(refit: bool) 
         made_artefact("binary", data=data, training={"refit": refit}).card, labelled.rows
     )
     assert ("its validation rows, which the probe learnt from, too" in (said or "")) == refit
+
+
+def test_rows_that_a_probe_was_chosen_by_are_told_where_it_is_measured() -> None:
+    """On the rows that its threshold was chosen on a probe was measured without a word."""
+    labelled = made_rows(made_artefact("binary"), ["a", "b"], ["no", "yes"])
+    data = {"sha256": "0", "path": "t.csv", "num_rows": 2, "split": "all rows"}
+    sha256 = labelled.rows.sha256
+    for decisions in ({"data": {"sha256": sha256}}, {"data": {"sha256": "1"}, "fitted_on": sha256}):
+        card = made_artefact("binary", data=data, decisions=decisions).card
+        assert own_rows(card, labelled.rows) is None
+        said = chosen_rows(card, labelled.rows)
+        assert said is not None and "thresholds or calibration were chosen on" in said
+    held = made_artefact("binary", data=data | {"validation_sha256": sha256}).card
+    assert "validation rows, which chose the epoch" in (chosen_rows(held, labelled.rows) or "")
+    assert chosen_rows(made_artefact("binary", data=data).card, labelled.rows) is None
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -327,6 +394,23 @@ def test_calibrating_twice_on_the_same_rows_gives_the_same_probe() -> None:
     twice, second = calibrate(once, probs, targets, CalibrationSettings("isotonic"), DATA)
     assert first["comparison"] == second["comparison"]
     assert once.card.calibration == twice.card.calibration
+
+
+def test_a_calibration_is_known_by_its_rows_after_other_rows_have_kept_it() -> None:
+    """Rows that a calibration was fitted on were taken for new ones once it had been tried on
+    others: it was told, and kept, by what it gives on its own rows."""
+    own, others = (rows("binary", 40, seed) for seed in (5, 6))
+    wanted = CalibrationSettings("temperature")
+
+    def again(probe: Artefact, some: Any, sha256: str) -> tuple[Artefact, dict[str, Any]]:
+        return calibrate(probe, some[0], some[1], wanted, DATA | {"sha256": sha256})
+
+    once, first = again(made_artefact("binary"), own, "a")
+    kept, second = again(once, others, "b")
+    assert (first["comparison"]["kept"], second["comparison"]["kept"]) == ("new", "present")
+    assert kept.card.calibration == once.card.calibration
+    _, third = again(kept, own, "a")
+    assert third["comparison"] == first["comparison"] and third["after"] == first["after"]
 
 
 def test_log_loss_is_that_of_scikit_learn_and_no_surer_than_the_rows() -> None:

@@ -51,6 +51,24 @@ def test_its_numbers_are_those_of_measure_and_it_is_plain_json(task: str) -> Non
     assert json.loads(json.dumps(content, allow_nan=False)) == content
 
 
+def test_it_says_by_what_the_probe_decided() -> None:
+    """Not its exits: a shared page took numbers from before they were gone for the probe's own."""
+    content, probe, _ = made("binary")
+    card, told = probe.card.model_dump(mode="json"), content["settings"]["probe"]
+    for name in ("thresholds", "calibration", "abstain", "conformal", "exit"):
+        assert told[name] == card[name]
+
+
+def test_metrics_of_rows_without_a_mistake_have_no_interval() -> None:
+    """Draws of eight right rows are all right: accuracy was told to lie between 1 and 1."""
+    probe = made_artefact("binary")
+    rows = made_rows(probe, [f"text {i}" for i in range(8)], ["no", "yes"] * 4)
+    scored = Scored([probe.verdict([p]) for p in (0.1, 0.9) * 4])
+    content = evaluation(probe, rows, scored, [1] * 8, {})
+    told = {entry["metric"]: (entry["value"], entry["interval"]) for entry in content["results"]}
+    assert told["accuracy"] == told["f1"] == told["auprc"] == (1, None)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_labels_and_lengths_are_counted_over_all_rows(task: str) -> None:
     content, _, rows = made(task)

@@ -18,6 +18,11 @@ from pillion.report.tables import MAX_ROWS, facts, table_section
     [
         (None, 3, UNDEFINED),
         (0.0, 3, "0.000"),
+        (0.0004, 3, "0.0004"),
+        (0.99968, 3, "0.9997"),
+        (0.9996, 3, "0.9996"),
+        (1e-9, 3, "0.000000"),
+        (0.6, 0, "1"),
         (-0.0001, 3, "0.000"),
         (-0.0006, 3, "-0.001"),
         (0.12349, 3, "0.123"),
@@ -36,6 +41,7 @@ def test_a_number_is_written_with_its_digits_and_what_is_undefined_is_said(
 def test_a_share_and_an_interval_are_never_minus_zero_nor_zero_for_nothing() -> None:
     assert percent(None) == UNDEFINED and percent(0.1234) == "12.3%" and percent(1.0, 0) == "100%"
     assert percent(-0.0001) == "0.0%", "it was -0.0%"
+    assert (percent(0.0004), percent(0.9996), percent(0.9996, 0)) == ("0.04%", "99.96%", "100%")
     assert spread(None) == "" and spread([-0.0001, 0.25]) == "0.000 to 0.250"
     assert spread((0.1, 0.2), 1) == "0.1 to 0.2"
 

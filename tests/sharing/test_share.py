@@ -424,7 +424,17 @@ def test_rows_that_were_learnt_from_are_told_of_numbers_and_of_thresholds(refit:
         "data": [data],
         "results": [{"metric": "f1", "value": 0.75, "interval": None, "rows": 40}],
     }
-    assert ("the numbers flatter" in model_page(artefact, "hf://me/mood", result)) == refit
+    learnt, chosen = "the probe has learnt from", "its thresholds or calibration were chosen on"
+    page = model_page(artefact, "hf://me/mood", result)
+    assert f"that {learnt if refit else chosen} (the numbers flatter), intervals by" in page
+
+
+def test_validation_numbers_of_a_calibrated_probe_are_said_to_be_from_before() -> None:
+    """F1 at thresholds that are gone stood above those that the probe has now."""
+    plain, said = made(), "as training left it, before it was calibrated"
+    data = {"path": "held.csv", "sha256": "ab" * 32, "num_rows": 40}
+    assert said not in model_page(plain, "hf://me/mood")
+    assert said in model_page(plain.revised(decisions={"data": data}), "hf://me/mood")
 
 
 def test_numbers_of_another_probe_with_the_same_labels_are_refused() -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pillion.runtime import LanguageModel
 
 COSTS = ("cost_of_errors_alone", "cost_of_errors", "cost_of_escalation")
+DECIDING = ("best_f1", "target_fpr", "target_precision", "cost_fp", "abstain_share")
+"""Wishes that rows choose thresholds or bands by."""
 MAX_LABELS = 20
 """Labels whose lines are printed."""
 
@@ -151,9 +153,7 @@ def _show(found: dict[str, Any], as_json: bool) -> None:
     out.print(f"{found['data']['num_rows']:,} rows of {found['data']['path']}, {found['method']}")
     if found["comparison"] is not None:
         out.print(_compared(found["comparison"]))
-    out.print(f"{'':<18}{'before':>10}{'after':>10}   (after: on rows left out of the fit)")
-    for name, before in found["before"].items():
-        out.print(f"  {name:<16}{_number(before):>10}{_number(found['after'][name]):>10}")
+    _show_metrics(found)
     if found["rates_of"] != "whole rows":
         out.print("rates: of the largest score that an answer has after any of its tokens")
     for line in found["thresholds"][:MAX_LABELS]:
@@ -171,6 +171,16 @@ def _show(found: dict[str, Any], as_json: bool) -> None:
     if found["exit"] is not None:
         _show_exit(found["exit"])
     out.print(f"Saved in {found['out']}.")
+
+
+def _show_metrics(found: dict[str, Any]) -> None:
+    out.print(f"{'':<18}{'before':>10}{'after':>10}   (after: on rows left out of the fit)")
+    if any(name in found["wishes"] for name in DECIDING):
+        out.print(
+            "accuracy, F1 and rates: at thresholds or bands that were chosen on all these rows"
+        )
+    for name, before in found["before"].items():
+        out.print(f"  {name:<16}{_number(before):>10}{_number(found['after'][name]):>10}")
 
 
 def _compared(found: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ import typer
 from rich.cells import cell_len, set_cell_size
 
 from pillion.cli.app import app, err, json_line, out, print_json
-from pillion.cli.failures import say_own_rows, usable
+from pillion.cli.failures import say_measured_rows, usable
 from pillion.cli.options import SOURCES, EngineOptions, Json, Placed, takes_options
 from pillion.cli.output import number, write_lines
 from pillion.cli.places import check_file
@@ -97,7 +97,7 @@ def _measured(
     artefact = resolve(probe)
     card, before = artefact.card, contexts_of(contexts)
     labelled = Labelled.of(card, how.rows(data))
-    say_own_rows(card, labelled)
+    say_measured_rows(card, labelled)
     model, long = engine.load(), engine.on_too_long
     labelled = usable(labelled, artefact, model.backend, long, how.skip_bad_rows, out_file)
     if before is not None:

@@ -159,6 +159,15 @@ def say_own_rows(card: Card, labelled: Labelled) -> None:
         err.print(sentence)
 
 
+def say_measured_rows(card: Card, labelled: Labelled) -> None:
+    """The same, and where the probe was chosen by these rows."""
+    from pillion.evals import chosen_rows, own_rows
+
+    sentence = own_rows(card, labelled.rows) or chosen_rows(card, labelled.rows)
+    if sentence is not None:
+        err.print(sentence)
+
+
 def usable(
     labelled: Labelled,
     artefact: Artefact,

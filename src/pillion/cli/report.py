@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pillion.cli.app import app, out, print_json
-from pillion.cli.failures import say_own_rows, usable
+from pillion.cli.failures import say_measured_rows, usable
 from pillion.cli.options import EngineOptions, Json, Without, takes_options
 from pillion.cli.places import check_file
 from pillion.cli.rows import RowOptions
@@ -83,7 +83,7 @@ def _measured(
 
     artefact = resolve(probe)
     labelled = Labelled.of(artefact.card, how.rows(data))
-    say_own_rows(artefact.card, labelled)
+    say_measured_rows(artefact.card, labelled)
     language_model, skip = engine.load(), how.skip_bad_rows
     on_too_long = engine.on_too_long
     labelled = usable(labelled, artefact, language_model.backend, on_too_long, skip, out_file)

@@ -13,6 +13,7 @@ from pillion.evals.profiles import layer_profiles
 from pillion.evals.running import Scored, largest_probs, measure_running, score
 from pillion.evals.scoring import (
     Labelled,
+    chosen_rows,
     depth_logits,
     in_contexts,
     own_rows,
@@ -32,6 +33,7 @@ __all__ = [
     "check_exit",
     "check_wishes",
     "choose_exit",
+    "chosen_rows",
     "depth_logits",
     "evaluation",
     "in_contexts",

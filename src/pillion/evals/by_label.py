@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from pillion.metrics import decide, evaluate
-from pillion.metrics.curves import wilson
+from pillion.metrics.curves import share_interval
 from pillion.probe import Card
 
 NUM_RESAMPLES = 200
@@ -53,9 +53,9 @@ def by_label(
                 "label": name,
                 "rows": rows,
                 "precision": right / decided if decided else None,
-                "precision_interval": _share_interval(right, decided),
+                "precision_interval": share_interval(right, decided),
                 "recall": right / rows if rows else None,
-                "recall_interval": _share_interval(right, rows),
+                "recall_interval": share_interval(right, rows),
                 "f1": 2 * right / (rows + decided) if rows else None,
                 "f1_interval": _spread(drawn[:, i]),
                 **curves,
@@ -76,14 +76,6 @@ def _drawn_f1(true: np.ndarray, given: np.ndarray, seed: int) -> Float[np.ndarra
         f1 = 2 * (hits @ drawn) / np.maximum(total @ drawn, 1)
         found.append(np.where(positive @ drawn > 0, f1, np.nan).astype(np.float64))
     return np.stack(found)
-
-
-def _share_interval(hits: int, rows: int) -> list[float] | None:
-    if not rows:
-        return None
-    share = hits / rows
-    low, high = wilson(share, rows)
-    return [min(low, share), max(high, share)]  # rounding moves an end past 0 or 1
 
 
 def _spread(draws: np.ndarray) -> list[float] | None:

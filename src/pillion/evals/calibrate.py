@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
+from pydantic import JsonValue
 from sklearn.model_selection import KFold, StratifiedKFold
 from threadpoolctl import threadpool_limits
 
@@ -131,14 +132,13 @@ def calibrate(
         "comparison": comparison,
         "wishes": {**wanted.wishes(), "coverage": settings.coverage},
         "data": data,
+        "fitted_on": _fitted_now(card, calibration, data),
         "seed": settings.seed,
         "rates_of": "whole rows" if deciding is now else "largest of all tokens",
         "thresholds": describe_thresholds(
             wanted, task, deciding, targets, lines, names, settings.seed
         ),
-        "escalation": describe_escalation(
-            wanted, task, deciding, targets, thresholds, bands, settings.seed
-        ),
+        "escalation": describe_escalation(wanted, task, deciding, targets, thresholds, bands),
         "before": evaluate(apply(task, card.calibration, logits), targets, task, card.thresholds),
         "after": _after(task, unseen, now, targets, thresholds, calibration),
     }
@@ -185,8 +185,7 @@ def _better(
     if method == "none":
         return None, apply(task, None, logits), None
     # What was fitted on these very rows looks better on them than it is: it has to go in any case.
-    seen = card.decisions is not None and _sha256(card.decisions) == data["sha256"]
-    present = None if seen else card.calibration
+    present = None if _fitted_on(card) == data["sha256"] else card.calibration
     fitted = fit_calibration(task, logits, targets, method, names)
     # The same holds for the new one: each row is told by a calibration of the others.
     unseen, as_it_is = (
@@ -199,8 +198,24 @@ def _better(
     return present, as_it_is, comparison
 
 
-def _sha256(decisions: dict[str, Any]) -> str | None:
-    return decisions.get("data", {}).get("sha256")
+def _fitted_on(card: Card) -> JsonValue:
+    """SHA-256 of the rows that the card's calibration was fitted on; None if there is none.
+
+    They may be older than the rows that its thresholds were chosen on, which cards from before
+    `fitted_on` name alone.
+    """
+    if card.calibration is None or card.decisions is None:
+        return None
+    decisions: dict[str, Any] = card.decisions
+    return decisions.get("fitted_on", decisions.get("data", {}).get("sha256"))
+
+
+def _fitted_now(
+    card: Card, calibration: Affine | Isotonic | None, data: dict[str, Any]
+) -> JsonValue:
+    if calibration is None:
+        return None
+    return _fitted_on(card) if calibration is card.calibration else data["sha256"]
 
 
 def fit_calibration(

@@ -17,7 +17,7 @@ from pillion.evals.by_label import by_label
 from pillion.evals.cost import probe_cost
 from pillion.evals.running import Scored, measure_running
 from pillion.evals.scoring import Labelled, probs_of
-from pillion.metrics import confusion, decide, evaluate, intervals
+from pillion.metrics import Interval, confusion, decide, evaluate, intervals
 from pillion.probe import Artefact, Card
 from pillion.provenance import provenance
 from pillion.runtime import LanguageModel, encode_rows
@@ -99,7 +99,7 @@ def evaluation(
         },
         "running": None
         if scored.running is None
-        else measure_running(card, scored.running, targets, seed),
+        else measure_running(card, scored.running, targets),
         "sets": _sets(labelled, verdicts),
         "examples": _examples(artefact, labelled, probs, verdicts, num_examples),
         "cost": cost,
@@ -117,11 +117,10 @@ def _as_json(targets: np.ndarray) -> Any:
 def _probe_facts(artefact: Artefact) -> dict[str, Any]:
     card = artefact.card.model_dump(mode="json")
     kept = ("probe", "settings", "task", "layers", "template", "thresholds", "calibration")
+    decides = ("abstain", "conformal", "exit")
     return {
         "name": artefact.name,
-        **{
-            name: card[name] for name in (*kept, "abstain", "conformal", "data", "seed", "training")
-        },
+        **{name: card[name] for name in (*kept, *decides, "data", "seed", "training")},
         "model": card["model"]["name"],
         "parameters": artefact.network.num_parameters,
     }
@@ -145,11 +144,16 @@ def _with_intervals(
         {
             "metric": name,
             "value": value,
-            "interval": [ends.low, ends.high] if (ends := around.get(name)) else None,
+            "interval": _ends(around.get(name)),
             "rows": len(targets),
         }
         for name, value in metrics.items()
     ]
+
+
+def _ends(around: Interval | None) -> list[float] | None:
+    """None where every draw is the same: rows without a mistake do not show that there is none."""
+    return [around.low, around.high] if around and around.low < around.high else None
 
 
 def _decided(

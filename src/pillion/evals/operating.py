@@ -13,6 +13,7 @@ import numpy as np
 
 from pillion.errors import ConfigError, DataError
 from pillion.metrics.thresholds import (
+    UNLIKELY,
     f1_threshold,
     fnr_threshold,
     fpr_threshold,
@@ -136,7 +137,8 @@ def columns(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Scores and targets of each output, of the rows that were judged on it.
 
-    For multi-class a row scores for its likeliest label.
+    For multi-class a row scores for its likeliest label; for the others it lies below any
+    threshold, that of 0 too.
     """
     outputs = probs.shape[1]
     if task != "multiclass":
@@ -144,7 +146,7 @@ def columns(
         return [(x[~np.isnan(y)], y[~np.isnan(y)].astype(np.int64)) for x, y in each]
     best = probs.argmax(axis=1)
     return [
-        (np.where(best == i, probs[:, i], 0.0), (targets == i).astype(np.int64))
+        (np.where(best == i, probs[:, i], UNLIKELY), (targets == i).astype(np.int64))
         for i in range(outputs)
     ]
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from pillion.evals.operating import Operating, columns, threshold
-from pillion.metrics import Interval, evaluate, interval
+from pillion.metrics import evaluate, interval
+from pillion.metrics.curves import share_interval
 from pillion.probe.decisions import Band
 from pillion.probe.task import Task
 
@@ -46,7 +47,7 @@ def describe_thresholds(
             "label": name,
             "threshold": line,
             "threshold_interval": _threshold_interval(wanted, scores, truth, seed),
-            **_rates(scores, truth, line, seed),
+            **_rates(scores, truth, line),
         }
         for name, line, (scores, truth) in each
     ]
@@ -59,7 +60,6 @@ def describe_escalation(
     targets: np.ndarray,
     thresholds: Sequence[float] | None,
     bands: Sequence[Band] | None,
-    seed: int,
 ) -> dict[str, Any] | None:
     """The share of rows that are handed on, how the others are decided, and what both cost.
 
@@ -69,8 +69,7 @@ def describe_escalation(
     if bands is None:
         return None
     handed_on = undecided(task, probs, bands)
-    around = interval(_mean, handed_on, num_resamples=NUM_RESAMPLES, seed=seed)
-    found = _with_interval("share", around)
+    found = _share("share", handed_on)
     kept = ~handed_on
     found["decided"] = evaluate(probs[kept], targets[kept], task, thresholds)
     if wanted.cost_escalation is not None:
@@ -92,16 +91,6 @@ def undecided(task: Task, probs: np.ndarray, bands: Sequence[Band]) -> np.ndarra
     return inside.any(axis=1)
 
 
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean())
-
-
-def _with_interval(name: str, around: Interval | None) -> dict[str, Any]:
-    if around is None:
-        return {name: None, f"{name}_interval": None}
-    return {name: around.estimate, f"{name}_interval": [around.low, around.high]}
-
-
 def _threshold_interval(
     wanted: Operating, scores: np.ndarray, truth: np.ndarray, seed: int
 ) -> list[float] | None:
@@ -115,22 +104,19 @@ def _threshold_interval(
     return None if found is None else [found.low, found.high]
 
 
-def _rates(scores: np.ndarray, truth: np.ndarray, line: float, seed: int) -> dict[str, Any]:
-    chosen = (scores >= line).astype(np.int64)
+def _rates(scores: np.ndarray, truth: np.ndarray, line: float) -> dict[str, Any]:
+    chosen = scores >= line
     rates = {"fpr": (truth == 0, chosen), "recall": (truth == 1, chosen)}
-    rates["precision"] = (chosen == 1, truth)
+    rates["precision"] = (chosen, truth == 1)
     found: dict[str, Any] = {}
     for name, (among, hits) in rates.items():
-        counted = interval(
-            _share, hits, among.astype(np.int64), num_resamples=NUM_RESAMPLES, seed=seed
-        )
-        found |= _with_interval(name, counted)
+        found |= _share(name, hits[among])
     return found
 
 
-def _share(hits: np.ndarray, among: np.ndarray) -> float | None:
-    count = int(among.sum())
-    return float((hits * among).sum() / count) if count else None
+def _share(name: str, hits: np.ndarray) -> dict[str, Any]:
+    share = float(hits.mean()) if len(hits) else None
+    return {name: share, f"{name}_interval": share_interval(int(hits.sum()), len(hits))}
 
 
 def _error_costs(

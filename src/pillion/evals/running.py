@@ -19,8 +19,9 @@ from pillion.core import OnTooLong, Verdict
 from pillion.core.batching import batches_by_length
 from pillion.evals.scoring import Labelled, score_rows
 from pillion.extract import LiveSource, StateSource
-from pillion.metrics import evaluate, interval
+from pillion.metrics import evaluate
 from pillion.metrics.classification import DEFAULT_THRESHOLD
+from pillion.metrics.curves import share_interval
 from pillion.metrics.running import after, detection, largest, tokens_until
 from pillion.probe import Artefact, Card, Network
 from pillion.runtime import LanguageModel, checked, encode_rows
@@ -32,7 +33,6 @@ RunningProbs = Sequence[Float[np.ndarray, "_token output"]]
 
 TOKENS = (16, 32, 64, 128)
 """After so many tokens of the answer a probe is measured, and at its end."""
-NUM_RESAMPLES = 200
 
 
 @dataclass(frozen=True)
@@ -109,16 +109,13 @@ def _own_tokens(
     return [one[seen].clone() for one, seen in zip(logits, mask, strict=True)]
 
 
-def measure_running(
-    card: Card, running: RunningProbs, targets: np.ndarray, seed: int = 0
-) -> dict[str, Any]:
+def measure_running(card: Card, running: RunningProbs, targets: np.ndarray) -> dict[str, Any]:
     """What running verdicts are worth, as JSON values.
 
     Args:
         card: of the probe; its thresholds stop.
         running: of every row.
         targets: label ids, or 0/1 a label for a multi-label probe.
-        seed: of the resamples.
 
     Returns:
         `after`: AUPRC and AUROC after some numbers of tokens and at the end (null), with how many
@@ -133,7 +130,7 @@ def measure_running(
             | evaluate(probs_after(running, count), targets, card.task, names=("auprc", "auroc"))
             for count in ends
         ],
-        "stops": [] if card.task == "multiclass" else _stops(card, running, targets, seed),
+        "stops": [] if card.task == "multiclass" else _stops(card, running, targets),
     }
 
 
@@ -150,24 +147,15 @@ def largest_probs(running: RunningProbs) -> Float[np.ndarray, "row output"]:
     return np.stack([largest([one[:, i] for one in running]) for i in outputs], axis=1)
 
 
-def _stops(
-    card: Card, running: RunningProbs, targets: np.ndarray, seed: int
-) -> list[dict[str, Any]]:
+def _stops(card: Card, running: RunningProbs, targets: np.ndarray) -> list[dict[str, Any]]:
     names = card.labels[1:] if card.task == "binary" else card.labels
     lines = card.thresholds or (DEFAULT_THRESHOLD,) * len(names)
     truth = targets.reshape(len(targets), -1)
     found: list[dict[str, Any]] = []
     for i, (name, line) in enumerate(zip(names, lines, strict=True)):
         own = [one[:, i] for one in running]
-        stopped = (tokens_until(own, line)[truth[:, i] == 0] > 0).astype(np.float64)
-        ends = None
-        if len(stopped):
-            around = interval(_mean, stopped, num_resamples=NUM_RESAMPLES, seed=seed)
-            ends = None if around is None else [around.low, around.high]
+        stopped = tokens_until(own, line)[truth[:, i] == 0] > 0
+        ends = share_interval(int(stopped.sum()), len(stopped))
         rates = detection(own, truth[:, i], line)
         found.append({"label": name, "threshold": line, **rates, "false_stops_interval": ends})
     return found
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean())

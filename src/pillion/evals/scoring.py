@@ -163,6 +163,25 @@ def own_rows(card: Card, rows: Rows) -> str | None:
     )
 
 
+def chosen_rows(card: Card, rows: Rows) -> str | None:
+    """A sentence where the probe did not learn from these rows, but was chosen by them; else None.
+
+    Epoch and thresholds are chosen on validation rows, calibration and decisions on those of
+    `calibrate`.
+    """
+    if rows.sha256 in card.chosen_on:
+        return (
+            f"{rows.path} is the file that the probe's thresholds or calibration were chosen on: "
+            "what is measured at them is better on it than on other rows; bring others."
+        )
+    if rows.sha256 == card.data.validation_sha256:
+        return (
+            f"{rows.path} is the file of its validation rows, which chose the epoch and the "
+            "thresholds: they flatter; bring other rows."
+        )
+    return None
+
+
 def probs_of(card: Card, verdicts: Sequence[Verdict]) -> Float[np.ndarray, "row output"]:
     """Probabilities as the network gives them: one column for a binary probe."""
     outputs = card.labels[1:] if card.task == "binary" else card.labels

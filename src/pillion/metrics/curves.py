@@ -62,6 +62,18 @@ def wilson(share: float, rows: int) -> tuple[float, float]:
     return float(max(middle - half, 0.0)), float(min(middle + half, 1.0))
 
 
+def share_interval(hits: int, rows: int) -> list[float] | None:
+    """Ends of the interval of `wilson` around so many of so many rows; None for no row.
+
+    Resamples of rows that are all alike would put both ends on the share itself.
+    """
+    if not rows:
+        return None
+    share = hits / rows
+    low, high = wilson(share, rows)
+    return [min(low, share), max(high, share)]  # rounding moves an end past 0 or 1
+
+
 def roc_points(
     probs: Float[np.ndarray, " row"], targets: Shaped[np.ndarray, " row"]
 ) -> Points | None:

@@ -14,6 +14,9 @@ from pillion.metrics.calibration import fit_platt
 MIN_PROB = 1e-7
 """Probabilities nearer to 0 or 1 than this are taken as this far away: fp32 tells no more."""
 
+UNLIKELY = -1.0
+"""In scores, where a row is not given the label whatever the threshold."""
+
 LEAST_SPREAD = 1e-5
 """Logits nearer to each other than this are the same to the fit of a curve, which ends where it
 began: at a slope that means nothing."""
@@ -97,12 +100,16 @@ def precision_threshold(
     order = np.argsort(-scores, kind="stable")
     ranked, found = scores[order], targets[order].cumsum()
     last_of_equals = np.append(ranked[1:] < ranked[:-1], True)
-    fits = last_of_equals & (found / (np.arange(1, len(ranked) + 1) + 1) >= wanted)
+    fits = (
+        (ranked > UNLIKELY)
+        & last_of_equals
+        & (found / (np.arange(1, len(ranked) + 1) + 1) >= wanted)
+    )
     if not fits.any():
         return None
     place = int(np.flatnonzero(fits)[-1])
     below = float(ranked[place + 1]) if place + 1 < len(ranked) else 0.0
-    return _between(below, float(ranked[place]))
+    return _between(max(below, 0.0), float(ranked[place]))
 
 
 class _LogisticCurve:
@@ -138,7 +145,7 @@ def _above(score: float, scores: np.ndarray) -> float | None:
     higher = scores[scores > score]
     if score >= 1:
         return None
-    return _between(score, float(higher.min(initial=1.0)))
+    return _between(max(score, 0.0), float(higher.min(initial=1.0)))
 
 
 def _between(below: float, above: float) -> float:

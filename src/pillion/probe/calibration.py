@@ -7,6 +7,7 @@ were fitted, nor thresholds.
 from __future__ import annotations
 
 from itertools import pairwise
+from math import log
 from typing import Annotated, Literal
 
 import torch
@@ -16,6 +17,10 @@ from torch import Tensor
 
 from pillion.core.strict import Strict
 from pillion.probe.task import Task
+
+MOST_LOGIT = log(1 - 1e-7) - log(1e-7)
+"""Of an output that stands alone: calibrations and thresholds are chosen on fp32 probabilities, by
+which logits beyond this one are not told apart (`pillion.metrics.thresholds.MIN_PROB`)."""
 
 
 class Affine(Strict):
@@ -103,6 +108,8 @@ class Calibrator:
     def __call__(self, logits: Float[Tensor, "batch output"]) -> Float[Tensor, "batch output"]:
         """Calibrated probabilities in [0, 1], in fp32."""
         self._numbers = [some.to(logits.device) for some in self._numbers]
+        if self.task != "multiclass":
+            logits = logits.clamp(-MOST_LOGIT, MOST_LOGIT)
         if self._normalise:
             # Of multi-class logits only differences say something; one label alone needs a scale.
             logits = logits.double().log_softmax(-1)

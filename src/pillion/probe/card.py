@@ -177,6 +177,13 @@ class Card(Strict):
         sets = (one.sha256 for one in self.data.sets)
         return (self.data.sha256, *sets, *([] if held is None else [held]))
 
+    @property
+    def chosen_on(self) -> tuple[str, ...]:
+        """SHA-256 of the rows that its calibration and its decisions were chosen on."""
+        known: dict[str, Any] = self.decisions or {}
+        both = known.get("data", {}).get("sha256"), known.get("fitted_on")
+        return tuple(one for one in both if one is not None)
+
     @field_validator("probe")
     @classmethod
     def _registered(cls, probe: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from pillion.metrics.classification import WHY_UNDEFINED
 from pillion.metrics.curves import NUM_BINS, pr_points, reliability, roc_points
 from pillion.report.charts import Line, bar_chart, line_chart
-from pillion.report.numbers import spread
+from pillion.report.numbers import number, spread
 from pillion.report.tables import facts
 
 METRICS = {
@@ -162,7 +162,7 @@ def _histogram(probs: np.ndarray, truth: np.ndarray, threshold: float) -> dict[s
         "title": "Scores",
         "svg": svg,
         "note": "First colour: rows without the label; second: rows with it. "
-        f"Decided from {threshold:.3f} on.",
+        f"Decided from {number(threshold)} on.",
     }
 
 

@@ -45,6 +45,9 @@ _LEARNT = 0.02
 """Share of the texts from which a language is named in the page's head."""
 _NO_INTERVAL = "not known"
 _LEARNT_FROM = " that the probe has learnt from (the numbers flatter)"
+_VALIDATION = "Of the validation rows, which chose the epoch and the thresholds: they flatter."
+_AS_TRAINED = " They are of the probe as training left it, before it was calibrated."
+_CHOSEN_ON = " that its thresholds or calibration were chosen on (the numbers flatter)"
 
 
 def model_page(probe: Artefact, url: str, result: Mapping[str, Any] | None = None) -> str:
@@ -139,8 +142,9 @@ def _languages(card: Card) -> str:
 def _numbers(card: Card, result: Mapping[str, Any] | None) -> str:
     said = ["## Numbers"]
     if result is None:
+        then = "" if card.decisions is None else _AS_TRAINED
         said += [
-            "Of the validation rows, which chose the epoch and the thresholds: they flatter.",
+            f"{_VALIDATION}{then}",
             _table(("metric", "value", "95 % interval"), _validation(card)),
         ]
     else:
@@ -174,7 +178,8 @@ def _measured(card: Card, result: Mapping[str, Any]) -> list[str]:
         )
     _check_probe(card, result)
     (data, *_) = result["data"]
-    learnt = _LEARNT_FROM if data["sha256"] in card.learnt_from else ""
+    chosen = _CHOSEN_ON if data["sha256"] in card.chosen_on else ""
+    learnt = _LEARNT_FROM if data["sha256"] in card.learnt_from else chosen
     rows = [
         [
             str(one["metric"]),
