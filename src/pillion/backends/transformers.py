@@ -36,6 +36,7 @@ from pillion.backends.identity import device_of, end_ids, find_blocks, identify
 from pillion.backends.prefill import Prefill
 from pillion.backends.routers import find_routers
 from pillion.backends.steps import CACHE_WORDS, cache_given, named, step_of
+from pillion.backends.training_mode import check_mode, drawing_modules
 from pillion.backends.watching import Passes, Watched, passes_of, uncompiled
 from pillion.core import Conversation, ModelIdentity, Template, Tokens
 from pillion.core.arithmetic import as_given
@@ -98,10 +99,17 @@ class TransformersBackend(Backend):
         return self._identity
 
     def unchanged(self) -> Callable[[], None]:
-        """A check that the same adapters are active; see `Backend.unchanged`."""
-        return Unchanged(self.model)
+        """A check that the same adapters are active, and none drops; see `Backend.unchanged`."""
+        check_adapters = Unchanged(self.model)
+
+        def check() -> None:
+            check_adapters()
+            check_mode(self._drawing)
+
+        return check
 
     def _identify(self) -> ModelIdentity:
+        self._drawing = drawing_modules(self.model)
         found = identify(
             self.model,
             self.tokenizer,
@@ -317,8 +325,10 @@ class TransformersBackend(Backend):
 
         Raises:
             MismatchError: other adapters are active, or it is computed in another dtype.
+            StateError: it draws by chance.
         """
         check_adapters(self.model, adapters)
+        check_mode(self._drawing)
         kind = self.device.type
         if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) != self.dtype:
             other = str(torch.get_autocast_dtype(kind)).removeprefix("torch.")
