@@ -76,7 +76,7 @@ class TransformersBackend(Backend):
         self.routers = find_routers(self.decoder, self.blocks)
         self.device, self.dtype = device_of(model), next(model.parameters()).dtype
         self._name, self._stored_dtype = name, stored_dtype or self.dtype
-        self._adapters = active_adapters(model)
+        self._now = self._as_it_is()
         self._identity = self._identify()
         self.codec = Codec(tokenizer, self.identity.name)
         self.end_ids = end_ids(model, tokenizer)
@@ -92,11 +92,16 @@ class TransformersBackend(Backend):
 
     @property
     def identity(self) -> ModelIdentity:
-        """Of the model with the adapters that are active now."""
-        if (now := active_adapters(self.model)) != self._adapters:
-            self._adapters = now
+        """Of the model with the weights that it has, and the adapters that are active, now."""
+        if (now := self._as_it_is()) != self._now:
+            self._now = now
             self._identity = self._identify()
         return self._identity
+
+    def _as_it_is(self) -> tuple[ActiveAdapters, int]:
+        """What changes with the model's weights: adapters, and how often weights were written."""
+        held = (one for one in self.model.parameters() if not (one.is_meta or one.is_inference()))
+        return active_adapters(self.model), sum(one._version for one in held)
 
     def unchanged(self) -> Callable[[], None]:
         """A check that the same adapters are active, and none drops; see `Backend.unchanged`."""
@@ -117,7 +122,7 @@ class TransformersBackend(Backend):
             len(self.blocks),
             self._stored_dtype,
             fingerprint(self.model),
-            self._adapters,
+            self._now[0],
         )
         return replace(found, num_routers=len(self.routers))
 
@@ -329,6 +334,12 @@ class TransformersBackend(Backend):
         """
         check_adapters(self.model, adapters)
         check_mode(self._drawing)
+        if (moved := next(self.model.parameters()).dtype) != self.dtype:
+            raise MismatchError(
+                f"The model was turned to {str(moved).removeprefix('torch.')} after its probes "
+                f"were attached, and they belong to it in {str(self.dtype).removeprefix('torch.')};"
+                " attach them again."
+            )
         kind = self.device.type
         if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) != self.dtype:
             other = str(torch.get_autocast_dtype(kind)).removeprefix("torch.")
