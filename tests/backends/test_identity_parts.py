@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from pillion import attach
 from pillion.backends.fingerprint import SAMPLES, fingerprint_of
+from pillion.backends.identity import tokenizer_sha256
 from pillion.backends.transformers import TransformersBackend
 from pillion.errors import MismatchError
 from pillion.extract import cache_key
@@ -55,6 +56,15 @@ def test_a_tokenizer_is_more_than_its_vocabulary() -> None:
         for one in (tiny_tokenizer(), same, other)
     ]
     assert prints[0] == prints[1] != prints[2]
+
+
+def test_how_a_tokenizer_was_called_last_is_no_part_of_it() -> None:
+    """A batch that was padded made it another tokenizer, whose probes were refused."""
+    known, used = tiny_tokenizer(), tiny_tokenizer()
+    used.pad_token = used.convert_ids_to_tokens(0)
+    used(["ab", "a"], padding=True, truncation=True, max_length=4)
+    assert used.backend_tokenizer.padding and used.backend_tokenizer.truncation
+    assert tokenizer_sha256(used) == tokenizer_sha256(known)
 
 
 CHANGED: list[tuple[str, dict[str, Any]]] = [

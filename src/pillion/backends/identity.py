@@ -98,7 +98,11 @@ def _context_tokens(config: Any) -> int:
 
 def tokenizer_sha256(tokenizer: Any) -> str:
     """What tells a tokenizer of transformers from others, in hex."""
-    fast = getattr(tokenizer, "backend_tokenizer", None)
+    fast: Any = getattr(tokenizer, "backend_tokenizer", None)
+    if fast is not None and (fast.truncation or fast.padding):  # as the last call left them
+        fast = type(fast).from_str(fast.to_str())
+        fast.no_truncation()
+        fast.no_padding()
     text = fast.to_str() if fast is not None else repr(sorted(tokenizer.get_vocab().items()))
     return hashlib.sha256(text.encode()).hexdigest()
 
