@@ -33,9 +33,10 @@ from pillion.backends.early_exit import RowDims, leaving, seen_to_leave
 from pillion.backends.generating import Generating
 from pillion.backends.grammar import Grammars, Matcher, guided_tokenizer
 from pillion.backends.identity import device_of, end_ids, find_blocks, identify
+from pillion.backends.positions import check_positions, takes_positions
 from pillion.backends.prefill import Prefill
 from pillion.backends.routers import find_routers
-from pillion.backends.steps import CACHE_WORDS, cache_given, named, step_of
+from pillion.backends.steps import CACHE_WORDS, cache_given, named, past_tokens, step_of
 from pillion.backends.training_mode import check_mode, drawing_modules
 from pillion.backends.watching import Passes, Watched, passes_of, uncompiled
 from pillion.core import Conversation, ModelIdentity, Template, Tokens
@@ -88,7 +89,7 @@ class TransformersBackend(Backend):
         self.cache_word = next((w for w in CACHE_WORDS if w in known), CACHE_WORDS[-1])
         self._takes_cache = self.cache_word in known
         kind = getattr(self.decoder.config, "model_type", "")
-        self._counts_padding = "position_ids" not in known or kind in PADDING_COUNTS
+        self._counts_padding = not takes_positions(self.decoder) or kind in PADDING_COUNTS
 
     @property
     def identity(self) -> ModelIdentity:
@@ -477,6 +478,8 @@ def _starter(
             if not one.sees(cache) or generating.beside(cache):
                 return
             unchanged()
+            if cache is None or past_tokens(cache, passes.counted) == 0:
+                check_positions(decoder, said, passes)
             one.start(cache, lambda: step(decoder, said))
 
     return start
