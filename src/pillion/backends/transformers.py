@@ -77,7 +77,6 @@ class TransformersBackend(Backend):
         self.routers = find_routers(self.decoder, self.blocks)
         self.device, self.dtype = device_of(model), next(model.parameters()).dtype
         self._name, self._stored_dtype = name, stored_dtype or self.dtype
-        self._now = self._as_it_is()
         self._identity = self._identify()
         self.codec = Codec(tokenizer, self.identity.name)
         self.end_ids = end_ids(model, tokenizer)
@@ -94,15 +93,15 @@ class TransformersBackend(Backend):
     @property
     def identity(self) -> ModelIdentity:
         """Of the model with the weights that it has, and the adapters that are active, now."""
-        if (now := self._as_it_is()) != self._now:
-            self._now = now
+        if self._as_it_is() != self._now:
             self._identity = self._identify()
         return self._identity
 
     def _as_it_is(self) -> tuple[ActiveAdapters, int]:
         """What changes with the model's weights: adapters, and how often weights were written."""
-        held = (one for one in self.model.parameters() if not (one.is_meta or one.is_inference()))
-        return active_adapters(self.model), sum(one._version for one in held)
+        every = (one for held in self._held for one in held.values() if one is not None)
+        written = (one._version for one in every if not (one.is_meta or one.is_inference()))
+        return active_adapters(self.model), sum(written)
 
     def unchanged(self) -> Callable[[], None]:
         """A check that the same adapters are active, and none drops; see `Backend.unchanged`."""
@@ -116,6 +115,9 @@ class TransformersBackend(Backend):
 
     def _identify(self) -> ModelIdentity:
         self._drawing = drawing_modules(self.model)
+        # To walk through all modules each time would take milliseconds.
+        self._held = [vars(module)["_parameters"] for module in self.model.modules()]
+        self._now = self._as_it_is()
         found = identify(
             self.model,
             self.tokenizer,
