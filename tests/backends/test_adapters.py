@@ -19,14 +19,15 @@ from peft import (
     get_peft_model,
     inject_adapter_in_model,
 )
+from peft.utils.hotswap import hotswap_adapter
 from torch import nn
 
 from pillion.backends.adapters import fingerprint
 from pillion.backends.transformers import TransformersBackend
 from pillion.errors import ConfigError, MismatchError
 from pillion.probe import Artefact
-from pillion.runtime import attach
-from tiny_models import make_artefact, random_ids, tiny_model
+from pillion.runtime import LanguageModel, attach
+from tiny_models import make_artefact, random_ids, tiny_backend, tiny_model
 
 IDS = torch.tensor([random_ids(9)])
 TWO = {"r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
@@ -272,3 +273,58 @@ def test_layers_whose_weights_cannot_be_read_are_refused() -> None:
     model.model.layers[1].mlp.up_proj = Packed(model.model.layers[1].mlp.up_proj, hidden=True)
     with pytest.raises(ConfigError, match=r"up_proj \(Packed\) keeps its weights where"):
         TransformersBackend(model)
+
+
+def hot_swapped(model: Any, folder: Path) -> None:
+    hotswap_adapter(model, str(folder), adapter_name="one")
+
+
+def loaded_in_its_place(model: Any, folder: Path) -> None:
+    model.load_adapter(str(folder), adapter_name="one")
+
+
+@pytest.mark.parametrize("way", [hot_swapped, loaded_in_its_place])
+def test_weights_that_take_the_place_of_an_adapters_are_another_model(
+    model: Any, way: Any, tmp_path: Path
+) -> None:
+    """Name and settings stay: its verdicts went on as those of the adapter before."""
+    other = get_peft_model(tiny_model(), lora(), adapter_name="one")
+    model.save_pretrained(tmp_path / "own", selected_adapters=["one"])
+    other.save_pretrained(tmp_path / "other")
+    backend = TransformersBackend(model)
+    probe, check, known = probe_of(model), backend.unchanged(), backend.identity
+    with attach(model, probe) as reading:
+        model(IDS)
+        wanted = reading.verdicts()
+        way(model, tmp_path / "other" / "one")
+        for call in (lambda: model(IDS), check):
+            with pytest.raises(MismatchError, match="runs with other weights of adapters one"):
+                call()
+        way(model, tmp_path / "own" / "one")
+        model(IDS)
+        check()
+        assert reading.verdicts() == wanted
+    way(model, tmp_path / "other" / "one")
+    assert backend.identity.weights_sha256 == sha256(model) != known.weights_sha256
+
+
+def test_base_weights_that_are_written_to_make_another_identity() -> None:
+    """A model that was trained on went on as the one that its probes belong to."""
+    backend = tiny_backend()
+    probe, model = make_artefact("p", backend.identity), LanguageModel(backend)
+    model.score_rows([random_ids(5)], [probe])
+    known = backend.identity
+    assert backend.identity is known
+    backend.model.load_state_dict(tiny_model(seed=1).state_dict())
+    with pytest.raises(MismatchError, match="wants weights"):
+        model.score_rows([random_ids(5)], [probe])
+
+
+def test_a_model_that_is_turned_to_another_dtype_while_it_is_read_is_refused() -> None:
+    model = tiny_model()
+    with attach(model, probe_of(model)):
+        model.to(torch.bfloat16)
+        with pytest.raises(MismatchError, match=r"turned to bfloat16.*in float32; attach"):
+            model(IDS)
+        model.to(torch.float32)
+        model(IDS)

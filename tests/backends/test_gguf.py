@@ -80,17 +80,28 @@ def test_a_moved_file_is_not_converted_again(tmp_path: Path) -> None:
     assert is_converted(folder, moved)
 
 
-def test_a_file_that_changed_behind_its_metadata_is_converted_again(tmp_path: Path) -> None:
-    """The folder is named by the first bytes alone: what follows them is compared by hash."""
-    head = bytes(2**20)
-    file = gguf(tmp_path / "a", content=head + b"one")
+def test_a_file_that_changed_between_its_ends_is_converted_again(tmp_path: Path) -> None:
+    """The folder is named by both ends alone: what lies between them is compared by hash."""
+    end = bytes(2**20)
+    file = gguf(tmp_path / "a", content=end + b"one" + end)
     folder = converted(file, gguf_folder(file), convert)
-    file.write_bytes(head + b"two")
+    file.write_bytes(end + b"two" + end)
     os.utime(file, ns=(0, 0))
     assert gguf_folder(file) == folder
     assert not is_converted(folder, file)
     converted(file, folder, convert)
-    assert (folder / "model.safetensors").read_bytes() == head + b"two"
+    assert (folder / "model.safetensors").read_bytes() == end + b"two" + end
+
+
+def test_models_that_were_tuned_from_one_have_folders_of_their_own(tmp_path: Path) -> None:
+    """With one name, size and time (as out of an archive), the second was given the first one."""
+    head = bytes(2**20)
+    files = [gguf(tmp_path / name, content=head + name.encode()) for name in ("a", "b")]
+    for file in files:
+        os.utime(file, ns=(0, 0))
+    folders = [converted(file, gguf_folder(file), convert) for file in files]
+    for file, folder in zip(files, folders, strict=True):
+        assert (folder / "model.safetensors").read_bytes() == file.read_bytes()
 
 
 def test_the_error_of_a_full_disk_names_the_file_and_the_room_it_needs(tmp_path: Path) -> None:

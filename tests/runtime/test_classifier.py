@@ -81,6 +81,30 @@ def test_a_failure_is_told_to_those_whom_it_concerns_and_the_next_call_is_served
     asyncio.run(ask())
 
 
+def test_an_error_of_the_model_ends_the_call_that_it_comes_from_and_no_other() -> None:
+    """A row that the model could not run took the calls along that ran beside it."""
+
+    class Failing(FakeBackend):
+        def forward(self, token_ids: Any, *args: Any, **kwargs: Any) -> Any:
+            if (token_ids == 7).any():
+                raise torch.OutOfMemoryError("no memory is left")
+            return super().forward(token_ids, *args, **kwargs)
+
+    backend = Failing()
+    probe = make_artefact("p", backend.identity)
+    classifier = RowClassifier(ChunkedPasses(backend, nullcontext))
+
+    async def ask() -> list[Any]:
+        calls = [classifier.classify([[one, 5, 6]], [probe]) for one in (3, 7, 4)]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    first, failed, last = asyncio.run(ask())
+    assert isinstance(failed, torch.OutOfMemoryError)
+    for (got,), row in ((first, [3, 5, 6]), (last, [4, 5, 6])):
+        (want,) = LanguageModel(backend).score_rows([row], [probe])
+        assert got["p"].probs == pytest.approx(want["p"].probs, abs=1e-6)
+
+
 def test_who_has_gone_does_not_keep_others_from_their_answer() -> None:
     backend = FakeBackend()
     probe = make_artefact("p", backend.identity)

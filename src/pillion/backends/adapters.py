@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pillion.backends.fingerprint import Fingerprint, fingerprint_of, state_of
 from pillion.errors import ConfigError, MismatchError
@@ -38,11 +38,13 @@ class ActiveAdapters:
             settings such as the scaling).
         active: names of those that take part, beside the base weights.
         merged: names of those that are part of the base weights by now.
+        weights: some numbers of theirs, which are others once they were replaced.
     """
 
     layers: tuple[Any, ...] = ()
     active: tuple[str, ...] = ()
     merged: tuple[str, ...] = ()
+    weights: tuple[Any, ...] = ()
 
     def __str__(self) -> str:
         """Names, for a sentence."""
@@ -63,7 +65,8 @@ def active_adapters(model: nn.Module) -> ActiveAdapters:
         for _, layer in layers
         for names in [tuple(_names(layer))]
     )
-    return ActiveAdapters(facts, tuple(sorted(active)), tuple(sorted(merged)))
+    weights = _numbers([layer for _, layer in layers], active | merged)
+    return ActiveAdapters(facts, tuple(sorted(active)), tuple(sorted(merged)), weights)
 
 
 def check_adapters(model: nn.Module, held: ActiveAdapters) -> None:
@@ -85,10 +88,12 @@ def check_adapters(model: nn.Module, held: ActiveAdapters) -> None:
                 )
     now = active_adapters(model)
     if now != held:
+        same = replace(now, weights=held.weights) == held
         raise MismatchError(
-            f"The model runs with {now}, and had {held} when its probes were attached, so that "
-            "their verdicts would be of another model; choose those adapters again, or attach the "
-            "probes (start the engine) after the others are chosen."
+            f"The model runs with {'other weights of ' if same else ''}{now}, and had {held} when "
+            "its probes were attached, so that their verdicts would be of another model; choose "
+            "those adapters again, or attach the probes (start the engine) after the others are "
+            "chosen."
         )
 
 
@@ -127,7 +132,12 @@ class Unchanged:
         self._chosen = deepcopy([*map(_CHOICE, self._layers)])
 
     def _as_noted(self) -> bool:
-        return self._live == self._noted and [*map(_CHOICE, self._layers)] == self._chosen
+        held = self._held
+        return (
+            self._live == self._noted
+            and [*map(_CHOICE, self._layers)] == self._chosen
+            and _numbers(self._layers, {*held.active, *held.merged}) == held.weights
+        )
 
 
 def fingerprint(model: nn.Module) -> Fingerprint:
@@ -218,6 +228,27 @@ def _settings(layer: Any, adapter: str) -> list[tuple[str, Any]]:
 
 def _all_settings(layer: Any, adapters: tuple[str, ...]) -> tuple[Any, ...]:
     return tuple(_settings(layer, name) for name in adapters)
+
+
+def _numbers(layers: Sequence[Any], adapters: Collection[str]) -> tuple[Any, ...]:
+    """Some numbers of adapters' weights in the last layer that has any.
+
+    Weights that are loaded or swapped in the place of others (peft) change in every layer, and a
+    swap leaves no other trace: it writes around versions.
+    """
+    each = ([*_tensors(layer, adapters)] for layer in reversed(layers))
+    return tuple(one.detach().flatten()[:8].tolist() for one in next(filter(None, each), ()))
+
+
+def _tensors(layer: Any, adapters: Collection[str]) -> Iterator[Tensor]:
+    """Weights of some adapters in a layer, without those that accelerate has set aside."""
+    for word in layer.adapter_layer_names:
+        held: Any = getattr(layer, word, None)
+        for name in sorted(adapters) if hasattr(held, "keys") else ():
+            if name in held:
+                own = held[name]
+                every = own.parameters() if isinstance(own, nn.Module) else [own]
+                yield from (tensor for tensor in every if not tensor.is_meta)
 
 
 def _place(key: str, layers: Mapping[str, Any]) -> str | None:

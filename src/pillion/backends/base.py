@@ -149,7 +149,7 @@ class Backend(ABC):
     def unchanged(self) -> Callable[[], None]:
         """A check that this is still the model that it is now, for every pass of an engine.
 
-        It raises a MismatchError once other adapters take part.
+        It raises a MismatchError once other adapters take part, and a StateError in training mode.
         """
         return lambda: None
 

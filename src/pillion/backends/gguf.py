@@ -33,7 +33,8 @@ _EPS_DIGITS = 6  # GGUF keeps it in float32 and gives 9.999999747378752e-06
 _RECORDED_PACKAGES = ("torch", "transformers", "gguf", "safetensors")
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
 _NAMED_BYTES = 2**20
-"""Bytes at the start of a file, its metadata, that the name of its folder is made from."""
+"""Bytes at the start of a file, its metadata, and at its end, of its last weights, that the name of
+its folder is made from."""
 
 
 class _Source(Strict):
@@ -118,9 +119,15 @@ def find_gguf(model: str) -> Path | None:
 
 
 def gguf_folder(gguf: Path) -> Path:
-    """Where the conversion of a file lies: below the cache, named by the file and its metadata."""
+    """Where the conversion of a file lies: below the cache, named by the file and both its ends.
+
+    Two models that were tuned from one have the same metadata, and files of the same size.
+    """
+    size = gguf.stat().st_size
     with gguf.open("rb") as file:
-        digest = hashlib.sha256(file.read(_NAMED_BYTES) + str(gguf.stat().st_size).encode())
+        digest = hashlib.sha256(file.read(_NAMED_BYTES) + str(size).encode())
+        file.seek(max(0, size - _NAMED_BYTES))
+        digest.update(file.read())
     return cache_root() / "models" / f"{gguf.stem}-{digest.hexdigest()[:12]}"
 
 

@@ -6,6 +6,8 @@ Does not know its readers.
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,6 +18,18 @@ from pillion.backends.fingerprint import Fingerprint, set_aside
 from pillion.backends.rotation import rotation_of
 from pillion.core import ModelIdentity
 from pillion.errors import ConfigError
+
+_NOT_OF_STATES = {
+    *("architectures", "auto_map", "chunk_size_feed_forward", "dtype", "final_logit_softcapping"),
+    *("id2label", "label2id", "max_position_embeddings", "n_positions", "num_labels"),
+    *("pretraining_tp", "problem_type", "quantization_config", "return_dict", "torch_dtype"),
+    *("router_aux_loss_coef", "router_jitter_noise", "task_specific_params", "use_cache"),
+    *("tie_word_embeddings", "transformers_version", "use_mamba_kernels", "vocab_size"),
+    *("output_attentions", "output_hidden_states", "output_router_logits"),
+}
+"""Of a configuration, what hidden states of given weights do not depend on."""
+_NOT_OF_STATES_IN = ("_token_id", "dropout", "flash", "initializer", "pdrop", "summary_")
+"""Parts of names of more of that."""
 
 
 def identify(
@@ -51,7 +65,28 @@ def identify(
         context_tokens=_context_tokens(config),
         adapters=() if adapters is None else adapters.active,
         float16_sha256=weights.float16_sha256,
+        settings=dict(_settings(config.to_dict())),
     )
+
+
+def _settings(told: dict[str, Any], within: str = "") -> Iterator[tuple[str, str]]:
+    """What a configuration says of a model's arithmetic: full names, and values as JSON."""
+    for name, value in told.items():
+        if name.startswith("_") or name in _NOT_OF_STATES:
+            continue
+        if any(part in name for part in _NOT_OF_STATES_IN):
+            continue
+        if isinstance(value, dict):
+            yield from _settings({str(k): v for k, v in value.items()}, f"{within}{name}.")
+        else:
+            yield within + name, json.dumps(_plain(value), default=str)
+
+
+def _plain(value: Any) -> Any:
+    """A whole number is written in one way, whether as 10000 or as 10000.0."""
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _context_tokens(config: Any) -> int:
@@ -63,7 +98,11 @@ def _context_tokens(config: Any) -> int:
 
 def tokenizer_sha256(tokenizer: Any) -> str:
     """What tells a tokenizer of transformers from others, in hex."""
-    fast = getattr(tokenizer, "backend_tokenizer", None)
+    fast: Any = getattr(tokenizer, "backend_tokenizer", None)
+    if fast is not None and (fast.truncation or fast.padding):  # as the last call left them
+        fast = type(fast).from_str(fast.to_str())
+        fast.no_truncation()
+        fast.no_padding()
     text = fast.to_str() if fast is not None else repr(sorted(tokenizer.get_vocab().items()))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -61,7 +61,7 @@ def step_of(decoder: nn.Module, said: Mapping[str, Any], counted: Mapping[Any, i
     tokens = ids if ids is not None else said["inputs_embeds"][..., 0]
     batch, chunk = tokens.shape
     cache = cache_given(said)
-    past = 0 if cache is None else _past_tokens(cache, counted)
+    past = 0 if cache is None else past_tokens(cache, counted)
     given = said.get("attention_mask")
     mask = _of_all_layers(given)
     if mask is None:
@@ -89,16 +89,8 @@ def _check_the_models_own(
     """Refuses what a model itself computes otherwise than for the text alone (transformers 5.24).
 
     Raises:
-        StateError: padding on the left that it counts as positions, or chunks that it does not
-            carry over.
+        StateError: chunks that it does not carry over.
     """
-    takes_positions = "position_ids" in inspect.signature(decoder.forward).parameters
-    counts = hasattr(decoder, "embed_positions") and not takes_positions
-    if counts and past == 0 and not bool(seen[:, 0].all()):
-        raise StateError(
-            f"{type(decoder).__name__} counts padding on the left as positions, and has other "
-            "states than for the text alone; pad on the right, or run texts one by one."
-        )
     if past == 0 or seen.shape[1] == 1 or not any(getattr(cache, "is_linear", ())):
         return
     if any("amba" in type(module).__name__ for module in decoder.modules()):
@@ -108,7 +100,7 @@ def _check_the_models_own(
         )
 
 
-def _past_tokens(cache: Any, counted: Mapping[Any, int]) -> int:
+def past_tokens(cache: Any, counted: Mapping[Any, int]) -> int:
     """Positions that a cache holds.
 
     Raises:

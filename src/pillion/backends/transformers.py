@@ -33,9 +33,11 @@ from pillion.backends.early_exit import RowDims, leaving, seen_to_leave
 from pillion.backends.generating import Generating
 from pillion.backends.grammar import Grammars, Matcher, guided_tokenizer
 from pillion.backends.identity import device_of, end_ids, find_blocks, identify
+from pillion.backends.positions import check_positions, takes_positions
 from pillion.backends.prefill import Prefill
 from pillion.backends.routers import find_routers
-from pillion.backends.steps import CACHE_WORDS, cache_given, named, step_of
+from pillion.backends.steps import CACHE_WORDS, cache_given, named, past_tokens, step_of
+from pillion.backends.training_mode import check_mode, drawing_modules
 from pillion.backends.watching import Passes, Watched, passes_of, uncompiled
 from pillion.core import Conversation, ModelIdentity, Template, Tokens
 from pillion.core.arithmetic import as_given
@@ -75,7 +77,6 @@ class TransformersBackend(Backend):
         self.routers = find_routers(self.decoder, self.blocks)
         self.device, self.dtype = device_of(model), next(model.parameters()).dtype
         self._name, self._stored_dtype = name, stored_dtype or self.dtype
-        self._adapters = active_adapters(model)
         self._identity = self._identify()
         self.codec = Codec(tokenizer, self.identity.name)
         self.end_ids = end_ids(model, tokenizer)
@@ -87,21 +88,36 @@ class TransformersBackend(Backend):
         self.cache_word = next((w for w in CACHE_WORDS if w in known), CACHE_WORDS[-1])
         self._takes_cache = self.cache_word in known
         kind = getattr(self.decoder.config, "model_type", "")
-        self._counts_padding = "position_ids" not in known or kind in PADDING_COUNTS
+        self._counts_padding = not takes_positions(self.decoder) or kind in PADDING_COUNTS
 
     @property
     def identity(self) -> ModelIdentity:
-        """Of the model with the adapters that are active now."""
-        if (now := active_adapters(self.model)) != self._adapters:
-            self._adapters = now
+        """Of the model with the weights that it has, and the adapters that are active, now."""
+        if self._as_it_is() != self._now:
             self._identity = self._identify()
         return self._identity
 
+    def _as_it_is(self) -> tuple[ActiveAdapters, int]:
+        """What changes with the model's weights: adapters, and how often weights were written."""
+        every = (one for held in self._held for one in held.values() if one is not None)
+        written = (one._version for one in every if not (one.is_meta or one.is_inference()))
+        return active_adapters(self.model), sum(written)
+
     def unchanged(self) -> Callable[[], None]:
-        """A check that the same adapters are active; see `Backend.unchanged`."""
-        return Unchanged(self.model)
+        """A check that the same adapters are active, and none drops; see `Backend.unchanged`."""
+        check_adapters = Unchanged(self.model)
+
+        def check() -> None:
+            check_adapters()
+            check_mode(self._drawing)
+
+        return check
 
     def _identify(self) -> ModelIdentity:
+        self._drawing = drawing_modules(self.model)
+        # To walk through all modules each time would take milliseconds.
+        self._held = [vars(module)["_parameters"] for module in self.model.modules()]
+        self._now = self._as_it_is()
         found = identify(
             self.model,
             self.tokenizer,
@@ -109,7 +125,7 @@ class TransformersBackend(Backend):
             len(self.blocks),
             self._stored_dtype,
             fingerprint(self.model),
-            self._adapters,
+            self._now[0],
         )
         return replace(found, num_routers=len(self.routers))
 
@@ -317,8 +333,16 @@ class TransformersBackend(Backend):
 
         Raises:
             MismatchError: other adapters are active, or it is computed in another dtype.
+            StateError: it draws by chance.
         """
         check_adapters(self.model, adapters)
+        check_mode(self._drawing)
+        if (moved := next(self.model.parameters()).dtype) != self.dtype:
+            raise MismatchError(
+                f"The model was turned to {str(moved).removeprefix('torch.')} after its probes "
+                f"were attached, and they belong to it in {str(self.dtype).removeprefix('torch.')};"
+                " attach them again."
+            )
         kind = self.device.type
         if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) != self.dtype:
             other = str(torch.get_autocast_dtype(kind)).removeprefix("torch.")
@@ -456,6 +480,8 @@ def _starter(
             if not one.sees(cache) or generating.beside(cache):
                 return
             unchanged()
+            if cache is None or past_tokens(cache, passes.counted) == 0:
+                check_positions(decoder, said, passes)
             one.start(cache, lambda: step(decoder, said))
 
     return start

@@ -25,6 +25,8 @@ class ModelIdentity:
         adapters: names of the adapters that are active beside the base weights.
         float16_sha256: fingerprint of the weights' copy in float16; empty if unknown.
         num_routers: of a mixture of experts whose logits can be read, as layers N + 1 and on.
+        settings: what the model's configuration says of its arithmetic, each value as JSON; what
+            weights do not show, such as `rope_parameters.rope_theta`; empty if unknown.
     """
 
     name: str
@@ -38,6 +40,7 @@ class ModelIdentity:
     adapters: tuple[str, ...] = field(default=(), compare=False)
     float16_sha256: str = field(default="", compare=False)
     num_routers: int = field(default=0, compare=False)
+    settings: dict[str, str] = field(default_factory=dict[str, str], hash=False)
 
     def has_weights_of(self, other: ModelIdentity) -> bool:
         """Whether the weights are the same, or one model's are the other's in float16."""
@@ -46,6 +49,11 @@ class ModelIdentity:
             bool(ours and theirs)
             and (ours == other.float16_sha256 or theirs == self.float16_sha256)
         )
+
+    def other_settings(self, other: ModelIdentity) -> list[str]:
+        """Names of settings in which two models differ, of those that are known of both."""
+        both = self.settings.keys() & other.settings.keys()
+        return sorted(name for name in both if self.settings[name] != other.settings[name])
 
 
 OnTooLong = Literal["error", "truncate-head", "truncate-tail"]

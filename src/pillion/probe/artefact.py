@@ -252,6 +252,12 @@ class Artefact:
             for word, field in compared.items()
             if (wanted := getattr(self.card.model, field)) != (got := getattr(identity, field))
         ]
+        ours, theirs = self.card.model.settings, identity.settings
+        found += [
+            f"It wants a model whose configuration says {name} {ours[name]}, and this one's says "
+            f"{theirs[name]}."
+            for name in self.card.model.other_settings(identity)
+        ]
         names, others = self.card.model.adapters, identity.adapters
         if found and names != others:
             found.append(f"It wants {_adapters(names)}, this model runs with {_adapters(others)}.")

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 from pillion.core import Verdict, as_tokens
 from pillion.core.batching import batches_by_length
-from pillion.errors import PillionError
 from pillion.probe import Artefact
 from pillion.probe.group import Group, group
 from pillion.runtime.chunked_passes import ChunkedPasses, OverBudget
@@ -144,7 +143,7 @@ class RowClassifier:
         if isinstance(error, OverBudget):
             raise error
         calls = list(dict.fromkeys(call for call, _ in batch))
-        if isinstance(error, PillionError) and len(calls) > 1:
+        if isinstance(error, Exception) and len(calls) > 1:
             for call in calls:  # the call at fault fails alone
                 await self._serve([place for place in batch if place[0] is call])
             return
