@@ -217,6 +217,35 @@ def test_lines_are_refused_a_file_that_cannot_be_written(
     assert "inside" in refused(*command, data / "lines.jsonl")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "predict --probe PROBE --input DATA --out DATA",
+        "evaluate --probe PROBE --data DATA --out DATA",
+        "label --judge PROBE --data DATA --out DATA",
+        "layers --data DATA --out DATA",
+        "layers --data DATA --plot DATA",
+        "report --probe PROBE --data DATA --out DATA",
+        "report DATA --out DATA",
+        "explain --probe PROBE --data DATA --png DATA",
+        "explain --probe PROBE --messages DATA --html DATA",
+        "vllm fake --probe PROBE --policy DATA --out DATA",
+        "bench real --train DATA --test DATA --out DATA",
+        "bench accuracy --suite DATA --out NEW --page DATA",
+    ],
+)
+def test_what_is_read_is_never_written_over(
+    refused: Refused, tmp_path: Path, data: Path, probe: Path, words: str
+) -> None:
+    """Rows were replaced by their own verdicts, and the exit code was 0."""
+    mine = data.rename(tmp_path / "mine.yaml")
+    named = {"DATA": str(mine), "PROBE": str(probe), "NEW": str(tmp_path / "new")}
+    before = mine.read_bytes()
+    sentence = refused(*(named.get(word, word) for word in words.split()))
+    assert f"{mine} is a file that this command reads" in sentence
+    assert mine.read_bytes() == before
+
+
 def test_a_cache_of_other_rows_is_refused(
     run: Run, refused: Refused, tmp_path: Path, data: Path
 ) -> None:

@@ -59,7 +59,7 @@ def evaluate(
     """
     from pillion.evals import by_label, measure, measure_running, probs_of, result_of
 
-    check_file(out_file, "--out")
+    check_file(out_file, "--out", data)
     model, artefact, labelled, told = _measured(probe, data, out_file, how, contexts, engine)
     card, targets = artefact.card, labelled.targets
     metrics = measure(card, told.verdicts, targets)

@@ -87,7 +87,7 @@ def label(
     """
     from pillion.labelling import Journal, label_texts
 
-    check_file(out, "--out")
+    check_file(out, "--out", data)
     labeller = _judge(judge, asked, engine)
     texts = how.texts(data)
     work = out.absolute().with_name(f".{out.name}.work")

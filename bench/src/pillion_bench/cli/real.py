@@ -148,8 +148,11 @@ def real(
     from pillion_bench.real.study import study
 
     shown = page or out_file.with_suffix(".html")
-    check_file(out_file, "--out")
-    check_file(shown, "--page")
+    if shown == out_file:
+        raise ConfigError(f"--out {out_file} is where the page goes, too; give --page.")
+    read = (train, test, *(one.partition("=")[2] for one in asked.other or ()))
+    check_file(out_file, "--out", *read)
+    check_file(shown, "--page", *read)
     require("matplotlib", "A page with charts")
     if asked.cache is not None:
         check_folder(asked.cache, "--cache")
