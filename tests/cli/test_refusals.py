@@ -133,6 +133,10 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "layers backwards": (("--layers", "3-1"), ("low to high",)),
     "superscript": (("--layers", "²"), ("--layers",)),
     "live cache": (("--live", "--cache", "c"), ("--live", "--cache")),
+    "cache in the probe": (("--cache", "PROBE"), ("--cache", "lies in --out")),
+    "cache below the probe": (("--cache", "PROBE/states"), ("--cache", "lies in --out")),
+    "heads twice": (("--heads", "2", "--set", "num_heads=4"), ("--heads and --set num_heads",)),
+    "setting twice": (("--set", "num_heads=4", "--set", "num_heads=8"), ("num_heads twice",)),
     "model": (("--model", "/no/such/model"), ("/no/such/model", "GGUF file")),
     "device": (("--model", "embedded", "--device", "abacus"), ("abacus",)),
 }
@@ -143,6 +147,7 @@ def test_an_option_that_cannot_be_used_is_refused(
     refused: Refused, tmp_path: Path, data: Path, what: str
 ) -> None:
     words, expected = OPTIONS[what]
+    words = tuple(word.replace("PROBE", str(tmp_path / "p")) for word in words)
     model = () if "--model" in words else FAKE
     message = refused("train", "--data", data, "--out", tmp_path / "p", *model, *words)
     assert all(word in message for word in expected), message
