@@ -12,7 +12,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pillion.errors import ConfigError, Interrupted
+from pillion.errors import ArtefactError, ConfigError, Interrupted, StorageError
 
 
 def check_probe_folder(folder: Path) -> None:
@@ -105,6 +105,19 @@ def work_folder(out_folder: Path, suffix: str = "") -> Generator[Path]:
             clear(work)
         raise
     clear(work)
+
+
+@contextmanager
+def kept_if_unsaved() -> Generator[None]:
+    """Around the saving of a result in a work folder's block: where it fails, the work stays.
+
+    Raises:
+        Interrupted: what could not be saved, and that the same command finishes it.
+    """
+    try:
+        yield
+    except (ArtefactError, StorageError) as error:
+        raise Interrupted(f"{error} The work is kept: repeat the command to finish it.") from error
 
 
 def clear(work: Path) -> None:

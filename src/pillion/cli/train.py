@@ -15,7 +15,7 @@ from pillion.cli.app import app, err, out, print_json
 from pillion.cli.failures import fitting, say_left_out
 from pillion.cli.options import SOURCES, EngineOptions, Json, Without, takes_options
 from pillion.cli.output import number
-from pillion.cli.places import check_folder, check_probe_folder, work_folder
+from pillion.cli.places import check_folder, check_probe_folder, kept_if_unsaved, work_folder
 from pillion.cli.progress import progress_bar
 from pillion.cli.rows import RowOptions
 from pillion.cli.sets import SetOptions, read_sets
@@ -82,7 +82,8 @@ def train(
     with work_folder(out_folder) as work:
         with progress_bar() as bar:
             fitted = fit(model, labelled, held, configs, work, how, bar, say=err.print)
-        fitted[0].artefact.save(out_folder)
+        with kept_if_unsaved():
+            fitted[0].artefact.save(out_folder)
     _show(fitted, out_folder, engine, as_json)
 
 
