@@ -56,7 +56,7 @@ def test_numbers_of_another_model_say_so_and_are_not_shared() -> None:
         title = evaluation_section(found)["title"]
         assert title.endswith("another model than its own") is is_other
         if is_other:
-            with pytest.raises(ConfigError, match="measured with --allow-mismatch"):
+            with pytest.raises(ConfigError, match="measured on another model"):
                 model_page(probe, "hf://me/p", found)
         else:
             assert "Measured on 24 rows" in model_page(probe, "hf://me/p", found)

@@ -201,8 +201,8 @@ def _check_probe(card: Card, result: Mapping[str, Any]) -> None:
     settings = result.get("settings", {})
     if settings.get("mismatch"):
         raise ConfigError(
-            "The result file was measured with --allow-mismatch, on another model than that of the "
-            "probe; measure it on its own."
+            "The result file was measured on another model than that of the probe; measure it on "
+            "its own, and give that file."
         )
     told = settings.get("probe", {})
     own = {**card.model_dump(mode="json"), "model": card.model.name}
