@@ -43,23 +43,6 @@ def test_the_next_step_that_train_prints_works(run: Run, tmp_path: Path, data: P
     assert run(*shlex.split(command)).lines[0]["label"] in {"fine", "poor"}
 
 
-@pytest.mark.parametrize("scope", ["response", "assistant"])
-def test_the_next_step_of_a_probe_of_answers_reads_an_answer(
-    run: Run, tmp_path: Path, scope: str
-) -> None:
-    """It was `predict --text`, which such a probe refuses: a text has no answer."""
-    rows = [
-        {"prompt": "hello", "response": row["text"], "label": row["label"]}
-        for row in two_classes(40)
-    ]
-    data = write_rows(tmp_path / "chats.jsonl", rows)
-    long = ("--on-too-long", "truncate-tail")
-    words = ("--data", data, "--model", "fake", "--scope", scope, "--out", tmp_path / "p", *long)
-    _, _, command = run("train", *words).out.partition("Next: pillion ")
-    assert command.startswith("generate ")
-    assert run(*shlex.split(command), "--max-tokens", "4", "--json").json["response"]["p"]["label"]
-
-
 def test_nothing_but_the_probe_is_left(run: Run, tmp_path: Path, data: Path) -> None:
     train(run, data, tmp_path / "mood")
     assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl", "mood"}
