@@ -406,3 +406,9 @@ def test_a_probe_of_another_width_is_refused_even_where_mismatch_is_allowed(
     wide = trained_on(FakeBackend(dim=24), tmp_path / "wide")
     words = ("predict", "--text", "x", "--probe", wide, *FAKE, "--allow-mismatch")
     assert "24 wide, this model's 16" in refused(*words)
+
+
+def test_examples_want_a_file_that_keeps_them(refused: Refused, probe: Path, data: Path) -> None:
+    """They were passed over."""
+    words = ("evaluate", "--probe", probe, "--data", data, *FAKE, "--examples", "3")
+    assert "--examples are texts that --out keeps; give --out" in refused(*words)
