@@ -205,6 +205,10 @@ for options in (
         pillion.Probe(**options)
     except pillion.errors.ConfigError as error:
         print(error)
+try:
+    pillion.Probe.load("nowhere", "embedded")
+except pillion.errors.ConfigError as error:
+    print(error)
 """
 
 
@@ -218,7 +222,8 @@ def test_values_of_another_type_are_a_sentence_where_no_types_are_checked() -> N
         "Unknown template 'chatt'; known: chat, raw. Did you mean 'chat'?",
         "Unknown scope 'usr'; known: ",
         "Unknown on too long 'cut'; known: ",
-        "Got the model's name, 'embedded', where the model is meant; give LanguageModel.load(",
+        *["Got the model's name, 'embedded', where the model is meant; give LanguageModel.load("]
+        * 2,
     )
     said = ran.stdout.splitlines()
     assert len(said) == len(wanted), ran.stderr

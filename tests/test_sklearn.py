@@ -191,6 +191,20 @@ def test_one_class_is_refused(model: LanguageModel) -> None:
         ProbeClassifier(model=model).fit(TEXTS, ["dog"] * len(TEXTS))
 
 
+@pytest.mark.parametrize("of_texts", [False, True])
+def test_a_fit_that_fails_leaves_what_was_fitted(model: LanguageModel, of_texts: bool) -> None:
+    """Its classes stayed beside the probe of before, whose labels then had other names."""
+    states = np.random.default_rng(0).normal(size=(24, 4)).astype(np.float32)
+    X: Any = [f"text {i}" for i in range(24)] if of_texts else states
+    one = ProbeClassifier(model=model if of_texts else None, epochs=2)
+    said = one.fit(X, ["bad", "good"] * 12).predict(X)
+    with pytest.raises(ConfigError, match="nosuch"):
+        one.set_params(settings={"nosuch": 1}).fit(X, ["aa", "zz"] * 12)
+    with pytest.raises(ValueError, match="only one class"):
+        one.set_params(settings=None).fit(X, ["aa"] * 24)
+    assert list(one.classes_) == ["bad", "good"] and list(one.predict(X)) == list(said)
+
+
 def test_a_classifier_takes_a_table_of_one_column_and_conversations() -> None:
     """A frame of one column gave one prediction, for the column's name."""
     texts = [f"text {n}" for n in range(40)]

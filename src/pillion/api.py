@@ -68,11 +68,7 @@ class Probe:
         train: TrainSettings | None = None,
         **settings: Any,
     ) -> None:
-        if isinstance(model, str | os.PathLike):
-            raise ConfigError(
-                f"Got the model's name, {str(model)!r}, where the model is meant; give "
-                f"LanguageModel.load({str(model)!r})."
-            )
+        _check_loaded(model)
         misplaced = [name for name in settings if name in TrainSettings.model_fields]
         if misplaced:
             raise ConfigError(
@@ -195,8 +191,10 @@ class Probe:
 
         Raises:
             ArtefactError: it cannot be read.
+            ConfigError: the model's name in the place of the model.
             MismatchError: if `model` is given and is not the one it was trained on.
         """
+        _check_loaded(model)
         artefact = Artefact.load(local_folder(path))
         if model is not None:
             artefact.check(model.backend.identity)
@@ -212,6 +210,14 @@ class Probe:
         )
         probe._artefact = artefact
         return probe
+
+
+def _check_loaded(model: Any) -> None:
+    if isinstance(model, str | os.PathLike):
+        raise ConfigError(
+            f"Got the model's name, {str(model)!r}, where the model is meant; give "
+            f"LanguageModel.load({str(model)!r})."
+        )
 
 
 def _as_rows(texts: Any, labels: Any, source: str, layout: TableLayout) -> Rows:

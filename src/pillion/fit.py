@@ -38,9 +38,11 @@ from pillion.data import (
     augmented,
     balance_notes,
     conflict_notes,
+    flat_text,
     label_counts,
     said_in,
     set_weights,
+    shared_note,
     split_validation,
     text_notes,
     writings,
@@ -233,7 +235,8 @@ def fit(
         times = 1 if settings.contexts is None else 2
         learning = _at_depths(settings, training.source.layers)
         told = _told(rows, space, settings.plain(training.targets), held_out, times, say)
-        told |= _texts_told(rows, scope, [*reader.notes, *told["notes"]], say)
+        notes = [*reader.notes, *told["notes"]]
+        told |= _texts_told(rows, validation, scope, notes, say)
         trained, chosen, learning = _trained(
             reader, training, held_out, times, space, configs, learning
         )
@@ -664,11 +667,16 @@ def _told(
     return {"labels": [one._asdict() for one in counts], "notes": [*found, *notes]}
 
 
-def _texts_told(rows: Rows, scope: Scope, notes: Sequence[str], say: Say) -> dict[str, Any]:
+def _texts_told(
+    rows: Rows, validation: Rows | None, scope: Scope, notes: Sequence[str], say: Say
+) -> dict[str, Any]:
     """Languages and scripts for the card, and notes on the words that are read, said as well."""
     words = [said_in(text, scope) for text in rows.texts]
     shares = writings(words)
     own = text_notes(words, shares)
+    if validation is not None:
+        shared = shared_note(*([flat_text(t) for t in some.texts] for some in (rows, validation)))
+        own += [] if shared is None else [shared]
     for note in own:
         say(note)
     return {"notes": [*notes, *own], "writings": shares}

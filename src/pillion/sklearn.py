@@ -118,13 +118,15 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
             rows, y = _texts(X), column_or_1d(y, warn=True)
             check_consistent_length(rows, y)
         check_classification_targets(y)
-        self.classes_, ids = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"Got only one class ({self.classes_[0]}); a probe needs two or more.")
+        classes, ids = np.unique(y, return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(f"Got only one class ({classes[0]}); a probe needs two or more.")
+        # The classes last: where this raises, those of an earlier fit still name its columns.
         if self.model is None:
-            self.network_ = self._fit_states(self._by_layer(rows), ids)
+            self.network_ = self._fit_states(self._by_layer(rows), ids, classes)
         else:
-            self.probe_ = self._fit_texts(rows, ids)
+            self.probe_ = self._fit_texts(rows, classes[ids])
+        self.classes_ = classes
         return self
 
     def predict_proba(self, X: Any) -> Float[np.ndarray, "row label"]:
@@ -198,14 +200,16 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
                 raise ValueError(str(error)) from error  # a number, as scikit-learn has it
             raise
 
-    def _fit_states(self, hidden: Float[Tensor, "layer row 1 dim"], ids: np.ndarray) -> Network:
+    def _fit_states(
+        self, hidden: Float[Tensor, "layer row 1 dim"], ids: np.ndarray, classes: np.ndarray
+    ) -> Network:
         """The loop of `pillion.train` without validation: nothing is held back."""
-        config, labels = self._config(), len(self.classes_)
+        config, labels = self._config(), len(classes)
         layers, rows, _, dim = hidden.shape
         if self.learning_rate is None:
             wider = min(MAX_RATE, config.rate * max(1, TUNED_DIM / dim))
             config = config.model_copy(update={"learning_rate": wider})
-        weights, targets = self._class_weights(ids), torch.tensor(ids)
+        weights, targets = self._class_weights(classes, ids), torch.tensor(ids)
         rows_a_step = self.batch_size or defaults.STEP_ROWS
         steps_an_epoch = -(-rows // rows_a_step)
         epochs = self.epochs or max(5, -(-MIN_STEPS // steps_an_epoch))
@@ -225,12 +229,11 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
         learner.check_weights()
         return learner.average
 
-    def _class_weights(self, ids: np.ndarray) -> Float[Tensor, " label"]:
-        y = self.classes_[ids]
-        weights = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
+    def _class_weights(self, classes: np.ndarray, ids: np.ndarray) -> Float[Tensor, " label"]:
+        weights = compute_class_weight(self.class_weight, classes=classes, y=classes[ids])
         return torch.tensor(weights, dtype=torch.float32)
 
-    def _fit_texts(self, texts: list[Any], ids: np.ndarray) -> Probe:
+    def _fit_texts(self, texts: list[Any], y: np.ndarray) -> Probe:
         if self.class_weight not in (None, "balanced"):
             raise ConfigError("With texts, class_weight is None or 'balanced'.")
         config = self._config()
@@ -249,8 +252,7 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
             train=train,
             **config.settings,
         )
-        names = tuple(str(self.classes_[class_id]) for class_id in ids)
-        return probe.fit(_rows(texts, names))
+        return probe.fit(_rows(texts, tuple(str(one) for one in y)))
 
 
 def _task(num_classes: int) -> Task:

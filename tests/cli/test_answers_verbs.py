@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
-from program import Run
+from program import Run, two_classes, write_rows
 
 MODEL = ("--model", "fake")
 
@@ -70,3 +71,20 @@ def test_prefixes_are_none_uniform_or_softmax(run: Run, answers: Path, tmp_path:
     card = json.loads((tmp_path / "probe" / "card.json").read_text())
     assert card["training"]["prefixes"] == "softmax"
     assert run("train", *columns, *words, "some").code == 2
+
+
+@pytest.mark.parametrize("scope", ["response", "assistant"])
+def test_the_next_step_of_a_probe_of_answers_reads_an_answer(
+    run: Run, tmp_path: Path, scope: str
+) -> None:
+    """It was `predict --text`, which such a probe refuses: a text has no answer."""
+    rows = [
+        {"prompt": "hello", "response": row["text"], "label": row["label"]}
+        for row in two_classes(40)
+    ]
+    data = write_rows(tmp_path / "chats.jsonl", rows)
+    long = ("--on-too-long", "truncate-tail")
+    words = ("--data", data, "--model", "fake", "--scope", scope, "--out", tmp_path / "p", *long)
+    _, _, command = run("train", *words).out.partition("Next: pillion ")
+    assert command.startswith("generate ")
+    assert run(*shlex.split(command), "--max-tokens", "4", "--json").json["response"]["p"]["label"]

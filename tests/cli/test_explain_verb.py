@@ -45,10 +45,12 @@ def test_a_labelled_file_gives_profiles_of_right_and_wrong_items(
 
 
 def test_what_does_not_go_together_is_refused(refused: Refused, probe: Path, data: Path) -> None:
+    """Of labelled rows, --template was passed over: they are wrapped as the probe was trained."""
     words = ["explain", "--probe", probe, "--model", "fake"]
     assert "either --text or --data" in refused(*words)
     assert "either --text or --data" in refused(*words, "--text", "a", "--data", data)
     assert "go with --text" in refused(*words, "--data", data, "--html", "x.html")
+    assert "go with --text" in refused(*words, "--data", data, "--template", "raw")
     assert "Unknown label 'good'" in refused(*words, "--text", "a", "--label", "good")
 
 

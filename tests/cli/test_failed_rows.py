@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from program import Refused, Run, write_rows
+from program import Refused, Run, two_classes, write_rows
 
 from pillion.cache import CacheReader
 
@@ -28,6 +28,15 @@ def folder(tmp_path: Path) -> Path:
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_a_list_of_an_earlier_runs_rows_goes_with_them(run: Run, tmp_path: Path) -> None:
+    """It stayed, and named rows that had been mended since."""
+    bad = write_rows(tmp_path / "bad.jsonl", [*two_classes(24), {"text": "", "label": "fine"}])
+    words = ("train", "--model", "fake", "--skip-bad-rows", "--out", tmp_path / "p", "--data")
+    assert run(*words, bad).code == 0 and (tmp_path / "p.failed.jsonl").exists()
+    good = write_rows(tmp_path / "good.jsonl", two_classes(24))
+    assert run(*words, good).code == 0 and not (tmp_path / "p.failed.jsonl").exists()
 
 
 def test_extraction_keeps_the_other_rows_in_their_places(

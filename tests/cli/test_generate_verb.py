@@ -152,6 +152,16 @@ def test_turns_that_cannot_be_answered_are_refused(
     assert ran.code == 2 and why in ran.err
 
 
+def test_a_cache_that_cannot_be_made_is_said(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was an unexpected NotADirectoryError, with no word of where it comes from."""
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    monkeypatch.setenv("PILLION_CACHE", str(tmp_path / "file"))
+    ran = run("demo", *FAKE)
+    assert ran.code == 1 and "name a folder that you may write in by PILLION_CACHE" in ran.err
+
+
 def test_the_demo_trains_once_and_shows_what_its_probes_say(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

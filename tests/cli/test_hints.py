@@ -183,6 +183,28 @@ def test_rows_that_cannot_be_used_are_told_with_the_option_that_leaves_them_out(
     assert hint(BadRows("x"), ["bench", "accuracy"]) == ""
 
 
+def test_validation_rows_that_are_learnt_from_are_said_and_stand_on_the_card(
+    run: Run, tmp_path: Path, data: Path
+) -> None:
+    """The same file twice gave the numbers of learnt rows as those of validation, in silence."""
+    words = ("train", "--data", data, "--validation", data, "--out", tmp_path / "p", *FAKE)
+    said = "40 of 40 validation rows have the text of a training row"
+    assert run(*words).err.count(said) == 1
+    assert any(note.startswith(said) for note in Artefact.load(tmp_path / "p").card.data.notes)
+
+
+def test_what_evaluate_offers_next_is_measured_as_it_was(
+    run: Run, tmp_path: Path, data: Path, probe: Path
+) -> None:
+    """It left out what made the model run and the probe fit: `report` said other numbers, or no."""
+    how = ("--dtype", "bfloat16", "--on-too-long", "truncate-tail", "--allow-mismatch")
+    asked = ("evaluate", "--probe", probe, "--data", data, *FAKE)
+    assert " ".join(how) in run(*asked, *how).out.splitlines()[-1]
+    assert "--dtype float32 --out" in run(*asked, "--exact").out.splitlines()[-1]
+    last = run(*asked, "--contexts", "shipped").out.splitlines()[-1]
+    assert last.endswith("this command with --out FILE, then pillion report FILE")
+
+
 def test_what_evaluate_offers_next_runs_on_tables_with_other_columns(
     run: Run, tmp_path: Path
 ) -> None:

@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from program import Run, two_classes, write_rows
 
+from pillion.backends.fake import FakeBackend
 from pillion.cli import main
 from pillion.cli.progress import Bar
+from pillion.errors import StorageError
 from pillion.probe import Artefact
 
 # The real program; after the second epoch it waits where a slower machine would be computing.
@@ -101,6 +104,27 @@ def interrupted(words: list[str], stage: str, capsys: pytest.CaptureFixture[str]
         main(words)
     assert stop.value.code == 1
     return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_probe_that_cannot_be_saved_is_not_learnt_again(
+    run: Run, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """States and training were deleted where a full disk refused the probe that they gave."""
+    out, words = tmp_path / "p", ("train", "--data", data, "--model", "fake", "--out")
+    full = StorageError("Probe p could not be saved (No space left on device); make room.")
+    with monkeypatch.context() as now:
+        now.setattr(Artefact, "save", Mock(side_effect=full))
+        failed = run(*words, out)
+    assert failed.code == 1 and "make room. The work is kept: repeat the command" in failed.err
+    assert (tmp_path / ".p.work" / "checkpoint").exists() and not out.exists()
+    with monkeypatch.context() as now:
+        now.setattr(FakeBackend, "forward", Mock(side_effect=AssertionError("run again")))
+        now.setattr("pillion.fit.with_canaries", lambda model, artefacts: artefacts)
+        assert run(*words, out).code == 0
+    assert not (tmp_path / ".p.work").exists()
+    assert run(*words, tmp_path / "other").code == 0
+    weights = [(tmp_path / name / "probe.safetensors").read_bytes() for name in ("p", "other")]
+    assert weights[0] == weights[1]
 
 
 def test_extraction_is_resumed_too(

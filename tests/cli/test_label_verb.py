@@ -150,6 +150,11 @@ def test_a_probe_labels_conversations(run: Run, tmp_path: Path, probe: Path) -> 
         ),
         (("--judge", "nowhere", "--judge-model", "m"), "is no server; leave out"),
         (("--judge", "./nowhere"), "could not be loaded"),
+        (("--judge", "./nowhere", "--model", "fake"), "could not be loaded"),
+        (
+            ("--judge", "http://h/v1", "--model", "m", "--judge-model", "m", "--labels", "a"),
+            "runs its own model; leave out --model",
+        ),
     ],
 )
 def test_what_is_no_judge_is_said_in_a_sentence(

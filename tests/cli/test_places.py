@@ -69,6 +69,31 @@ def test_a_file_wants_a_folder_that_is_there(tmp_path: Path) -> None:
         check_file(tmp_path / "out.json" / "x.json", "--out")
 
 
+def test_a_file_that_is_read_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "logs" / "deep").mkdir(parents=True)
+    for name in ("a.csv", "b.csv", "logs/a.csv", "logs/deep/a.csv"):
+        (tmp_path / name).write_text("text\nhello\n", encoding="utf-8")
+    (tmp_path / "link.csv").symlink_to("a.csv")
+    for path, source in (
+        ("a.csv", "./a.csv"),
+        ("link.csv", "a.csv"),
+        ("logs/deep/a.csv", "logs"),
+        ("b.csv", "*.csv"),
+    ):
+        with pytest.raises(ConfigError, match=f"--out {path} is a file that this command reads"):
+            check_file(Path(path), "--out", None, source)
+    for path, source in (
+        ("b.csv", "a.csv"),
+        ("new.csv", "*.csv"),
+        ("a.csv", "hf:a"),
+        ("a.csv", ""),
+    ):
+        check_file(Path(path), "--out", source)
+
+
 @as_root
 def test_a_folder_of_someone_else_is_refused_before_any_work(tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"

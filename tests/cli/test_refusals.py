@@ -133,6 +133,10 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "layers backwards": (("--layers", "3-1"), ("low to high",)),
     "superscript": (("--layers", "²"), ("--layers",)),
     "live cache": (("--live", "--cache", "c"), ("--live", "--cache")),
+    "cache in the probe": (("--cache", "PROBE"), ("--cache", "lies in --out")),
+    "cache below the probe": (("--cache", "PROBE/states"), ("--cache", "lies in --out")),
+    "heads twice": (("--heads", "2", "--set", "num_heads=4"), ("--heads and --set num_heads",)),
+    "setting twice": (("--set", "num_heads=4", "--set", "num_heads=8"), ("num_heads twice",)),
     "model": (("--model", "/no/such/model"), ("/no/such/model", "GGUF file")),
     "device": (("--model", "embedded", "--device", "abacus"), ("abacus",)),
 }
@@ -143,6 +147,7 @@ def test_an_option_that_cannot_be_used_is_refused(
     refused: Refused, tmp_path: Path, data: Path, what: str
 ) -> None:
     words, expected = OPTIONS[what]
+    words = tuple(word.replace("PROBE", str(tmp_path / "p")) for word in words)
     model = () if "--model" in words else FAKE
     message = refused("train", "--data", data, "--out", tmp_path / "p", *model, *words)
     assert all(word in message for word in expected), message
@@ -215,6 +220,35 @@ def test_lines_are_refused_a_file_that_cannot_be_written(
     assert "not there" in refused(*command, tmp_path / "no" / "lines.jsonl")
     assert "is a folder" in refused(*command, tmp_path)
     assert "inside" in refused(*command, data / "lines.jsonl")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "predict --probe PROBE --input DATA --out DATA",
+        "evaluate --probe PROBE --data DATA --out DATA",
+        "label --judge PROBE --data DATA --out DATA",
+        "layers --data DATA --out DATA",
+        "layers --data DATA --plot DATA",
+        "report --probe PROBE --data DATA --out DATA",
+        "report DATA --out DATA",
+        "explain --probe PROBE --data DATA --png DATA",
+        "explain --probe PROBE --messages DATA --html DATA",
+        "vllm fake --probe PROBE --policy DATA --out DATA",
+        "bench real --train DATA --test DATA --out DATA",
+        "bench accuracy --suite DATA --out NEW --page DATA",
+    ],
+)
+def test_what_is_read_is_never_written_over(
+    refused: Refused, tmp_path: Path, data: Path, probe: Path, words: str
+) -> None:
+    """Rows were replaced by their own verdicts, and the exit code was 0."""
+    mine = data.rename(tmp_path / "mine.yaml")
+    named = {"DATA": str(mine), "PROBE": str(probe), "NEW": str(tmp_path / "new")}
+    before = mine.read_bytes()
+    sentence = refused(*(named.get(word, word) for word in words.split()))
+    assert f"{mine} is a file that this command reads" in sentence
+    assert mine.read_bytes() == before
 
 
 def test_a_cache_of_other_rows_is_refused(
@@ -372,3 +406,9 @@ def test_a_probe_of_another_width_is_refused_even_where_mismatch_is_allowed(
     wide = trained_on(FakeBackend(dim=24), tmp_path / "wide")
     words = ("predict", "--text", "x", "--probe", wide, *FAKE, "--allow-mismatch")
     assert "24 wide, this model's 16" in refused(*words)
+
+
+def test_examples_want_a_file_that_keeps_them(refused: Refused, probe: Path, data: Path) -> None:
+    """They were passed over."""
+    words = ("evaluate", "--probe", probe, "--data", data, *FAKE, "--examples", "3")
+    assert "--examples are texts that --out keeps; give --out" in refused(*words)

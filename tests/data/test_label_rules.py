@@ -12,7 +12,7 @@ from pillion.data.encodings import decode
 from pillion.data.judged_labels import JudgedLabels, SoftLabels
 from pillion.data.label_cells import cell_fault, soft_fault, spelled_out, to_labels, to_soft
 from pillion.data.layout import check_columns, choose_columns
-from pillion.data.text_notes import text_notes
+from pillion.data.text_notes import shared_note, text_notes
 from pillion.data.turn_labels import has_turn_labels, is_null, turn_fault
 from pillion.errors import ConfigError, DataError, MissingColumn
 
@@ -304,6 +304,16 @@ def test_few_texts_alike_and_far_longer_ones_are_told_without_their_words() -> N
     (long,) = text_notes([*texts, "x" * 5000], {})
     assert long.startswith("1 text is more than 20 times as long") and "5,000" in long
     assert not any("order" in note for note in [*alike, long])
+
+
+def test_validation_rows_that_were_learnt_from_are_counted() -> None:
+    texts = [f"order {i}" for i in range(100)]
+    assert shared_note(texts, [f"other {i}" for i in range(50)]) is None
+    assert shared_note(texts, [*(f"other {i}" for i in range(99)), "order 1"]) is None
+    said = shared_note(texts, ["  ORDER 3 ", "order 4", "other"])
+    assert said is not None and said.startswith(
+        "2 of 3 validation rows have the text of a training"
+    )
 
 
 def test_texts_without_a_letter_are_told_apart_by_themselves() -> None:

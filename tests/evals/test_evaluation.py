@@ -9,12 +9,17 @@ import numpy as np
 import pytest
 
 from made_probes import LABELS, made_artefact, made_probs, made_rows
+from pillion.api import Probe
+from pillion.backends.fake import FakeBackend
 from pillion.data import Rows
-from pillion.errors import DataError
-from pillion.evals import Labelled, Scored, by_label, evaluation, measure
+from pillion.errors import ConfigError, DataError
+from pillion.evals import Labelled, Scored, by_label, evaluation, measure, result_of, score
 from pillion.probe import Artefact
 from pillion.report.evaluation_section import evaluation_section
 from pillion.report.page import render
+from pillion.runtime import LanguageModel
+from pillion.sharing.page import model_page
+from pillion.train import TrainSettings
 
 TASKS = tuple(LABELS)
 
@@ -36,6 +41,25 @@ def made(
         probe,
         rows,
     )
+
+
+@pytest.mark.filterwarnings("ignore:Probe")
+def test_numbers_of_another_model_say_so_and_are_not_shared() -> None:
+    """They bore the name of the probe's own model, on the page of a shared probe, too."""
+    own, other = (LanguageModel(FakeBackend(seed=seed)) for seed in (0, 1))
+    texts, labels = [f"text {i}" for i in range(24)], ["bad", "good"] * 12
+    probe = Probe(model=own, train=TrainSettings(epochs=1)).fit(texts, labels).artefact
+    rows = made_rows(probe, texts, labels)
+    for model, is_other in ((own, False), (other, True)):
+        found = result_of(model, probe, rows, score(model, probe, rows, allow_mismatch=True))
+        assert ("weights" in found["settings"].get("mismatch", "")) is is_other
+        title = evaluation_section(found)["title"]
+        assert title.endswith("another model than its own") is is_other
+        if is_other:
+            with pytest.raises(ConfigError, match="measured on another model"):
+                model_page(probe, "hf://me/p", found)
+        else:
+            assert "Measured on 24 rows" in model_page(probe, "hf://me/p", found)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -84,6 +84,16 @@ def test_a_probe_is_an_artefact_or_its_folder_or_what_has_one(
     assert list(found[0][0]) == ["p"]
 
 
+def test_what_is_no_model_or_no_tokenizer_is_named(model: Any, probe: Artefact) -> None:
+    """They ended in an AttributeError of some method that a list does not have."""
+    with pytest.raises(ConfigError, match="Got a str where a loaded model of transformers"):
+        attach("tiny", probe).__enter__()
+    with pytest.raises(
+        ConfigError, match=r"Got a list where the tokenizer .* attach\(model, probes"
+    ):
+        attach(model, tiny_tokenizer(), [probe]).__enter__()
+
+
 def test_a_folder_that_is_not_there_is_an_error(model: Any, tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="not there"), attach(model, tmp_path / "p"):
         pass

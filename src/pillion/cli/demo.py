@@ -18,7 +18,7 @@ from pillion.cli.options import Json, Model
 from pillion.cli.places import work_folder
 from pillion.cli.progress import Bar, progress_bar
 from pillion.core import defaults
-from pillion.errors import ArtefactError
+from pillion.errors import ArtefactError, StorageError
 
 PROMPTS = (
     "My parcel was promised for Monday and it is still not here. Where is it?",
@@ -130,7 +130,13 @@ def _train(model: Any, rows: Any, config: Any, settings: Any, folder: Path, bar:
     from pillion.fit import FitSettings, fit
     from pillion.probe import Artefact
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{folder.parent} cannot be made ({error.strerror}); name a folder that you may write "
+            "in by PILLION_CACHE."
+        ) from error
     with work_folder(folder) as work:
         fitted = fit(model, rows, None, [config], work, FitSettings(train=settings), bar, _quiet)
         fitted[0].artefact.save(folder)

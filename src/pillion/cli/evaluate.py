@@ -19,6 +19,7 @@ from pillion.cli.places import check_file
 from pillion.cli.rows import RowOptions
 from pillion.cli.scoring import scored
 from pillion.core import defaults
+from pillion.errors import ConfigError
 
 if TYPE_CHECKING:
     from pillion.evals import Labelled, Scored
@@ -59,7 +60,9 @@ def evaluate(
     """
     from pillion.evals import by_label, measure, measure_running, probs_of, result_of
 
-    check_file(out_file, "--out")
+    check_file(out_file, "--out", data)
+    if examples and out_file is None:
+        raise ConfigError("--examples are texts that --out keeps; give --out FILE, too.")
     model, artefact, labelled, told = _measured(probe, data, out_file, how, contexts, engine)
     card, targets = artefact.card, labelled.targets
     metrics = measure(card, told.verdicts, targets)
@@ -78,7 +81,8 @@ def evaluate(
         return print_json(numbers | more | {"notes": card.data.notes})
     _show(numbers, labels, running)
     _show_notes(card.data.notes)
-    _show_next(out_file, ["--probe", probe, "--data", data, *how.words(), *engine.words()])
+    again = ["--probe", probe, "--data", data, *how.words(), *engine.words()]
+    _show_next(out_file, None if contexts != defaults.CONTEXTS else again)
 
 
 def _measured(
@@ -159,9 +163,13 @@ def _show_notes(notes: Sequence[str]) -> None:
         out.print("")
 
 
-def _show_next(out_file: Path | None, again: Sequence[str]) -> None:
-    words = ["report", *(again if out_file is None else [str(out_file)])]
-    out.print(f"Next, a page of curves and mistakes: pillion {shlex.join(words)} --out report.html")
+def _show_next(out_file: Path | None, again: Sequence[str] | None) -> None:
+    """A command that shows these numbers on a page; `again` measures them, None if none does."""
+    what = "Next, a page of curves and mistakes:"
+    if out_file is None and again is None:  # report puts no rows behind contexts
+        return out.print(f"{what} this command with --out FILE, then pillion report FILE")
+    words = ["report", *([str(out_file)] if out_file is not None else again or ())]
+    out.print(f"{what} pillion {shlex.join(words)} --out report.html")
 
 
 def _show_running(running: dict[str, Any]) -> None:

@@ -77,19 +77,21 @@ class ShownOptions:
         typer.Option("--template-tokens", help="Show the chat template's tokens too, of --text."),
     ] = False
 
-    def check(self, of_data: bool) -> None:
+    def check(self, asked: AskedOptions) -> None:
         """Returns if all of it can be shown.
 
         Raises:
             ConfigError: something is of one text, and rows are explained; or a place that cannot be
                 written.
         """
-        if of_data and (self.html is not None or self.label is not None or self.template_tokens):
+        of_text = (self.html, self.label, self.template, self.template_tokens or None)
+        if asked.data is not None and any(one is not None for one in of_text):
             raise ConfigError(
-                "--html, --label and --template-tokens go with --text; leave them out with --data."
+                "--html, --label, --template and --template-tokens go with --text; leave them out "
+                "with --data."
             )
-        check_file(self.png, "--png")
-        check_file(self.html, "--html")
+        check_file(self.png, "--png", asked.data, asked.messages)
+        check_file(self.html, "--html", asked.messages)
 
 
 @app.command()
@@ -112,7 +114,7 @@ def explain(
     from pillion.runtime import checked
     from pillion.runtime import explain as explained
 
-    shown.check(asked.data is not None)
+    shown.check(asked)
     model, label = engine.load(), shown.label
     artefact = checked(model.backend, probe, engine.allow_mismatch)
     if asked.data is not None:

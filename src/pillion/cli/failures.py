@@ -80,6 +80,8 @@ def fitting(
 def say_left_out(rows: Rows | Texts, out: Path | None, part: str = "") -> None:
     """Says how many rows were left out and why: in NAME.failed.jsonl beside `out`, or here.
 
+    Such a file of an earlier run goes where this one left out none.
+
     Args:
         rows: with those that failed.
         out: what the verb writes; None for nothing.
@@ -88,13 +90,15 @@ def say_left_out(rows: Rows | Texts, out: Path | None, part: str = "") -> None:
     Raises:
         StorageError: if the file cannot be written.
     """
+    out = out.absolute() if out is not None and not out.name else out  # `.` has no name
+    side_file = None if out is None else out.with_name(f"{out.stem}{part}.failed.jsonl")
+    if side_file is not None:
+        write_failed(rows.failed, rows, side_file)
     if not rows.failed:
         return
     count = sum(num_rows for _, num_rows in rows.files)
     what = f"{len(rows.failed):,} of {count:,} rows of {rows.path} cannot be used and are left out"
-    if out is not None:
-        side_file = out.with_name(f"{out.stem}{part}.failed.jsonl")
-        write_failed(rows.failed, rows, side_file)
+    if side_file is not None:
         return err.print(f"{what}; their reasons are in {side_file}.")
     err.print(f"{what}:")
     for one in rows.failed[:NUM_SHOWN]:

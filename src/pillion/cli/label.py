@@ -87,7 +87,7 @@ def label(
     """
     from pillion.labelling import Journal, label_texts
 
-    check_file(out, "--out")
+    check_file(out, "--out", data)
     labeller = _judge(judge, asked, engine)
     texts = how.texts(data)
     work = out.absolute().with_name(f".{out.name}.work")
@@ -124,6 +124,11 @@ def label(
 def _judge(judge: str, asked: JudgeOptions, engine: EngineOptions) -> Judge:
     """The judge that an address, a folder or a model names."""
     if judge.startswith(("http://", "https://")):
+        if engine != EngineOptions():
+            raise ConfigError(
+                f"--judge {judge} runs its own model; leave out --model, --dtype, --device and "
+                "--on-too-long. Its model is named by --judge-model."
+            )
         return _server(judge, asked)
     if any(one is not None for one in (asked.judge_model, asked.question, asked.api_key_env)):
         raise ConfigError(
@@ -161,7 +166,13 @@ def _model(judge: str, labels: Sequence[str], engine: EngineOptions) -> Judge:
     from pillion.probe import Artefact
 
     if not (Path(judge) / "card.json").exists():
-        return ClassifierJudge(judge, labels)
+        classifier = ClassifierJudge(judge, labels)
+        if engine != EngineOptions():
+            raise ConfigError(
+                f"--judge {judge} is a classifier, run as it is on the CPU; leave out --model, "
+                "--dtype, --device and --on-too-long."
+            )
+        return classifier
     artefact = Artefact.load(judge)
     return ProbeJudge(engine.load(), artefact, labels, engine.on_too_long)
 

@@ -82,9 +82,14 @@ class StudyOptions:
     template: Wrapping = None
     scope: Scoped = None
 
-    def __post_init__(self) -> None:
-        check_file(self.out_file, "--out")
-        check_file(self.plot, "--plot")
+    def check(self, data: str) -> None:
+        """Returns if the files can be written.
+
+        Raises:
+            ConfigError: a place where no file can be, or that of the rows.
+        """
+        check_file(self.out_file, "--out", data)
+        check_file(self.plot, "--plot", data)
 
 
 @app.command()
@@ -108,6 +113,7 @@ def layers(
     """
     from pillion.select.result import study_result
 
+    asked.check(data)
     read = how.rows(data)
     found, facts = _identify(read, how, asked, engine)
     path = Path(data).name

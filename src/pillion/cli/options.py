@@ -126,8 +126,18 @@ class EngineOptions:
         return "float32" if self.exact else self.dtype
 
     def words(self) -> list[str]:
-        """The option that names this model again, as one types it; none for the embedded one."""
-        return [] if self.model == defaults.MODEL else ["--model", self.model]
+        """The options that run this model so again, as one types them; none for the defaults."""
+        usual = EngineOptions()
+        options = {
+            "--model": (self.model, usual.model),
+            "--dtype": (self.computed, usual.dtype),
+            "--device": (self.device, usual.device),
+            "--on-too-long": (self.on_too_long, usual.on_too_long),
+        }
+        given = [(name, value) for name, (value, default) in options.items() if value != default]
+        return [word for pair in given for word in pair] + (
+            ["--allow-mismatch"] if self.allow_mismatch else []
+        )
 
     def load(self) -> LanguageModel:
         """The language model, loaded onto the device, ready to read probes."""

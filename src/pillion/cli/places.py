@@ -5,13 +5,14 @@ Knows paths, not what is written there.
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pillion.errors import ConfigError, Interrupted
+from pillion.errors import ArtefactError, ConfigError, Interrupted, StorageError
 
 
 def check_probe_folder(folder: Path) -> None:
@@ -41,11 +42,17 @@ def check_folder(folder: Path, option: str) -> None:
     _check_parents(folder / "inside", folder, option)
 
 
-def check_file(path: Path | None, option: str) -> None:
+def check_file(path: Path | None, option: str, *read: str | Path | None) -> None:
     """Refuses a place where no file can be written; None is no place.
 
+    Args:
+        path: of the file.
+        option: that it was given by.
+        read: files, folders and patterns that the same run reads.
+
     Raises:
-        ConfigError: it is a folder, or its own folder is not there or cannot be written.
+        ConfigError: it is a folder, or its own folder is not there or cannot be written, or it is
+            one of the files that are read.
     """
     if path is None:
         return
@@ -54,6 +61,21 @@ def check_file(path: Path | None, option: str) -> None:
     if not path.absolute().parent.exists():
         raise ConfigError(f"{option} {path} is in a folder that is not there; make it first.")
     _check_parents(path, path, option)
+    if any(_is_read(path, str(source)) for source in read if source is not None):
+        raise ConfigError(
+            f"{option} {path} is a file that this command reads, and would be replaced by what it "
+            "writes; give another file."
+        )
+
+
+def _is_read(path: Path, source: str) -> bool:
+    """Whether a file is the source, in the folder that it is, or met by its pattern."""
+    if not path.exists():
+        return False
+    if os.path.isdir(source):
+        return Path(source).resolve() in path.resolve().parents
+    found = [source] if os.path.exists(source) else glob.glob(source, recursive=True)
+    return any(os.path.samefile(one, path) for one in found)
 
 
 def _check_parents(path: Path, named: Path, option: str) -> None:
@@ -83,6 +105,19 @@ def work_folder(out_folder: Path, suffix: str = "") -> Generator[Path]:
             clear(work)
         raise
     clear(work)
+
+
+@contextmanager
+def kept_if_unsaved() -> Generator[None]:
+    """Around the saving of a result in a work folder's block: where it fails, the work stays.
+
+    Raises:
+        Interrupted: what could not be saved, and that the same command finishes it.
+    """
+    try:
+        yield
+    except (ArtefactError, StorageError) as error:
+        raise Interrupted(f"{error} The work is kept: repeat the command to finish it.") from error
 
 
 def clear(work: Path) -> None:

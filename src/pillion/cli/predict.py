@@ -43,7 +43,7 @@ class AskedOptions:
     ] = None
 
     def __post_init__(self) -> None:
-        check_file(self.out, "--out")
+        check_file(self.out, "--out", self.input)
         if (not self.text) == (self.input is None):
             got = "both --text and --input" if self.text else "neither --text nor --input"
             raise ConfigError(f"Got {got}; give one of them.")

@@ -56,7 +56,7 @@ def report(
         raise ConfigError("--probe and --data go together; give both or neither.")
     if not results and probe is None:
         raise ConfigError("Give result files, or a probe with --probe and labelled texts (--data).")
-    check_file(out_file, "--out")
+    check_file(out_file, "--out", data, *results or [])
     require("matplotlib", "A page with charts")
     contents = [read_content(path) for path in results or []]
     if probe is not None and data is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,15 +15,23 @@ from pillion.cli.app import app, err, out, print_json
 from pillion.cli.failures import fitting, say_left_out
 from pillion.cli.options import SOURCES, EngineOptions, Json, Without, takes_options
 from pillion.cli.output import number
-from pillion.cli.places import check_folder, check_probe_folder, work_folder
+from pillion.cli.places import check_folder, check_probe_folder, kept_if_unsaved, work_folder
 from pillion.cli.progress import progress_bar
 from pillion.cli.rows import RowOptions
 from pillion.cli.sets import SetOptions, read_sets
 from pillion.cli.train_options import GridOptions, LearningOptions, ReadingOptions, StateOptions
+from pillion.core import Scope, defaults
 from pillion.errors import ConfigError
 
 MAX_LABELS = 30
 """Labels whose rows are printed."""
+NEXT_OF: dict[Scope, tuple[str, str]] = {
+    "response": ("generate", "'...'"),
+    "assistant": ("generate", "'...'"),
+    "system": ("predict", "--input FILE"),
+    "tool": ("predict", "--input FILE"),
+}
+"""What shows a probe at work that reads no word of a lone text."""
 
 
 @app.command()
@@ -73,7 +82,8 @@ def train(
     with work_folder(out_folder) as work:
         with progress_bar() as bar:
             fitted = fit(model, labelled, held, configs, work, how, bar, say=err.print)
-        fitted[0].artefact.save(out_folder)
+        with kept_if_unsaved():
+            fitted[0].artefact.save(out_folder)
     _show(fitted, out_folder, engine, as_json)
 
 
@@ -84,6 +94,12 @@ def _check_places(out_folder: Path, states: StateOptions) -> None:
     if states.live:
         raise ConfigError("--live keeps no states and --cache keeps them; give one of the two.")
     check_folder(states.cache, "--cache")
+    cache, target = states.cache.resolve(), out_folder.resolve()
+    if target in (cache, *cache.parents):
+        raise ConfigError(
+            f"--cache {states.cache} lies in --out {out_folder}, and a probe stands "
+            "alone in its folder; give another one."
+        )
 
 
 def _show(fitted: list[Any], folder: Path, engine: EngineOptions, as_json: bool) -> None:
@@ -119,11 +135,16 @@ def _show(fitted: list[Any], folder: Path, engine: EngineOptions, as_json: bool)
         if run["auto"] is not None:
             tried = ", ".join(_tried(*one) for one in run["auto"]["tried"].items())
             out.print(f"{'':<12} chosen by {run['auto']['by']}: {tried}")
-    which = "".join(f" {shlex.quote(word)}" for word in engine.words())
-    out.print(
-        f"Saved in {folder}. Next: "
-        f"pillion predict --probe {shlex.quote(str(folder))} --text '...'{which}"
-    )
+    out.print(f"Saved in {folder}. Next: {_next(folder, fitted[0].artefact.card.scope, engine)}")
+
+
+def _next(folder: Path, scope: Scope, engine: EngineOptions) -> str:
+    """A command that a probe of this scope can read something in."""
+    probe = f"--probe {shlex.quote(str(folder))}"
+    verb, last = NEXT_OF.get(scope, ("predict", "--text '...'"))
+    # An answer that is generated was never cut.
+    engine = replace(engine, on_too_long=defaults.ON_TOO_LONG) if verb == "generate" else engine
+    return " ".join([f"pillion {verb} {probe} {last}", *map(shlex.quote, engine.words())])
 
 
 def _tried(name: str, found: dict[str, Any]) -> str:

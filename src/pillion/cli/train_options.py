@@ -69,6 +69,8 @@ class GridOptions:
 
         own = _pairs(self.settings or [])
         kinds, heads = self.kind or [defaults.KIND], self.heads or [None]
+        if self.heads and "num_heads" in own:
+            raise ConfigError("--heads and --set num_heads both say how many heads; give one.")
         grid = itertools.product(kinds, heads, self.lr or [None], self.seed or [0])
         return [
             make_strict(
@@ -243,12 +245,16 @@ def _pairs(settings: list[str]) -> dict[str, str]:
     """NAME=VALUE as a mapping; the probe checks names and values.
 
     Raises:
-        ConfigError: for one without `=`.
+        ConfigError: for one without `=`, or a name with two values.
     """
+    found: dict[str, str] = {}
     for setting in settings:
-        if "=" not in setting:
+        name, equals, value = setting.partition("=")
+        if not equals:
             raise ConfigError(f"--set got {setting!r}; write NAME=VALUE.")
-    return dict(setting.split("=", 1) for setting in settings)
+        if found.setdefault(name, value) != value:
+            raise ConfigError(f"--set gives {name} twice ({found[name]} and {value}); give one.")
+    return found
 
 
 def _changes(given: str | None) -> tuple[str, ...]:

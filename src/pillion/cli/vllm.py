@@ -46,7 +46,7 @@ def vllm(
 
     if out_file.suffix not in {".yaml", ".yml"}:
         raise ConfigError(f"--out {out_file} is not what vLLM reads; give a name in .yaml.")
-    check_file(out_file, "--out")
+    check_file(out_file, "--out", policy)
     folders = [local_folder(one) for one in probe]  # as vLLM's processes will read them
     artefacts = [resolve(folder) for folder in folders]
     checkpoint = read_checkpoint(model, dtype)

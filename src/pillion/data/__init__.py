@@ -23,7 +23,7 @@ from pillion.data.scan import BLOCK_ROWS, Scan, Scanned
 from pillion.data.sets import DataSet, join_sets, set_weights
 from pillion.data.slices import SlicePlan, hold, plan_slices
 from pillion.data.split import split_validation
-from pillion.data.text_notes import text_notes
+from pillion.data.text_notes import shared_note, text_notes
 from pillion.data.writing import foreign_note, writings
 
 __all__ = [
@@ -62,6 +62,7 @@ __all__ = [
     "said_in",
     "sample_contexts",
     "set_weights",
+    "shared_note",
     "shipped_contexts",
     "split_validation",
     "text_notes",

@@ -37,6 +37,27 @@ def text_notes(texts: Sequence[str], writings: Mapping[str, float]) -> list[str]
     return [note for note in found if note is not None]
 
 
+def shared_note(texts: Sequence[str], held: Sequence[str]) -> str | None:
+    """How many validation rows were learnt from; None for too few to say so.
+
+    Args:
+        texts: of the training rows; case and white space do not tell them apart.
+        held: of the validation rows.
+    """
+    learnt = {_spelt(text) for text in texts}
+    count = sum(_spelt(text) in learnt for text in held)
+    if not count or count < ALIKE * len(held):
+        return None
+    return (
+        f"{count:,} of {len(held):,} validation rows have the text of a training row: they choose "
+        "epoch and threshold by what was learnt, and their numbers flatter."
+    )
+
+
+def _spelt(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
 def _few_note(count: int) -> str | None:
     if count >= FEW_TEXTS:
         return None

@@ -13,6 +13,7 @@ import numpy as np
 
 from pillion.core import OnTooLong, Verdict
 from pillion.data import flat_text, names_of
+from pillion.errors import MismatchError
 from pillion.evals.by_label import by_label
 from pillion.evals.cost import probe_cost
 from pillion.evals.running import Scored, measure_running
@@ -41,6 +42,8 @@ def result_of(
 ) -> dict[str, Any]:
     """`evaluation`, with the cost of the probe measured on this model.
 
+    Where the model is another one than the probe's, the settings say so under `mismatch`.
+
     Args:
         model: that gave the verdicts.
         artefact: of the probe.
@@ -53,7 +56,12 @@ def result_of(
     rows = encode_rows(model.backend, texts, template, on_too_long)
     cost = probe_cost(model, artefact, rows)
     num_tokens = [len(row) for row in rows]
-    return evaluation(artefact, labelled, scored, num_tokens, cost, num_examples)
+    found = evaluation(artefact, labelled, scored, num_tokens, cost, num_examples)
+    try:
+        artefact.check(model.backend.identity)
+    except MismatchError as error:
+        found["settings"]["mismatch"] = str(error)
+    return found
 
 
 def evaluation(

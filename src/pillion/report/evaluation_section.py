@@ -30,6 +30,8 @@ MAX_MISTAKES = 30
 MAX_THIN_LINES = 12
 RATIO, AROUND = "time_with_the_probe_over_bare", "time_interval"
 """Of a cost: the median ratio, and its lowest and highest value."""
+OTHER = ", run by another model than its own"
+"""Behind the title of numbers that --allow-mismatch gave."""
 OPEN_LABELS = 20
 """Labels up to which the table of labels is shown without a click."""
 
@@ -46,9 +48,9 @@ def evaluation_section(content: Mapping[str, Any]) -> dict[str, Any]:
     # A null, for a label not judged, becomes NaN.
     kind = np.float64 if task == "multilabel" else np.int64
     targets = np.array(content["predictions"]["targets"], dtype=kind)
-    data = content["data"][0]
+    data, is_other = content["data"][0], bool(content["settings"].get("mismatch"))
     return {
-        "title": f"{probe['name']} on {data['path']}",
+        "title": f"{probe['name']} on {data['path']}" + (OTHER if is_other else ""),
         "probe": probe,
         "data": data,
         "facts": facts(content),

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from pillion.backends import Backend
 from pillion.core import ModelIdentity, TextLike, Tokens, as_text
+from pillion.errors import ConfigError
 from pillion.probe import Artefact
 from pillion.runtime.encoding import tokens_of
 from pillion.runtime.reading import Reading
@@ -63,10 +64,22 @@ def attach(
 
     Raises:
         MismatchError: if a probe belongs to another model or tokenizer.
-        ConfigError: if the model's blocks cannot be found.
+        ConfigError: if the model's blocks cannot be found, or something else stands in its place.
     """
+    from torch.nn import Module
+
     from pillion.backends.transformers import TransformersBackend
 
+    if not isinstance(model, Module):
+        raise ConfigError(
+            f"Got a {type(model).__name__} where a loaded model of transformers is meant; give "
+            "that, or call generate and score of a LanguageModel."
+        )
+    if tokenizer is not None and not hasattr(tokenizer, "get_vocab"):
+        raise ConfigError(
+            f"Got a {type(tokenizer).__name__} where the tokenizer is meant; write "
+            "attach(model, probes, tokenizer)."
+        )
     with watch(TransformersBackend(model, tokenizer), several(probes), allow_mismatch) as reading:
         yield reading
 

@@ -198,12 +198,18 @@ def _measured(card: Card, result: Mapping[str, Any]) -> list[str]:
 
 
 def _check_probe(card: Card, result: Mapping[str, Any]) -> None:
-    """Refuses numbers of another probe with the same labels, or of this one before it was revised.
+    """Refuses numbers of another probe of the same labels, of an older state, of another model.
 
     Raises:
         ConfigError: naming what differs.
     """
-    told = result.get("settings", {}).get("probe", {})
+    settings = result.get("settings", {})
+    if settings.get("mismatch"):
+        raise ConfigError(
+            "The result file was measured on another model than that of the probe; measure it on "
+            "its own, and give that file."
+        )
+    told = settings.get("probe", {})
     own = {**card.model_dump(mode="json"), "model": card.model.name}
     differs = [name for name, value in told.items() if name in own and _differ(value, own[name])]
     if differs:

@@ -136,7 +136,7 @@ def accuracy(
     if cells.states is not None:
         check_folder(cells.states, "--states")
     if page is not None:
-        check_file(page, "--page")
+        check_file(page, "--page", cells.suite)
         require("matplotlib", "A page with plots")
     drawn = draws.settings(page)
     with progress_bar() as bar:

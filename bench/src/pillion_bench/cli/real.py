@@ -14,7 +14,7 @@ from pillion.cli.failures import fitting, say_left_out
 from pillion.cli.layers import parse_layers
 from pillion.cli.options import EngineOptions, Json, Layers, Without, Wrapping, takes_options
 from pillion.cli.output import write_lines
-from pillion.cli.places import check_file, check_folder, work_folder
+from pillion.cli.places import check_file, check_folder, kept_if_unsaved, work_folder
 from pillion.cli.progress import progress_bar
 from pillion.cli.rows import RowOptions
 from pillion.core import FailedRow, OnTooLong, Scope, Template, defaults
@@ -148,8 +148,11 @@ def real(
     from pillion_bench.real.study import study
 
     shown = page or out_file.with_suffix(".html")
-    check_file(out_file, "--out")
-    check_file(shown, "--page")
+    if shown == out_file:
+        raise ConfigError(f"--out {out_file} is where the page goes, too; give --page.")
+    read = (train, test, *(one.partition("=")[2] for one in asked.other or ()))
+    check_file(out_file, "--out", *read)
+    check_file(shown, "--page", *read)
     require("matplotlib", "A page with charts")
     if asked.cache is not None:
         check_folder(asked.cache, "--cache")
@@ -169,7 +172,8 @@ def real(
     settings = asked.settings(wrapping, scope, backend.identity.num_layers, long)
     with work_folder(out_file) as work, progress_bar() as bar:
         found = study(model, rows[0], rows[1], others, work, settings, bar, err.print)
-    write_lines([json_line(found)], out_file)
+        with kept_if_unsaved():
+            write_lines([json_line(found)], out_file)
     write_report([found], shown, f"Is it real? {found['name'].removeprefix('real-')}")
     if as_json:
         return print_json({"out": str(out_file), "page": str(shown), "results": found["results"]})
