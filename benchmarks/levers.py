@@ -71,6 +71,7 @@ SETS = {
         "toxicchat_0124_human/train.parquet", "chat", "toxic", "emotion/train.parquet", 2000
     ),
     "emotion": Set("emotion/train.parquet", "raw", None, "sst2/train.parquet", 2000),
+    "banking77": Set("banking77/train.parquet", "raw", None, "sst2/train.parquet", 2000),
     "sst2": Set("sst2/train.parquet", "raw", "positive", "emotion/train.parquet", 2000),
 }
 

@@ -309,9 +309,10 @@ def test_some_layers_may_have_sliding_windows_but_not_all() -> None:
 def test_states_that_are_not_finite_end_their_own_request_only(
     backend: TransformersBackend,
 ) -> None:
-    probe, ids, bad = make_artefact("p", backend.identity), random_ids(30, seed=1), 95
+    ids, bad = random_ids(30, seed=1), 95
     with torch.no_grad():
         backend.model.get_input_embeddings().weight[bad] = torch.nan
+    probe = make_artefact("p", backend.identity)
     good = [token if token != bad else 0 for token in ids]
 
     async def load() -> tuple[Any, Any]:
