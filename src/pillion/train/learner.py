@@ -9,11 +9,10 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 from pillion.core import Shape
@@ -21,7 +20,6 @@ from pillion.errors import StateError
 from pillion.probe import Network, build, make_settings
 from pillion.probe.task import Task, loss
 from pillion.train.depths import depth_losses
-from pillion.train.mixup import drawn
 from pillion.train.prefixes import Prefixes, prefix_losses, prefixes_there
 from pillion.train.settings import ProbeConfig
 
@@ -46,7 +44,6 @@ class MicroBatch:
         prefixes: those of the step to learn from; None for whole rows.
         depths: numbers of layers to learn read-outs of, all of them last; empty for that alone.
         row_weights: what each row counts; None where all count the same.
-        mixup: how rows are mixed with others of the piece; see `TrainSettings`.
     """
 
     hidden: Float[Tensor, "layer batch token dim"]
@@ -57,7 +54,6 @@ class MicroBatch:
     prefixes: Prefixes | None = None
     depths: tuple[int, ...] = ()
     row_weights: Float[Tensor, " batch"] | None = None
-    mixup: float = 0.0
 
     def losses(
         self, network: Network, task: Task, weights: Float[Tensor, " label"]
@@ -66,42 +62,20 @@ class MicroBatch:
 
         Depths and prefixes count by half each where both are learnt; whole rows where neither is.
         """
-        mixing = drawn(self.mixup, len(self.targets), self.hidden.device)
-
-        def of(votes: Tensor, each: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-            if mixing is None:
-                return self._weighed(each(votes, self.targets), None)
-            mixed, other = mixing.votes(votes), mixing.other
-            return mixing.losses(
-                self._weighed(each(mixed, self.targets), None),
-                self._weighed(each(mixed, self.targets[other]), other),
-            )
-
         found: list[Tensor] = []
         if self.depths:
             votes = network.depth_votes(self.hidden, self.mask, self.depths, self.scale)
-            found.append(of(votes, lambda v, t: depth_losses(task, v, t, weights, self.depths)))
+            found.append(depth_losses(task, votes, self.targets, weights, self.depths))
         if self.prefixes is not None:
             ends = self.prefixes.within(self.mask.shape[1])
             votes = network.prefix_votes(self.hidden, self.mask, ends, self.scale)
             there, weighing = prefixes_there(self.mask, ends), self.prefixes.weighing
-            found.append(
-                of(votes, lambda v, t: prefix_losses(task, v, t, weights, there, weighing))
-            )
+            found.append(prefix_losses(task, votes, self.targets, weights, there, weighing))
         if not found:
             votes = network.votes(self.hidden, self.mask, self.scale)
-            found.append(
-                of(votes, lambda v, t: torch.stack([loss(task, one, t, weights) for one in v]))
-            )
-        return found[0] if len(found) == 1 else (found[0] + found[1]) / 2
-
-    def _weighed(
-        self, each: Float[Tensor, "member batch"], of: Int[Tensor, " batch"] | None
-    ) -> Float[Tensor, "member batch"]:
-        """Losses by what the rows count whose labels they are against, or others in their place."""
-        if self.row_weights is None:
-            return each
-        return each * (self.row_weights if of is None else self.row_weights[of])
+            found.append(torch.stack([loss(task, vote, self.targets, weights) for vote in votes]))
+        mean = found[0] if len(found) == 1 else (found[0] + found[1]) / 2
+        return mean if self.row_weights is None else mean * self.row_weights
 
 
 @dataclass

@@ -129,17 +129,7 @@ class TrainingRun:
                 scale = shared_scale(networks, hidden)
                 own = None if self.row_weights is None else self.row_weights[piece]
                 targets, share = self.goals[piece], 1 / len(every)
-                yield MicroBatch(
-                    hidden,
-                    mask,
-                    scale,
-                    targets,
-                    share,
-                    prefixes,
-                    self.depths,
-                    own,
-                    self.settings.mixup,
-                )
+                yield MicroBatch(hidden, mask, scale, targets, share, prefixes, self.depths, own)
 
         for step, (row_ids, pieces) in enumerate(zip(batches, cut, strict=True), first):
             yield row_ids, pieces_of(pieces, step)

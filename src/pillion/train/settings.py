@@ -67,8 +67,6 @@ class TrainSettings(_SentenceErrors):
             `pillion.train.prefixes`; `none` from whole rows; None: the default of the trainer.
         depths: layers up to which the probe learns to be read out, too, rising and below its last;
             what calls that only classify may stop at.
-        mixup: each row of a step is mixed with another by a share of Beta(mixup, mixup), logits and
-            labels alike (`pillion.train.mixup`); within a piece, where a step is split. 0: not.
         refit: learn once more, from training and validation rows together, for as many epochs as
             were best; what is said of validation rows is said by the probe before that.
 
@@ -87,7 +85,6 @@ class TrainSettings(_SentenceErrors):
     max_tokens: int = Field(default=4096, ge=1)
     prefixes: Weighing | None = None
     depths: tuple[int, ...] = ()
-    mixup: float = Field(default=0.0, ge=0, le=100)
     refit: bool = False
 
     def rows_a_step(self, num_rows: int) -> int:
