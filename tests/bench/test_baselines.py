@@ -173,6 +173,12 @@ def test_a_probe_names_what_its_epochs_are_chosen_by_where_they_are(kind: str) -
     assert not make_method("shuffled", {}, "control").rules
 
 
+def test_cells_of_prompts_of_another_form_are_made_anew() -> None:
+    """The bug: a run folder gave what examples inside the question had, without a word."""
+    rules = make_method("prompting", {"shots": 2}, "few-shot").rules
+    assert rules["examples"] == "turns" and rules["calibration"] == "by validation"
+
+
 # --- formulas
 
 

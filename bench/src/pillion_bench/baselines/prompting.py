@@ -11,7 +11,7 @@ rows choose. What all prompts begin with is run once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -58,6 +58,11 @@ class Prompting(Method):
     def seeded(self) -> bool:
         """Whether the seed counts: it draws the examples of the prompt."""
         return self.settings.shots > 0
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """See `Method.rules`: older cells had examples in the question and one calibration."""
+        return {"examples": "turns", "calibration": "by validation"}
 
     def why_not(self, problem: Problem, backend: Backend) -> str | None:
         """Only single labels can be answered in one token."""
