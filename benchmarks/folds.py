@@ -12,13 +12,12 @@ from jaxtyping import Float
 from sklearn.model_selection import StratifiedGroupKFold
 
 from pillion.core import Text
-from pillion.data import Rows, split_validation
+from pillion.data import Rows, normalised, split_validation
 from pillion.extract import SelectedRows, StateSource
 from pillion.metrics import evaluate, interval
 from pillion.probe import Network
 from pillion.probe.task import Task, num_outputs
 from pillion.train import Examples, ProbeConfig, TrainSettings, evaluate_networks, train
-from pillion_bench.problem import normalised
 
 SEEDS = (0, 1, 2)
 CHOOSING, EVERY = 0.15, 2

@@ -9,8 +9,8 @@ are held out is put together and measured as one. A share of the other rows choo
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,8 @@ from pillion.probe import Network, build
 from pillion.probe.task import Task, loss
 from pillion.train import Examples, ProbeConfig
 
-Loss = Callable[[Task, Tensor, Tensor, Tensor], Tensor]
+BEFORE_ROWS = 2000
+"""Drawn of the other set."""
 
 
 @dataclass(frozen=True)
@@ -56,31 +57,32 @@ class Set:
         template: how the model is shown a row.
         positive: the label that is looked for; None for several labels.
         before: another set, for a start that is not drawn.
-        before_rows: drawn of it.
     """
 
     file: str
     template: Template
     positive: str | None
     before: str
-    before_rows: int
 
 
 SETS = {
     "toxicchat": Set(
-        "toxicchat_0124_human/train.parquet", "chat", "toxic", "emotion/train.parquet", 2000
+        "toxicchat_0124_human/train.parquet", "chat", "toxic", "emotion/train.parquet"
     ),
-    "emotion": Set("emotion/train.parquet", "raw", None, "sst2/train.parquet", 2000),
-    "banking77": Set("banking77/train.parquet", "raw", None, "sst2/train.parquet", 2000),
-    "sst2": Set("sst2/train.parquet", "raw", "positive", "emotion/train.parquet", 2000),
+    "emotion": Set("emotion/train.parquet", "raw", None, "sst2/train.parquet"),
+    "banking77": Set("banking77/train.parquet", "raw", None, "sst2/train.parquet"),
+    "sst2": Set("sst2/train.parquet", "raw", "positive", "emotion/train.parquet"),
 }
 
 
-@contextmanager
-def learning_by(own: Loss) -> Generator[None]:
-    """Steps follow another loss; what chooses an epoch stays as it is."""
-    with mock.patch("pillion.train.learner.loss", own):
-        yield
+def patched(name: str, own: Callable[..., Any], learnt: Way) -> Way:
+    """A way whose learners have another function of this name; what chooses an epoch stays."""
+
+    def way(learning: Learning, rows: Examples, choosing: Examples) -> list[Network]:
+        with mock.patch(f"pillion.train.learner.{name}", own):
+            return learnt(learning, rows, choosing)
+
+    return way
 
 
 def smoothed(share: float) -> Way:
@@ -93,11 +95,7 @@ def smoothed(share: float) -> Way:
             )
         return loss(task, logits, targets.float() * (1 - share) + share / 2, weights)
 
-    def way(learning: Learning, rows: Examples, choosing: Examples) -> list[Network]:
-        with learning_by(own):
-            return plain(learning, rows, choosing)
-
-    return way
+    return patched("loss", own, plain)
 
 
 def mixed(alpha: float, learnt: Way = plain) -> Way:
@@ -113,11 +111,7 @@ def mixed(alpha: float, learnt: Way = plain) -> Way:
         first, second = (loss(task, both, goal, weights) for goal in (targets, targets[order]))
         return share[:, 0] * first + (1 - share[:, 0]) * second
 
-    def way(learning: Learning, rows: Examples, choosing: Examples) -> list[Network]:
-        with learning_by(own):
-            return learnt(learning, rows, choosing)
-
-    return way
+    return patched("loss", own, learnt)
 
 
 def balanced(learning: Learning, rows: Examples, choosing: Examples) -> list[Network]:
@@ -154,11 +148,7 @@ def started(before: Sequence[Network]) -> Way:
             network.layer_score.copy_(taught.layer_score)
         return network
 
-    def way(learning: Learning, rows: Examples, choosing: Examples) -> list[Network]:
-        with mock.patch("pillion.train.learner.build", begun):
-            return plain(learning, rows, choosing)
-
-    return way
+    return patched("build", begun, plain)
 
 
 BEFORE = "scores of another set"
@@ -189,7 +179,9 @@ def main() -> None:
     layers = every_layer(backend, EVERY)
     with run_folder(options.states) as folder, ExitStack() as opened:
         states = Kept(backend, layers, chosen.template, folder, opened)
-        texts, targets, learning, source = states.of("train", chosen.file, options.rows, chosen)
+        texts, targets, learning, source = states.of(
+            "train", chosen.file, options.rows, chosen.positive
+        )
         ways = {name: way for name, way in WAYS.items() if name in {"plain", *options.ways}}
         if BEFORE in options.ways:
             ways[BEFORE] = started(taught(states, chosen))
@@ -209,7 +201,7 @@ def main() -> None:
         "scope": "all",
         "folds": options.folds,
         "choosing_share": CHOOSING,
-        "another_set": {"file": chosen.before, "rows": chosen.before_rows},
+        "another_set": {"file": chosen.before, "rows": BEFORE_ROWS},
         "seeds": list(SEEDS),
     }
     results = list(measured(said, targets, learning.task))
@@ -228,11 +220,11 @@ class Kept:
     opened: ExitStack
 
     def of(
-        self, name: str, file: str, count: int | None, chosen: Set | None = None
+        self, name: str, file: str, count: int | None, positive: str | None = None
     ) -> tuple[list[Any], np.ndarray, Learning, StateSource]:
         """Texts, targets, what these mean, and states of rows of a file."""
         rows = drawn(read_rows(DATA / file), count)
-        space = LabelSpace.of(rows.labels or (), chosen.positive if chosen else None)
+        space = LabelSpace.of(rows.labels or (), positive)
         targets = space.encode(rows.labels or ())
         learning = Learning(space.task, len(space.names))
         place = self.folder / name
@@ -244,7 +236,7 @@ class Kept:
 
 def taught(states: Kept, chosen: Set) -> list[Network]:
     """A gate of each seed, from the other set."""
-    _, targets, learning, source = states.of("before", chosen.before, chosen.before_rows)
+    _, targets, learning, source = states.of("before", chosen.before, BEFORE_ROWS)
     rows = Examples(source, targets)
     return plain(learning, rows, rows)
 

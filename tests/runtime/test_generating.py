@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -169,11 +170,21 @@ def test_generate_of_another_thread_ends_no_row_of_this_one(
         assert reading.verdicts() == wanted
 
 
+def noting(plain: Callable[..., Any], calls: list[str]) -> Callable[..., Any]:
+    """A user's own method in a plain one's place, which takes down that it was called."""
+
+    def own(*args: Any, **kwargs: Any) -> Any:
+        calls.append("own")
+        return plain(*args, **kwargs)
+
+    return own
+
+
 @torch.no_grad()
 def test_a_models_own_methods_are_left_as_they_were() -> None:
     backend = tiny_backend()
     model, calls = backend.model, list[str]()
-    plain = model.generate
+    own = noting(model.generate, calls)
     probe: Artefact = make_artefact("p", backend.identity)
     before = set(vars(model))
     with attach(model, probe), attach(model, probe):
@@ -182,10 +193,6 @@ def test_a_models_own_methods_are_left_as_they_were() -> None:
     assert set(vars(model)) == before
     twin.get_output_embeddings().weight.neg_()
     assert not torch.equal(twin.generate(PROMPTS, **HOW), wanted)
-
-    def own(*args: Any, **kwargs: Any) -> Any:
-        calls.append("own")
-        return plain(*args, **kwargs)
 
     model.generate = own
     with attach(model, probe) as reading:
@@ -199,12 +206,8 @@ def test_a_models_own_prefill_is_followed_and_left_as_it_was() -> None:
     """It was not followed, and gone behind the last watcher."""
     backend = tiny_backend()
     model, calls = backend.model, list[str]()
-    plain = model._prefill
+    own = noting(model._prefill, calls)
     probe: Artefact = make_artefact("p", backend.identity)
-
-    def own(*args: Any, **kwargs: Any) -> Any:
-        calls.append("own")
-        return plain(*args, **kwargs)
 
     with attach(model, probe) as reading:
         generated(backend, prefill_chunk_size=1)

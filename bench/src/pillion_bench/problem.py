@@ -13,7 +13,16 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from pillion.core import Scope, Text
-from pillion.data import Label, LabelSpace, Rows, TableLayout, read_rows, said_in, split_validation
+from pillion.data import (
+    Label,
+    LabelSpace,
+    Rows,
+    TableLayout,
+    normalised,
+    read_rows,
+    said_in,
+    split_validation,
+)
 from pillion.data.labels import Task
 from pillion.errors import ConfigError, DataError, unknown_name
 from pillion_bench.suite import DataSpec
@@ -256,8 +265,3 @@ def _labels(rows: Rows) -> Sequence[Label]:
 
 def _entry(rows: Rows, split: str, source: str) -> dict[str, str]:
     return {"path": source, "sha256": rows.sha256, "split": split}
-
-
-def normalised(text: str) -> str:
-    """The text without case, with one space where there is white space."""
-    return " ".join(text.casefold().split())

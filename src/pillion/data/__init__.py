@@ -13,7 +13,7 @@ from pillion.data.contexts import (
     sample_contexts,
     shipped_contexts,
 )
-from pillion.data.examples import Origin, flat_text, said_in, with_words, words_in
+from pillion.data.examples import Origin, flat_text, normalised, said_in, with_words, words_in
 from pillion.data.file_slices import Slice
 from pillion.data.judged_labels import JudgedLabels, Label, SoftLabels, names_of
 from pillion.data.labels import LabelSpace
@@ -56,6 +56,7 @@ __all__ = [
     "join_sets",
     "label_counts",
     "names_of",
+    "normalised",
     "plan_slices",
     "read_rows",
     "read_texts",

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from pillion.core import Text
-from pillion.data.examples import flat_text
+from pillion.data.examples import flat_text, normalised
 from pillion.data.judged_labels import JudgedLabels, Label, names_of
 from pillion.data.labels import LabelSpace
 
@@ -88,7 +88,7 @@ def conflict_notes(
     seen: dict[str, tuple[int, Label]] = {}
     found: dict[str, tuple[int, int]] = {}
     for text, label, row in zip(texts, labels, rows, strict=True):
-        key = " ".join(flat_text(text).casefold().split())
+        key = normalised(flat_text(text))
         first, own = seen.setdefault(key, (row, label))
         if _contradict(own, label):
             found.setdefault(key, (first, row))

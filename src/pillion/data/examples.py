@@ -154,6 +154,11 @@ def flat_text(text: Text) -> str:
     return "\n".join(f"{turn.role}: {turn.content}" for turn in text)
 
 
+def normalised(text: str) -> str:
+    """The text without case, with one space where there is white space."""
+    return " ".join(text.casefold().split())
+
+
 def said_in(text: Text, scope: Scope) -> str:
     """What a scope's turns say, one after the other; of `all` as `flat_text` has it.
 

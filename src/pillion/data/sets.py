@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from pillion.core import FailedRow
 from pillion.data.cells import is_broken
-from pillion.data.examples import Origin, plain_turns
+from pillion.data.examples import Origin, normalised, plain_turns
 from pillion.data.judged_labels import JudgedLabels, Label, SoftLabels, judged, names_of
 from pillion.data.rows import Rows, SetFacts
 from pillion.errors import ConfigError, DataError, unknown_name
@@ -301,7 +301,7 @@ def _groups(sets: Sequence[DataSet]) -> tuple[int, ...] | None:
         for text, number in zip(one.rows.texts, own, strict=True):
             key = (at, number)
             keys.append(key)
-            said = " ".join(json.dumps(plain_turns(text)).casefold().split())
+            said = normalised(json.dumps(plain_turns(text)))
             same.setdefault(said, []).append(key)
     for first, *others in same.values():
         if any(at != first[0] for at, _ in others):

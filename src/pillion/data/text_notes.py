@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from statistics import median
 
+from pillion.data.examples import normalised
 from pillion.data.writing import one_writing_note
 
 FEW_TEXTS = 100
@@ -44,18 +45,14 @@ def shared_note(texts: Sequence[str], held: Sequence[str]) -> str | None:
         texts: of the training rows; case and white space do not tell them apart.
         held: of the validation rows.
     """
-    learnt = {_spelt(text) for text in texts}
-    count = sum(_spelt(text) in learnt for text in held)
+    learnt = {normalised(text) for text in texts}
+    count = sum(normalised(text) in learnt for text in held)
     if not count or count < ALIKE * len(held):
         return None
     return (
         f"{count:,} of {len(held):,} validation rows have the text of a training row: they choose "
         "epoch and threshold by what was learnt, and their numbers flatter."
     )
-
-
-def _spelt(text: str) -> str:
-    return " ".join(text.casefold().split())
 
 
 def _few_note(count: int) -> str | None:

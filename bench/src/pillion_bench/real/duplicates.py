@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from pillion_bench.problem import normalised
+from pillion.data import normalised
 
 NEAR = 0.9
 """Cosine of character n-grams from which two texts are nearly the same."""
