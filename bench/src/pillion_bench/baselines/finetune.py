@@ -29,6 +29,8 @@ Logits = Callable[[list[Sequence[int]]], Float[Tensor, "row output"]]
 """From rows of token ids to logits, with gradients where they are on."""
 
 EVALUATION_TOKENS = 4096
+TRAINING_TOKENS = 2048
+"""Padded tokens whose activations are held at once; a step of more is the sum of its pieces."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,12 @@ def finetune(
         for rows in epoch_batches(lengths, rates.batch_size, seed, epoch):
             for group in optimiser.param_groups:
                 group["lr"] = rates.learning_rate * learning_rate(step, steps, rates.warmup)
-            said = logits_of([tokens["train"][row] for row in rows])
-            wanted = targets[rows].to(said.device)
-            loss(problem.task, said, wanted, weights.to(said.device)).mean().backward()
+            for piece in batches_by_length([lengths[row] for row in rows], TRAINING_TOKENS):
+                own = [rows[place] for place in piece]
+                said = logits_of([tokens["train"][row] for row in own])
+                wanted = targets[own].to(said.device)
+                each = loss(problem.task, said, wanted, weights.to(said.device))
+                (each.sum() / len(rows)).backward()
             torch.nn.utils.clip_grad_norm_(moved.values(), 1.0)
             optimiser.step()
             optimiser.zero_grad()
