@@ -67,6 +67,20 @@ def drawn(rows: Rows, count: int | None) -> Rows:
     return rows.some(np.sort(np.random.default_rng(0).permutation(len(rows))[:count]))
 
 
+def folds_of(
+    targets: np.ndarray, texts: Sequence[Text], folds: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Row ids to learn from, to choose the epoch on, and held out, of every fold.
+
+    Rows of one text, but for case and white space, stay together.
+    """
+    alike = np.unique([normalised(str(text)) for text in texts], return_inverse=True)[1]
+    splits = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
+    for rest, held in splits.split(np.zeros(len(targets)), targets, alike):
+        learn, choose = split_validation(targets[rest], CHOOSING, groups=alike[rest])
+        yield rest[learn], rest[choose], held
+
+
 def out_of_fold(
     ways: Mapping[str, tuple[StateSource, Way]],
     targets: np.ndarray,
@@ -76,15 +90,11 @@ def out_of_fold(
 ) -> dict[str, Probs]:
     """What each way says of every row that it learns from, by networks that have not seen its text.
 
-    Rows of one text, but for case and white space, stay together.
+    The folds are those of `folds_of`.
     """
     found: dict[str, Probs] = {}
     outputs = num_outputs(learning.task, learning.num_labels)
-    alike = np.unique([normalised(str(text)) for text in texts], return_inverse=True)[1]
-    splits = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
-    for rest, held in splits.split(np.zeros(len(targets)), targets, alike):
-        parts = split_validation(targets[rest], CHOOSING, groups=alike[rest])
-        learn, choose = (rest[part] for part in parts)
+    for learn, choose, held in folds_of(targets, texts, folds):
         for name, (source, way) in ways.items():
             rows, choosing = (
                 Examples(SelectedRows(source, part), targets[part]) for part in (learn, choose)
