@@ -1,12 +1,13 @@
 """Texts that leave early: how many decisions differ from full depth, F1, and texts a second.
 
     python -m benchmarks.exits [--data toxicchat emotion sst2] [--rows 1500] [--held 1500]
-        [--measured 1000] [--seeds 0 1 2] [--depths auto] [--share 0.01] [--locked]
+        [--measured 1000] [--text-tokens 64] [--seeds 0 1 2] [--depths auto] [--share 0.01]
+        [--locked]
 
 A gate with depths and one without learn from the same states. Bands are chosen on held rows, and
-what is measured are other rows of the training files, or with `--locked` the test rows. Speed is of
-rows with nearly 64 tokens, whole and with exits in turns in one process. A result file a data set:
-`exits-NAME.json` of a locked run, else `exits-NAME-validation.json`.
+what is measured are other rows of the training files, or with `--locked` the test rows. Speed is
+of rows with nearly so many tokens, whole and with exits in turns in one process. A result file a
+data set: `exits-NAME.json` of a locked run, else `exits-NAME-validation.json`.
 """
 
 from __future__ import annotations
@@ -41,10 +42,12 @@ FILES = {
     "toxicchat": ("toxicchat_0124_human/train.parquet", "toxicchat_0124_human/test.parquet"),
     "emotion": ("emotion/train.parquet", "emotion/test.parquet"),
     "sst2": ("sst2/train.parquet", "sst2/validation.parquet"),
+    "imdb": ("imdb/train.parquet", "imdb/test.parquet"),
 }
 """Rows to learn from, choose on and measure on; and those of a locked run (SST-2's test rows have
 no labels, its validation rows stand for them everywhere)."""
-TEXT_TOKENS, TIMED_ROWS, TURNS = 64, 128, 5
+SHORT = ("toxicchat", "emotion", "sst2")
+TIMED_ROWS, TURNS = 128, 5
 LIMIT, F1_LIMIT, SPEED = 0.01, 0.005, 1.5
 """Wanted: decisions that differ, F1 that is lost, and texts a second, at least."""
 
@@ -187,7 +190,7 @@ def timed(
     tokens = encode_rows(
         model.backend, rows.texts, card.template, "truncate-tail", scopes=[card.scope]
     )
-    order = np.argsort([abs(len(row) - TEXT_TOKENS) for row in tokens], kind="stable")
+    order = np.argsort([abs(len(row) - options.text_tokens) for row in tokens], kind="stable")
     some = [tokens[i] for i in order[: options.timed]]
     for one in (artefact, artefact.whole):
         model.score_rows(some[:32], [one])
@@ -250,7 +253,7 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", nargs="+", default=list(FILES), choices=list(FILES))
+    parser.add_argument("--data", nargs="+", default=SHORT, choices=list(FILES))
     parser.add_argument("--rows", type=int, default=1500, help="that probes learn from")
     parser.add_argument("--held", type=int, default=1500, help="rows that bands are chosen on")
     parser.add_argument("--measured", type=int, default=1000, help="of a run that is not locked")
@@ -263,6 +266,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=LIMIT)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--turns", type=int, default=TURNS)
+    parser.add_argument("--text-tokens", type=int, default=64, help="of texts that are timed")
     parser.add_argument("--timed", type=int, default=TIMED_ROWS, help="texts a turn")
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--states", type=Path, help="keep hidden states here")
