@@ -18,11 +18,21 @@ from pillion.backends.fake import FakeBackend
 from pillion.data import Rows, read_rows
 from pillion.extract import LiveSource, SelectedRows
 from pillion.train import Examples
+from tiny_models import random_ids, tiny_backend
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("__"))
 
-PARTS = {"attacks", "engines", "folds", "needle_texts", "plain_fold", "result_file", "states"}
+PARTS = {
+    "branch",
+    "attacks",
+    "engines",
+    "folds",
+    "needle_texts",
+    "plain_fold",
+    "result_file",
+    "states",
+}
 """What several benchmarks share; none of them is one."""
 
 
@@ -169,3 +179,42 @@ def test_rows_of_one_text_are_never_both_learnt_from_and_held_out(
     assert (found["plain"] == 1).all() and len(parts) == 9
     for learnt, choosing, held in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
         assert not (learnt & choosing) and not (learnt & held) and not (choosing & held)
+
+
+@pytest.mark.parametrize("learnt", ["inputs", "every layer"])
+def test_a_branch_reads_texts_as_one_pass_over_text_and_readers_does(
+    learnt: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER.parent)
+    branch_module = importlib.import_module("benchmarks.branch")
+    backend, rows = tiny_backend(), [random_ids(4, 1), random_ids(9, 2), random_ids(6, 3)]
+    branch = branch_module.Branch(backend, branch_module.Prefixes(backend, rows), 2, learnt, 3, 0)
+    table = backend.model.get_input_embeddings().weight
+    with torch.no_grad():
+        said = branch.logits(rows)
+        for row, own in zip(rows, said, strict=True):
+            whole = torch.cat([table[row], branch.begin])[None]
+            states = backend.decoder(inputs_embeds=whole).last_hidden_state[0, -1]
+            torch.testing.assert_close(branch.head(states), own, atol=1e-5, rtol=1e-5)
+        branch.inputs += 0.1
+        assert (branch.logits(rows) - said).abs().max() > 1e-3, "what is learnt changes nothing"
+
+
+def test_what_a_branch_learns_leaves_the_model_and_the_texts_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER.parent)
+    branch_module = importlib.import_module("benchmarks.branch")
+    backend, rows = tiny_backend(), [random_ids(4, 1), random_ids(9, 2)]
+    prefixes = branch_module.Prefixes(backend, rows)
+    before = {name: one.clone() for name, one in backend.model.state_dict().items()}
+    first = [layer.keys.clone() for layer in prefixes.of(rows).layers]
+    branch = branch_module.Branch(backend, prefixes, 1, "every layer", 3, 0)
+    optimiser = torch.optim.SGD([p for p in branch.parameters() if p.requires_grad], lr=1.0)
+    branch.logits(rows).sum().backward()
+    optimiser.step()
+    assert branch.added.abs().max() > 0, "nothing was learnt"
+    after = [layer.keys for layer in prefixes.of(rows).layers]
+    assert all(map(torch.equal, first, after))
+    own = backend.model.state_dict()
+    assert all(torch.equal(own[name], one) for name, one in before.items())
