@@ -108,8 +108,8 @@ class Branch(nn.Module):
         self.decoder: Any = copy.deepcopy(backend.decoder).requires_grad_(False)
         if learnt == "every layer":
             self.added = nn.Parameter(torch.zeros(identity.num_layers, length, identity.dim))
-            for block, added in zip(self.decoder.layers, range(identity.num_layers), strict=True):
-                block.register_forward_pre_hook(self._adding(added))
+            for layer, block in enumerate(self.decoder.layers):
+                block.register_forward_pre_hook(self._adding(layer))
         if learnt == "adapters":
             from peft import LoraConfig, get_peft_model
 

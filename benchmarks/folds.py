@@ -108,26 +108,39 @@ def out_of_fold(
 
 
 def measured(
-    said: Mapping[str, Probs], targets: np.ndarray, task: Task
+    said: Mapping[str, Probs],
+    targets: np.ndarray,
+    task: Task,
+    metrics: Sequence[str] = (),
+    beside: str = "plain",
 ) -> Iterator[dict[str, Any]]:
-    """Means over seeds, and what each way has more than the plain one, with the interval of it."""
+    """Means over seeds, and what each way has more than one of them, with the interval of it.
+
+    Args:
+        said: way -> probabilities.
+        targets: of the rows.
+        task: what the probabilities mean.
+        metrics: those of `METRICS` unless given.
+        beside: the way that the others are held to.
+    """
+    first = said[beside]
     for name, probs in said.items():
-        for metric in METRICS[task]:
-            more = gain(metric, task, said["plain"].shape[2])
-            both = np.concatenate([said["plain"], probs], 2)
+        for metric in metrics or METRICS[task]:
+            more = gain(metric, task, first.shape[2])
+            both = np.concatenate([first, probs], 2)
             spread = interval(more, both, targets, num_resamples=300)
             row = {"metric": metric, "way": name, "value": mean(metric, probs, targets, task)}
-            row |= {"baseline": mean(metric, said["plain"], targets, task)}
+            row |= {"baseline": mean(metric, first, targets, task)}
             row |= {"gain": more(both, targets)}
             yield row | {"interval": spread and [spread.low, spread.high]}
             print(row, flush=True)
 
 
-def gain(metric: str, task: Task, num_plain: int) -> Callable[[np.ndarray, np.ndarray], float]:
-    """What networks behind those of the plain way have more than these."""
+def gain(metric: str, task: Task, num_first: int) -> Callable[[np.ndarray, np.ndarray], float]:
+    """What networks behind the first ones have more than these."""
 
     def more(both: np.ndarray, truth: np.ndarray) -> float:
-        other, own = both[:, :, :num_plain], both[:, :, num_plain:]
+        other, own = both[:, :, :num_first], both[:, :, num_first:]
         return mean(metric, own, truth, task) - mean(metric, other, truth, task)
 
     return more

@@ -12,31 +12,38 @@ beside the gates: the mean of what both say, as log-odds.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
 from benchmarks.accuracy import run_folder
 from benchmarks.branch import GAIN, Branch, Learnt, Prefixes
-from benchmarks.folds import CHOOSING, EVERY, SEEDS, Learning, drawn, folds_of
+from benchmarks.folds import (
+    CHOOSING,
+    EVERY,
+    SEEDS,
+    Learning,
+    drawn,
+    folds_of,
+    measured,
+    out_of_fold,
+    plain,
+)
 from benchmarks.result_file import DATA, data_entry, write_result
 from benchmarks.states import every_layer, kept_layers
 from benchmarks.suffixes import SETS
 from pillion.backends import load_backend
 from pillion.backends.transformers import TransformersBackend
-from pillion.core import Template
 from pillion.data import LabelSpace, Rows, read_rows
-from pillion.extract import SelectedRows, encode_rows
+from pillion.extract import encode_rows
 from pillion.extract.progress import silent
-from pillion.metrics import evaluate, interval
-from pillion.train import Examples, evaluate_networks
+from pillion.metrics.thresholds import to_logits
 from pillion_bench.baselines.finetune import Rates, finetune, predict
 from pillion_bench.problem import Part, Problem
 from pillion_bench.suite import DataSpec
@@ -65,8 +72,13 @@ def main() -> None:
     backend = load_backend()
     assert isinstance(backend, TransformersBackend), "the embedded model is one of transformers"
     readers = Readers(backend, options.data, rows, space, targets)
-    with run_folder(options.states) as folder:
-        said = said_by_gates(backend, chosen.template, readers, folds, folder)
+    learning, layers = Learning(space.task, len(space.names)), every_layer(backend, EVERY)
+    with run_folder(options.states) as folder, ExitStack() as opened:
+        source = kept_layers(backend, rows.texts, chosen.template, layers, folder, opened)
+        gates = {"gates": (source, plain)}
+        probs = out_of_fold(gates, targets, rows.texts, options.folds, learning)["gates"]
+    each = log_odds(probs[:, 0])
+    said = {"gate": each[:, 0], "gates": each.mean(1)}
     for kind in options.kinds:
         said[kind] = readers.said(kind, folds)
         said[f"{kind}, beside a gate"] = (said["gate"] + said[kind]) / 2
@@ -86,7 +98,8 @@ def main() -> None:
         **vars(RATES),
     }
     data = [data_entry(DATA / chosen.file, "train, in folds")]
-    results = list(measured(said, targets))
+    told = {way: 1 / (1 + np.exp(-odds))[:, None, None] for way, odds in said.items()}
+    results = list(measured(told, targets, space.task, METRICS, "gates"))
     write_result(
         f"readers-{options.data}-validation", results, seed=0, settings=settings, data=data
     )
@@ -139,58 +152,9 @@ class Readers:
         return Problem(self.data, spec, self.space, train, validation, None, {}, ())
 
 
-def said_by_gates(
-    backend: TransformersBackend,
-    template: Template,
-    readers: Readers,
-    folds: Sequence[Fold],
-    folder: Path,
-) -> dict[str, LogOdds]:
-    """By one gate of the first seed and by those of all seeds together."""
-    targets, space = readers.targets, readers.space
-    found = {name: np.zeros(len(targets)) for name in ("gate", "gates")}
-    learning, layers = Learning(space.task, len(space.names)), every_layer(backend, EVERY)
-    with ExitStack() as opened:
-        source = kept_layers(backend, readers.rows.texts, template, layers, folder, opened)
-        for learn, choose, held in folds:
-            rows, choosing = (
-                Examples(SelectedRows(source, own), targets[own]) for own in (learn, choose)
-            )
-            networks = learning(rows, choosing)
-            probs = evaluate_networks(networks, SelectedRows(source, held), space.task)
-            each = log_odds(torch.stack(list(probs))[:, :, 0].cpu().numpy())
-            found["gate"][held], found["gates"][held] = each[0], each.mean(0)
-    return found
-
-
 def log_odds(probs: np.ndarray) -> np.ndarray:
-    """Of probabilities, which fp32 may have made 0 or 1."""
-    clipped = np.clip(probs.astype(np.float64), 1e-6, 1 - 1e-6)
-    return np.log(clipped) - np.log1p(-clipped)
-
-
-def measured(said: dict[str, LogOdds], targets: np.ndarray) -> Iterator[dict[str, Any]]:
-    """Every way's metrics, and what it has more than gates have, with the interval of that."""
-
-    def value(metric: str, odds: LogOdds, truth: np.ndarray) -> float:
-        probs = 1 / (1 + np.exp(-odds))
-        found = evaluate(probs[:, None], truth, "binary", names=(metric,))[metric]
-        return 0.0 if found is None else found
-
-    for way, odds in said.items():
-        for metric in METRICS:
-
-            def more(both: np.ndarray, truth: np.ndarray, metric: str = metric) -> float:
-                return value(metric, both[:, 1], truth) - value(metric, both[:, 0], truth)
-
-            both = np.stack([said["gates"], odds], 1)
-            spread = interval(more, both, targets, num_resamples=300)
-            row = {"metric": metric, "way": way, "value": value(metric, odds, targets)}
-            row |= {"baseline": value(metric, said["gates"], targets)}
-            row |= {"gain": more(both, targets)}
-            row |= {"interval": spread and [spread.low, spread.high]}
-            print(row, flush=True)
-            yield row
+    """Of probabilities, of which none counts as surer than one in a million."""
+    return to_logits(np.clip(probs.astype(np.float64), 1e-6, 1 - 1e-6))
 
 
 if __name__ == "__main__":

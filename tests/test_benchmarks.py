@@ -24,8 +24,8 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("__"))
 
 PARTS = {
-    "branch",
     "attacks",
+    "branch",
     "engines",
     "folds",
     "needle_texts",
